@@ -1,0 +1,187 @@
+package partition
+
+// Mark is a watermark that can be committed.
+type Mark struct {
+	Offset int64  // what to commit
+	Seq    uint64 // records below it are covered
+}
+
+// Mark answers the watermark.
+func (p *Partition[R]) Mark() Mark {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Mark{Offset: p.watermark, Seq: p.head}
+}
+
+// Committed tells that a commit of m was confirmed. It makes room under MaxUncommitted.
+func (p *Partition[R]) Committed(m Mark) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cfg.Committed && m.Seq > p.committed {
+		p.committed = m.Seq
+		p.admit()
+	}
+	return p.work()
+}
+
+// Load is what decides about pausing the partition.
+type Load struct {
+	Ready    int  // records that wait for a slot only
+	Blocked  bool // MaxUncommitted holds records back
+	Unsettle int  // records in the window
+}
+
+// Load answers the present load.
+func (p *Partition[R]) Load() Load {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Load{Ready: p.nready, Blocked: p.admitted != p.tail, Unsettle: int(p.tail - p.head)}
+}
+
+// ArmLow asks for Work.Low once, as soon as at most n records are ready and
+// none is held back. It answers false, and arms nothing, if that is so already.
+func (p *Partition[R]) ArmLow(n int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.nready <= n && p.admitted == p.tail {
+		p.low = -1
+		return false
+	}
+	p.low = n
+	return true
+}
+
+// Oldest describes the oldest unsettled record: the one that holds the partition's commit.
+type Oldest struct {
+	Offset  int64
+	Attempt int
+	State   string
+	DueAt   int64
+}
+
+// Oldest answers false if everything is settled.
+func (p *Partition[R]) Oldest() (Oldest, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.head == p.tail {
+		return Oldest{}, false
+	}
+	e := p.at(p.head)
+	return Oldest{Offset: e.offset, Attempt: e.attempt, State: stateNames[e.state], DueAt: e.dueAt}, true
+}
+
+var stateNames = [...]string{
+	queued:    "waiting for a slot",
+	inFlight:  "with its handler",
+	nacked:    "nacked, its handler still runs",
+	pending:   "its handler returned without settling it",
+	parked:    "nacked, waiting for its next delivery",
+	due:       "nacked, waiting for a slot",
+	rejecting: "rejected, its dead letter is not stored yet",
+	settled:   "settled",
+}
+
+// Stop ends the handing out. The returned channel closes once no handler runs
+// and no dead letter is being stored and, where the application settles late,
+// nothing is left pending.
+func (p *Partition[R]) Stop() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.stopped {
+		p.stopped = true
+		p.drained = make(chan struct{})
+		p.checkDrained()
+	}
+	return p.drained
+}
+
+func (p *Partition[R]) checkDrained() {
+	if p.drained == nil || p.nrunning > 0 || p.nreject > 0 {
+		return
+	}
+	if p.npending > 0 && p.cfg.Late != nil && p.cfg.Late.Load() {
+		return
+	}
+	select {
+	case <-p.drained:
+	default:
+		close(p.drained)
+	}
+}
+
+// Left counts what a closed partition did not settle.
+type Left struct {
+	First   int64 // the lowest offset; -1: none
+	Running int   // with a handler
+	Pending int   // handlers returned without settling
+	Nacked  int   // waiting for the next delivery
+	Letters int   // rejected, the dead letter not stored
+}
+
+// Close ends the assignment: nothing settles from now on. It stops the
+// partition if that was not done, and answers what was delivered and not
+// settled, and the deliveries whose handlers still run.
+func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	left := Left{First: -1}
+	if p.closed {
+		return left, nil
+	}
+	p.stopped, p.closed = true, true
+	if p.drained == nil {
+		p.drained = make(chan struct{})
+	}
+	for seq := p.head; seq != p.taken && seq < p.tail; seq++ {
+		e := p.at(seq)
+		switch e.state {
+		case inFlight:
+			left.Running++
+		case pending:
+			left.Pending++
+		case nacked, parked, due:
+			left.Nacked++
+		case rejecting:
+			left.Letters++
+		default:
+			continue
+		}
+		if left.First < 0 {
+			left.First = e.offset
+		}
+	}
+	if p.cfg.Bytes != nil {
+		for seq := p.head; seq != p.tail; seq++ {
+			if e := p.at(seq); e.state != settled {
+				p.cfg.Bytes.Add(-int64(e.size))
+			}
+		}
+	}
+	var running []*Delivery[R]
+	for d := p.running.first; d != nil; d = d.next {
+		running = append(running, d)
+	}
+	return left, running
+}
+
+type deliveryList[R any] struct{ first *Delivery[R] }
+
+func (l *deliveryList[R]) push(d *Delivery[R]) {
+	d.prev, d.next = nil, l.first
+	if l.first != nil {
+		l.first.prev = d
+	}
+	l.first = d
+}
+
+func (l *deliveryList[R]) remove(d *Delivery[R]) {
+	if d.prev != nil {
+		d.prev.next = d.next
+	} else {
+		l.first = d.next
+	}
+	if d.next != nil {
+		d.next.prev = d.prev
+	}
+	d.prev, d.next = nil, nil
+}

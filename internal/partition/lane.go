@@ -1,0 +1,296 @@
+package partition
+
+// lane is a queue of records that are handled one at a time. The lane of an
+// Unordered partition is the exception: it hands out any number.
+type lane struct {
+	key         string
+	keyed       bool     // it is in the map under key
+	first, last uint64   // never delivered, in order, as seq+1; 0: none
+	n           int      // how many those are
+	parked      []uint64 // nacked records, by seq; they go before the others
+	live        int      // unsettled records
+	inFlight    int      // unfinished deliveries
+	waiting     int      // of those, how many wait for a commit
+	queued      bool     // it is in the ready queue
+	next        *lane    // in the ready queue or the free list
+}
+
+type laneQueue struct {
+	first, last *lane
+	n           int
+}
+
+func (q *laneQueue) push(l *lane) {
+	l.queued, l.next = true, nil
+	if q.last == nil {
+		q.first = l
+	} else {
+		q.last.next = l
+	}
+	q.last = l
+	q.n++
+}
+
+func (q *laneQueue) pop() *lane {
+	l := q.first
+	if l == nil {
+		return nil
+	}
+	q.first = l.next
+	if q.first == nil {
+		q.last = nil
+	}
+	l.queued, l.next = false, nil
+	q.n--
+	return l
+}
+
+// join appends a record to its lane.
+func (p *Partition[R]) join(seq uint64) {
+	e := p.at(seq)
+	l := &p.only
+	if p.cfg.Order == ByKey {
+		l = p.laneOf(e.record)
+	}
+	e.lane, e.next = l, 0
+	if l.last == 0 {
+		l.first = seq + 1
+	} else {
+		p.at(l.last - 1).next = seq + 1
+	}
+	l.last = seq + 1
+	l.n++
+	l.live++
+	if len(l.parked) == 0 {
+		p.nready++
+	}
+	p.enqueue(l)
+}
+
+func (p *Partition[R]) laneOf(record R) *lane {
+	key := p.cfg.Key(record)
+	if key != nil {
+		if l := p.lanes[string(key)]; l != nil {
+			return l
+		}
+	}
+	l := p.spare
+	if l == nil {
+		l = &lane{}
+	} else {
+		p.spare = l.next
+		l.next = nil
+	}
+	if key != nil {
+		l.key, l.keyed = string(key), true
+		p.lanes[l.key] = l
+	}
+	return l
+}
+
+// enqueue makes a lane that has a deliverable record visible to slots.
+func (p *Partition[R]) enqueue(l *lane) {
+	if !l.queued && p.canTake(l) {
+		p.ready.push(l)
+	}
+}
+
+func (p *Partition[R]) canTake(l *lane) bool {
+	if p.cfg.Order == Unordered {
+		return l.first != 0 || len(p.redo) > 0
+	}
+	if l.inFlight > 0 {
+		return false
+	}
+	if len(l.parked) > 0 {
+		return p.at(l.parked[0]).state == due
+	}
+	return l.first != 0
+}
+
+// pop takes the next deliverable record out of the ready lanes.
+func (p *Partition[R]) pop() (uint64, bool) {
+	for l := p.ready.pop(); l != nil; l = p.ready.pop() {
+		if !p.canTake(l) {
+			p.release(l) // emptied, or held, since it was queued
+			continue
+		}
+		seq, ok := p.next(l)
+		if p.cfg.Order == Unordered {
+			p.enqueue(l)
+		}
+		if ok {
+			return seq, true
+		}
+	}
+	return 0, false
+}
+
+// next removes the first deliverable record of a lane that canTake.
+func (p *Partition[R]) next(l *lane) (uint64, bool) {
+	if p.cfg.Order == Unordered {
+		for len(p.redo) > 0 {
+			seq := p.redo[0]
+			p.redo = p.redo[1:]
+			if seq >= p.head && p.at(seq).state == due {
+				return seq, true
+			}
+		}
+		if l.first == 0 {
+			return 0, false
+		}
+	} else if len(l.parked) > 0 {
+		seq := l.parked[0]
+		p.unpark(l, 0)
+		return seq, true
+	}
+	seq := l.first - 1
+	p.unqueue(seq)
+	return seq, true
+}
+
+// unqueue removes the first record of a lane, given by its sequence number.
+func (p *Partition[R]) unqueue(seq uint64) {
+	e := p.at(seq)
+	l := e.lane
+	if e.state == due {
+		if p.cfg.Order != Unordered { // there, redo drops it when it comes up
+			p.unpark(l, 0)
+		}
+		return
+	}
+	l.first = e.next
+	if l.first == 0 {
+		l.last = 0
+	}
+	l.n--
+	if len(l.parked) == 0 {
+		p.nready--
+	}
+}
+
+// park puts a nacked record at its place before the lane's new ones.
+func (p *Partition[R]) park(seq uint64, now int64) (timer bool) {
+	e := p.at(seq)
+	e.state, e.d = parked, nil
+	if l := e.lane; p.cfg.Order != Unordered {
+		if len(l.parked) == 0 {
+			p.nready -= l.n
+		}
+		i := len(l.parked)
+		l.parked = append(l.parked, seq)
+		for ; i > 0 && l.parked[i-1] > seq; i-- {
+			l.parked[i] = l.parked[i-1]
+		}
+		l.parked[i] = seq
+	}
+	if e.dueAt <= now {
+		p.fallDue(seq)
+		return false
+	}
+	return p.timers.push(redelivery{at: e.dueAt, seq: seq, attempt: e.attempt})
+}
+
+func (p *Partition[R]) unpark(l *lane, i int) {
+	l.parked = append(l.parked[:i], l.parked[i+1:]...)
+	if len(l.parked) == 0 {
+		p.nready += l.n
+	}
+}
+
+func (p *Partition[R]) fallDue(seq uint64) {
+	e := p.at(seq)
+	e.state = due
+	if p.cfg.Order == Unordered {
+		p.redo = append(p.redo, seq)
+	}
+	p.enqueue(e.lane)
+}
+
+// release gives a lane back once no record and no delivery belongs to it.
+func (p *Partition[R]) release(l *lane) {
+	if l == &p.only || l.queued || l.live > 0 || l.inFlight > 0 {
+		return
+	}
+	if l.keyed {
+		delete(p.lanes, l.key)
+	}
+	*l = lane{parked: l.parked[:0], next: p.spare}
+	p.spare = l
+}
+
+// Due answers when the earliest redelivery is due, in Unix nanoseconds.
+func (p *Partition[R]) Due() (at int64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.timers) == 0 {
+		return 0, false
+	}
+	return p.timers[0].at, true
+}
+
+// Tick makes the redeliveries deliverable whose time has come.
+func (p *Partition[R]) Tick(now int64) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.timers) > 0 && p.timers[0].at <= now {
+		t := p.timers.pop()
+		if t.seq < p.head {
+			continue
+		}
+		if e := p.at(t.seq); e.state == parked && e.attempt == t.attempt {
+			p.fallDue(t.seq)
+		}
+	}
+	return p.work()
+}
+
+// redelivery is when a parked record is due; it is void if the record has been
+// settled or delivered since.
+type redelivery struct {
+	at      int64
+	seq     uint64
+	attempt int
+}
+
+// timerHeap is a binary heap, the earliest first.
+type timerHeap []redelivery
+
+func (h *timerHeap) push(t redelivery) (first bool) {
+	s := append(*h, t)
+	i := len(s) - 1
+	for i > 0 {
+		up := (i - 1) / 2
+		if s[up].at <= s[i].at {
+			break
+		}
+		s[up], s[i] = s[i], s[up]
+		i = up
+	}
+	*h = s
+	return i == 0
+}
+
+func (h *timerHeap) pop() redelivery {
+	s := *h
+	top := s[0]
+	n := len(s) - 1
+	s[0] = s[n]
+	s = s[:n]
+	for i := 0; ; {
+		c := 2*i + 1
+		if c >= n {
+			break
+		}
+		if c+1 < n && s[c+1].at < s[c].at {
+			c++
+		}
+		if s[i].at <= s[c].at {
+			break
+		}
+		s[i], s[c] = s[c], s[i]
+		i = c
+	}
+	*h = s
+	return top
+}

@@ -1,0 +1,134 @@
+package partition
+
+import "sync"
+
+// Limit bounds the deliveries in flight over several partitions. Room that
+// becomes free goes to the partition that has waited longest. A nil Limit is none.
+type Limit struct {
+	mu      sync.Mutex
+	free    int
+	waiting []*Waiter
+}
+
+// NewLimit returns a limit of n deliveries.
+func NewLimit(n int) *Limit { return &Limit{free: n} }
+
+// Waiter is a partition's place in the queue of a Limit.
+type Waiter struct {
+	Wake    func()
+	granted int
+	queued  bool
+}
+
+// Granted wakes the partitions whose turn it is now.
+func (w Work) Granted() {
+	for _, g := range w.granted {
+		g.Wake()
+	}
+}
+
+// room tells whether acquire would succeed, and queues the waiter if not.
+func (l *Limit) room(w *Waiter) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.has(w)
+}
+
+func (l *Limit) has(w *Waiter) bool {
+	if w.granted > 0 || l.free > 0 {
+		return true
+	}
+	if !w.queued {
+		w.queued = true
+		l.waiting = append(l.waiting, w)
+	}
+	return false
+}
+
+func (l *Limit) acquire(w *Waiter) bool {
+	if l == nil {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.has(w) {
+		return false
+	}
+	if w.granted > 0 {
+		w.granted--
+	} else {
+		l.free--
+	}
+	return true
+}
+
+// release gives a place back and answers whose turn it is; the caller calls
+// Work.Granted outside its lock.
+func (l *Limit) release() *Waiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.give()
+}
+
+func (l *Limit) give() *Waiter {
+	if len(l.waiting) == 0 {
+		l.free++
+		return nil
+	}
+	w := l.waiting[0]
+	l.waiting = l.waiting[1:]
+	w.queued = false
+	w.granted++
+	return w
+}
+
+// putBack undoes an acquire that found no record.
+func (l *Limit) putBack(w *Waiter) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w.granted++
+}
+
+// passOn gives places to the next in the queue that their partition has no use for.
+func (l *Limit) passOn(w *Waiter) (granted []*Waiter) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for ; w.granted > 0; w.granted-- {
+		if next := l.give(); next != nil {
+			granted = append(granted, next)
+		}
+	}
+	return granted
+}
+
+// Forget takes a closed partition out of the queue and wakes everybody that
+// can use the places it held.
+func (p *Partition[R]) Forget() {
+	l := p.cfg.Limit
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	w := &p.waiter
+	for i, q := range l.waiting {
+		if q == w {
+			l.waiting = append(l.waiting[:i], l.waiting[i+1:]...)
+			break
+		}
+	}
+	w.queued = false
+	l.free += w.granted
+	w.granted = 0
+	var wake []*Waiter
+	for l.free > 0 && len(l.waiting) > 0 {
+		l.free--
+		wake = append(wake, l.give())
+	}
+	l.mu.Unlock()
+	for _, w := range wake {
+		w.Wake()
+	}
+}

@@ -1,0 +1,514 @@
+package partition
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// model is the naive truth: every record ever pushed, in order, with its fate.
+type model struct {
+	order   Order
+	max     int // handlers at once, without the reserve
+	bound   uint64
+	recs    []*modelRec
+	commit  int // records below are committed
+	now     int64
+	stopped bool
+}
+
+type modelRec struct {
+	offset  int64
+	key     string
+	attempt int
+	fate    state
+	dueAt   int64
+	runs    []*modelRun // unfinished deliveries
+}
+
+type modelRun struct {
+	d       *Delivery[*modelRec]
+	rec     *modelRec
+	attempt int
+	status  Status
+	done    bool
+	waits   bool
+	reserve bool
+}
+
+func (m *model) head() int {
+	for i, r := range m.recs {
+		if r.fate != settled {
+			return i
+		}
+	}
+	return len(m.recs)
+}
+
+func (m *model) watermark(start int64) int64 {
+	if h := m.head(); h > 0 {
+		return m.recs[h-1].offset + 1
+	}
+	return start
+}
+
+func (m *model) sameLane(a, b *modelRec) bool {
+	switch m.order {
+	case ByPartition:
+		return true
+	case ByKey:
+		return a.key != "" && a.key == b.key
+	}
+	return false
+}
+
+// free tells whether a record may be handed out now, by the rules as they are
+// written for users; head is given as the record that may use a lent lane.
+func (m *model) free(i int, isHead bool) bool {
+	r := m.recs[i]
+	if m.bound > 0 && uint64(i-m.commit) >= m.bound {
+		return false
+	}
+	if r.fate != queued && !((r.fate == parked || r.fate == due) && r.dueAt <= m.now) {
+		return false
+	}
+	for j, o := range m.recs {
+		if j == i {
+			continue
+		}
+		if !m.sameLane(o, r) {
+			continue
+		}
+		for _, run := range o.runs {
+			if !(isHead && run.waits) {
+				return false
+			}
+		}
+		// an earlier record that must still be delivered goes first, and so does a nacked later one before a new one
+		if o.fate == queued || o.fate == parked || o.fate == due {
+			if j < i {
+				return false
+			}
+			if r.fate == queued && o.fate != queued {
+				return false
+			}
+		}
+	}
+	for _, run := range r.runs {
+		if !(isHead && run.waits) {
+			return false
+		}
+	}
+	return true
+}
+
+// keyless records are lanes of their own, so a model record without a key has key "".
+func keyOf(r *modelRec) []byte {
+	if r.key == "" {
+		return nil
+	}
+	return []byte(r.key)
+}
+
+type harness struct {
+	t     testing.TB
+	m     *model
+	p     *Partition[*modelRec]
+	start int64
+	awake int // slots that hold nothing and look
+	slots int
+	runs  []*modelRun // held by a slot
+	old   []*modelRun // finished, may be settled late
+	next  *Delivery[*modelRec]
+	last  int64
+	late  bool
+	log   []string
+}
+
+func (h *harness) failf(format string, args ...any) {
+	h.t.Helper()
+	h.t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), joinTail(h.log))
+}
+
+func joinTail(log []string) (s string) {
+	for _, l := range log[max(0, len(log)-40):] {
+		s += l + "\n"
+	}
+	return s
+}
+
+func (h *harness) work(w Work) {
+	if w.Wake < 0 || w.Spawn < 0 {
+		h.failf("negative work %+v", w)
+	}
+	h.awake += w.Wake + w.Spawn
+	h.slots += w.Spawn
+	if h.slots > h.m.max+1 {
+		h.failf("%d slots started, %d allowed", h.slots, h.m.max+1)
+	}
+}
+
+func (h *harness) nrunning() int { return len(h.runs) }
+
+// taken checks a record that was handed out.
+func (h *harness) taken(d *Delivery[*modelRec]) {
+	rec := d.Record()
+	i := slices.Index(h.m.recs, rec)
+	isHead := i == h.m.head()
+	if !h.m.free(i, isHead) {
+		h.failf("record %d (key %q) handed out of turn", rec.offset, rec.key)
+	}
+	if n := h.nrunning(); n > h.m.max || (n == h.m.max && !isHead) {
+		h.failf("record %d handed out with %d of %d slots in use", rec.offset, n, h.m.max)
+	}
+	rec.attempt++
+	if d.Attempt() != rec.attempt || d.Offset() != rec.offset {
+		h.failf("record %d: attempt %d, want %d", rec.offset, d.Attempt(), rec.attempt)
+	}
+	rec.fate = inFlight
+	run := &modelRun{d: d, rec: rec, attempt: rec.attempt}
+	rec.runs = append(rec.runs, run)
+	h.runs = append(h.runs, run)
+	h.log = append(h.log, fmt.Sprintf("take %d key %q attempt %d", rec.offset, rec.key, rec.attempt))
+}
+
+// lookAll lets every slot that is awake look for a record.
+func (h *harness) lookAll() {
+	for h.awake > 0 {
+		h.awake--
+		d := &Delivery[*modelRec]{}
+		w, ok := h.p.Take(d)
+		if ok {
+			h.taken(d)
+		}
+		h.work(w)
+	}
+	h.idle()
+}
+
+// idle checks that nothing is left lying: with no slot looking, a record that
+// may be handed out means that all slots are in use.
+func (h *harness) idle() {
+	if h.m.stopped {
+		return
+	}
+	n, head := h.nrunning(), h.m.head()
+	for i := head; i < len(h.m.recs); i++ {
+		r := h.m.recs[i]
+		if (r.fate == parked) && r.dueAt <= h.m.now {
+			continue // its timer has not fired yet
+		}
+		if (n < h.m.max && h.m.free(i, false)) || (n <= h.m.max && i == head && h.m.free(i, true)) {
+			h.failf("record %d (fate %d) lies ready, %d of %d slots in use", r.offset, r.fate, n, h.m.max)
+		}
+	}
+}
+
+func (h *harness) check() {
+	if got, want := h.p.Mark().Offset, h.m.watermark(h.start); got != want {
+		h.failf("watermark %d, want %d", got, want)
+	}
+	if got := h.p.Mark().Offset; got < h.last {
+		h.failf("watermark went back from %d to %d", h.last, got)
+	}
+	h.last = h.p.Mark().Offset
+	if got, want := int(h.p.Mark().Seq), h.m.head(); got != want {
+		h.failf("head %d, want %d", got, want)
+	}
+	for _, run := range append(slices.Clone(h.runs), h.old...) {
+		if got := h.p.Status(run.d); got != run.status {
+			h.failf("record %d attempt %d: status %d, want %d", run.rec.offset, run.attempt, got, run.status)
+		}
+	}
+}
+
+// settle mirrors Partition.settle.
+func (h *harness) settle(run *modelRun, v Verdict) (first bool) {
+	if run.status != Pending || v.Status == Pending {
+		return false
+	}
+	run.status = v.Status
+	switch v.Status {
+	case Nacked:
+		run.rec.dueAt = v.DueAt
+		run.rec.fate = nacked
+		if run.done {
+			run.rec.fate = parked
+		}
+	default:
+		run.rec.fate = settled
+		if v.Hold {
+			run.rec.fate = rejecting
+		}
+	}
+	return true
+}
+
+func (h *harness) finish(k int, v Verdict) {
+	run := h.runs[k]
+	h.runs = slices.Delete(h.runs, k, k+1)
+	first := h.settle(run, v)
+	run.done = true
+	run.rec.runs = slices.DeleteFunc(run.rec.runs, func(r *modelRun) bool { return r == run })
+	if run.status == Nacked && run.rec.fate == nacked {
+		run.rec.fate = parked
+	}
+	if run.status == Pending {
+		run.rec.fate = pending
+	}
+	h.old = append(h.old, run)
+	next := &Delivery[*modelRec]{}
+	gotFirst, ok, w := h.p.FinishAndTake(run.d, v, h.m.now, next)
+	if gotFirst != first {
+		h.failf("record %d: finish settled %v, want %v", run.rec.offset, gotFirst, first)
+	}
+	if ok {
+		h.dueFired()
+		h.taken(next)
+	}
+	h.work(w)
+}
+
+// dueFired: a park with a time that has passed is due at once.
+func (h *harness) dueFired() {}
+
+func run(t testing.TB, data []byte) {
+	next := func() int {
+		if len(data) == 0 {
+			return 0
+		}
+		b := data[0]
+		data = data[1:]
+		return int(b)
+	}
+	cfg := Config[*modelRec]{Key: keyOf, Committed: true, Start: 10}
+	cfg.Order = Order(next() % 3)
+	cfg.MaxInFlight = 1
+	if cfg.Order != ByPartition {
+		cfg.MaxInFlight = 1 + next()%6
+	}
+	if b := next(); b%3 == 0 {
+		cfg.MaxUncommitted = uint64(1 + b/3%20)
+	}
+	m := &model{order: cfg.Order, max: cfg.MaxInFlight, bound: cfg.MaxUncommitted}
+	h := &harness{t: t, m: m, p: New(cfg), start: 10, last: 10}
+	offset := int64(10)
+	verdict := func() Verdict {
+		b := next()
+		switch b % 8 {
+		case 0, 1, 2:
+			return Verdict{Status: Acked}
+		case 3:
+			return Verdict{Status: Rejected}
+		case 4:
+			return Verdict{Status: Rejected, Hold: true}
+		case 5:
+			return Verdict{Status: Nacked, DueAt: m.now + 1 + int64(b/8)}
+		case 6:
+			return Verdict{Status: Nacked, DueAt: m.now}
+		}
+		return Verdict{}
+	}
+	for len(data) > 0 {
+		op := next()
+		switch op % 12 {
+		case 0, 1, 2: // push, with gaps
+			for range 1 + op/12%4 {
+				b := next()
+				offset += int64(b / 64)
+				rec := &modelRec{offset: offset}
+				if k := b % 6; k > 0 {
+					rec.key = string(rune('a' + k))
+				}
+				offset++
+				m.recs = append(m.recs, rec)
+				w, err := h.p.Push(rec.offset, rec, 10)
+				if err != nil {
+					h.failf("push %d: %v", rec.offset, err)
+				}
+				h.work(w)
+			}
+		case 3, 4, 5: // finish
+			if len(h.runs) > 0 {
+				h.finish(next()%len(h.runs), verdict())
+			}
+		case 6: // settle early
+			if len(h.runs) > 0 {
+				h.verb(h.runs[next()%len(h.runs)], verdict())
+			}
+		case 7: // settle late, again, or in contradiction
+			if len(h.old) > 0 {
+				h.verb(h.old[next()%len(h.old)], verdict())
+			}
+		case 8: // time passes
+			m.now += int64(next() % 16)
+			for _, r := range m.recs {
+				if r.fate == parked && r.dueAt <= m.now {
+					r.fate = due
+				}
+			}
+			h.work(h.p.Tick(m.now))
+		case 9: // a commit is confirmed
+			mark := h.p.Mark()
+			m.commit = int(mark.Seq)
+			h.work(h.p.Committed(mark))
+		case 10:
+			all := append(slices.Clone(h.runs), h.old...)
+			if len(all) > 0 {
+				h.cumulative(all[next()%len(all)])
+			}
+		case 11:
+			b := next()
+			if b%2 == 0 && len(h.runs) > 0 { // a handler waits for a commit
+				r := h.runs[b/2%len(h.runs)]
+				by := 1
+				if r.waits {
+					by = -1
+				}
+				r.waits = !r.waits
+				h.work(h.p.Wait(r.d, by))
+			} else if len(h.old) > 0 { // a letter is stored
+				r := h.old[b/2%len(h.old)]
+				want := r.status == Rejected && r.rec.fate == rejecting
+				if want {
+					r.rec.fate = settled
+				}
+				ok, w := h.p.Release(r.d)
+				if ok != want {
+					h.failf("release of %d: %v, want %v", r.rec.offset, ok, want)
+				}
+				h.work(w)
+			}
+		}
+		h.lookAll()
+		h.check()
+	}
+	h.finale()
+}
+
+func (h *harness) verb(run *modelRun, v Verdict) {
+	if v.Status == Pending {
+		return
+	}
+	h.log = append(h.log, fmt.Sprintf("settle %d attempt %d %+v", run.rec.offset, run.attempt, v))
+	want := h.settle(run, v)
+	status, first, w := h.p.Settle(run.d, v, h.m.now)
+	if first != want || status != run.status {
+		h.failf("record %d: settled %v as %d, want %v as %d", run.rec.offset, first, status, want, run.status)
+	}
+	if run.rec.fate == parked && run.rec.dueAt <= h.m.now {
+		run.rec.fate = due
+	}
+	h.work(w)
+}
+
+func (h *harness) cumulative(run *modelRun) {
+	h.log = append(h.log, fmt.Sprintf("cumulative %d", run.rec.offset))
+	h.settle(run, Verdict{Status: Acked})
+	if run.status == Acked {
+		for _, r := range h.m.recs {
+			if r == run.rec {
+				break
+			}
+			switch r.fate {
+			case pending, parked, due:
+				if r.fate == pending {
+					for _, o := range h.old {
+						if o.rec == r && o.status == Pending {
+							o.status = Acked
+						}
+					}
+				}
+				r.fate = settled
+			}
+		}
+	}
+	status, _, _, w := h.p.AckCumulative(run.d, h.m.now)
+	if status != run.status {
+		h.failf("cumulative ack of %d: %d, want %d", run.rec.offset, status, run.status)
+	}
+	h.work(w)
+}
+
+// finale settles everything: the watermark must reach the end.
+func (h *harness) finale() {
+	for round := 0; h.m.head() < len(h.m.recs); round++ {
+		if round > 10*len(h.m.recs)+10 {
+			h.failf("no progress: head %d of %d", h.m.head(), len(h.m.recs))
+		}
+		for len(h.runs) > 0 {
+			h.finish(0, Verdict{Status: Acked})
+			h.lookAll()
+		}
+		for _, o := range h.old {
+			if o.status == Pending {
+				h.verb(o, Verdict{Status: Acked})
+				h.lookAll()
+			}
+			if o.status == Rejected && o.rec.fate == rejecting {
+				o.rec.fate = settled
+				_, w := h.p.Release(o.d)
+				h.work(w)
+				h.lookAll()
+			}
+		}
+		h.m.now += 100
+		for _, r := range h.m.recs {
+			if r.fate == parked {
+				r.fate = due
+			}
+		}
+		h.work(h.p.Tick(h.m.now))
+		mark := h.p.Mark()
+		h.m.commit = int(mark.Seq)
+		h.work(h.p.Committed(mark))
+		h.lookAll()
+		h.check()
+	}
+	for len(h.runs) > 0 {
+		h.finish(0, Verdict{})
+		h.lookAll()
+	}
+	if n := len(h.p.lanes); n != 0 {
+		h.failf("%d lanes left", n)
+	}
+	if l := h.p.Load(); l.Ready != 0 || l.Blocked || l.Unsettle != 0 {
+		h.failf("load left: %+v", l)
+	}
+	if h.p.npending != 0 || h.p.nreject != 0 || h.p.nrunning != 0 || h.p.awake != 0 {
+		h.failf("counts left: pending %d, rejecting %d, running %d, awake %d", h.p.npending, h.p.nreject, h.p.nrunning, h.p.awake)
+	}
+}
+
+func TestModel(t *testing.T) {
+	rounds := 4000
+	if testing.Short() {
+		rounds = 500
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range rounds {
+		data := make([]byte, 3+rng.IntN(600))
+		for i := range data {
+			data[i] = byte(rng.Uint32())
+		}
+		run(t, data)
+	}
+}
+
+func FuzzModel(f *testing.F) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	for range 20 {
+		data := make([]byte, 200)
+		for i := range data {
+			data[i] = byte(rng.Uint32())
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 2000 {
+			return
+		}
+		run(t, data)
+	})
+}

@@ -1,0 +1,312 @@
+// Package partition keeps the fate of every record of one assigned Kafka
+// partition: which may be handed out next, which are with a handler, which wait
+// to be delivered again, and up to which offset everything is settled.
+//
+// It is a data structure: no Kafka, no goroutine, no clock. Times come in as
+// Unix nanoseconds, and what the caller has to do (wake a slot, arm a timer,
+// commit) goes out as [Work]. One mutex guards it all and is never held across a
+// call out of this package.
+//
+// # Words
+//
+// Records are pushed in fetch order and get consecutive sequence numbers, which,
+// unlike offsets, have no gaps. The window is the ring of entries from head, the
+// oldest unsettled record, to tail. The watermark is the offset after the longest
+// settled prefix; it follows the records that were delivered, so gaps in the
+// offsets (compaction, control records) do not hold it.
+//
+// A lane is a queue of records that must be handled one after the other: one lane
+// a partition, one a key, or none. Everything the ordering changes is which
+// lane a record joins.
+package partition
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// Order says which records share a lane.
+type Order uint8
+
+const (
+	ByPartition Order = iota // one lane
+	ByKey                    // one lane a key; a record without a key is a lane of its own
+	Unordered                // no record waits for another
+)
+
+// Config of a Partition.
+type Config[R any] struct {
+	Order Order
+	// Key answers a record's key; nil means the record has none. Only ByKey asks.
+	Key func(record R) []byte
+	// MaxInFlight is how many deliveries may be unfinished at once, not counting
+	// the one in reserve for the oldest unsettled record.
+	MaxInFlight int
+	// MaxUncommitted bounds the records from the committed one to the highest
+	// delivered one; 0 is no bound.
+	MaxUncommitted uint64
+	// Committed is false where nothing is ever committed (no consumer group):
+	// the bound then counts from the watermark.
+	Committed bool
+	// Limit is shared by the partitions of a subscription; nil is no limit.
+	Limit *Limit
+	// Bytes is the subscription's sum of the sizes of unsettled records; may be nil.
+	Bytes *atomic.Int64
+	// Late is set once the application settled a delivery after its handler had
+	// returned: then a drain waits for unsettled deliveries too. Shared by a subscription.
+	Late *atomic.Bool
+	// Start is the offset of the first record that can come.
+	Start int64
+}
+
+// Work is what the caller has to do after an operation, outside the lock.
+type Work struct {
+	Wake  int  // idle slots to wake
+	Spawn int  // slots to start; they are awake
+	Timer bool // the earliest redelivery changed: ask Due
+	Low   bool // the mark set by ArmLow was reached
+	Moved bool // the watermark moved
+	Full  bool // half of MaxUncommitted is used: commit early
+
+	granted []*Waiter // who got room under the shared limit
+}
+
+type state uint8
+
+const (
+	queued    state = iota // never delivered, or not yet admitted
+	inFlight               // with a handler, unsettled
+	nacked                 // nacked, its handler still runs
+	pending                // the handler returned without settling
+	parked                 // nacked, waits for its time
+	due                    // nacked, its time has come
+	rejecting              // rejected, its dead letter is not stored yet
+	settled
+)
+
+type entry[R any] struct {
+	offset  int64
+	record  R
+	lane    *lane
+	next    uint64 // the next of its lane, as seq+1; 0: none
+	dueAt   int64
+	size    int
+	attempt int
+	state   state
+	d       *Delivery[R] // the latest delivery while it is unsettled
+}
+
+// Partition is the window, the lanes and the watermark of one assignment of a
+// partition. All methods may be called from any goroutine.
+type Partition[R any] struct {
+	cfg Config[R]
+
+	mu        sync.Mutex
+	ring      []entry[R] // power of two
+	head      uint64     // the oldest unsettled record
+	admitted  uint64     // below: in a lane; from here on: held back by MaxUncommitted
+	tail      uint64
+	taken     uint64 // one more than the highest delivered
+	committed uint64 // below: covered by a confirmed commit
+	watermark int64
+
+	lanes   map[string]*lane // ByKey
+	only    lane             // ByPartition, Unordered
+	spare   *lane            // free list
+	ready   laneQueue
+	nready  int // records queued in lanes that no parked record holds
+	redo    []uint64
+	timers  timerHeap
+	running deliveryList[R]
+
+	awake    int // slots that hold a delivery or look for one
+	slots    int // slots started
+	nrunning int
+	npending int
+	nreject  int
+	low      int // -1: not armed
+
+	waiter  Waiter
+	stopped bool
+	closed  bool
+	drained chan struct{}
+}
+
+// New returns an empty window that starts at cfg.Start.
+func New[R any](cfg Config[R]) *Partition[R] {
+	p := &Partition[R]{cfg: cfg, ring: make([]entry[R], 64), watermark: cfg.Start, low: -1}
+	p.lanes = map[string]*lane{}
+	return p
+}
+
+// OnGrant sets the function that is called when the shared Limit has room again.
+func (p *Partition[R]) OnGrant(wake func()) { p.waiter.Wake = wake }
+
+func (p *Partition[R]) at(seq uint64) *entry[R] {
+	return &p.ring[seq&uint64(len(p.ring)-1)]
+}
+
+// Push appends a record; offsets only rise. It returns an error, and changes
+// nothing, for a record that does not follow the last one.
+func (p *Partition[R]) Push(offset int64, record R, size int) (Work, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return Work{}, nil
+	}
+	if last := p.lastOffset(); offset <= last {
+		return Work{}, fmt.Errorf("offset %d follows offset %d", offset, last)
+	}
+	if p.tail-p.head == uint64(len(p.ring)) {
+		p.grow()
+	}
+	*p.at(p.tail) = entry[R]{offset: offset, record: record, size: size}
+	p.tail++
+	if p.cfg.Bytes != nil {
+		p.cfg.Bytes.Add(int64(size))
+	}
+	p.admit()
+	return p.work(), nil
+}
+
+func (p *Partition[R]) lastOffset() int64 {
+	if p.tail == p.head {
+		return p.watermark - 1
+	}
+	return p.at(p.tail - 1).offset
+}
+
+func (p *Partition[R]) grow() {
+	ring := make([]entry[R], 2*len(p.ring))
+	for seq := p.head; seq != p.tail; seq++ {
+		ring[seq&uint64(len(ring)-1)] = *p.at(seq)
+	}
+	p.ring = ring
+}
+
+// admit puts what MaxUncommitted allows into lanes.
+func (p *Partition[R]) admit() {
+	for p.admitted != p.tail {
+		if p.cfg.MaxUncommitted > 0 && p.admitted-p.committed >= p.cfg.MaxUncommitted {
+			return
+		}
+		p.join(p.admitted)
+		p.admitted++
+	}
+}
+
+// Take hands out the next deliverable record. A slot that gets none is asleep
+// from then on, until Work tells to wake it.
+func (p *Partition[R]) Take(d *Delivery[R]) (Work, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ok := p.take(d)
+	return p.work(), ok
+}
+
+func (p *Partition[R]) take(d *Delivery[R]) bool {
+	if !p.stopped {
+		if p.nrunning < p.cfg.MaxInFlight && p.ready.first != nil && p.cfg.Limit.acquire(&p.waiter) {
+			if seq, ok := p.pop(); ok {
+				p.deliver(d, seq)
+				d.token = p.cfg.Limit != nil
+				return true
+			}
+			p.cfg.Limit.putBack(&p.waiter)
+		}
+		if p.nrunning <= p.cfg.MaxInFlight && p.headTakeable() {
+			p.unqueue(p.head)
+			p.deliver(d, p.head)
+			return true
+		}
+	}
+	p.awake--
+	return false
+}
+
+// headTakeable tells whether the oldest unsettled record may run now. It needs
+// no free slot but the one in reserve, and no free lane if what runs there
+// only waits for a commit, which waits for this record.
+func (p *Partition[R]) headTakeable() bool {
+	if p.head == p.admitted {
+		return false
+	}
+	e := p.at(p.head)
+	if e.state != queued && e.state != due {
+		return false
+	}
+	return p.cfg.Order == Unordered || e.lane.inFlight == e.lane.waiting
+}
+
+func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
+	e := p.at(seq)
+	e.attempt++
+	e.state = inFlight
+	e.d = d
+	e.lane.inFlight++
+	d.seq, d.offset, d.record, d.lane, d.attempt = seq, e.offset, e.record, e.lane, e.attempt
+	d.status, d.finished, d.waiting, d.token = Pending, false, 0, false
+	p.running.push(d)
+	p.nrunning++
+	if seq >= p.taken {
+		p.taken = seq + 1
+	}
+}
+
+// work decides what the caller must wake. Invariant: while a record can be
+// handed out, a slot is looking for one or all slots are in use.
+func (p *Partition[R]) work() Work {
+	w := Work{}
+	if !p.stopped {
+		p.wake(&w)
+		if p.low >= 0 && p.nready <= p.low && p.admitted == p.tail {
+			p.low = -1
+			w.Low = true
+		}
+		if m := p.cfg.MaxUncommitted; m > 0 && p.cfg.Committed && p.head > p.committed && 2*(p.taken-p.committed) >= m {
+			w.Full = true
+		}
+	}
+	if p.cfg.Limit != nil && p.awake == p.nrunning {
+		w.granted = p.cfg.Limit.passOn(&p.waiter) // nobody here looks for a record
+	}
+	return w
+}
+
+func (p *Partition[R]) wake(w *Work) {
+	looking := p.awake - p.nrunning
+	n := min(p.takeable()-looking, p.cfg.MaxInFlight-p.awake)
+	if n > 0 && p.cfg.Limit != nil {
+		// One at a time: who takes a record wakes the next, as far as the limit goes.
+		n = 0
+		if looking == 0 && p.cfg.Limit.room(&p.waiter) {
+			n = 1
+		}
+	}
+	if n <= 0 {
+		if looking > 0 || p.awake > p.cfg.MaxInFlight || !p.headTakeable() {
+			return
+		}
+		n = 1
+	}
+	p.awake += n
+	w.Spawn = max(0, p.awake-p.slots)
+	p.slots += w.Spawn
+	w.Wake = n - w.Spawn
+}
+
+// takeable is how many slots would find a record now; it may count too many.
+func (p *Partition[R]) takeable() int {
+	if p.cfg.Order == Unordered {
+		return p.only.n + len(p.redo)
+	}
+	return p.ready.n
+}
+
+// Poke asks for work again, after the shared limit got room.
+func (p *Partition[R]) Poke() Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.work()
+}

@@ -1,0 +1,278 @@
+package partition
+
+// Status is the fate of one delivery.
+type Status uint8
+
+const (
+	Pending Status = iota
+	Acked
+	Nacked
+	Rejected
+	Revoked // no longer ours: the partition was closed before it was settled
+)
+
+// Verdict is what a settlement asks for. Its status answers whether an earlier
+// settlement was equal to it.
+type Verdict struct {
+	Status Status // Acked, Nacked, Rejected; Pending settles nothing
+	// DueAt is when a nacked record may be delivered again, in Unix nanoseconds.
+	DueAt int64
+	// Hold keeps a rejected record unsettled until Release: its dead letter
+	// must be stored first.
+	Hold bool
+}
+
+// Delivery is one handing out of a record. The zero value is ready for Take.
+// It is guarded by its partition's lock.
+type Delivery[R any] struct {
+	// Owner is the caller's own; this package does not touch it.
+	Owner any
+
+	seq      uint64
+	offset   int64
+	record   R
+	lane     *lane
+	attempt  int
+	waiting  int
+	status   Status
+	finished bool
+	token    bool
+
+	prev, next *Delivery[R]
+}
+
+// Seq, Offset, Record and Attempt do not change after Take.
+func (d *Delivery[R]) Seq() uint64   { return d.seq }
+func (d *Delivery[R]) Offset() int64 { return d.offset }
+func (d *Delivery[R]) Record() R     { return d.record }
+func (d *Delivery[R]) Attempt() int  { return d.attempt }
+
+// Status answers what became of the delivery.
+func (p *Partition[R]) Status(d *Delivery[R]) Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status(d)
+}
+
+func (p *Partition[R]) status(d *Delivery[R]) Status {
+	if d.status == Pending && p.closed {
+		return Revoked
+	}
+	return d.status
+}
+
+// Settle settles a delivery, unless it is settled already: the first settlement
+// wins. It answers the status that holds now and whether this call set it.
+func (p *Partition[R]) Settle(d *Delivery[R], v Verdict, now int64) (status Status, first bool, w Work) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	head := p.head
+	first, timer := p.settle(d, v, now)
+	w = p.after(head)
+	w.Timer = w.Timer || timer
+	return p.status(d), first, w
+}
+
+func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, timer bool) {
+	if d.status != Pending || p.closed || v.Status == Pending {
+		return false, false
+	}
+	d.status = v.Status
+	e := p.at(d.seq)
+	if d.finished {
+		p.npending--
+		if p.cfg.Late != nil {
+			p.cfg.Late.Store(true)
+		}
+	}
+	switch {
+	case v.Status == Nacked:
+		e.dueAt = v.DueAt
+		if !d.finished {
+			e.state = nacked
+			return true, false
+		}
+		timer = p.park(d.seq, now)
+		p.enqueue(e.lane)
+	case v.Status == Rejected && v.Hold:
+		e.state = rejecting
+		p.nreject++
+	default:
+		p.done(d.seq)
+	}
+	return true, timer
+}
+
+// done marks an entry settled and moves the watermark over the settled prefix.
+func (p *Partition[R]) done(seq uint64) {
+	e := p.at(seq)
+	if p.cfg.Bytes != nil {
+		p.cfg.Bytes.Add(-int64(e.size))
+	}
+	var none R
+	e.state, e.record, e.d = settled, none, nil
+	e.lane.live--
+	p.release(e.lane)
+	e.lane = nil
+	for p.head != p.tail && p.at(p.head).state == settled {
+		e := p.at(p.head)
+		p.watermark = e.offset + 1
+		p.head++
+	}
+	if !p.cfg.Committed {
+		p.committed = p.head
+		p.admit()
+	}
+}
+
+// after gathers the work of an operation that began when the window's head was head.
+func (p *Partition[R]) after(head uint64) Work {
+	p.checkDrained()
+	w := p.work()
+	w.Moved = p.head != head
+	return w
+}
+
+// FinishAndTake ends a delivery: its handler returned and the Router, or
+// whoever reads the messages, gave its ack or nack. It settles it first if that is
+// still to be done, then hands out the next record into next, all under one lock.
+func (p *Partition[R]) FinishAndTake(d *Delivery[R], v Verdict, now int64, next *Delivery[R]) (first, ok bool, w Work) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	head := p.head
+	first, _ = p.settle(d, v, now)
+	timer, granted := p.finish(d, now)
+	ok = p.take(next)
+	w = p.after(head)
+	w.Timer = timer
+	if granted != nil {
+		w.granted = append(w.granted, granted)
+	}
+	return first, ok, w
+}
+
+func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool, granted *Waiter) {
+	d.finished = true
+	p.running.remove(d)
+	p.nrunning--
+	l := d.lane
+	l.inFlight--
+	if d.waiting > 0 {
+		d.waiting = 0
+		l.waiting--
+	}
+	if d.token {
+		d.token = false
+		granted = p.cfg.Limit.release()
+	}
+	switch {
+	case p.closed:
+	case d.status == Nacked:
+		if e := p.at(d.seq); d.seq >= p.head && e.d == d && e.state == nacked {
+			timer = p.park(d.seq, now)
+		}
+	case d.status == Pending:
+		p.at(d.seq).state = pending
+		p.npending++
+	}
+	p.enqueue(l)
+	p.release(l)
+	return timer, granted
+}
+
+// Abandon ends a delivery that reached nobody. Only a stopped partition may
+// abandon: the record stays unsettled, and its next owner delivers it.
+func (p *Partition[R]) Abandon(d *Delivery[R]) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.finished = true
+	p.running.remove(d)
+	p.nrunning--
+	p.awake--
+	d.lane.inFlight--
+	var granted *Waiter
+	if d.token {
+		d.token = false
+		granted = p.cfg.Limit.release()
+	}
+	if !p.closed && d.status == Pending {
+		e := p.at(d.seq)
+		e.state, e.d = queued, nil
+		e.attempt--
+	}
+	w := p.after(p.head)
+	if granted != nil {
+		w.granted = append(w.granted, granted)
+	}
+	return w
+}
+
+// AckCumulative acks d, and with it every earlier record that was delivered and
+// whose handler does not run now. It answers d's status.
+func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, first bool, acked int, w Work) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	head := p.head
+	first, _ = p.settle(d, Verdict{Status: Acked}, now)
+	if d.status == Acked && !p.closed {
+		for seq := head; seq < d.seq; seq++ {
+			if seq < p.head {
+				continue
+			}
+			e := p.at(seq)
+			l := e.lane
+			switch e.state {
+			case pending:
+				e.d.status = Acked
+				p.npending--
+				if p.cfg.Late != nil {
+					p.cfg.Late.Store(true)
+				}
+			case parked, due:
+				if p.cfg.Order != Unordered {
+					for i, s := range l.parked {
+						if s == seq {
+							p.unpark(l, i)
+							break
+						}
+					}
+				}
+			default:
+				continue
+			}
+			p.done(seq)
+			acked++
+			p.enqueue(l)
+		}
+	}
+	w = p.after(head)
+	return p.status(d), first, acked, w
+}
+
+// Release settles a rejected record that was held until its dead letter was stored.
+func (p *Partition[R]) Release(d *Delivery[R]) (ok bool, w Work) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	head := p.head
+	if !p.closed && d.seq >= p.head && p.at(d.seq).d == d && p.at(d.seq).state == rejecting {
+		p.nreject--
+		p.done(d.seq)
+		ok = true
+	}
+	return ok, p.after(head)
+}
+
+// Wait tells that the handler of d begins (+1) or ends (-1) to wait for a commit.
+// Meanwhile its lane may hand out the oldest unsettled record, which that commit waits for.
+func (p *Partition[R]) Wait(d *Delivery[R], by int) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !d.finished && d.lane != nil {
+		d.waiting += by
+		// Several goroutines of one handler may wait: the lane counts the handler once.
+		if (by > 0 && d.waiting == 1) || (by < 0 && d.waiting == 0) {
+			d.lane.waiting += by
+		}
+	}
+	return p.work()
+}
