@@ -26,16 +26,17 @@ func (p *Partition[R]) Committed(m Mark) Work {
 
 // Load is what decides about pausing the partition.
 type Load struct {
-	Ready    int  // records that wait for a slot only
-	Blocked  bool // MaxUncommitted holds records back
-	Unsettle int  // records in the window
+	Ready     int  // records that wait for a slot only
+	Blocked   bool // MaxUncommitted holds records back
+	Running   int  // unfinished deliveries
+	Unsettled int  // records from the oldest unsettled one on
 }
 
 // Load answers the present load.
 func (p *Partition[R]) Load() Load {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Load{Ready: p.nready, Blocked: p.admitted != p.tail, Unsettle: int(p.tail - p.head)}
+	return Load{Ready: p.nready, Blocked: p.admitted != p.tail, Running: p.nrunning, Unsettled: int(p.tail - p.head)}
 }
 
 // ArmLow asks for Work.Low once, as soon as at most n records are ready and

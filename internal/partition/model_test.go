@@ -473,7 +473,7 @@ func (h *harness) finale() {
 	if n := len(h.p.lanes); n != 0 {
 		h.failf("%d lanes left", n)
 	}
-	if l := h.p.Load(); l.Ready != 0 || l.Blocked || l.Unsettle != 0 {
+	if l := h.p.Load(); l.Ready != 0 || l.Blocked || l.Unsettled != 0 {
 		h.failf("load left: %+v", l)
 	}
 	if h.p.npending != 0 || h.p.nreject != 0 || h.p.nrunning != 0 || h.p.awake != 0 {

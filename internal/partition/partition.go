@@ -56,6 +56,8 @@ type Config[R any] struct {
 	// Late is set once the application settled a delivery after its handler had
 	// returned: then a drain waits for unsettled deliveries too. Shared by a subscription.
 	Late *atomic.Bool
+	// Held hands nothing out before Open.
+	Held bool
 	// Start is the offset of the first record that can come.
 	Start int64
 }
@@ -128,6 +130,7 @@ type Partition[R any] struct {
 	low      int // -1: not armed
 
 	waiter  Waiter
+	held    bool
 	stopped bool
 	closed  bool
 	drained chan struct{}
@@ -135,7 +138,7 @@ type Partition[R any] struct {
 
 // New returns an empty window that starts at cfg.Start.
 func New[R any](cfg Config[R]) *Partition[R] {
-	p := &Partition[R]{cfg: cfg, ring: make([]entry[R], 64), watermark: cfg.Start, low: -1}
+	p := &Partition[R]{cfg: cfg, ring: make([]entry[R], 64), watermark: cfg.Start, low: -1, held: cfg.Held}
 	p.lanes = map[string]*lane{}
 	return p
 }
@@ -206,7 +209,7 @@ func (p *Partition[R]) Take(d *Delivery[R]) (Work, bool) {
 }
 
 func (p *Partition[R]) take(d *Delivery[R]) bool {
-	if !p.stopped {
+	if !p.stopped && !p.held {
 		if p.nrunning < p.cfg.MaxInFlight && p.ready.first != nil && p.cfg.Limit.acquire(&p.waiter) {
 			if seq, ok := p.pop(); ok {
 				p.deliver(d, seq)
@@ -258,8 +261,10 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 // handed out, a slot is looking for one or all slots are in use.
 func (p *Partition[R]) work() Work {
 	w := Work{}
-	if !p.stopped {
+	if !p.stopped && !p.held {
 		p.wake(&w)
+	}
+	if !p.stopped {
 		if p.low >= 0 && p.nready <= p.low && p.admitted == p.tail {
 			p.low = -1
 			w.Low = true
@@ -308,5 +313,13 @@ func (p *Partition[R]) takeable() int {
 func (p *Partition[R]) Poke() Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.work()
+}
+
+// Open begins to hand out what was Held.
+func (p *Partition[R]) Open() Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = false
 	return p.work()
 }

@@ -1,0 +1,115 @@
+package ackpolicy
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Policy says what becomes of a record when its handler ends. The zero value is AckFirst.
+//
+// The policies are FastStream's (its page "Consuming Acknowledgements"), with
+// Kafka's commit for its ack and a redelivery for its seek; docs/semantics.md has
+// the whole table and says where the two differ.
+type Policy uint8
+
+const (
+	// AckFirst acks before the handler runs: at most once.
+	AckFirst Policy = iota
+	// Ack acks when the handler has ended, however it ended.
+	Ack
+	// RejectOnError acks on success; on an error it gives the record up.
+	RejectOnError
+	// NackOnError acks on success; on an error the record is delivered again.
+	NackOnError
+	// Manual leaves it all to the handler and its Delivery.
+	Manual
+)
+
+var policyNames = [...]string{"ack_first", "ack", "reject_on_error", "nack_on_error", "manual"}
+
+func (p Policy) valid() bool { return int(p) < len(policyNames) }
+
+// String answers the policy's name as in "nack_on_error".
+func (p Policy) String() string {
+	if p.valid() {
+		return policyNames[p]
+	}
+	return fmt.Sprintf("Policy(%d)", uint8(p))
+}
+
+// ParsePolicy reads a policy's name, in any of the spellings nack_on_error,
+// NackOnError, nack-on-error and NACK_ON_ERROR.
+func ParsePolicy(s string) (Policy, error) {
+	fold := func(s string) string {
+		return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(strings.TrimSpace(s)))
+	}
+	for i, name := range policyNames {
+		if fold(s) == fold(name) {
+			return Policy(i), nil
+		}
+	}
+	return 0, fmt.Errorf("ackpolicy: unknown policy %q: want one of %s", s, strings.Join(policyNames[:], ", "))
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (p Policy) MarshalText() ([]byte, error) {
+	if !p.valid() {
+		return nil, fmt.Errorf("ackpolicy: no such policy: %d", uint8(p))
+	}
+	return []byte(p.String()), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Policy) UnmarshalText(text []byte) error {
+	parsed, err := ParsePolicy(string(text))
+	if err == nil {
+		*p = parsed
+	}
+	return err
+}
+
+// action is what is done with a record.
+type action uint8
+
+const (
+	doNothing action = iota
+	doAck
+	doNack
+	doReject
+)
+
+// outcome is how a handler ended.
+type outcome uint8
+
+const (
+	succeeded       outcome = iota // it returned nil, and what it produced was published
+	failed                         // an error, a panic, or what it produced could not be published
+	signalledAck                   // ErrAck, returned or panicked
+	signalledNack                  // ErrNack, NackAfter
+	signalledReject                // ErrReject, RejectWith
+)
+
+// decide is the table: policy by outcome. A settlement made before wins over
+// it, and so does the end of the assignment.
+func decide(p Policy, o outcome) action {
+	if p == AckFirst {
+		return doNothing // it was acked before the handler
+	}
+	switch o {
+	case signalledAck:
+		return doAck
+	case signalledNack:
+		return doNack
+	case signalledReject:
+		return doReject
+	}
+	switch {
+	case p == Manual:
+		return doNothing
+	case o == succeeded, p == Ack:
+		return doAck
+	case p == RejectOnError:
+		return doReject
+	}
+	return doNack
+}

@@ -1,0 +1,101 @@
+package ackpolicy
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/kafkactx"
+)
+
+type deliveryKey struct{}
+
+// deliveryContext is the context of a message. It is part of the Delivery, so it
+// costs no allocation, and none of its channels exists before somebody asks for
+// Done. It ends when the delivery is finished, or with its partition's
+// context, whose cause context.Cause then answers.
+type deliveryContext struct {
+	d *Delivery
+
+	mu    sync.Mutex
+	done  chan struct{}
+	ended bool
+	after map[*func()]struct{}
+}
+
+func (c *deliveryContext) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+func (c *deliveryContext) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done == nil {
+		c.done = make(chan struct{})
+		if c.ended {
+			close(c.done)
+		}
+	}
+	return c.done
+}
+
+func (c *deliveryContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Value answers the delivery, watermill-kafka's getters, and whatever the
+// context given to Subscribe holds.
+func (c *deliveryContext) Value(key any) any {
+	if key == (deliveryKey{}) {
+		return c.d
+	}
+	if v, ok := kafkactx.Value(c.d, key); ok {
+		return v
+	}
+	return c.d.kafka.Context().Value(key)
+}
+
+// AfterFunc makes package context register a derived context here, rather than
+// start a goroutine for it.
+func (c *deliveryContext) AfterFunc(f func()) (stop func() bool) {
+	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		go f()
+		return func() bool { return false }
+	}
+	if c.after == nil {
+		c.after = map[*func()]struct{}{}
+	}
+	key := &f
+	c.after[key] = struct{}{}
+	c.mu.Unlock()
+	return func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		_, ok := c.after[key]
+		delete(c.after, key)
+		return ok
+	}
+}
+
+func (c *deliveryContext) end() {
+	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		return
+	}
+	c.ended = true
+	if c.done != nil {
+		close(c.done)
+	}
+	after := c.after
+	c.after = nil
+	c.mu.Unlock()
+	for f := range after {
+		(*f)() // cancels a derived context: does not block
+	}
+}

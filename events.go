@@ -1,0 +1,100 @@
+package ackpolicy
+
+import (
+	"errors"
+
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// events turns what the consumer tells into log lines and hooks.
+func (s *subscription) events() consumer.Events {
+	h := s.sub.config.Hooks
+	e := consumer.Events{
+		Released: s.released,
+		Blocked: func(topic string, p int32, oldest partition.Oldest) {
+			s.logger.Error("Partition paused: MaxUncommitted records lie behind one that is not settled",
+				errors.New(oldest.State), watermill.LogFields{
+					"kafka_partition": p, "kafka_partition_offset": oldest.Offset,
+					"attempt": oldest.Attempt, "max_uncommitted": s.sub.config.MaxUncommitted,
+				})
+			if h.Stuck != nil {
+				h.Stuck(StuckEvent{topic, p, oldest.Offset, oldest.Attempt, oldest.State})
+			}
+		},
+	}
+	if h.Assigned != nil {
+		e.Assigned = func(topic string, p int32, start int64) { h.Assigned(AssignedEvent{topic, p, start}) }
+	}
+	if h.Committed != nil {
+		e.Committed = func(topic string, p int32, offset int64) { h.Committed(CommittedEvent{topic, p, offset}) }
+	}
+	if h.CommitFailed != nil {
+		e.CommitFailed = func(topic string, p int32, offset int64, err error, attempt int) {
+			h.CommitFailed(CommitFailedEvent{topic, p, offset, attempt, err})
+		}
+	}
+	if h.PositionReset != nil {
+		e.Reset = func(topic string, p int32, stored, start int64) {
+			h.PositionReset(PositionResetEvent{topic, p, stored, start})
+		}
+	}
+	return e
+}
+
+func (s *subscription) released(topic string, p int32, r consumer.Released) {
+	left := r.Left.Running + r.Left.Pending + r.Left.Nacked + r.Left.Letters
+	fields := func() watermill.LogFields {
+		return watermill.LogFields{
+			"kafka_partition": p, "cause": r.Cause.Error(), "watermark": r.Committed,
+			"first_left_offset": r.Left.First, "handlers_running": r.Left.Running,
+			"pending": r.Left.Pending, "nacked": r.Left.Nacked,
+		}
+	}
+	switch {
+	case r.Err != nil:
+		s.logger.Error("Partition released, its last commit is not confirmed: the next owner may deliver records again", r.Err, fields())
+	case r.TimedOut && left > 0:
+		s.logger.Error("Partition released before all handlers finished: the next owner delivers their records again",
+			errors.New("drain timed out"), fields())
+	case left > 0:
+		s.logger.Info("Partition released with unsettled records: the next owner delivers them again", fields())
+	}
+	if hook := s.sub.config.Hooks.Revoked; hook != nil {
+		hook(RevokedEvent{
+			Topic: topic, Partition: p, Cause: r.Cause, Offset: r.Committed, Err: r.Err, TimedOut: r.TimedOut,
+			FirstLeft: r.Left.First, Running: r.Left.Running, Pending: r.Left.Pending, Nacked: r.Left.Nacked,
+		})
+	}
+}
+
+// quiet tells whether a settlement of this kind needs no word to anybody.
+func (s *subscription) quiet(status Status) bool {
+	return status != Rejected && s.sub.config.Hooks.Settled == nil
+}
+
+// settled tells of a settlement, once a delivery.
+func (s *subscription) settled(d *Delivery, status Status, reason error) {
+	r := d.kafka.Record()
+	if status == Rejected {
+		s.logger.Error("Record rejected: it is given up, there is no dead letter destination", orNoReason(reason), watermill.LogFields{
+			"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset, "attempt": d.Attempt(),
+		})
+	}
+	if hook := s.sub.config.Hooks.Settled; hook != nil {
+		hook(SettledEvent{r.Topic, r.Partition, r.Offset, d.Attempt(), status, reason})
+	}
+}
+
+// unconfirmed tells of a record under ConfirmFirst that stays acked though its
+// handler does not run.
+func (s *subscription) unconfirmed(d *Delivery, err error) {
+	r := d.kafka.Record()
+	s.logger.Error("ConfirmFirst: the commit was sent and its outcome is unknown: the handler does not run, and the record may not come again", err,
+		watermill.LogFields{"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset})
+	if hook := s.sub.config.Hooks.Unconfirmed; hook != nil {
+		hook(UnconfirmedEvent{r.Topic, r.Partition, r.Offset, err})
+	}
+}

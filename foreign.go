@@ -1,0 +1,112 @@
+package ackpolicy
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// foreign is a Delivery's state over a message of a subscriber that is not ours:
+// all there is to settle with is Watermill's own ack.
+type foreign struct {
+	logger    watermill.LoggerAdapter
+	topic     string
+	partition int32
+	offset    int64
+	key       []byte
+	timestamp time.Time
+
+	// Guarded by the delivery's lock.
+	status  Status
+	settled chan struct{}
+}
+
+// foreignDelivery puts a Delivery over the message into its context.
+func foreignDelivery(msg *message.Message, logger watermill.LoggerAdapter) *Delivery {
+	ctx := msg.Context()
+	f := &foreign{logger: logger, partition: -1, offset: -1, settled: make(chan struct{})}
+	f.topic = message.SubscribeTopicFromCtx(ctx)
+	// stock watermill-kafka tells these
+	if p, ok := kafka.MessagePartitionFromCtx(ctx); ok {
+		f.partition = p
+	}
+	if o, ok := kafka.MessagePartitionOffsetFromCtx(ctx); ok {
+		f.offset = o
+	}
+	f.key, _ = kafka.MessageKeyFromCtx(ctx)
+	f.timestamp, _ = kafka.MessageTimestampFromCtx(ctx)
+	d := &Delivery{msg: msg, foreign: f}
+	msg.SetContext(context.WithValue(ctx, deliveryKey{}, d))
+	return d
+}
+
+// settle acks or nacks the message. A reject is an ack: the log keeps what was given up.
+func (f *foreign) settle(d *Delivery, s Status, reason error) bool {
+	d.mu.Lock()
+	if f.status == Pending {
+		f.status = f.read(d)
+	}
+	if f.status != Pending {
+		defer d.mu.Unlock()
+		return f.status == s
+	}
+	ok := false
+	if s == Nacked {
+		ok = d.msg.Nack()
+	} else {
+		ok = d.msg.Ack()
+	}
+	if !ok { // the other one came first, from elsewhere
+		f.status = f.read(d)
+	} else {
+		f.status = s
+	}
+	close(f.settled)
+	d.mu.Unlock()
+	if ok && s == Rejected {
+		f.logger.Error("Message rejected", orNoReason(reason), watermill.LogFields{
+			"topic": f.topic, "message_uuid": d.msg.UUID, "partition": f.partition, "offset": f.offset,
+		})
+	}
+	return ok
+}
+
+// read answers what was done to the message past the Delivery.
+func (f *foreign) read(d *Delivery) Status {
+	select {
+	case <-d.msg.Acked():
+		return Acked
+	case <-d.msg.Nacked():
+		return Nacked
+	default:
+		return Pending
+	}
+}
+
+func (f *foreign) state(d *Delivery) Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f.status == Pending {
+		return f.read(d)
+	}
+	return f.status
+}
+
+// wait returns once the message is settled, or why it will not be.
+func (f *foreign) wait(d *Delivery) error {
+	ctx := d.msg.Context()
+	select {
+	case <-f.settled:
+	case <-d.msg.Acked():
+	case <-d.msg.Nacked():
+	case <-ctx.Done():
+		if f.state(d) == Pending { // some subscribers end the context with the ack
+			return fmt.Errorf("ackpolicy: message %s was not settled: %w", d.msg.UUID, context.Cause(ctx))
+		}
+	}
+	return nil
+}

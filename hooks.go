@@ -1,0 +1,122 @@
+package ackpolicy
+
+import (
+	"errors"
+)
+
+// Hooks tell an application what happens to its records. Each may be nil. They are
+// called from the subscriber's own goroutines, without a lock held; a slow hook
+// slows the partition it tells of. More may be added.
+type Hooks struct {
+	// Assigned: a partition is ours from now on.
+	Assigned func(AssignedEvent)
+	// Settled: a delivery was acked, nacked or rejected.
+	Settled func(SettledEvent)
+	// Committed: Kafka has stored an offset.
+	Committed func(CommittedEvent)
+	// CommitFailed: a commit was refused or got no answer. It is tried again
+	// until the partition is no longer ours.
+	CommitFailed func(CommitFailedEvent)
+	// Revoked: a partition is no longer ours, after its drain. It tells of Close too.
+	Revoked func(RevokedEvent)
+	// Stuck: the partition is paused because MaxUncommitted records were
+	// delivered behind one that is not settled.
+	Stuck func(StuckEvent)
+	// Undecodable: the Unmarshaler refused a record. It is tried again with backoff.
+	Undecodable func(UndecodableEvent)
+	// PositionReset: the group's stored offset lay outside the log.
+	PositionReset func(PositionResetEvent)
+	// Unconfirmed: under ConfirmFirst a record's commit was sent, and the
+	// partition lost before its outcome was known. Its handler does not run.
+	Unconfirmed func(UnconfirmedEvent)
+}
+
+// AssignedEvent is told by Hooks.Assigned.
+type AssignedEvent struct {
+	Topic     string
+	Partition int32
+	Start     int64 // the offset of the first record to be read
+}
+
+// SettledEvent is told by Hooks.Settled.
+type SettledEvent struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Attempt   int
+	Status    Status // Acked, Nacked or Rejected
+	Reason    error  // the handler's error, if there was one
+}
+
+// CommittedEvent is told by Hooks.Committed.
+type CommittedEvent struct {
+	Topic     string
+	Partition int32
+	Offset    int64 // the next record to be read
+}
+
+// CommitFailedEvent is told by Hooks.CommitFailed.
+type CommitFailedEvent struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Attempt   int // 0: the group has gone on without us, it is not tried again
+	Err       error
+}
+
+// RevokedEvent is told by Hooks.Revoked.
+type RevokedEvent struct {
+	Topic     string
+	Partition int32
+	Cause     error // ErrRevoked or ErrClosing
+	Offset    int64 // the watermark: every record below it is settled
+	Err       error // why the watermark could not be committed; nil: it is stored
+	TimedOut  bool  // handlers outlived the drain
+	FirstLeft int64 // the lowest offset that was delivered and not settled; -1: none
+	Running   int   // deliveries left while their handlers still ran
+	Pending   int   // deliveries left unsettled by handlers that had returned
+	Nacked    int   // records left that waited for their next delivery
+}
+
+// StuckEvent is told by Hooks.Stuck.
+type StuckEvent struct {
+	Topic     string
+	Partition int32
+	Offset    int64 // of the oldest unsettled record
+	Attempt   int
+	State     string // what it waits for, in words
+}
+
+// UndecodableEvent is told by Hooks.Undecodable.
+type UndecodableEvent struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Attempt   int
+	Err       error
+}
+
+// PositionResetEvent is told by Hooks.PositionReset.
+type PositionResetEvent struct {
+	Topic     string
+	Partition int32
+	Stored    int64 // the group's offset before
+	Start     int64 // the one it goes on from, by Consumer.Offsets.Initial
+}
+
+// UnconfirmedEvent is told by Hooks.Unconfirmed.
+type UnconfirmedEvent struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Err       error
+}
+
+var errNoReason = errors.New("no reason given")
+
+func orNoReason(err error) error {
+	if err == nil {
+		return errNoReason
+	}
+	return err
+}

@@ -1,0 +1,214 @@
+package commit
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// SourceConfig describes one partition to a committer.
+type SourceConfig struct {
+	Topic     string
+	Partition int32
+	// Mark answers what could be committed now, Running how many handlers are at work.
+	Mark    func() partition.Mark
+	Running func() int
+	// Confirmed is told the mark that the broker has stored.
+	Confirmed func(partition.Mark)
+	// Fenced is told that the group has gone on without this member.
+	Fenced func(error)
+	// Stored is false where the start position itself is still to be committed.
+	Stored bool
+}
+
+// Source is one partition of a committer, from its claim's start to its end.
+type Source struct {
+	cfg SourceConfig
+	c   *Committer
+
+	waiting atomic.Int32 // len(waiters), to look at without the lock
+
+	// Guarded by the committer's lock.
+	has      bool   // a commit of this epoch, or the start, is stored
+	stored   uint64 // records below it are covered by what is stored
+	sent     uint64 // records below it are covered by a commit that was at least tried
+	limit    *partition.Mark
+	flushing bool
+	closed   error
+	waiters  []*waiter
+}
+
+type waiter struct {
+	seq     uint64 // the record to be covered
+	start   bool   // any stored offset will do
+	confirm bool   // its handler has not run yet
+	mark    partition.Mark
+	result  chan error
+}
+
+// NotStored is the error of a wait that ended with its partition.
+type NotStored struct {
+	// Sent: a commit that covers the record was tried, its outcome is unknown.
+	Sent  bool
+	Cause error
+}
+
+func (e *NotStored) Error() string {
+	if e.Sent {
+		return "the commit was sent, but not confirmed: " + e.Cause.Error()
+	}
+	return "no commit was sent: " + e.Cause.Error()
+}
+
+func (e *NotStored) Unwrap() error { return e.Cause }
+
+// NewSource makes a partition's side of the committer. Nothing is committed
+// for it before Open.
+func (c *Committer) NewSource(cfg SourceConfig) *Source {
+	return &Source{cfg: cfg, c: c, has: cfg.Stored}
+}
+
+// Open begins to commit.
+func (s *Source) Open() {
+	s.c.mu.Lock()
+	s.c.sources[s] = struct{}{}
+	s.c.mu.Unlock()
+	if !s.cfg.Stored {
+		s.c.Urge()
+	}
+}
+
+// dirty answers what is to be sent.
+func (s *Source) dirty() (partition.Mark, bool) {
+	mark := s.cfg.Mark()
+	if s.limit != nil && mark.Seq > s.limit.Seq {
+		mark = *s.limit
+	}
+	return mark, s.closed == nil && (!s.has || mark.Seq > s.stored)
+}
+
+// Waiting tells, without a lock, whether somebody waits for a commit.
+func (s *Source) Waiting() bool { return s.waiting.Load() > 0 }
+
+// confirm takes note of a stored mark and answers whether a further commit
+// would serve somebody already.
+func (s *Source) confirm(mark partition.Mark) (again bool) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.has = true
+	s.stored = max(s.stored, mark.Seq)
+	s.serve(func(w *waiter) (error, bool) { return nil, w.start || w.seq < s.stored })
+	if len(s.waiters) > 0 {
+		next, dirty := s.dirty()
+		if dirty {
+			again = slices.ContainsFunc(s.waiters, func(w *waiter) bool { return w.seq < next.Seq })
+		}
+	}
+	return again
+}
+
+// serve ends the waits that done answers for.
+func (s *Source) serve(done func(*waiter) (error, bool)) {
+	s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
+		err, ok := done(w)
+		if ok {
+			w.result <- err
+		}
+		return ok
+	})
+	s.waiting.Store(int32(len(s.waiters)))
+}
+
+// Wait returns once a commit that covers the record is stored.
+func (s *Source) Wait(ctx context.Context, seq uint64) error {
+	return s.wait(ctx, &waiter{seq: seq})
+}
+
+// Confirm is Wait for a record whose handler runs only afterwards. The record's
+// own mark is what a last commit stops at, should none that covers the record ever be sent.
+func (s *Source) Confirm(ctx context.Context, own partition.Mark) error {
+	return s.wait(ctx, &waiter{seq: own.Seq, confirm: true, mark: own})
+}
+
+// WaitStart returns once the position the claim starts from is stored.
+func (s *Source) WaitStart(ctx context.Context) error {
+	return s.wait(ctx, &waiter{start: true})
+}
+
+func (s *Source) wait(ctx context.Context, w *waiter) error {
+	w.result = make(chan error, 1)
+	s.c.mu.Lock()
+	if s.closed != nil {
+		s.c.mu.Unlock()
+		return &NotStored{Sent: w.seq < s.sent, Cause: s.closed}
+	}
+	if s.has && (w.start || w.seq < s.stored) {
+		s.c.mu.Unlock()
+		return nil
+	}
+	s.waiters = append(s.waiters, w)
+	s.waiting.Store(int32(len(s.waiters)))
+	s.c.mu.Unlock()
+	s.c.Urge()
+	select {
+	case err := <-w.result:
+		return err
+	case <-ctx.Done():
+	}
+	s.c.mu.Lock()
+	s.serve(func(o *waiter) (error, bool) { return context.Cause(ctx), o == w })
+	s.c.mu.Unlock()
+	return <-w.result
+}
+
+// Flush returns once everything settled so far is stored, or the error of trying.
+func (s *Source) Flush(ctx context.Context) error {
+	s.c.mu.Lock()
+	mark, dirty := s.dirty()
+	closed := s.closed
+	s.flushing = true
+	s.c.mu.Unlock()
+	switch {
+	case closed != nil:
+		return closed
+	case !dirty:
+		return nil
+	case mark.Seq == 0:
+		return s.WaitStart(ctx)
+	}
+	return s.Wait(ctx, mark.Seq-1)
+}
+
+// EndConfirms ends the waits of Confirm: the drain's time is up. What was never
+// sent for them is not sent any more, so those records are left to the next owner.
+func (s *Source) EndConfirms(cause error) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	for _, w := range s.waiters {
+		if w.confirm && w.seq >= s.sent && (s.limit == nil || w.seq < s.limit.Seq) {
+			s.limit = &w.mark
+		}
+	}
+	s.serve(func(w *waiter) (error, bool) {
+		return &NotStored{Sent: w.seq < s.sent, Cause: cause}, w.confirm
+	})
+}
+
+// Close ends the partition's commits and every wait. The first cause stands.
+func (s *Source) Close(cause error) {
+	if cause == nil {
+		cause = errors.New("closed")
+	}
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.closed == nil {
+		s.closed = cause
+	}
+	delete(s.c.sources, s)
+	s.serve(func(w *waiter) (error, bool) {
+		return &NotStored{Sent: w.seq < s.sent, Cause: s.closed}, true
+	})
+}

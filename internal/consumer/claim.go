@@ -1,0 +1,252 @@
+package consumer
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+const (
+	// A partition is paused with highMark records ready and resumed at lowMark.
+	// Pausing beside an idle sibling costs a whole long poll, so the window is
+	// large, and a claim holds back for holdBack before it pauses.
+	highMark = 20000
+	lowMark  = highMark / 2
+	holdBack = 20 * time.Millisecond
+	// pollPaused is how often a paused claim looks whether others freed memory.
+	pollPaused = 25 * time.Millisecond
+	// batch is how many records are taken before other events are looked at.
+	batch = 64
+)
+
+// Claim is one assignment of a partition: the goroutine that drains what sarama
+// fetched into the window, and the slots that hand it out.
+type Claim struct {
+	*shared
+	topic     string
+	partition int32
+	part      *partition.Partition[*sarama.ConsumerMessage]
+	logger    watermill.LoggerAdapter
+	pause     func(paused bool)
+
+	committer *commit.Committer // nil without a group
+	source    *commit.Source
+
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	draining chan struct{}
+	wake     chan struct{} // a token each for an idle slot
+	kick     chan struct{} // spawn, timer or low mark: the claim's own goroutine looks
+	spawn    atomic.Int32
+	slots    sync.WaitGroup
+
+	paused  bool
+	blocked bool
+}
+
+type claimStart struct {
+	topic     string
+	partition int32
+	offset    int64 // of the first record
+	stored    bool  // the group has that offset, or a later one, stored
+	committer *commit.Committer
+	pause     func(paused bool)
+	ctx       context.Context // for its values
+}
+
+func (s *shared) newClaim(start claimStart) *Claim {
+	cfg := s.cfg
+	c := &Claim{
+		shared: s, topic: start.topic, partition: start.partition,
+		pause:     start.pause,
+		committer: start.committer,
+		draining:  make(chan struct{}),
+		wake:      make(chan struct{}, cfg.MaxInFlight+1),
+		kick:      make(chan struct{}, 1),
+	}
+	c.logger = cfg.Logger.With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset})
+	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(start.ctx))
+	c.part = partition.New(partition.Config[*sarama.ConsumerMessage]{
+		Order:          cfg.Order,
+		Key:            func(r *sarama.ConsumerMessage) []byte { return r.Key },
+		MaxInFlight:    cfg.MaxInFlight,
+		MaxUncommitted: cfg.MaxUncommitted,
+		Committed:      c.committer != nil,
+		Limit:          s.limit,
+		Bytes:          &s.bytes,
+		Late:           &s.late,
+		Start:          start.offset,
+		// A record handed out before the start is stored would be lost if we died
+		// now: the next owner would begin at the newest offset again.
+		Held: c.committer != nil && !start.stored,
+	})
+	c.part.OnGrant(func() { c.do(c.part.Poke()) })
+	if c.committer != nil {
+		c.source = c.committer.NewSource(commit.SourceConfig{
+			Topic: c.topic, Partition: c.partition, Stored: start.stored,
+			Mark:      c.part.Mark,
+			Running:   func() int { return c.part.Load().Running },
+			Confirmed: func(m partition.Mark) { c.do(c.part.Committed(m)) },
+			// Nothing more is handed out; the session's own end, which follows, drains.
+			Fenced: func(error) { c.part.Stop() },
+		})
+		c.source.Open()
+	}
+	return c
+}
+
+// run drains messages until they end or done closes.
+func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done <-chan struct{}) {
+	c.pause(false) // the pause state of an earlier assignment survives in sarama
+	opened := c.open()
+	defer opened.Wait()
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		var poll <-chan time.Time
+		if c.paused {
+			poll = time.After(pollPaused)
+		}
+		select {
+		case m, ok := <-messages:
+			if !ok || !c.take(m, messages) {
+				return
+			}
+			c.regulate(timer, done)
+		case <-c.kick:
+			c.serve(timer)
+		case <-timer.C:
+			c.do(c.part.Tick(Now()))
+			c.arm(timer)
+		case <-poll:
+		case <-done:
+			return
+		}
+		if c.paused && !c.over(lowMark) {
+			c.paused, c.blocked = false, false
+			c.pause(false)
+		}
+	}
+}
+
+// open begins to hand out once the start position is stored.
+func (c *Claim) open() *sync.WaitGroup {
+	var wg sync.WaitGroup
+	if c.source != nil {
+		wg.Go(func() {
+			if c.source.WaitStart(c.ctx) == nil {
+				c.do(c.part.Open())
+			}
+		})
+	}
+	return &wg
+}
+
+// take pushes a record and those behind it that are there already.
+func (c *Claim) take(m *sarama.ConsumerMessage, messages <-chan *sarama.ConsumerMessage) bool {
+	for range batch {
+		c.push(m)
+		select {
+		case next, ok := <-messages:
+			if !ok {
+				return false
+			}
+			m = next
+		default:
+			return true
+		}
+	}
+	c.push(m)
+	return true
+}
+
+func (c *Claim) push(m *sarama.ConsumerMessage) {
+	w, err := c.part.Push(m.Offset, m, sizeOf(m))
+	if err != nil {
+		c.logger.Error("Record dropped: sarama delivered it twice or out of order", err, watermill.LogFields{"kafka_partition_offset": m.Offset})
+		return
+	}
+	if w.Spawn > 0 { // we are the claim's goroutine: no need to kick ourselves
+		c.start(w.Spawn)
+		w.Spawn = 0
+	}
+	c.do(w)
+}
+
+func sizeOf(m *sarama.ConsumerMessage) int {
+	n := len(m.Key) + len(m.Value)
+	for _, h := range m.Headers {
+		n += len(h.Key) + len(h.Value)
+	}
+	return n
+}
+
+func (c *Claim) start(n int) {
+	for range n {
+		c.slots.Add(1)
+		go c.slot()
+	}
+}
+
+// serve does what a kick asked for.
+func (c *Claim) serve(timer *time.Timer) {
+	c.start(int(c.spawn.Swap(0)))
+	c.arm(timer)
+}
+
+func (c *Claim) arm(timer *time.Timer) {
+	if at, ok := c.part.Due(); ok {
+		timer.Reset(time.Duration(max(0, at-Now())))
+	}
+}
+
+// over tells whether the window holds more than it should.
+func (c *Claim) over(mark int) bool {
+	load := c.part.Load()
+	return load.Ready >= mark || load.Blocked ||
+		(c.bytes.Load() > c.cfg.MaxBufferedBytes && load.Unsettled > 0)
+}
+
+// regulate pauses the partition if its window is too full and stays so.
+func (c *Claim) regulate(timer *time.Timer, done <-chan struct{}) {
+	if c.paused || !c.over(highMark) {
+		return
+	}
+	held := time.NewTimer(holdBack)
+	defer held.Stop()
+	c.part.ArmLow(highMark - highMark/8)
+hold:
+	for c.over(highMark) {
+		select {
+		case <-c.kick:
+			c.serve(timer)
+		case <-timer.C:
+			c.do(c.part.Tick(Now()))
+			c.arm(timer)
+		case <-done:
+			return
+		case <-held.C:
+			break hold
+		}
+	}
+	if !c.over(highMark) {
+		return
+	}
+	c.paused = true
+	c.pause(true)
+	c.part.ArmLow(lowMark)
+	if c.part.Load().Blocked && !c.blocked {
+		c.blocked = true
+		if oldest, ok := c.part.Oldest(); ok && c.cfg.Events.Blocked != nil {
+			c.cfg.Events.Blocked(c.topic, c.partition, oldest)
+		}
+	}
+}

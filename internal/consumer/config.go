@@ -1,0 +1,99 @@
+// Package consumer takes records out of Kafka and carries out what becomes of
+// them: group membership, claims, the slots that hand records out, and the drain
+// at the end of an assignment.
+package consumer
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// The causes that a drain ends with.
+var (
+	ErrRevoked         = errors.New("ackpolicy: the partition was revoked, the record belongs to its next owner")
+	ErrClosing         = errors.New("ackpolicy: the subscriber is closing, the record is left to the partition's next owner")
+	ErrNoConsumerGroup = errors.New("ackpolicy: there is no consumer group, so nothing can be committed: set SubscriberConfig.Kafka.ConsumerGroup")
+)
+
+// Tracer is what a subscriber needs of watermill-kafka's SaramaTracer.
+type Tracer interface {
+	WrapConsumer(sarama.Consumer) sarama.Consumer
+	WrapPartitionConsumer(sarama.PartitionConsumer) sarama.PartitionConsumer
+	WrapConsumerGroupHandler(sarama.ConsumerGroupHandler) sarama.ConsumerGroupHandler
+}
+
+// Config of a Subscription.
+type Config struct {
+	Brokers []string
+	Sarama  *sarama.Config // ours to change: a copy
+	Side    *sarama.Config // the same for the coordinator's own connection
+	Group   string         // empty: no group, every partition, no commits
+	Topic   string
+	Tracer  Tracer // may be nil
+	Logger  watermill.LoggerAdapter
+
+	Order            partition.Order
+	MaxInFlight      int
+	MaxInFlightTotal int
+	MaxUncommitted   uint64 // 0: no bound
+	MaxBufferedBytes int64
+	CommitInterval   time.Duration
+	CommitEach       bool // commit at every ack
+	DrainTimeout     time.Duration
+	ReconnectSleep   time.Duration
+
+	// NewTask makes what a slot carries a record with.
+	NewTask func() Task
+	Events  Events
+}
+
+// Task carries one record to the application and back. A slot owns it.
+type Task interface {
+	// Delivery answers the record's handle, to be filled by the slot.
+	Delivery() *Delivery
+	// Run hands the record to the application and returns its verdict once it is
+	// finished. sent is false if stop closed before anybody took it.
+	Run(stop <-chan struct{}) (v partition.Verdict, sent bool)
+	// Finished follows the settlement of Run's verdict.
+	Finished()
+	// Cancel makes a Run under way return: the delivery is no longer ours.
+	Cancel(cause error)
+}
+
+// Events tell what happens; each may be nil. They are called without a lock held.
+type Events struct {
+	Assigned     func(topic string, partition int32, start int64)
+	Reset        func(topic string, partition int32, stored, start int64)
+	Committed    func(topic string, partition int32, offset int64)
+	CommitFailed func(topic string, partition int32, offset int64, err error, attempt int)
+	Released     func(topic string, partition int32, r Released)
+	Blocked      func(topic string, partition int32, oldest partition.Oldest)
+}
+
+// Released is how an assignment ended.
+type Released struct {
+	Cause     error // ErrRevoked or ErrClosing
+	Committed int64 // the watermark
+	Err       error // the watermark could not be committed
+	TimedOut  bool  // handlers did not finish within the drain timeout
+	Left      partition.Left
+}
+
+// shared is what the claims of a subscription have in common.
+type shared struct {
+	cfg   *Config
+	bytes atomic.Int64
+	late  atomic.Bool
+	limit *partition.Limit
+}
+
+var processStart = time.Now()
+
+// Now is the clock of due times: monotonic nanoseconds.
+func Now() int64 { return int64(time.Since(processStart)) }

@@ -1,0 +1,56 @@
+package consumer
+
+import (
+	"context"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+)
+
+// commitGrace is what the last commit and the group's leave may take after the handlers.
+const commitGrace = 5 * time.Second
+
+// drain ends the assignment: nothing more is handed out, handlers in flight
+// finish within budget, what is settled is committed, the rest is left to the
+// next owner. messages is read to its end, so that sarama is never held up.
+func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budget time.Duration) {
+	discarded := make(chan struct{})
+	go func() {
+		defer close(discarded)
+		for range messages { //nolint:revive // nothing is to be done with them
+		}
+	}()
+	close(c.draining)
+	drained := c.part.Stop()
+	timer := time.NewTimer(budget)
+	defer timer.Stop()
+	timedOut := false
+	select {
+	case <-drained:
+	case <-timer.C:
+		timedOut = true
+		if c.source != nil {
+			c.source.EndConfirms(cause)
+		}
+	}
+	left, running := c.part.Close()
+	c.part.Forget()
+	c.cancel(cause)
+	for _, d := range running {
+		d.Owner.(Task).Cancel(cause)
+	}
+	released := Released{Cause: cause, TimedOut: timedOut, Left: left, Committed: c.part.Mark().Offset}
+	if c.source != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), commitGrace-time.Second)
+		released.Err = c.source.Flush(ctx)
+		cancel()
+		c.source.Close(cause)
+	}
+	c.slots.Wait()
+	<-discarded
+	c.logger.Debug("Partition released", watermill.LogFields{"cause": cause.Error(), "committed": released.Committed})
+	if c.cfg.Events.Released != nil {
+		c.cfg.Events.Released(c.topic, c.partition, released)
+	}
+}

@@ -1,0 +1,150 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+)
+
+// consumeGroup is a member of the group until ctx ends or the membership fails.
+func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
+	group, err := sarama.NewConsumerGroupFromClient(s.cfg.Group, c.fetch)
+	if err != nil {
+		return err
+	}
+	var errs sync.WaitGroup
+	errs.Go(func() {
+		for err := range group.Errors() {
+			s.logError("Kafka consumer group error", err)
+		}
+	})
+	defer errs.Wait()
+
+	h := &groupHandler{s: s, clients: c, group: group}
+	var handler sarama.ConsumerGroupHandler = h
+	if s.cfg.Tracer != nil {
+		handler = s.cfg.Tracer.WrapConsumerGroupHandler(handler)
+	}
+	short := 0 // sessions in a row that ended at once
+	for ctx.Err() == nil && err == nil {
+		began := time.Now()
+		err = group.Consume(ctx, []string{s.cfg.Topic}, handler)
+		if short++; time.Since(began) > time.Second {
+			short = 0
+		}
+		if short > 3 {
+			s.pause(ctx, min(100*time.Millisecond<<min(short-3, 6), 5*time.Second))
+		}
+	}
+	// Close leaves the group; only after Consume, or it swallows every error.
+	if closeErr := group.Close(); closeErr != nil {
+		err = errors.Join(err, closeErr)
+	}
+	return err
+}
+
+// groupHandler is one membership of the group.
+type groupHandler struct {
+	s         *Subscription
+	clients   *clients
+	group     sarama.ConsumerGroup
+	committer *commit.Committer
+}
+
+// Setup begins a session: with eager rebalances each assignment, with
+// cooperative ones the whole membership.
+func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
+	cfg := h.s.cfg
+	var instance *string
+	if id := cfg.Sarama.Consumer.Group.InstanceId; id != "" {
+		instance = &id
+	}
+	h.committer = commit.New(commit.Config{
+		Client:      h.clients.side,
+		Group:       cfg.Group,
+		InstanceID:  instance,
+		Interval:    cfg.CommitInterval,
+		Cooperative: h.s.cooperative,
+		Committed: func(topic string, partition int32, offset int64) {
+			if cfg.Events.Committed != nil {
+				cfg.Events.Committed(topic, partition, offset)
+			}
+		},
+		Failed: h.s.commitFailed,
+		Fenced: func(topic string, partition int32, offset int64, err error) {
+			h.s.commitFailed(topic, partition, offset, errors.Join(errors.New("the group went on without this member"), err), 0)
+		},
+	}, session)
+	return nil
+}
+
+// Cleanup ends a session, after its last claim.
+func (h *groupHandler) Cleanup(sarama.ConsumerGroupSession) error {
+	h.committer.Close()
+	return nil
+}
+
+// ConsumeClaim serves one assigned partition until it is revoked or we close.
+// To return for any other reason would end the session for all partitions.
+func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
+	s := h.s
+	topic, partition := claim.Topic(), claim.Partition()
+	offset, stored := h.start(session, claim)
+	c := s.shared.newClaim(claimStart{
+		topic: topic, partition: partition, offset: offset, stored: stored,
+		committer: h.committer,
+		ctx:       s.values,
+		pause: func(paused bool) {
+			tp := map[string][]int32{topic: {partition}}
+			if paused {
+				h.group.Pause(tp)
+			} else {
+				h.group.Resume(tp)
+			}
+		},
+	})
+	if s.cfg.Events.Assigned != nil {
+		s.cfg.Events.Assigned(topic, partition, offset)
+	}
+	c.run(claim.Messages(), session.Context().Done())
+	cause, budget := ErrRevoked, s.revokeBudget()
+	if s.closingNow() {
+		cause, budget = ErrClosing, s.cfg.DrainTimeout
+	}
+	c.drain(claim.Messages(), cause, budget)
+	return nil
+}
+
+// start answers the offset the claim reads from, and whether the group has it stored.
+func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (int64, bool) {
+	topic, partition := claim.Topic(), claim.Partition()
+	if offset := claim.InitialOffset(); offset >= 0 {
+		return offset, true
+	}
+	// Nothing was stored, or what was stored lies outside the log and sarama
+	// reset the position: either way the start must be committed.
+	offset, ok := h.clients.fetch.position(topic, partition, claim.InitialOffset())
+	if !ok {
+		// Not reached: ConsumePartition asks for both ends before it returns.
+		offset = 0
+	}
+	ctx, cancel := context.WithTimeout(session.Context(), 2*time.Second)
+	defer cancel()
+	stored, err := commit.Stored(ctx, h.clients.side, h.s.cfg.Group, topic, partition)
+	if err == nil && stored >= 0 && stored != offset {
+		h.s.cfg.Logger.Error("The group's stored offset lies outside the partition's log: position reset",
+			sarama.ErrOffsetOutOfRange, watermill.LogFields{
+				"kafka_partition": partition, "stored_offset": stored, "new_offset": offset,
+			})
+		if h.s.cfg.Events.Reset != nil {
+			h.s.cfg.Events.Reset(topic, partition, stored, offset)
+		}
+	}
+	return offset, false
+}

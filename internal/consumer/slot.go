@@ -1,0 +1,149 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+
+	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// slot carries records to the application, one at a time, until the claim drains.
+func (c *Claim) slot() {
+	defer c.slots.Done()
+	task := c.newTask()
+	w, ok := c.part.Take(&task.Delivery().Delivery)
+	c.do(w)
+	for {
+		for !ok {
+			select {
+			case <-c.wake:
+			case <-c.draining:
+				return
+			}
+			w, ok = c.part.Take(&task.Delivery().Delivery)
+			c.do(w)
+		}
+		d := &task.Delivery().Delivery
+		verdict, sent := task.Run(c.draining)
+		if !sent {
+			c.do(c.part.Abandon(d))
+			return
+		}
+		next := c.newTask()
+		_, ok, w = c.part.FinishAndTake(d, verdict, Now(), &next.Delivery().Delivery)
+		task.Finished()
+		c.do(w)
+		task = next
+	}
+}
+
+func (c *Claim) newTask() Task {
+	task := c.cfg.NewTask()
+	d := task.Delivery()
+	d.claim = c
+	d.Owner = task
+	return task
+}
+
+// do carries out what the partition asked for. Slots are started by the claim's
+// own goroutine only.
+func (c *Claim) do(w partition.Work) {
+	for range w.Wake {
+		c.wake <- struct{}{} // has room for every slot
+	}
+	if w.Spawn > 0 {
+		c.spawn.Add(int32(w.Spawn))
+	}
+	if w.Spawn > 0 || w.Timer || w.Low {
+		select {
+		case c.kick <- struct{}{}:
+		default:
+		}
+	}
+	if c.source != nil && (w.Full || (w.Moved && (c.cfg.CommitEach || c.source.Waiting()))) {
+		c.committer.Urge()
+	}
+	w.Granted()
+}
+
+// Delivery is the handle of one handing out of a record.
+type Delivery struct {
+	partition.Delivery[*sarama.ConsumerMessage]
+	claim *Claim
+}
+
+// Settle settles the delivery unless it is settled; see partition.Settle.
+func (d *Delivery) Settle(v partition.Verdict) (status partition.Status, first bool) {
+	status, first, w := d.claim.part.Settle(&d.Delivery, v, Now())
+	d.claim.do(w)
+	return status, first
+}
+
+// AckCumulative acks the record and every earlier one that no handler has.
+func (d *Delivery) AckCumulative() (status partition.Status, first bool) {
+	status, first, _, w := d.claim.part.AckCumulative(&d.Delivery, Now())
+	d.claim.do(w)
+	return status, first
+}
+
+// Release tells that a rejected record's dead letter is stored.
+func (d *Delivery) Release() bool {
+	ok, w := d.claim.part.Release(&d.Delivery)
+	d.claim.do(w)
+	return ok
+}
+
+// Status answers what became of the delivery.
+func (d *Delivery) Status() partition.Status { return d.claim.part.Status(&d.Delivery) }
+
+// Draining is closed when the partition's drain begins. Who asks for it may
+// settle late: a drain waits for that.
+func (d *Delivery) Draining() <-chan struct{} {
+	d.claim.shared.late.Store(true)
+	return d.claim.draining
+}
+
+// Context is cancelled, with ErrRevoked or ErrClosing as its cause, when the
+// partition is no longer ours.
+func (d *Delivery) Context() context.Context { return d.claim.ctx }
+
+// HasGroup tells whether offsets are committed.
+func (d *Delivery) HasGroup() bool { return d.claim.source != nil }
+
+// WaitStored returns once the broker stores an offset that covers the record.
+func (d *Delivery) WaitStored(ctx context.Context) error {
+	return d.await(func() error { return d.claim.source.Wait(ctx, d.Seq()) })
+}
+
+// Confirm is WaitStored for a record whose handler has not run. It ends only with
+// the commit or the assignment. sent tells whether a commit that covers it was tried.
+func (d *Delivery) Confirm() (sent bool, err error) {
+	own := partition.Mark{Offset: d.Offset(), Seq: d.Seq()}
+	err = d.await(func() error { return d.claim.source.Confirm(context.Background(), own) })
+	var not *commit.NotStored
+	return err != nil && errors.As(err, &not) && not.Sent, d.claim.cause(err)
+}
+
+// await lends the record's lane to the oldest unsettled record, which the commit waits for.
+func (d *Delivery) await(wait func() error) error {
+	c := d.claim
+	if c.source == nil {
+		return ErrNoConsumerGroup
+	}
+	c.do(c.part.Wait(&d.Delivery, +1))
+	err := wait()
+	c.do(c.part.Wait(&d.Delivery, -1))
+	return c.cause(err)
+}
+
+// cause turns the end of a wait into the end of the assignment, where it was that.
+func (c *Claim) cause(err error) error {
+	var not *commit.NotStored
+	if !errors.As(err, &not) || errors.Is(err, ErrRevoked) || errors.Is(err, ErrClosing) {
+		return err
+	}
+	return errors.Join(ErrRevoked, err) // fenced: the group went on without us
+}

@@ -1,0 +1,97 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/IBM/sarama"
+)
+
+// consumeAll reads every partition of the topic without a group: from the
+// configured start, after a reconnect from where it was.
+func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []int32) error {
+	consumer, err := sarama.NewConsumerFromClient(c.fetch)
+	if err != nil {
+		return err
+	}
+	wrapped := consumer
+	if s.cfg.Tracer != nil {
+		wrapped = s.cfg.Tracer.WrapConsumer(consumer)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var claims sync.WaitGroup
+	for _, p := range partitions {
+		claims.Go(func() {
+			// One partition that ends is a reason to start anew for all.
+			defer cancel()
+			if err := s.consumePartition(ctx, c, wrapped, p); err != nil {
+				s.logError("Cannot consume partition", fmt.Errorf("topic %s, partition %d: %w", s.cfg.Topic, p, err))
+			}
+		})
+	}
+	claims.Wait()
+	err = consumer.Close()
+	if ctx.Err() != nil && s.closingNow() {
+		return err
+	}
+	return errors.Join(errors.New("a partition's reader ended"), err)
+}
+
+func (s *Subscription) consumePartition(ctx context.Context, c *clients, consumer sarama.Consumer, p int32) error {
+	topic := s.cfg.Topic
+	s.mu.Lock()
+	from, resumed := s.positions[p]
+	s.mu.Unlock()
+	if !resumed {
+		from = s.cfg.Sarama.Consumer.Offsets.Initial
+	}
+	pc, err := consumer.ConsumePartition(topic, p, from)
+	if resumed && errors.Is(err, sarama.ErrOffsetOutOfRange) {
+		from = s.cfg.Sarama.Consumer.Offsets.Initial
+		pc, err = consumer.ConsumePartition(topic, p, from)
+	}
+	if err != nil {
+		return err
+	}
+	if from < 0 {
+		from, _ = c.fetch.position(topic, p, from)
+	}
+	if s.cfg.Tracer != nil {
+		pc = s.cfg.Tracer.WrapPartitionConsumer(pc)
+	}
+	var errs sync.WaitGroup
+	errs.Go(func() {
+		for err := range pc.Errors() {
+			s.logError("Kafka consumer error", err)
+		}
+	})
+	claim := s.shared.newClaim(claimStart{
+		topic: topic, partition: p, offset: from, stored: true,
+		ctx: s.values,
+		pause: func(paused bool) {
+			if paused {
+				pc.Pause()
+			} else {
+				pc.Resume()
+			}
+		},
+	})
+	if s.cfg.Events.Assigned != nil {
+		s.cfg.Events.Assigned(topic, p, from)
+	}
+	claim.run(pc.Messages(), ctx.Done())
+	pc.AsyncClose()
+	cause := ErrRevoked
+	if s.closingNow() {
+		cause = ErrClosing
+	}
+	claim.drain(pc.Messages(), cause, s.cfg.DrainTimeout)
+	s.mu.Lock()
+	s.positions[p] = claim.part.Mark().Offset
+	s.mu.Unlock()
+	errs.Wait()
+	return nil
+}

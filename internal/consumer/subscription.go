@@ -1,0 +1,204 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// Subscription reads one topic until Stop, or until its context ends.
+type Subscription struct {
+	*shared
+	values      context.Context // Subscribe's context, for its values only
+	dialer      *dialer
+	cooperative bool
+
+	closing chan struct{}
+	once    sync.Once
+	done    chan struct{}
+
+	mu        sync.Mutex
+	positions map[int32]int64 // without a group: where each partition goes on
+}
+
+// Start connects, or answers why that failed, and begins to consume.
+func Start(ctx context.Context, cfg Config) (*Subscription, error) {
+	s := &Subscription{
+		shared:    &shared{cfg: &cfg},
+		values:    ctx,
+		closing:   make(chan struct{}),
+		done:      make(chan struct{}),
+		positions: map[int32]int64{},
+	}
+	if cfg.MaxInFlightTotal > 0 {
+		s.limit = partition.NewLimit(cfg.MaxInFlightTotal)
+	}
+	s.dialer = newDialer(cfg.Sarama, cfg.Side)
+	s.cooperative = isCooperative(cfg.Sarama)
+	c, partitions, err := s.open()
+	if err != nil {
+		s.dialer.cut()
+		return nil, err
+	}
+	go s.run(ctx, c, partitions)
+	return s, nil
+}
+
+// Stop begins the end: drain, last commit, leave. Done tells when that is over.
+func (s *Subscription) Stop() { s.once.Do(func() { close(s.closing) }) }
+
+// Done is closed once nothing of the subscription runs any more.
+func (s *Subscription) Done() <-chan struct{} { return s.done }
+
+func (s *Subscription) closingNow() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Subscription) open() (*clients, []int32, error) {
+	c, err := open(s.cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot connect to Kafka brokers %v: %w", s.cfg.Brokers, err)
+	}
+	if s.cfg.Group != "" {
+		return c, nil, nil
+	}
+	partitions, err := c.fetch.Partitions(s.cfg.Topic)
+	if err != nil {
+		_ = c.close()
+		return nil, nil, fmt.Errorf("cannot get the partitions of topic %s: %w", s.cfg.Topic, err)
+	}
+	return c, partitions, nil
+}
+
+func (s *Subscription) run(outer context.Context, c *clients, partitions []int32) {
+	defer close(s.done)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	finished := make(chan struct{})
+	defer close(finished)
+	watch.Go(func() {
+		select {
+		case <-outer.Done():
+			s.Stop() // the cause is known before the claims see their context end
+		case <-s.closing:
+		case <-finished:
+			s.dialer.cut()
+			return
+		}
+		cancel()
+		// With the broker gone, requests under way answer only at their timeouts.
+		timer := time.NewTimer(s.cfg.DrainTimeout + commitGrace)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			s.cfg.Logger.Error("Kafka did not answer in time while closing: connections cut",
+				errors.New("close timed out"), watermill.LogFields{"timeout": s.cfg.DrainTimeout + commitGrace})
+		case <-finished:
+		}
+		s.dialer.Cut()
+	})
+	for sleep := s.cfg.ReconnectSleep; ; {
+		if c != nil {
+			began := time.Now()
+			err := s.consume(ctx, c, partitions)
+			if err = errors.Join(err, c.close()); err != nil && !s.closingNow() {
+				s.logError("Kafka consumer stopped, it will reconnect", err)
+			} else if err != nil {
+				s.cfg.Logger.Info("Kafka consumer closed with an error", watermill.LogFields{"err": err.Error()})
+			}
+			if time.Since(began) > time.Minute {
+				sleep = s.cfg.ReconnectSleep
+			}
+		}
+		if !s.pause(ctx, sleep) {
+			return
+		}
+		sleep = min(2*sleep, max(s.cfg.ReconnectSleep, 30*time.Second))
+		s.cfg.Logger.Info("Reconnecting consumer", nil)
+		var err error
+		if c, partitions, err = s.open(); err != nil {
+			c = nil
+			s.logError("Cannot reconnect to Kafka", err)
+		}
+	}
+}
+
+// pause waits, and answers false if ctx ended meanwhile.
+func (s *Subscription) pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *Subscription) consume(ctx context.Context, c *clients, partitions []int32) error {
+	if s.cfg.Group == "" {
+		return s.consumeAll(ctx, c, partitions)
+	}
+	return s.consumeGroup(ctx, c)
+}
+
+// revokeBudget is how long handlers may finish on a revocation: the coordinator
+// evicts a member that takes longer than the rebalance timeout, which began up to
+// a heartbeat ago.
+func (s *Subscription) revokeBudget() time.Duration {
+	consumer := &s.cfg.Sarama.Consumer
+	budget := consumer.Group.Rebalance.Timeout - consumer.Group.Heartbeat.Interval - 2*consumer.MaxWaitTime - time.Second
+	return max(min(budget, s.cfg.DrainTimeout), consumer.Group.Rebalance.Timeout/4)
+}
+
+func (s *Subscription) commitFailed(topic string, p int32, offset int64, err error, attempt int) {
+	fields := watermill.LogFields{"kafka_partition": p, "offset": offset, "attempt": attempt}
+	switch {
+	case attempt == 0:
+		s.cfg.Logger.Error("Commit refused", err, fields)
+	case attempt == 3 || (attempt > 3 && attempt%30 == 0):
+		s.cfg.Logger.Error("Commit keeps failing, it is tried again", err, fields)
+	default:
+		fields["err"] = err.Error()
+		s.cfg.Logger.Debug("Commit failed, it is tried again", fields)
+	}
+	if s.cfg.Events.CommitFailed != nil {
+		s.cfg.Events.CommitFailed(topic, p, offset, err, attempt)
+	}
+}
+
+func (s *Subscription) logError(msg string, err error) {
+	if s.closingNow() {
+		s.cfg.Logger.Info(msg, watermill.LogFields{"err": err.Error()})
+		return
+	}
+	s.cfg.Logger.Error(msg, err, nil)
+}
+
+func isCooperative(cfg *sarama.Config) bool {
+	rebalance := &cfg.Consumer.Group.Rebalance
+	strategies := rebalance.GroupStrategies
+	if rebalance.Strategy != nil {
+		strategies = []sarama.BalanceStrategy{rebalance.Strategy}
+	}
+	for _, s := range strategies {
+		if s.Name() != sarama.CooperativeStickyBalanceStrategyName {
+			return false
+		}
+	}
+	return len(strategies) > 0
+}

@@ -1,0 +1,61 @@
+// Package kafkactx answers watermill-kafka's context getters on messages that
+// watermill-kafka did not make.
+//
+// The keys of those getters are unexported. But a getter hands its key to
+// Context.Value, so a context that writes down what it is asked for learns each of
+// them from the getter itself.
+package kafkactx
+
+import (
+	"context"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+)
+
+// Record is what the getters ask for.
+type Record interface {
+	Partition() int32
+	Offset() int64
+	Timestamp() time.Time
+	Key() []byte
+}
+
+var partitionKey, offsetKey, timestampKey, keyKey = learn()
+
+type probe struct {
+	context.Context
+	asked any
+}
+
+func (p *probe) Value(key any) any {
+	p.asked = key
+	return nil
+}
+
+func learn() (partition, offset, timestamp, key any) {
+	p := &probe{Context: context.Background()}
+	kafka.MessagePartitionFromCtx(p)
+	partition = p.asked
+	kafka.MessagePartitionOffsetFromCtx(p)
+	offset = p.asked
+	kafka.MessageTimestampFromCtx(p)
+	timestamp = p.asked
+	kafka.MessageKeyFromCtx(p)
+	return partition, offset, timestamp, p.asked
+}
+
+// Value answers the getters' keys from a record; ok is false for any other key.
+func Value(r Record, key any) (value any, ok bool) {
+	switch key {
+	case partitionKey:
+		return r.Partition(), true
+	case offsetKey:
+		return r.Offset(), true
+	case timestampKey:
+		return r.Timestamp(), true
+	case keyKey:
+		return r.Key(), true
+	}
+	return nil, false
+}

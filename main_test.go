@@ -1,0 +1,40 @@
+package ackpolicy_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+func TestMain(m *testing.M) {
+	// The tests wait for brokers and timers more than they compute: two at a time, which is what two cores would get,
+	// leave the machine idle.
+	parallel := flag.Lookup("test.parallel")
+	flag.Parse()
+	if parallel.Value.String() == parallel.DefValue {
+		_ = parallel.Value.Set("16")
+	}
+	// sarama's metrics start one goroutine for the process and never end it.
+	goleak.VerifyTestMain(withBroker{m}, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
+
+// shared is the broker of all tests that do not say otherwise.
+var shared *brokertest.Broker
+
+type withBroker struct{ m *testing.M }
+
+func (w withBroker) Run() int {
+	broker, err := brokertest.Start()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer broker.Close()
+	shared = broker
+	return w.m.Run()
+}

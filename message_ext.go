@@ -1,0 +1,278 @@
+package ackpolicy
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// Status is the fate of a delivery.
+type Status uint8
+
+const (
+	Pending  Status = iota // not settled
+	Acked                  // its offset may be committed
+	Nacked                 // it will be delivered again
+	Rejected               // it will not be delivered again
+	Revoked                // no longer ours: revoked or closed before it was settled
+)
+
+var statusNames = [...]string{"pending", "acked", "nacked", "rejected", "revoked"}
+
+// String answers the status in lower case.
+func (s Status) String() string {
+	if int(s) < len(statusNames) {
+		return statusNames[s]
+	}
+	return fmt.Sprintf("Status(%d)", uint8(s))
+}
+
+// Delivery is one handing out of a record to a handler. Its verbs settle the
+// record, from any goroutine, during the handler or after it.
+//
+// The first settlement wins: a second equal one is a no-op that answers true, a
+// contradicting one answers false and changes nothing. Verbs settle, they do
+// not finish: in a Router the end of the handler does that, in a plain Subscribe
+// loop msg.Ack or msg.Nack, which has to be called after a verb too.
+//
+// On a message of another subscriber a Delivery works on Watermill's own ack.
+type Delivery struct {
+	kafka consumer.Delivery // used where sub is set
+	sub   *subscription     // nil: the subscriber is not ours
+	ctx   deliveryContext
+
+	mu       sync.Mutex
+	msg      *message.Message
+	running  int // handlers under our middleware that run now
+	returned chan struct{}
+	planned  bool
+	plan     plan
+	canceled bool
+	foreign  *foreign // set where sub is nil
+}
+
+// plan is what the middleware leaves for the Router's signal: success is known
+// only when the Router acks, after it published what the handler produced.
+type plan struct {
+	onAck, onNack action
+	err           error // the handler's, if it failed
+}
+
+// FromMessage answers the delivery of a message that a handler received. It is
+// false for a message of another subscriber that did not pass the middleware.
+func FromMessage(msg *message.Message) (*Delivery, bool) {
+	if msg == nil {
+		return nil, false
+	}
+	return FromContext(msg.Context())
+}
+
+// FromContext is FromMessage for code that has only the message's context.
+func FromContext(ctx context.Context) (*Delivery, bool) {
+	d, ok := ctx.Value(deliveryKey{}).(*Delivery)
+	return d, ok
+}
+
+// Ack acks the record: its offset may be committed. It answers true if the
+// delivery is acked, now or before, and false if it was settled otherwise or is
+// no longer ours.
+func (d *Delivery) Ack() bool {
+	if d.sub == nil {
+		return d.foreign.settle(d, Acked, nil)
+	}
+	return d.settle(partition.Verdict{Status: partition.Acked}, nil)
+}
+
+// Nack has the record delivered again, after SubscriberConfig.Backoff or, without
+// one, kafka.SubscriberConfig.NackResendSleep.
+func (d *Delivery) Nack() bool { return d.nack(noDelay, nil) }
+
+// NackAfter is Nack with the delay before the next delivery, counted from now.
+// The next delivery never starts before this one's handler returned.
+func (d *Delivery) NackAfter(delay time.Duration) bool { return d.nack(max(0, delay), nil) }
+
+func (d *Delivery) nack(delay time.Duration, err error) bool {
+	if d.sub == nil {
+		return d.foreign.settle(d, Nacked, err)
+	}
+	return d.settle(d.verdict(doNack, delay, err), err)
+}
+
+// Reject gives the record up: it will not be delivered again. The reason may be
+// nil; it is logged at error level with the record's position.
+func (d *Delivery) Reject(reason error) bool {
+	if d.sub == nil {
+		return d.foreign.settle(d, Rejected, reason)
+	}
+	return d.settle(partition.Verdict{Status: partition.Rejected}, reason)
+}
+
+// AckSync acks the record and returns once the broker stores an offset that
+// covers it, and so every earlier record of the partition is settled too. Where ctx
+// ends first, the record stays acked and ctx's error is returned. Other errors:
+// one that names the status on a nacked or rejected delivery; ErrRevoked or
+// ErrClosing where the record is no longer ours; ErrNoConsumerGroup, after the
+// ack, where nothing can be committed; ErrNotKafka, without an ack, on a message of another subscriber.
+func (d *Delivery) AckSync(ctx context.Context) error {
+	if d.sub == nil {
+		return ErrNotKafka
+	}
+	d.Ack()
+	switch d.Status() {
+	case Acked:
+	case Revoked:
+		return d.position(context.Cause(d.kafka.Context()))
+	default:
+		return d.position(fmt.Errorf("cannot ack: the delivery is %s already", d.Status()))
+	}
+	if err := d.kafka.WaitStored(ctx); err != nil {
+		return d.position(err)
+	}
+	return nil
+}
+
+// AckCumulative acks the record and, with it, every earlier record of its
+// partition that was delivered and whose handler does not run now. It answers as Ack does.
+func (d *Delivery) AckCumulative() bool {
+	if d.sub == nil {
+		return false
+	}
+	status, first := d.kafka.AckCumulative()
+	if first {
+		d.sub.settled(d, Acked, nil)
+	}
+	return status == partition.Acked
+}
+
+// Status answers what became of the delivery.
+func (d *Delivery) Status() Status {
+	if d.sub == nil {
+		return d.foreign.state(d)
+	}
+	return Status(d.kafka.Status())
+}
+
+// Attempt counts the deliveries of the record: 1 on the first. It begins anew
+// after a restart and where the partition was revoked meanwhile. Another
+// subscriber's messages do not tell: always 1.
+func (d *Delivery) Attempt() int {
+	if d.sub == nil {
+		return 1
+	}
+	return d.kafka.Attempt()
+}
+
+// Draining is closed when the record's partition begins to drain: at Close, or
+// when it is revoked. An application that settles late flushes on it: what it
+// settles within DrainTimeout is still committed.
+func (d *Delivery) Draining() <-chan struct{} {
+	if d.sub == nil {
+		return nil // never
+	}
+	return d.kafka.Draining()
+}
+
+// Topic, Partition, Offset, Key and Timestamp are the record's. Where the message
+// does not come from Kafka, Partition and Offset are -1. Do not modify the key.
+func (d *Delivery) Topic() string {
+	if d.sub == nil {
+		return d.foreign.topic
+	}
+	return d.kafka.Record().Topic
+}
+
+// Partition is the record's partition.
+func (d *Delivery) Partition() int32 {
+	if d.sub == nil {
+		return d.foreign.partition
+	}
+	return d.kafka.Record().Partition
+}
+
+// Offset is the record's offset.
+func (d *Delivery) Offset() int64 {
+	if d.sub == nil {
+		return d.foreign.offset
+	}
+	return d.kafka.Offset()
+}
+
+// Key is the record's key; nil means that it has none.
+func (d *Delivery) Key() []byte {
+	if d.sub == nil {
+		return d.foreign.key
+	}
+	return d.kafka.Record().Key
+}
+
+// Timestamp is the record's timestamp.
+func (d *Delivery) Timestamp() time.Time {
+	if d.sub == nil {
+		return d.foreign.timestamp
+	}
+	return d.kafka.Record().Timestamp
+}
+
+// settle carries a verdict out; it answers whether it holds.
+func (d *Delivery) settle(v partition.Verdict, reason error) bool {
+	status, first := d.kafka.Settle(v)
+	if first {
+		d.sub.settled(d, Status(status), reason)
+	}
+	return status == v.Status
+}
+
+// verdict turns an action into what the partition understands.
+func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.Verdict {
+	switch a {
+	case doAck:
+		return partition.Verdict{Status: partition.Acked}
+	case doReject:
+		return partition.Verdict{Status: partition.Rejected}
+	case doNack:
+		if delay == noDelay {
+			delay = d.sub.backoff(d.Attempt(), err)
+		}
+		return partition.Verdict{Status: partition.Nacked, DueAt: consumer.Now() + int64(delay)}
+	}
+	return partition.Verdict{}
+}
+
+// position adds to an error which record it is about.
+func (d *Delivery) position(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("topic %s, partition %d, offset %d: %w", d.Topic(), d.Partition(), d.Offset(), err)
+}
+
+// enter tells that a handler begins. It answers whether no other of ours runs
+// around it: the plan of the innermost middleware counts.
+func (d *Delivery) enter() (outermost bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running++
+	if d.running == 1 {
+		d.planned = false
+	}
+	return d.running == 1
+}
+
+// leave tells that the handler returned, and what the Router's signal then means.
+func (d *Delivery) leave(p plan) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.planned {
+		d.planned, d.plan = true, p
+	}
+	if d.running--; d.running == 0 && d.returned != nil {
+		close(d.returned)
+		d.returned = nil
+	}
+}

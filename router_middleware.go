@@ -1,0 +1,216 @@
+package ackpolicy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Middleware returns a handler that follows the policy:
+//
+//	router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+func (p Policy) Middleware(h message.HandlerFunc) message.HandlerFunc {
+	return Middleware{Policy: p}.Middleware(h)
+}
+
+// Middleware decides what becomes of a record when its handler ends. Added to the
+// Router it holds for all handlers, added to a handler for that one; where both
+// are, the inner one's verdict counts.
+type Middleware struct {
+	// Policy of every handler that Handlers does not name.
+	Policy Policy
+	// Handlers gives a policy to handlers by name.
+	Handlers map[string]Policy
+	// ConfirmFirst runs AckFirst handlers only after the broker has confirmed the
+	// record's commit: at most once, even under kill -9. It takes this
+	// package's Subscriber with a consumer group.
+	ConfirmFirst bool
+	// Classify may choose another policy for an ordinary error: false, AckFirst
+	// or an invalid one means the usual policy. It is not asked about signals,
+	// nor under AckFirst.
+	Classify func(err error) (Policy, bool)
+	// Logger tells of rejected messages of other subscribers, and warns; nil is no log.
+	Logger watermill.LoggerAdapter
+}
+
+// Middleware implements Watermill's message.HandlerMiddleware.
+func (m Middleware) Middleware(h message.HandlerFunc) message.HandlerFunc {
+	if m.Logger == nil {
+		m.Logger = watermill.NopLogger{}
+	}
+	if err := m.validate(); err != nil {
+		return func(*message.Message) ([]*message.Message, error) { return nil, err }
+	}
+	warn := &sync.Once{}
+	return func(msg *message.Message) ([]*message.Message, error) {
+		policy := m.policyFor(msg.Context(), warn)
+		d, ok := FromContext(msg.Context())
+		if !ok || !d.over(msg) {
+			d = foreignDelivery(msg, m.Logger)
+		}
+		if policy == AckFirst {
+			if err := m.ackFirst(d); err != nil {
+				return nil, err
+			}
+		}
+		return m.run(d, policy, h, msg)
+	}
+}
+
+func (m Middleware) validate() error {
+	var errs []error
+	if !m.Policy.valid() {
+		errs = append(errs, fmt.Errorf("Middleware.Policy: no such policy: %d", uint8(m.Policy)))
+	}
+	for name, p := range m.Handlers {
+		if !p.valid() {
+			errs = append(errs, fmt.Errorf("Middleware.Handlers[%q]: no such policy: %d", name, uint8(p)))
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("ackpolicy: bad configuration, nothing is acked: %w", errors.Join(errs...))
+}
+
+// over tells whether the delivery is this message's, and not one that a message
+// made in a handler inherited with its context.
+func (d *Delivery) over(msg *message.Message) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.msg == msg
+}
+
+func (m Middleware) policyFor(ctx context.Context, warn *sync.Once) Policy {
+	if len(m.Handlers) == 0 {
+		return m.Policy
+	}
+	name := message.HandlerNameFromCtx(ctx)
+	if p, ok := m.Handlers[name]; ok {
+		return p
+	}
+	if m.Policy == AckFirst {
+		warn.Do(func() {
+			m.Logger.Info("Handler is not in Middleware.Handlers and Middleware.Policy was left at its zero value: its messages are acked before it runs (ack_first)",
+				watermill.LogFields{"level": "warning", "handler_name": name})
+		})
+	}
+	return m.Policy
+}
+
+func (m Middleware) ackFirst(d *Delivery) error {
+	if !m.ConfirmFirst {
+		d.Ack()
+		return nil
+	}
+	if d.sub == nil {
+		return fmt.Errorf("ackpolicy: ConfirmFirst takes ackpolicy.NewSubscriber, nothing was acked: %w", ErrNotKafka)
+	}
+	return d.confirm()
+}
+
+// confirm acks and waits until the commit is confirmed. Whatever else ends the
+// wait ends the assignment: the handler must not run.
+func (d *Delivery) confirm() error {
+	if !d.kafka.HasGroup() {
+		return d.position(fmt.Errorf("ConfirmFirst: nothing was acked: %w", ErrNoConsumerGroup))
+	}
+	if !d.Ack() {
+		return d.position(fmt.Errorf("ConfirmFirst: the delivery is %s", d.Status()))
+	}
+	sent, err := d.kafka.Confirm()
+	if err == nil {
+		return nil
+	}
+	err = d.position(err)
+	if sent {
+		d.sub.unconfirmed(d, err)
+	}
+	return err
+}
+
+// run calls the handler and leaves the plan, or settles at once on a signal.
+func (m Middleware) run(d *Delivery, policy Policy, h message.HandlerFunc, msg *message.Message) (produced []*message.Message, err error) {
+	d.enter()
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		r := recover()
+		failure := panicError(r)
+		if sig := findSignal(failure); sig != nil {
+			produced, err = m.end(d, policy, nil, failure)
+			return
+		}
+		_, _ = m.end(d, policy, nil, failure)
+		if r == nil {
+			msg.Nack() // runtime.Goexit: nobody else will say anything
+			return
+		}
+		panic(r)
+	}()
+	produced, err = h(msg)
+	returned = true
+	return m.end(d, policy, produced, err)
+}
+
+func panicError(r any) error {
+	if r == nil {
+		return errors.New("the handler ended its goroutine (runtime.Goexit)")
+	}
+	if err, ok := r.(error); ok {
+		return err
+	}
+	return fmt.Errorf("panic: %v", r)
+}
+
+// end turns how the handler ended into settlement and plan.
+func (m Middleware) end(d *Delivery, policy Policy, produced []*message.Message, err error) ([]*message.Message, error) {
+	if sig := findSignal(err); sig != nil {
+		switch decide(policy, sig.kind) {
+		case doAck:
+			d.Ack()
+		case doNack:
+			d.nack(sig.delay, nil)
+		case doReject:
+			d.Reject(sig.reason)
+		}
+		d.leave(plan{}) // settled: the Router's ack, which follows, only finishes
+		return nil, nil
+	}
+	p := plan{onAck: decide(policy, succeeded), onNack: decide(policy, failed), err: err}
+	if err != nil && policy != AckFirst && m.Classify != nil {
+		if other, ok := m.Classify(err); ok && other != AckFirst && other.valid() {
+			p.onNack = decide(other, failed)
+		}
+	}
+	d.leave(p)
+	if d.sub == nil {
+		return m.endForeign(d, policy, p, produced, err)
+	}
+	return produced, err
+}
+
+// endForeign does at once what our own subscriber would do at the Router's signal.
+func (m Middleware) endForeign(d *Delivery, policy Policy, p plan, produced []*message.Message, err error) ([]*message.Message, error) {
+	if policy == Manual && (err == nil || p.onNack == doNothing) {
+		if waitErr := d.foreign.wait(d); waitErr != nil {
+			return nil, errors.Join(err, waitErr)
+		}
+		return produced, err
+	}
+	if err != nil {
+		switch p.onNack {
+		case doAck:
+			d.Ack()
+		case doReject:
+			d.Reject(err)
+		}
+	}
+	return produced, err
+}

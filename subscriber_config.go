@@ -1,0 +1,229 @@
+package ackpolicy
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// Ordering says which records wait for each other.
+type Ordering uint8
+
+const (
+	// OrderByPartition handles a partition's records one after the other. A
+	// nacked one holds all behind it.
+	OrderByPartition Ordering = iota
+	// OrderByKey handles records with the same key one after the other and
+	// others at the same time. A nacked one holds its key only. A record without a key waits for none.
+	OrderByKey
+	// Unordered handles all records at the same time; a nacked one holds nothing.
+	Unordered
+)
+
+var orderingNames = [...]string{"partition", "key", "none"}
+
+// String answers "partition", "key" or "none".
+func (o Ordering) String() string {
+	if int(o) < len(orderingNames) {
+		return orderingNames[o]
+	}
+	return fmt.Sprintf("Ordering(%d)", uint8(o))
+}
+
+// Unlimited is a bound that is none.
+const Unlimited = -1
+
+const (
+	defaultMaxInFlight      = 64
+	defaultMaxUncommitted   = 100_000
+	defaultMaxBufferedBytes = 64 << 20
+	defaultDrainTimeout     = 10 * time.Second
+)
+
+// SubscriberConfig configures a Subscriber. The zero value of every field but
+// Kafka.Brokers is a working default.
+type SubscriberConfig struct {
+	// Kafka is watermill-kafka's own configuration; each of its fields is
+	// honoured. With Consumer.Offsets.AutoCommit disabled in its sarama
+	// configuration, which is copied and never changed, every ack is committed at
+	// once rather than at CommitInterval.
+	Kafka kafka.SubscriberConfig
+	// Ordering: OrderByPartition by default.
+	Ordering Ordering
+	// MaxInFlight is how many handlers run at once, a partition; 0 is 1, or 64 with
+	// OrderByKey and Unordered. One more may run for the oldest unsettled
+	// record, which handlers in AckSync may be waiting for. Above 1 is an error
+	// with OrderByPartition.
+	MaxInFlight int
+	// MaxInFlightTotal is the same bound over all partitions of a subscription; 0 is no bound.
+	MaxInFlightTotal int
+	// MaxUncommitted is how many records may lie between the committed offset
+	// (without a group: the oldest unsettled record) and the highest delivered one, a
+	// partition: the most that a crash replays. 0 is 100,000; Unlimited is no bound.
+	MaxUncommitted int
+	// MaxBufferedBytes is how many bytes of records a subscription holds before
+	// it pauses fetching; what was asked for already still comes, and every
+	// partition may hold one record, however large. 0 is 64 MiB.
+	MaxBufferedBytes int64
+	// CommitInterval between commits that nobody waits for; 0 is sarama's
+	// Consumer.Offsets.AutoCommit.Interval (1 s).
+	CommitInterval time.Duration
+	// Backoff answers how long a nacked record waits for its next delivery, where
+	// the nack itself brought no delay. attempt is the delivery that was just
+	// nacked, 1 the first; err is the handler's error, nil for a nack without one.
+	// nil: Kafka.NackResendSleep (100 ms) each time.
+	Backoff func(attempt int, err error) time.Duration
+	// DrainTimeout is how long running handlers may take to finish on Close and
+	// on a revocation; there it is cut to what Rebalance.Timeout leaves. After it their contexts
+	// end with ErrClosing or ErrRevoked as the cause. 0 is 10 s.
+	DrainTimeout time.Duration
+	// Hooks tell what happens.
+	Hooks Hooks
+}
+
+func (c *SubscriberConfig) setDefaults() {
+	if c.Kafka.OverwriteSaramaConfig == nil {
+		c.Kafka.OverwriteSaramaConfig = kafka.DefaultSaramaSubscriberConfig()
+	}
+	if c.Kafka.Unmarshaler == nil {
+		c.Kafka.Unmarshaler = kafka.DefaultMarshaler{}
+	}
+	if c.Kafka.NackResendSleep == 0 {
+		c.Kafka.NackResendSleep = 100 * time.Millisecond
+	}
+	if c.Kafka.ReconnectRetrySleep == 0 {
+		c.Kafka.ReconnectRetrySleep = time.Second
+	}
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = defaultMaxInFlight
+		if c.Ordering == OrderByPartition {
+			c.MaxInFlight = 1
+		}
+	}
+	if c.MaxUncommitted == 0 {
+		c.MaxUncommitted = defaultMaxUncommitted
+	}
+	if c.MaxBufferedBytes == 0 {
+		c.MaxBufferedBytes = defaultMaxBufferedBytes
+	}
+	if c.CommitInterval == 0 {
+		c.CommitInterval = c.Kafka.OverwriteSaramaConfig.Consumer.Offsets.AutoCommit.Interval
+		if c.CommitInterval <= 0 {
+			c.CommitInterval = time.Second
+		}
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = defaultDrainTimeout
+	}
+}
+
+// Validate answers every problem of the configuration in one error; each names
+// its field, its value and what would do. NewSubscriber calls it.
+func (c SubscriberConfig) Validate() error {
+	c.setDefaults()
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+
+	if len(c.Kafka.Brokers) == 0 {
+		bad("Kafka.Brokers: missing brokers: give at least one address, host:port")
+	}
+	for i, b := range c.Kafka.Brokers {
+		if b == "" {
+			bad("Kafka.Brokers[%d]: empty: want host:port", i)
+		}
+	}
+	if d := c.Kafka.NackResendSleep; d < 0 && d != kafka.NoSleep {
+		bad("Kafka.NackResendSleep: %v: want 0 (100ms), a positive duration or kafka.NoSleep", d)
+	}
+	if d := c.Kafka.ReconnectRetrySleep; d < 0 && d != kafka.NoSleep {
+		bad("Kafka.ReconnectRetrySleep: %v: want 0 (1s), a positive duration or kafka.NoSleep", d)
+	}
+	if d := c.Kafka.WaitForTopicCreationTimeout; d < 0 {
+		bad("Kafka.WaitForTopicCreationTimeout: %v: want 0 (10s) or a positive duration", d)
+	}
+	if err := c.Kafka.OverwriteSaramaConfig.Validate(); err != nil {
+		bad("Kafka.OverwriteSaramaConfig: %w", err)
+	}
+	if v := c.Kafka.OverwriteSaramaConfig.Version; c.Kafka.ConsumerGroup != "" && !v.IsAtLeast(sarama.V0_11_0_0) {
+		bad("Kafka.OverwriteSaramaConfig.Version: %v: consumer groups need at least %v", v, sarama.V0_11_0_0)
+	}
+	if int(c.Ordering) >= len(orderingNames) {
+		bad("Ordering: %d: want OrderByPartition, OrderByKey or Unordered", uint8(c.Ordering))
+	}
+	switch {
+	case c.MaxInFlight < 0:
+		bad("MaxInFlight: %d: want 0 (the default) or a positive number", c.MaxInFlight)
+	case c.MaxInFlight > 1 && c.Ordering == OrderByPartition:
+		bad("MaxInFlight: %d: with OrderByPartition only 1 keeps the order: choose OrderByKey or Unordered", c.MaxInFlight)
+	}
+	if c.MaxInFlightTotal < 0 {
+		bad("MaxInFlightTotal: %d: want 0 (no bound) or a positive number", c.MaxInFlightTotal)
+	}
+	if c.MaxUncommitted < Unlimited {
+		bad("MaxUncommitted: %d: want 0 (100,000), a positive number or Unlimited", c.MaxUncommitted)
+	}
+	if c.MaxBufferedBytes < 0 {
+		bad("MaxBufferedBytes: %d: want 0 (64 MiB) or a positive number", c.MaxBufferedBytes)
+	}
+	if c.CommitInterval < 0 {
+		bad("CommitInterval: %v: want 0 (sarama's auto-commit interval) or a positive duration", c.CommitInterval)
+	}
+	if c.DrainTimeout < 0 {
+		bad("DrainTimeout: %v: want 0 (10s) or a positive duration", c.DrainTimeout)
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("ackpolicy: bad SubscriberConfig: %w", errors.Join(errs...))
+}
+
+func (o Ordering) lanes() partition.Order {
+	switch o {
+	case OrderByKey:
+		return partition.ByKey
+	case Unordered:
+		return partition.Unordered
+	}
+	return partition.ByPartition
+}
+
+// saramaConfigs answers two copies of the user's configuration: for the client
+// that is a member of the group and fetches, and for the coordinator's own.
+func (c *SubscriberConfig) saramaConfigs() (fetch, side *sarama.Config) {
+	fetch = copySarama(c.Kafka.OverwriteSaramaConfig)
+	side = copySarama(c.Kafka.OverwriteSaramaConfig)
+	if group := &fetch.Consumer.Group; c.Kafka.ConsumerGroup != "" {
+		// A JoinGroup answers once the slowest member is back, up to the
+		// rebalance timeout; a read timeout below that never gets an answer.
+		fetch.Net.ReadTimeout = max(fetch.Net.ReadTimeout, group.Rebalance.Timeout+5*time.Second)
+	}
+	return fetch, side
+}
+
+func copySarama(user *sarama.Config) *sarama.Config {
+	c := *user
+	c.Consumer.Offsets.AutoCommit.Enable = false // we commit
+	c.Consumer.Return.Errors = true              // we read them
+	rebalance := &c.Consumer.Group.Rebalance
+	rebalance.Strategy = freshStrategy(rebalance.Strategy)
+	rebalance.GroupStrategies = append([]sarama.BalanceStrategy(nil), rebalance.GroupStrategies...)
+	for i, s := range rebalance.GroupStrategies {
+		rebalance.GroupStrategies[i] = freshStrategy(s)
+	}
+	return &c
+}
+
+// freshStrategy gives each member its own cooperative-sticky strategy: it
+// remembers the generation of the member it belongs to.
+func freshStrategy(s sarama.BalanceStrategy) sarama.BalanceStrategy {
+	fresh := sarama.NewBalanceStrategyCooperativeSticky()
+	if s != nil && fmt.Sprintf("%T", s) == fmt.Sprintf("%T", fresh) {
+		return fresh
+	}
+	return s
+}
