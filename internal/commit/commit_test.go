@@ -1,0 +1,295 @@
+package commit
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
+
+const commitKey = kmsg.Key(8)
+
+// bed is a committer with one partition whose watermark the test moves. It is
+// nobody's member: Kafka takes the commits of an empty group without a generation.
+type bed struct {
+	broker *brokertest.Broker
+	client sarama.Client
+	group  string
+	topic  string
+	c      *Committer
+	s      *Source
+
+	mu        sync.Mutex
+	mark      partition.Mark
+	confirmed partition.Mark
+	failed    []error
+	fenced    error
+	running   atomic.Int32
+
+	member     atomic.Pointer[string]
+	generation atomic.Int32
+}
+
+func (b *bed) MemberID() string    { return *b.member.Load() }
+func (b *bed) GenerationID() int32 { return b.generation.Load() }
+
+func newBed(t *testing.T, stored, cooperative bool) *bed {
+	b := &bed{broker: brokertest.NewFake(t), group: brokertest.Group(t), topic: brokertest.Topic(t)}
+	none := ""
+	b.member.Store(&none)
+	b.generation.Store(-1)
+	b.running.Store(1)
+	if err := brokertest.CreateTopic(b.broker.Addrs(), b.topic, 1); err != nil {
+		t.Fatal(err)
+	}
+	client, err := sarama.NewClient(b.broker.Addrs(), sarama.NewConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	b.client = client
+	b.c = New(Config{
+		Client: client, Group: b.group, Interval: time.Hour, Cooperative: cooperative,
+		Committed: func(string, int32, int64) {},
+		Failed: func(_ string, _ int32, _ int64, err error, _ int) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.failed = append(b.failed, err)
+		},
+		Fenced: func(string, int32, int64, error) {},
+	}, b)
+	t.Cleanup(b.c.Close)
+	b.s = b.c.NewSource(SourceConfig{
+		Topic: b.topic, Stored: stored,
+		Mark: func() partition.Mark {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.mark
+		},
+		Running: func() int { return int(b.running.Load()) },
+		Confirmed: func(m partition.Mark) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.confirmed = m
+		},
+		Fenced: func(err error) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.fenced = err
+		},
+	})
+	b.s.Open()
+	return b
+}
+
+func (b *bed) move(offset int64, seq uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mark = partition.Mark{Offset: offset, Seq: seq}
+}
+
+func (b *bed) wantStored(t *testing.T, want int64) {
+	t.Helper()
+	got, err := brokertest.Committed(b.broker.Addrs(), b.group, b.topic, 0)
+	if err != nil || got != want {
+		t.Fatalf("stored offset %d (%v), want %d", got, err, want)
+	}
+}
+
+func deadline(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// until polls: the committer tells of what it did right after it did it.
+func until(t *testing.T, holds func() bool) {
+	t.Helper()
+	for ctx := deadline(t); !holds(); {
+		select {
+		case <-ctx.Done():
+			t.Fatal("it never held")
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func TestCommitsTheStartAndWhatIsWaitedFor(t *testing.T) {
+	b := newBed(t, false, false)
+	if err := b.s.WaitStart(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	b.wantStored(t, 0)
+	b.move(7, 5)
+	if err := b.s.Wait(deadline(t), 4); err != nil {
+		t.Fatal(err)
+	}
+	b.wantStored(t, 7)
+	until(t, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.confirmed == (partition.Mark{Offset: 7, Seq: 5})
+	})
+}
+
+// A wait that the present watermark does not cover does not end with a commit of
+// it, nor is it forgotten: the next one that covers it ends it.
+func TestWaitIsNotEndedByACommitBelowIt(t *testing.T) {
+	b := newBed(t, true, false)
+	b.move(5, 5)
+	done := make(chan error, 1)
+	go func() { done <- b.s.Wait(deadline(t), 9) }()
+	if err := b.s.Wait(deadline(t), 4); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("ended by a commit of 5: %v", err)
+	default:
+	}
+	b.move(10, 10)
+	b.c.Urge() // as the claim does when the watermark moves
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	b.wantStored(t, 10)
+}
+
+// Whatever the coordinator answers, short of fencing, the commit is tried again.
+func TestRetries(t *testing.T) {
+	for _, refusal := range []*kerr.Error{
+		kerr.CoordinatorLoadInProgress, kerr.CoordinatorNotAvailable, kerr.NotCoordinator, kerr.RebalanceInProgress,
+		kerr.RequestTimedOut, kerr.UnknownTopicOrPartition, kerr.TopicAuthorizationFailed, kerr.UnknownServerError,
+	} {
+		t.Run(refusal.Message, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, true, false)
+			b.move(3, 3)
+			fault := b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: refusal, Count: 2})
+			if err := b.s.Wait(deadline(t), 2); err != nil {
+				t.Fatal(err)
+			}
+			b.wantStored(t, 3)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if fault.Hits() != 2 || len(b.failed) != 2 {
+				t.Fatalf("%d faults, %d failures told", fault.Hits(), len(b.failed))
+			}
+		})
+	}
+}
+
+func TestFenced(t *testing.T) {
+	for _, refusal := range []*kerr.Error{kerr.UnknownMemberID, kerr.FencedInstanceID, kerr.IllegalGeneration} {
+		t.Run(refusal.Message, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, true, false)
+			b.move(3, 3)
+			b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: refusal, Count: -1})
+			err := b.s.Wait(deadline(t), 2)
+			var not *NotStored
+			if !errors.As(err, &not) || !not.Sent {
+				t.Fatalf("got %v", err)
+			}
+			if err := b.s.Wait(deadline(t), 0); !errors.As(err, &not) {
+				t.Fatalf("a later wait: %v", err)
+			}
+			if err := b.s.Flush(deadline(t)); err == nil {
+				t.Fatal("a flush after fencing succeeded")
+			}
+			until(t, func() bool {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				return b.fenced != nil
+			})
+		})
+	}
+}
+
+// In mid-session a cooperative member's generation changes; for a moment its
+// commits are refused.
+func TestCooperativeGenerationBump(t *testing.T) {
+	b := newBed(t, true, true)
+	b.move(3, 3)
+	b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: kerr.IllegalGeneration, Count: 3})
+	if err := b.s.Wait(deadline(t), 2); err != nil {
+		t.Fatal(err)
+	}
+	b.wantStored(t, 3)
+}
+
+func TestWaitEndsWithItsContext(t *testing.T) {
+	b := newBed(t, true, false)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("enough")
+	done := make(chan error, 1)
+	go func() { done <- b.s.Wait(ctx, 5) }()
+	cancel(cause)
+	if err := <-done; !errors.Is(err, cause) {
+		t.Fatalf("got %v", err)
+	}
+	if b.s.Waiting() {
+		t.Fatal("the wait is still counted")
+	}
+}
+
+// What ConfirmFirst acked and no commit was ever sent for is left by the last
+// commit; what was sent stays acked, and says so.
+func TestEndConfirms(t *testing.T) {
+	b := newBed(t, true, false)
+	fault := b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: kerr.CoordinatorLoadInProgress, Count: -1})
+	b.move(4, 4)
+	sent := make(chan error, 1)
+	go func() { sent <- b.s.Confirm(context.Background(), partition.Mark{Offset: 3, Seq: 3}) }()
+	fault.Wait(deadline(t), 1)
+	// A record that comes now is not covered by what was sent ...
+	own := partition.Mark{Offset: 9, Seq: 9}
+	unsent := make(chan error, 1)
+	go func() { unsent <- b.s.Confirm(context.Background(), own) }()
+	until(t, func() bool { return b.s.waiting.Load() == 2 })
+	closing := errors.New("closing")
+	b.s.EndConfirms(closing)
+	var not *NotStored
+	if err := <-sent; !errors.As(err, &not) || !not.Sent || !errors.Is(err, closing) {
+		t.Fatalf("sent: %v", err)
+	}
+	if err := <-unsent; !errors.As(err, &not) || not.Sent {
+		t.Fatalf("not sent: %v", err)
+	}
+	fault.Remove()
+	b.move(12, 12) // ... and stays uncovered, though the watermark passes it
+	if err := b.s.Flush(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	b.wantStored(t, 9)
+}
+
+func TestStored(t *testing.T) {
+	b := newBed(t, true, false)
+	if got, err := Stored(deadline(t), b.client, b.group, b.topic, 0); err != nil || got != -1 {
+		t.Fatalf("a group that never committed: %d, %v", got, err)
+	}
+	b.move(3, 3)
+	if err := b.s.Flush(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{9}, Err: kerr.CoordinatorLoadInProgress, Count: 2})
+	if got, err := Stored(deadline(t), b.client, b.group, b.topic, 0); err != nil || got != 3 {
+		t.Fatalf("got %d, %v", got, err)
+	}
+}
