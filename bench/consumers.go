@@ -1,0 +1,284 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+)
+
+// job is what a consumer is given in a process of its own.
+type job struct {
+	Consumer    string
+	Brokers     []string
+	Topic       string
+	Group       string
+	Records     int64
+	Work        time.Duration // of waiting in the handler
+	Spin        time.Duration // of computing in the handler
+	Concurrency int           // handlers at once, a partition
+	Partitions  int
+	Size        int
+	Keys        int
+}
+
+// meter counts records, and knows when the first and the last one came.
+type meter struct {
+	job   job
+	count atomic.Int64
+	first sync.Once
+	begin func()
+	done  chan struct{}
+}
+
+// handle is the handler's work, the same in every consumer.
+func (m *meter) handle() {
+	m.first.Do(m.begin)
+	if m.job.Work > 0 {
+		time.Sleep(m.job.Work)
+	}
+	if m.job.Spin > 0 {
+		for began := time.Now(); time.Since(began) < m.job.Spin; {
+		}
+	}
+	if m.count.Add(1) == m.job.Records {
+		close(m.done)
+	}
+}
+
+// consumer runs until the meter is done.
+type consumer struct {
+	name      string
+	guarantee string
+	run       func(ctx context.Context, j job, m *meter) error
+}
+
+var consumers = []consumer{
+	{"memory loop", "none: the limit of a Subscribe loop", memoryLoop},
+	{"memory router", "none: the limit of a Router", memoryRouter},
+	{"sarama group", "at least once, auto-commit", saramaGroup},
+	{"franz-go group", "at least once, auto-commit", franzGroup},
+	{"stock loop", "at least once, order per partition", stock(loop)},
+	{"stock router", "at least once, order per partition", stock(router())},
+	{"ackpolicy loop", "at least once, order per partition", ours(ackpolicy.OrderByPartition, loop)},
+	{"ackpolicy router", "at least once, order per partition", ours(ackpolicy.OrderByPartition, router(ackpolicy.NackOnError.Middleware))},
+	{"ackpolicy key", "at least once, order per key", ours(ackpolicy.OrderByKey, router(ackpolicy.NackOnError.Middleware))},
+	{"ackpolicy key loop", "at least once, order per key", ours(ackpolicy.OrderByKey, concurrentLoop)},
+	{"ackpolicy unordered", "at least once", ours(ackpolicy.Unordered, router(ackpolicy.NackOnError.Middleware))},
+	{"ackpolicy ack_first", "at most once but for a crash's uncommitted acks", ours(ackpolicy.Unordered, router(ackpolicy.AckFirst.Middleware))},
+	{"ackpolicy confirm_first", "at most once", ours(ackpolicy.Unordered, router(ackpolicy.Middleware{ConfirmFirst: true}.Middleware))},
+}
+
+func find(name string) (consumer, error) {
+	for _, c := range consumers {
+		if c.name == name {
+			return c, nil
+		}
+	}
+	return consumer{}, fmt.Errorf("no consumer %q", name)
+}
+
+func saramaConfig() *sarama.Config {
+	cfg := kafka.DefaultSaramaSubscriberConfig()
+	cfg.Consumer.Offsets.Initial = sarama.OffsetOldest
+	return cfg
+}
+
+func kafkaConfig(j job) kafka.SubscriberConfig {
+	return kafka.SubscriberConfig{Brokers: j.Brokers, ConsumerGroup: j.Group, OverwriteSaramaConfig: saramaConfig()}
+}
+
+type reader func(ctx context.Context, sub message.Subscriber, j job, m *meter) error
+
+func stock(read reader) func(context.Context, job, *meter) error {
+	return func(ctx context.Context, j job, m *meter) error {
+		sub, err := kafka.NewSubscriber(kafkaConfig(j), watermill.NopLogger{})
+		if err != nil {
+			return err
+		}
+		return read(ctx, sub, j, m)
+	}
+}
+
+func ours(o ackpolicy.Ordering, read reader) func(context.Context, job, *meter) error {
+	return func(ctx context.Context, j job, m *meter) error {
+		cfg := ackpolicy.SubscriberConfig{Kafka: kafkaConfig(j), Ordering: o}
+		if o != ackpolicy.OrderByPartition {
+			cfg.MaxInFlight = j.Concurrency
+		}
+		sub, err := ackpolicy.NewSubscriber(cfg, watermill.NopLogger{})
+		if err != nil {
+			return err
+		}
+		return read(ctx, sub, j, m)
+	}
+}
+
+func loop(ctx context.Context, sub message.Subscriber, j job, m *meter) error {
+	messages, err := sub.Subscribe(ctx, j.Topic)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for msg := range messages {
+			m.handle()
+			msg.Ack()
+		}
+	}()
+	<-m.done
+	return sub.Close()
+}
+
+func concurrentLoop(ctx context.Context, sub message.Subscriber, j job, m *meter) error {
+	messages, err := sub.Subscribe(ctx, j.Topic)
+	if err != nil {
+		return err
+	}
+	for range j.Concurrency * j.Partitions {
+		go func() {
+			for msg := range messages {
+				m.handle()
+				msg.Ack()
+			}
+		}()
+	}
+	<-m.done
+	return sub.Close()
+}
+
+func router(mw ...message.HandlerMiddleware) reader {
+	return func(ctx context.Context, sub message.Subscriber, j job, m *meter) error {
+		r, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
+		if err != nil {
+			return err
+		}
+		r.AddMiddleware(mw...)
+		r.AddConsumerHandler("bench", j.Topic, sub, func(*message.Message) error {
+			m.handle()
+			return nil
+		})
+		go func() {
+			<-m.done
+			_ = r.Close()
+		}()
+		return r.Run(ctx)
+	}
+}
+
+// memory feeds Watermill's message contract without a broker: each lane sends the
+// next message once the last one is acked.
+type memory struct {
+	j    job
+	done <-chan struct{}
+}
+
+func (s memory) Subscribe(ctx context.Context, _ string) (<-chan *message.Message, error) {
+	out := make(chan *message.Message)
+	payload := make([]byte, s.j.Size)
+	var lanes sync.WaitGroup
+	for range s.j.Concurrency * s.j.Partitions {
+		lanes.Go(func() {
+			for {
+				msg := message.NewMessage("", payload)
+				ctx, cancel := context.WithCancel(ctx)
+				msg.SetContext(ctx)
+				select {
+				case out <- msg:
+				case <-s.done:
+					cancel()
+					return
+				}
+				select {
+				case <-msg.Acked():
+				case <-msg.Nacked():
+				}
+				cancel()
+			}
+		})
+	}
+	go func() {
+		lanes.Wait()
+		close(out)
+	}()
+	return out, nil
+}
+
+func (memory) Close() error { return nil }
+
+func memoryLoop(ctx context.Context, j job, m *meter) error {
+	return concurrentLoop(ctx, memory{j, m.done}, j, m)
+}
+
+func memoryRouter(ctx context.Context, j job, m *meter) error {
+	return router()(ctx, memory{j, m.done}, j, m)
+}
+
+type saramaHandler struct{ m *meter }
+
+func (saramaHandler) Setup(sarama.ConsumerGroupSession) error   { return nil }
+func (saramaHandler) Cleanup(sarama.ConsumerGroupSession) error { return nil }
+func (h saramaHandler) ConsumeClaim(s sarama.ConsumerGroupSession, c sarama.ConsumerGroupClaim) error {
+	for msg := range c.Messages() {
+		h.m.handle()
+		s.MarkMessage(msg, "")
+	}
+	return nil
+}
+
+func saramaGroup(ctx context.Context, j job, m *meter) error {
+	group, err := sarama.NewConsumerGroup(j.Brokers, j.Group, saramaConfig())
+	if err != nil {
+		return err
+	}
+	go func() {
+		for range group.Errors() {
+		}
+	}()
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		<-m.done
+		cancel()
+	}()
+	for ctx.Err() == nil {
+		if err := group.Consume(ctx, []string{j.Topic}, saramaHandler{m}); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	return group.Close()
+}
+
+func franzGroup(ctx context.Context, j job, m *meter) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(j.Brokers...), kgo.ConsumerGroup(j.Group), kgo.ConsumeTopics(j.Topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		<-m.done
+		cancel()
+	}()
+	for ctx.Err() == nil {
+		fetches := cl.PollFetches(ctx)
+		var parts sync.WaitGroup
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+			parts.Go(func() {
+				for range p.Records {
+					m.handle()
+				}
+			})
+		})
+		parts.Wait()
+	}
+	return nil
+}
