@@ -146,7 +146,7 @@ func try(brokers []string, name string, run run, offset int64) (outcome, error) 
 		}
 		return nil
 	}
-	log := &errorLog{}
+	log := errorLog{lines: &lines{}}
 	started := time.Now()
 	if err := run(ctx, brokers, group, topic, handler, log); err != nil {
 		return outcome{}, err
@@ -162,5 +162,5 @@ func try(brokers []string, name string, run run, offset int64) (outcome, error) 
 		return outcome{}, err
 	}
 	stored, err := brokertest.Committed(brokers, group, topic, 0)
-	return outcome{delivered, stored, took, log.rejects()}, err
+	return outcome{delivered, stored, took, log.all()}, err
 }

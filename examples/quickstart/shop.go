@@ -20,7 +20,7 @@ type Order struct {
 }
 
 const (
-	none      = "none"
+	none      = "no trouble"
 	flaky     = "fails the first time"
 	stubborn  = "fails twice"
 	panics    = "panics the first time"
