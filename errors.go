@@ -7,6 +7,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
 // Signals end a handler and settle its record at once, from any depth: return
@@ -31,6 +32,10 @@ var (
 	ErrClosing = consumer.ErrClosing
 	// ErrNoConsumerGroup is AckSync's answer where nothing can be committed.
 	ErrNoConsumerGroup = consumer.ErrNoConsumerGroup
+	// ErrRecordGone is why a record is rejected that waited longer than Kafka kept
+	// it: its bytes were pushed out of memory (MaxBufferedBytes), and when its time
+	// came, retention or compaction had removed it.
+	ErrRecordGone = reread.ErrGone
 	// ErrNotKafka is AckSync's answer on a message of a subscriber that is not this package's.
 	ErrNotKafka = errors.New("ackpolicy: the message does not come from an ackpolicy.Subscriber, which alone can commit Kafka offsets")
 )

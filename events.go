@@ -14,14 +14,13 @@ func (s *subscription) events() consumer.Events {
 	h := s.sub.config.Hooks
 	e := consumer.Events{
 		Released: s.released,
-		Blocked: func(topic string, p int32, oldest partition.Oldest) {
-			s.logger.Error("Partition paused: MaxUncommitted records lie behind one that is not settled",
+		Stuck: func(topic string, p int32, bound string, oldest partition.Oldest) {
+			s.logger.Error("Partition paused: "+bound+" is reached behind a record that is not settled",
 				errors.New(oldest.State), watermill.LogFields{
-					"kafka_partition": p, "kafka_partition_offset": oldest.Offset,
-					"attempt": oldest.Attempt, "max_uncommitted": s.sub.config.MaxUncommitted,
+					"kafka_partition": p, "kafka_partition_offset": oldest.Offset, "attempt": oldest.Attempt,
 				})
 			if h.Stuck != nil {
-				h.Stuck(StuckEvent{topic, p, oldest.Offset, oldest.Attempt, oldest.State})
+				h.Stuck(StuckEvent{topic, p, bound, oldest.Offset, oldest.Attempt, oldest.State})
 			}
 		},
 	}

@@ -19,8 +19,8 @@ type Hooks struct {
 	CommitFailed func(CommitFailedEvent)
 	// Revoked: a partition is no longer ours, after its drain. It tells of Close too.
 	Revoked func(RevokedEvent)
-	// Stuck: the partition is paused because MaxUncommitted records were
-	// delivered behind one that is not settled.
+	// Stuck: a bound has kept the partition paused for some seconds behind one
+	// record that is not settled. Told once a record.
 	Stuck func(StuckEvent)
 	// Undecodable: the Unmarshaler refused a record. It is tried again with backoff.
 	Undecodable func(UndecodableEvent)
@@ -82,7 +82,8 @@ type RevokedEvent struct {
 type StuckEvent struct {
 	Topic     string
 	Partition int32
-	Offset    int64 // of the oldest unsettled record
+	Bound     string // MaxUncommitted or MaxBufferedBytes
+	Offset    int64  // of the oldest unsettled record
 	Attempt   int
 	State     string // what it waits for, in words
 }

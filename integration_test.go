@@ -230,7 +230,7 @@ func describe(err error, panicked any) string {
 func (c *cell) checkLog(t *testing.T, want fate, topic string) {
 	t.Helper()
 	logged := c.service.log.at("error")
-	rejects := with(logged, topic, "reject")
+	rejects := with(logged, topic, "Record rejected")
 	if (want == rejected) != (len(rejects) == 1) {
 		t.Errorf("%d lines about a reject, and the record is %v", len(rejects), want)
 	}

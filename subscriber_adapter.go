@@ -23,10 +23,12 @@ type Subscriber struct {
 	logger   watermill.LoggerAdapter
 	upstream *kafka.Subscriber // creates topics and tells their ends
 
-	mu     sync.Mutex
-	closed bool
-	subs   map[*consumer.Subscription]string // with the static member id it uses
-	done   sync.WaitGroup
+	closing context.Context // ends with Close
+	close   context.CancelFunc
+
+	mu        sync.Mutex
+	instances map[string]bool // static member ids in use
+	done      sync.WaitGroup  // a subscription each; added to only while not closed
 }
 
 var (
@@ -56,12 +58,14 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	if err != nil {
 		return nil, err
 	}
-	return &Subscriber{
-		config:   config,
-		logger:   logger.With(watermill.LogFields{"subscriber_uuid": watermill.NewShortUUID()}),
-		upstream: upstream,
-		subs:     map[*consumer.Subscription]string{},
-	}, nil
+	s := &Subscriber{
+		config:    config,
+		logger:    logger.With(watermill.LogFields{"subscriber_uuid": watermill.NewShortUUID()}),
+		upstream:  upstream,
+		instances: map[string]bool{},
+	}
+	s.closing, s.close = context.WithCancel(context.Background())
+	return s, nil
 }
 
 // String answers "kafka.Subscriber", as watermill-kafka's Subscriber is known to
@@ -73,10 +77,9 @@ func (s *Subscriber) String() string { return "kafka.Subscriber" }
 // channel closes after Close, or after ctx has ended, once the handlers in flight
 // have finished, what is settled is committed and the group left.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, errors.New("ackpolicy: subscriber closed")
+	instance, err := s.begin(topic)
+	if err != nil {
+		return nil, err
 	}
 	sub := &subscription{
 		sub: s,
@@ -89,41 +92,50 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	}
 	_, sub.defaultMarshaler = s.config.Kafka.Unmarshaler.(kafka.DefaultMarshaler)
 	cfg := sub.consumerConfig(topic)
-	instance := s.instanceID(topic)
 	cfg.Sarama.Consumer.Group.InstanceId = instance
 	sub.logger.Info("Subscribing to Kafka topic", nil)
-	running, err := consumer.Start(ctx, cfg)
+
+	running, err := consumer.Start(ctx, s.closing, cfg)
 	if err != nil {
+		s.end(instance)
 		return nil, err
 	}
-	s.subs[running] = instance
-	s.done.Go(func() {
+	go func() {
 		<-running.Done()
 		close(sub.output)
-		s.mu.Lock()
-		delete(s.subs, running)
-		s.mu.Unlock()
 		sub.logger.Debug("Kafka subscription closed", nil)
-	})
+		s.end(instance)
+	}()
 	return sub.output, nil
 }
 
-// instanceID answers the static member id of one more subscription: members with
-// one id fence each other. The first keeps the id, others get a suffix that is the same at the next start.
-func (s *Subscriber) instanceID(topic string) string {
+// begin enters a subscription that Close waits for, and answers its static
+// member id: members with one id fence each other. The first keeps the id, others
+// get a suffix that is the same at the next start.
+func (s *Subscriber) begin(topic string) (instance string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Err() != nil {
+		return "", errors.New("ackpolicy: subscriber closed")
+	}
+	s.done.Add(1)
 	id := s.config.Kafka.OverwriteSaramaConfig.Consumer.Group.InstanceId
 	if id == "" {
-		return ""
+		return "", nil
 	}
-	used := map[string]bool{}
-	for _, u := range s.subs {
-		used[u] = true
+	instance = id
+	for n := 1; s.instances[instance]; n++ {
+		instance = fmt.Sprintf("%s-%s-%d", id, topic, n)
 	}
-	candidate := id
-	for n := 1; used[candidate]; n++ {
-		candidate = fmt.Sprintf("%s-%s-%d", id, topic, n)
-	}
-	return candidate
+	s.instances[instance] = true
+	return instance, nil
+}
+
+func (s *Subscriber) end(instance string) {
+	s.mu.Lock()
+	delete(s.instances, instance)
+	s.mu.Unlock()
+	s.done.Done()
 }
 
 // Close ends all subscriptions: it hands out nothing more, lets handlers in flight
@@ -132,10 +144,7 @@ func (s *Subscriber) instanceID(topic string) string {
 // Kafka is gone. It may be called more than once, and waits each time.
 func (s *Subscriber) Close() error {
 	s.mu.Lock()
-	s.closed = true
-	for running := range s.subs {
-		running.Stop()
-	}
+	s.close()
 	s.mu.Unlock()
 	s.done.Wait()
 	return nil
@@ -209,7 +218,7 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		CommitInterval:   c.CommitInterval,
 		CommitEach:       !c.Kafka.OverwriteSaramaConfig.Consumer.Offsets.AutoCommit.Enable,
 		DrainTimeout:     c.DrainTimeout,
-		ReconnectSleep:   max(0, c.Kafka.ReconnectRetrySleep),
+		ReconnectSleep:   max(10*time.Millisecond, c.Kafka.ReconnectRetrySleep), // NoSleep is negative
 		NewTask:          s.newTask,
 		Events:           s.events(),
 	}

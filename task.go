@@ -54,6 +54,13 @@ func (t *task) Run(stop <-chan struct{}) (v partition.Verdict, sent bool) {
 	}
 }
 
+// Gone implements consumer.Task: the record cannot be had any more, so it is given up.
+func (t *task) Gone(err error) partition.Verdict {
+	d := (*Delivery)(t)
+	d.settle(partition.Verdict{Status: partition.Rejected}, err)
+	return partition.Verdict{}
+}
+
 // finish answers what the Router's ack or nack means.
 func (d *Delivery) finish(acked bool) partition.Verdict {
 	d.mu.Lock()

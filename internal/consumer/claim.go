@@ -11,6 +11,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
 const (
@@ -22,6 +23,11 @@ const (
 	holdBack = 20 * time.Millisecond
 	// pollPaused is how often a paused claim looks whether others freed memory.
 	pollPaused = 25 * time.Millisecond
+	// stuckAfter is how long one record holds a full window before that is told.
+	stuckAfter = 2 * time.Second
+	// evictAfter is how long a record must have to wait to be pushed out of
+	// memory: reading it again costs a millisecond.
+	evictAfter = 2 * time.Second
 	// batch is how many records are taken before other events are looked at.
 	batch = 64
 )
@@ -38,6 +44,7 @@ type Claim struct {
 
 	committer *commit.Committer // nil without a group
 	source    *commit.Source
+	reader    *reread.Reader
 
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
@@ -47,8 +54,15 @@ type Claim struct {
 	spawn    atomic.Int32
 	slots    sync.WaitGroup
 
-	paused  bool
-	blocked bool
+	paused bool
+	held   held
+}
+
+// held is the record that keeps a paused partition's window full.
+type held struct {
+	offset int64
+	since  time.Time
+	told   bool
 }
 
 type claimStart struct {
@@ -57,6 +71,7 @@ type claimStart struct {
 	offset    int64 // of the first record
 	stored    bool  // the group has that offset, or a later one, stored
 	committer *commit.Committer
+	side      sarama.Client
 	pause     func(paused bool)
 	ctx       context.Context // for its values
 }
@@ -67,6 +82,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		shared: s, topic: start.topic, partition: start.partition,
 		pause:     start.pause,
 		committer: start.committer,
+		reader:    reread.New(start.side, start.topic, start.partition),
 		draining:  make(chan struct{}),
 		wake:      make(chan struct{}, cfg.MaxInFlight+1),
 		kick:      make(chan struct{}, 1),
@@ -99,6 +115,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		})
 		c.source.Open()
 	}
+	s.enter(c)
 	return c
 }
 
@@ -130,8 +147,15 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done <-chan struct{
 		case <-done:
 			return
 		}
-		if c.paused && !c.over(lowMark) {
-			c.paused, c.blocked = false, false
+		switch {
+		case !c.paused:
+		case c.over(lowMark):
+			if c.bytes.Load() > c.cfg.MaxBufferedBytes {
+				c.evict()
+			}
+			c.watch()
+		default:
+			c.paused, c.held = false, held{}
 			c.pause(false)
 		}
 	}
@@ -220,6 +244,9 @@ func (c *Claim) regulate(timer *time.Timer, done <-chan struct{}) {
 	if c.paused || !c.over(highMark) {
 		return
 	}
+	if c.bytes.Load() > c.cfg.MaxBufferedBytes && c.evict() && !c.over(highMark) {
+		return
+	}
 	held := time.NewTimer(holdBack)
 	defer held.Stop()
 	c.part.ArmLow(highMark - highMark/8)
@@ -243,10 +270,31 @@ hold:
 	c.paused = true
 	c.pause(true)
 	c.part.ArmLow(lowMark)
-	if c.part.Load().Blocked && !c.blocked {
-		c.blocked = true
-		if oldest, ok := c.part.Oldest(); ok && c.cfg.Events.Blocked != nil {
-			c.cfg.Events.Blocked(c.topic, c.partition, oldest)
+}
+
+// watch tells, once a record, which one a bound has kept the partition paused
+// behind for stuckAfter.
+func (c *Claim) watch() {
+	load := c.part.Load()
+	bound := ""
+	switch {
+	case load.Blocked:
+		bound = "MaxUncommitted"
+	case c.bytes.Load() > c.cfg.MaxBufferedBytes:
+		bound = "MaxBufferedBytes"
+	}
+	oldest, ok := c.part.Oldest()
+	if bound == "" || !ok || load.Ready >= highMark {
+		return
+	}
+	if c.held.since.IsZero() || c.held.offset != oldest.Offset {
+		c.held = held{offset: oldest.Offset, since: time.Now()}
+		return
+	}
+	if !c.held.told && time.Since(c.held.since) > stuckAfter {
+		c.held.told = true
+		if c.cfg.Events.Stuck != nil {
+			c.cfg.Events.Stuck(c.topic, c.partition, bound, oldest)
 		}
 	}
 }

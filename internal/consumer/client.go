@@ -13,7 +13,7 @@ import (
 // also fetches would wait behind the fetch.
 type clients struct {
 	fetch *positionClient
-	side  sarama.Client // nil without a group
+	side  sarama.Client // commits, and reads single records again
 }
 
 func open(cfg *Config) (*clients, error) {
@@ -22,9 +22,6 @@ func open(cfg *Config) (*clients, error) {
 		return nil, err
 	}
 	c := &clients{fetch: &positionClient{Client: fetch, offsets: map[positionKey]int64{}}}
-	if cfg.Group == "" {
-		return c, nil
-	}
 	if c.side, err = sarama.NewClient(cfg.Brokers, cfg.Side); err != nil {
 		_ = fetch.Close()
 		return nil, err
@@ -33,11 +30,7 @@ func open(cfg *Config) (*clients, error) {
 }
 
 func (c *clients) close() error {
-	err := c.fetch.Client.Close()
-	if c.side != nil {
-		err = errors.Join(err, c.side.Close())
-	}
-	return err
+	return errors.Join(c.fetch.Client.Close(), c.side.Close())
 }
 
 // positionClient remembers what GetOffset answered. sarama resolves "newest" and

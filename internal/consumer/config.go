@@ -5,6 +5,9 @@ package consumer
 
 import (
 	"errors"
+	"maps"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -60,6 +63,8 @@ type Task interface {
 	// Run hands the record to the application and returns its verdict once it is
 	// finished. sent is false if stop closed before anybody took it.
 	Run(stop <-chan struct{}) (v partition.Verdict, sent bool)
+	// Gone stands for Run where the record is no longer in Kafka.
+	Gone(err error) partition.Verdict
 	// Finished follows the settlement of Run's verdict.
 	Finished()
 	// Cancel makes a Run under way return: the delivery is no longer ours.
@@ -73,7 +78,7 @@ type Events struct {
 	Committed    func(topic string, partition int32, offset int64)
 	CommitFailed func(topic string, partition int32, offset int64, err error, attempt int)
 	Released     func(topic string, partition int32, r Released)
-	Blocked      func(topic string, partition int32, oldest partition.Oldest)
+	Stuck        func(topic string, partition int32, bound string, oldest partition.Oldest)
 }
 
 // Released is how an assignment ended.
@@ -91,6 +96,38 @@ type shared struct {
 	bytes atomic.Int64
 	late  atomic.Bool
 	limit *partition.Limit
+
+	claimsMu sync.Mutex
+	claims   map[*Claim]struct{}
+}
+
+// evict pushes waiting records out of memory until the subscription is a
+// quarter below its bound, and tells whether that made enough room.
+func (s *shared) evict() bool {
+	want := s.bytes.Load() - s.cfg.MaxBufferedBytes*3/4
+	s.claimsMu.Lock()
+	claims := slices.Collect(maps.Keys(s.claims))
+	s.claimsMu.Unlock()
+	soon := Now() + int64(evictAfter)
+	for _, c := range claims {
+		if want <= 0 {
+			break
+		}
+		want -= c.part.Evict(want, soon)
+	}
+	return s.bytes.Load() <= s.cfg.MaxBufferedBytes
+}
+
+func (s *shared) enter(c *Claim) {
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	s.claims[c] = struct{}{}
+}
+
+func (s *shared) exit(c *Claim) {
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	delete(s.claims, c)
 }
 
 var processStart = time.Now()

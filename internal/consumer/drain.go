@@ -36,6 +36,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	}
 	left, running := c.part.Close()
 	c.part.Forget()
+	c.exit(c)
 	c.cancel(cause)
 	for _, d := range running {
 		d.Owner.(Task).Cancel(cause)

@@ -99,6 +99,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	c := s.shared.newClaim(claimStart{
 		topic: topic, partition: partition, offset: offset, stored: stored,
 		committer: h.committer,
+		side:      h.clients.side,
 		ctx:       s.values,
 		pause: func(paused bool) {
 			tp := map[string][]int32{topic: {partition}}

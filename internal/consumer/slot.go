@@ -3,11 +3,14 @@ package consumer
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
 // slot carries records to the application, one at a time, until the claim drains.
@@ -27,7 +30,7 @@ func (c *Claim) slot() {
 			c.do(w)
 		}
 		d := &task.Delivery().Delivery
-		verdict, sent := task.Run(c.draining)
+		verdict, sent := c.serveOne(task)
 		if !sent {
 			c.do(c.part.Abandon(d))
 			return
@@ -37,6 +40,44 @@ func (c *Claim) slot() {
 		task.Finished()
 		c.do(w)
 		task = next
+	}
+}
+
+// serveOne runs a task, after reading its record again where memory no longer holds it.
+func (c *Claim) serveOne(task Task) (v partition.Verdict, sent bool) {
+	d := &task.Delivery().Delivery
+	if d.Evicted() {
+		record, err := c.readAgain(d.Offset())
+		switch {
+		case errors.Is(err, reread.ErrGone):
+			c.part.Restore(d, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()})
+			return task.Gone(err), true
+		case err != nil: // draining
+			return v, false
+		}
+		c.part.Restore(d, record)
+	}
+	return task.Run(c.draining)
+}
+
+// readAgain tries until it has an answer or the claim drains.
+func (c *Claim) readAgain(offset int64) (*sarama.ConsumerMessage, error) {
+	for attempt := 1; ; attempt++ {
+		record, err := c.reader.Read(c.draining, offset)
+		if err == nil || errors.Is(err, reread.ErrGone) {
+			return record, err
+		}
+		if attempt%10 == 3 {
+			c.logger.Error("Cannot read a record again that waits for its delivery, it is tried again", err,
+				watermill.LogFields{"kafka_partition_offset": offset, "attempt": attempt})
+		}
+		timer := time.NewTimer(min(20*time.Millisecond<<min(attempt-1, 10), time.Second))
+		select {
+		case <-timer.C:
+		case <-c.draining:
+			timer.Stop()
+			return nil, err
+		}
 	}
 }
 

@@ -70,7 +70,8 @@ func (s *Subscription) consumePartition(ctx context.Context, c *clients, consume
 	})
 	claim := s.shared.newClaim(claimStart{
 		topic: topic, partition: p, offset: from, stored: true,
-		ctx: s.values,
+		side: c.side,
+		ctx:  s.values,
 		pause: func(paused bool) {
 			if paused {
 				pc.Pause()

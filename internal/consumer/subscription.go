@@ -20,18 +20,18 @@ type Subscription struct {
 	dialer      *dialer
 	cooperative bool
 
-	closing chan struct{}
-	once    sync.Once
+	closing chan struct{} // closed at the beginning of the end
 	done    chan struct{}
 
 	mu        sync.Mutex
 	positions map[int32]int64 // without a group: where each partition goes on
 }
 
-// Start connects, or answers why that failed, and begins to consume.
-func Start(ctx context.Context, cfg Config) (*Subscription, error) {
+// Start connects, or answers why that failed, and begins to consume. The
+// subscription ends with ctx, whose values messages inherit, or with closing.
+func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	s := &Subscription{
-		shared:    &shared{cfg: &cfg},
+		shared:    &shared{cfg: &cfg, claims: map[*Claim]struct{}{}},
 		values:    ctx,
 		closing:   make(chan struct{}),
 		done:      make(chan struct{}),
@@ -42,17 +42,17 @@ func Start(ctx context.Context, cfg Config) (*Subscription, error) {
 	}
 	s.dialer = newDialer(cfg.Sarama, cfg.Side)
 	s.cooperative = isCooperative(cfg.Sarama)
-	c, partitions, err := s.open()
+	starting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(closing, func() { cancel(ErrClosing) })()
+	c, partitions, err := s.open(starting)
 	if err != nil {
-		s.dialer.cut()
+		s.dialer.Cut()
 		return nil, err
 	}
-	go s.run(ctx, c, partitions)
+	go s.run(ctx, closing, c, partitions)
 	return s, nil
 }
-
-// Stop begins the end: drain, last commit, leave. Done tells when that is over.
-func (s *Subscription) Stop() { s.once.Do(func() { close(s.closing) }) }
 
 // Done is closed once nothing of the subscription runs any more.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
@@ -66,9 +66,15 @@ func (s *Subscription) closingNow() bool {
 	}
 }
 
-func (s *Subscription) open() (*clients, []int32, error) {
+// open connects; the end of ctx interrupts it, and cuts the subscription off for good.
+func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {
+	connected := context.AfterFunc(ctx, s.dialer.Cut)
+	defer connected()
 	c, err := open(s.cfg)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return nil, nil, fmt.Errorf("cannot connect to Kafka brokers %v: %w", s.cfg.Brokers, err)
 	}
 	if s.cfg.Group != "" {
@@ -82,7 +88,7 @@ func (s *Subscription) open() (*clients, []int32, error) {
 	return c, partitions, nil
 }
 
-func (s *Subscription) run(outer context.Context, c *clients, partitions []int32) {
+func (s *Subscription) run(outer, closing context.Context, c *clients, partitions []int32) {
 	defer close(s.done)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -93,12 +99,9 @@ func (s *Subscription) run(outer context.Context, c *clients, partitions []int32
 	watch.Go(func() {
 		select {
 		case <-outer.Done():
-			s.Stop() // the cause is known before the claims see their context end
-		case <-s.closing:
-		case <-finished:
-			s.dialer.cut()
-			return
+		case <-closing.Done():
 		}
+		close(s.closing) // the cause is known before the claims see their context end
 		cancel()
 		// With the broker gone, requests under way answer only at their timeouts.
 		timer := time.NewTimer(s.cfg.DrainTimeout + commitGrace)
@@ -130,7 +133,7 @@ func (s *Subscription) run(outer context.Context, c *clients, partitions []int32
 		sleep = min(2*sleep, max(s.cfg.ReconnectSleep, 30*time.Second))
 		s.cfg.Logger.Info("Reconnecting consumer", nil)
 		var err error
-		if c, partitions, err = s.open(); err != nil {
+		if c, partitions, err = s.open(ctx); err != nil {
 			c = nil
 			s.logError("Cannot reconnect to Kafka", err)
 		}

@@ -153,7 +153,7 @@ func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
 	}
 	if p.cfg.Bytes != nil {
 		for seq := p.head; seq != p.tail; seq++ {
-			if e := p.at(seq); e.state != settled {
+			if e := p.at(seq); e.state != settled && !e.evicted {
 				p.cfg.Bytes.Add(-int64(e.size))
 			}
 		}

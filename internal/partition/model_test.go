@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 )
 
@@ -122,7 +123,7 @@ type harness struct {
 	old   []*modelRun // finished, may be settled late
 	next  *Delivery[*modelRec]
 	last  int64
-	late  bool
+	bytes *atomic.Int64
 	log   []string
 }
 
@@ -153,8 +154,17 @@ func (h *harness) nrunning() int { return len(h.runs) }
 
 // taken checks a record that was handed out.
 func (h *harness) taken(d *Delivery[*modelRec]) {
+	i := slices.IndexFunc(h.m.recs, func(r *modelRec) bool { return r.offset == d.Offset() })
+	if d.Evicted() {
+		if d.Record() != nil {
+			h.failf("record %d was evicted and is there", d.Offset())
+		}
+		h.p.Restore(d, h.m.recs[i])
+	}
 	rec := d.Record()
-	i := slices.Index(h.m.recs, rec)
+	if rec != h.m.recs[i] {
+		h.failf("offset %d came with record %v", d.Offset(), rec)
+	}
 	isHead := i == h.m.head()
 	if !h.m.free(i, isHead) {
 		h.failf("record %d (key %q) handed out of turn", rec.offset, rec.key)
@@ -264,14 +274,10 @@ func (h *harness) finish(k int, v Verdict) {
 		h.failf("record %d: finish settled %v, want %v", run.rec.offset, gotFirst, first)
 	}
 	if ok {
-		h.dueFired()
 		h.taken(next)
 	}
 	h.work(w)
 }
-
-// dueFired: a park with a time that has passed is due at once.
-func (h *harness) dueFired() {}
 
 func run(t testing.TB, data []byte) {
 	next := func() int {
@@ -291,8 +297,10 @@ func run(t testing.TB, data []byte) {
 	if b := next(); b%3 == 0 {
 		cfg.MaxUncommitted = uint64(1 + b/3%20)
 	}
+	var bytes atomic.Int64
+	cfg.Bytes = &bytes
 	m := &model{order: cfg.Order, max: cfg.MaxInFlight, bound: cfg.MaxUncommitted}
-	h := &harness{t: t, m: m, p: New(cfg), start: 10, last: 10}
+	h := &harness{t: t, m: m, p: New(cfg), start: 10, last: 10, bytes: &bytes}
 	offset := int64(10)
 	verdict := func() Verdict {
 		b := next()
@@ -312,7 +320,7 @@ func run(t testing.TB, data []byte) {
 	}
 	for len(data) > 0 {
 		op := next()
-		switch op % 12 {
+		switch op % 13 {
 		case 0, 1, 2: // push, with gaps
 			for range 1 + op/12%4 {
 				b := next()
@@ -357,6 +365,12 @@ func run(t testing.TB, data []byte) {
 			all := append(slices.Clone(h.runs), h.old...)
 			if len(all) > 0 {
 				h.cumulative(all[next()%len(all)])
+			}
+		case 12:
+			soon := m.now + int64(next()%4)
+			before := h.bytes.Load()
+			if freed := h.p.Evict(int64(next()), soon); before-freed != h.bytes.Load() {
+				h.failf("evicted %d bytes, %d before, %d now", freed, before, h.bytes.Load())
 			}
 		case 11:
 			b := next()
@@ -469,6 +483,9 @@ func (h *harness) finale() {
 	for len(h.runs) > 0 {
 		h.finish(0, Verdict{})
 		h.lookAll()
+	}
+	if n := h.bytes.Load(); n != 0 {
+		h.failf("%d bytes left", n)
 	}
 	if n := len(h.p.lanes); n != 0 {
 		h.failf("%d lanes left", n)

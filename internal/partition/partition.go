@@ -96,6 +96,7 @@ type entry[R any] struct {
 	size    int
 	attempt int
 	state   state
+	evicted bool         // its record was pushed out of memory
 	d       *Delivery[R] // the latest delivery while it is unsettled
 }
 
@@ -246,6 +247,7 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 	e := p.at(seq)
 	e.attempt++
 	e.state = inFlight
+	d.evicted = e.evicted
 	e.d = d
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt = seq, e.offset, e.record, e.lane, e.attempt

@@ -37,6 +37,7 @@ type Delivery[R any] struct {
 	status   Status
 	finished bool
 	token    bool
+	evicted  bool
 
 	prev, next *Delivery[R]
 }
@@ -106,11 +107,8 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 // done marks an entry settled and moves the watermark over the settled prefix.
 func (p *Partition[R]) done(seq uint64) {
 	e := p.at(seq)
-	if p.cfg.Bytes != nil {
-		p.cfg.Bytes.Add(-int64(e.size))
-	}
-	var none R
-	e.state, e.record, e.d = settled, none, nil
+	p.evict(e)
+	e.state, e.d = settled, nil
 	e.lane.live--
 	p.release(e.lane)
 	e.lane = nil

@@ -1,0 +1,79 @@
+package ackpolicy_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// A hundred subscriptions come and go with traffic, and end in all the ways there are: no goroutine and no connection is
+// left. Not parallel, so that what others run is not taken for a leak.
+func TestNothingIsLeft(t *testing.T) {
+	const rounds, partitions = 100, 2
+	before := goleak.IgnoreCurrent()
+	broker, err := brokertest.Start()
+	check(t, err)
+	addrs, topic, group := broker.Addrs(), brokertest.Topic(t), brokertest.Group(t)
+	check(t, brokertest.CreateTopic(addrs, topic, partitions))
+
+	var network brokertest.Network
+	var many *ackpolicy.Subscriber // of many subscriptions
+	cfg := config(group, drainTimeout(50*time.Millisecond))
+	cfg.Kafka.Brokers = addrs
+	network.Use(cfg.Kafka.OverwriteSaramaConfig)
+	for round := range rounds {
+		for p := range int32(partitions) {
+			_, err := brokertest.Produce(addrs, topic, p, numbered(20)...)
+			check(t, err)
+		}
+		c := cfg
+		if round%4 == 3 {
+			c.Kafka.ConsumerGroup = ""
+		}
+		if many == nil || round%10 == 0 || round%4 == 3 {
+			if many != nil {
+				check(t, many.Close())
+			}
+			many, err = ackpolicy.NewSubscriber(c, newLog(t))
+			check(t, err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		messages, err := many.Subscribe(ctx, topic)
+		check(t, err)
+		for range 5 {
+			await(t, fmt.Sprintf("a message in round %d", round), messages).Ack()
+		}
+		switch round % 3 {
+		case 0: // with one that nobody acks or nacks
+			await(t, "a message", messages)
+		case 1: // with one that is nacked
+			await(t, "a message", messages).Nack()
+		}
+		if round%2 == 0 {
+			cancel()
+		} else {
+			check(t, many.Close())
+			many = nil
+		}
+		for range messages { // until it is closed
+		}
+		cancel()
+		if many == nil && network.OpenConns() > 0 {
+			t.Fatalf("round %d: %d connections after Close", round, network.OpenConns())
+		}
+	}
+	if many != nil {
+		check(t, many.Close())
+	}
+	if n := network.OpenConns(); n > 0 {
+		t.Errorf("%d connections left", n)
+	}
+	broker.Close()
+	goleak.VerifyNone(t, before, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}

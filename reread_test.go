@@ -1,0 +1,91 @@
+package ackpolicy_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// heavy produces more than MaxBufferedBytes allows, over a few keys.
+func heavy(t *testing.T, records, keys int) (topic string, cfg ackpolicy.SubscriberConfig) {
+	all := make([]brokertest.Record, records)
+	for i := range all {
+		all[i] = brokertest.KeyValue(fmt.Sprint("key-", i%keys), fmt.Sprint(i))
+		all[i].Value = append(all[i].Value, bytes.Repeat([]byte{'.'}, 10_000)...)
+	}
+	cfg = config(brokertest.Group(t), ordering(ackpolicy.OrderByKey, 16))
+	cfg.MaxBufferedBytes = 1 << 20
+	return newTopic(t, 1, all...), cfg
+}
+
+// Records that wait for long are pushed out of memory and read again from the
+// broker when their time comes: each once more, in the order of its key.
+func TestWaitingRecordsAreReadAgain(t *testing.T) {
+	t.Parallel()
+	const records, keys = 1000, 50
+	topic, cfg := heavy(t, records, keys)
+	var mu sync.Mutex
+	first, last := map[string]int64{}, map[string]int64{}
+	parked := 0
+	s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if want := fmt.Sprint(d.Offset()); !bytes.HasPrefix(msg.Payload, []byte(want+".")) || len(msg.Payload) != len(want)+10_000 {
+			t.Errorf("offset %d came with the payload %.10q", d.Offset(), msg.Payload)
+		}
+		key := string(d.Key())
+		if d.Attempt() == 1 && d.Offset() < keys {
+			first[key] = d.Offset()
+			parked++
+			return ackpolicy.NackAfter(3 * time.Second) // and so all behind it in its key wait too
+		}
+		if before, ok := last[key]; ok && d.Offset() <= before || !ok && d.Offset() != first[key] {
+			t.Errorf("%s: offset %d after %d", key, d.Offset(), before)
+		}
+		last[key] = d.Offset()
+		return nil
+	}, ackpolicy.NackOnError.Middleware)
+	s.journal.wait(t, records+keys)
+	s.stop()
+	if parked != keys {
+		t.Errorf("%d records were nacked, want %d", parked, keys)
+	}
+	wantCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records)
+}
+
+// A record that retention removed while it waited is given up, and told, and
+// does not hold the partition.
+func TestWaitingRecordIsGone(t *testing.T) {
+	t.Parallel()
+	const records, keys = 400, 4
+	topic, cfg := heavy(t, records, keys)
+	gone := make(chan ackpolicy.SettledEvent, records)
+	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
+		if errors.Is(e.Reason, ackpolicy.ErrRecordGone) {
+			gone <- e
+		}
+	}
+	s := consume(t, cfg, topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
+		if d.Attempt() == 1 && d.Offset() < keys {
+			return ackpolicy.NackAfter(3 * time.Second)
+		}
+		return nil
+	}, ackpolicy.NackOnError.Middleware)
+	produce(t, topic, 0, brokertest.KeyValue("another", "the last"))
+	s.journal.wait(t, keys+1) // all are fetched
+	check(t, brokertest.DeleteRecords(cfg.Kafka.Brokers, topic, 0, records))
+	e := await(t, "a record that is gone", gone)
+	if e.Status != ackpolicy.Rejected {
+		t.Errorf("a record that is gone was %v", e.Status)
+	}
+	waitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records+1)
+	s.stop()
+}

@@ -1,0 +1,106 @@
+package ackpolicy_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+)
+
+// steady is a producer at a constant rate. It fills the partitions in turn, each from offset 0 on without a gap.
+type steady struct {
+	topic    string
+	keys     int64
+	producer sarama.SyncProducer
+	stopping chan struct{}
+	once     sync.Once
+	done     chan struct{}
+	ends     []int64 // the next offset of each partition
+	err      error
+}
+
+func startSteady(t testing.TB, topic string, partitions, rate int, keys int64) *steady {
+	t.Helper()
+	cfg := sarama.NewConfig()
+	cfg.Version = sarama.V2_8_0_0
+	cfg.Producer.Partitioner = sarama.NewManualPartitioner
+	cfg.Producer.RequiredAcks = sarama.WaitForAll
+	cfg.Producer.Return.Successes = true
+	cfg.Producer.Retry.Max = 50
+	cfg.Producer.Idempotent = true
+	cfg.Net.MaxOpenRequests = 1
+	producer, err := sarama.NewSyncProducer(shared.Addrs(), cfg)
+	check(t, err)
+	s := &steady{
+		topic: topic, keys: keys, producer: producer,
+		stopping: make(chan struct{}), done: make(chan struct{}), ends: make([]int64, partitions),
+	}
+	go s.run(rate)
+	t.Cleanup(func() {
+		s.stop()
+		if err := producer.Close(); err != nil {
+			t.Error("closing the producer:", err)
+		}
+	})
+	return s
+}
+
+func (s *steady) run(rate int) {
+	defer close(s.done)
+	ticker := time.NewTicker(25 * time.Millisecond)
+	defer ticker.Stop()
+	began, sent := time.Now(), 0
+	for {
+		select {
+		case <-ticker.C:
+		case <-s.stopping:
+			return
+		}
+		var batch []*sarama.ProducerMessage
+		for due := int(time.Since(began).Seconds() * float64(rate)); sent < due; sent++ {
+			p := sent % len(s.ends)
+			key := key(int32(p), s.ends[p], s.keys)
+			batch = append(batch, &sarama.ProducerMessage{
+				Topic: s.topic, Partition: int32(p), Offset: s.ends[p], Metadata: s.ends[p],
+				Key: sarama.StringEncoder(key), Value: sarama.StringEncoder(fmt.Sprint(sent)),
+			})
+			s.ends[p]++
+		}
+		if s.err = s.produce(batch); s.err != nil {
+			return
+		}
+	}
+}
+
+func (s *steady) produce(batch []*sarama.ProducerMessage) error {
+	if err := s.producer.SendMessages(batch); err != nil {
+		return err
+	}
+	for _, msg := range batch {
+		if msg.Offset != msg.Metadata {
+			return fmt.Errorf("partition %d: a record got offset %d, not %d", msg.Partition, msg.Offset, msg.Metadata)
+		}
+	}
+	return nil
+}
+
+// key names the lane of a record.
+func key(partition int32, offset, keys int64) string {
+	return fmt.Sprintf("%d-%d", partition, offset%keys)
+}
+
+// stop returns the partitions' ends.
+func (s *steady) stop() []int64 {
+	s.once.Do(func() { close(s.stopping) })
+	<-s.done
+	return s.ends
+}
+
+func (s *steady) finish(t testing.TB) []int64 {
+	t.Helper()
+	ends := s.stop()
+	check(t, s.err)
+	return ends
+}

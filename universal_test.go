@@ -1,0 +1,249 @@
+package ackpolicy_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/subscriber"
+	"github.com/ThreeDotsLabs/watermill/pubsub/tests"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// Watermill's universal suite on our subscriber, with the feature sets and the configuration that watermill-kafka's own
+// tests use (pkg/kafka/pubsub_test.go). Differences: topics have fewer partitions than upstream's 50, since the suite opens
+// hundreds of subscribers at once, and a fetch loop for each partition of each is more than two cores care to run; each
+// feature set has a group of its own, so that it does not rebalance the others; and what the suite does not close, the end
+// of the test does.
+
+const universalPartitions = 10
+
+type pubSubs struct {
+	marshaler kafka.MarshalerUnmarshaler
+	group     string
+	changes   []change
+}
+
+func (p pubSubs) open(t *testing.T) (message.Publisher, message.Subscriber) {
+	return p.openGroup(t, p.group)
+}
+
+func (p pubSubs) openGroup(t *testing.T, group string) (message.Publisher, message.Subscriber) {
+	t.Helper()
+	if p.marshaler == nil {
+		p.marshaler = kafka.DefaultMarshaler{}
+	}
+	logger := watermill.NopLogger{}
+	publisher, err := kafka.NewPublisher(kafka.PublisherConfig{Brokers: shared.Addrs(), Marshaler: p.marshaler}, logger)
+	check(t, err)
+
+	cfg := kafka.DefaultSaramaSubscriberConfig()
+	cfg.Consumer.Offsets.Initial = sarama.OffsetOldest
+	cfg.Admin.Timeout = 30 * time.Second
+	cfg.Producer.RequiredAcks = sarama.WaitForAll
+	cfg.ChannelBufferSize = 10240
+	cfg.Consumer.Group.Heartbeat.Interval = 500 * time.Millisecond
+	cfg.Consumer.Group.Rebalance.Timeout = 3 * time.Second
+	c := ackpolicy.SubscriberConfig{Kafka: kafka.SubscriberConfig{
+		Brokers:               shared.Addrs(),
+		Unmarshaler:           p.marshaler,
+		OverwriteSaramaConfig: cfg,
+		ConsumerGroup:         group,
+		InitializeTopicDetails: &sarama.TopicDetail{
+			NumPartitions:     universalPartitions,
+			ReplicationFactor: 1,
+		},
+	}}
+	for _, change := range p.changes {
+		change(&c)
+	}
+	sub, err := ackpolicy.NewSubscriber(c, logger)
+	check(t, err)
+	t.Cleanup(func() {
+		_ = publisher.Close()
+		_ = sub.Close()
+	})
+	return publisher, sub
+}
+
+func partitionKey(_ string, msg *message.Message) (string, error) {
+	return msg.Metadata.Get("partition_key"), nil
+}
+
+func TestUniversal(t *testing.T) {
+	t.Parallel()
+	tests.TestPubSub(t, tests.Features{ConsumerGroups: true, Persistent: true},
+		pubSubs{group: "plain"}.open, pubSubs{}.openGroup)
+}
+
+func TestUniversalOrdered(t *testing.T) {
+	if testing.Short() {
+		t.Skip("skipping long tests")
+	}
+	t.Parallel()
+	ordered := pubSubs{group: "ordered", marshaler: kafka.NewWithPartitioningMarshaler(partitionKey)}
+	tests.TestPubSub(t, tests.Features{ConsumerGroups: true, GuaranteedOrder: true, Persistent: true},
+		ordered.open, pubSubs{}.openGroup)
+}
+
+func TestUniversalNoGroup(t *testing.T) {
+	if testing.Short() {
+		t.Skip("skipping long tests")
+	}
+	t.Parallel()
+	tests.TestPubSub(t, tests.Features{Persistent: true, NewSubscriberReceivesOldMessages: true}, pubSubs{}.open, nil)
+}
+
+func TestUniversalAutoCommitDisabled(t *testing.T) {
+	t.Parallel()
+	manual := pubSubs{group: "manual", changes: []change{func(c *ackpolicy.SubscriberConfig) {
+		c.Kafka.OverwriteSaramaConfig.Consumer.Offsets.AutoCommit.Enable = false
+	}}}
+	tests.TestPubSub(t, tests.Features{
+		ConsumerGroups: true,
+		Persistent:     true,
+		ForceShort:     true, // as upstream: every ack is a commit of its own
+	}, manual.open, manual.openGroup)
+}
+
+// GuaranteedOrder would claim an order across keys.
+func TestUniversalByKey(t *testing.T) {
+	if testing.Short() {
+		t.Skip("skipping long tests")
+	}
+	t.Parallel()
+	byKey := pubSubs{group: "by-key", changes: []change{ordering(ackpolicy.OrderByKey, 16)}}
+	tests.TestPubSub(t, tests.Features{ConsumerGroups: true, Persistent: true}, byKey.open, byKey.openGroup)
+}
+
+// The next two are upstream's, in its words; the messages are ours.
+func TestCtxValues(t *testing.T) {
+	t.Parallel()
+	publisher, sub := pubSubs{}.open(t)
+	topic := newTopic(t, 4)
+	for range 20 {
+		check(t, publisher.Publish(topic, message.NewMessage(watermill.NewUUID(), nil)))
+	}
+	messages, err := sub.Subscribe(context.Background(), topic)
+	check(t, err)
+	received, all := subscriber.BulkReadWithDeduplication(messages, 20, patience)
+	if !all {
+		t.Fatalf("%d of 20 messages", len(received))
+	}
+	wantCtxValues(t, sub, topic, received)
+}
+
+func TestCtxValuesAfterRetry(t *testing.T) {
+	t.Parallel()
+	publisher, sub := pubSubs{}.open(t)
+	topic := newTopic(t, 4)
+	check(t, publisher.Publish(topic, message.NewMessage(watermill.NewUUID(), nil)))
+	messages, err := sub.Subscribe(context.Background(), topic)
+	check(t, err)
+	await(t, "a message", messages).Nack()
+	again := await(t, "its second delivery", messages)
+	again.Ack()
+	wantCtxValues(t, sub, topic, message.Messages{again})
+}
+
+// wantCtxValues: what upstream's getters read from the messages agrees with where the topic's partitions end.
+func wantCtxValues(t *testing.T, sub message.Subscriber, topic string, messages message.Messages) {
+	t.Helper()
+	ends := kafka.PartitionOffset{0: 0, 1: 0, 2: 0, 3: 0}
+	for _, msg := range messages {
+		partition, ok1 := kafka.MessagePartitionFromCtx(msg.Context())
+		offset, ok2 := kafka.MessagePartitionOffsetFromCtx(msg.Context())
+		timestamp, ok3 := kafka.MessageTimestampFromCtx(msg.Context())
+		key, ok4 := kafka.MessageKeyFromCtx(msg.Context())
+		if !ok1 || !ok2 || !ok3 || !ok4 || timestamp.IsZero() || key != nil {
+			t.Errorf("partition %v, offset %v, timestamp %v %v, key %v %q", ok1, ok2, ok3, timestamp, ok4, key)
+		}
+		ends[partition] = max(ends[partition], offset+1)
+	}
+	got, err := sub.(*ackpolicy.Subscriber).PartitionOffset(topic)
+	check(t, err)
+	if len(got) != len(ends) {
+		t.Errorf("PartitionOffset: %v, want %v", got, ends)
+	}
+	for partition, end := range ends {
+		if got[partition] != end {
+			t.Errorf("PartitionOffset: %v, want %v", got, ends)
+		}
+	}
+}
+
+// Two of our subscribers and a stock one share a group: nothing is lost while they come and go.
+func TestSharedWithStockSubscriber(t *testing.T) {
+	t.Parallel()
+	const partitions, each = 6, 50
+	group, topic := brokertest.Group(t), newTopic(t, partitions)
+	cfg := config(group)
+	open := map[string]func() message.Subscriber{
+		"ours":      func() message.Subscriber { return newSubscriber(t, cfg, newLog(t)) },
+		"ours also": func() message.Subscriber { return newSubscriber(t, cfg, newLog(t)) },
+		"stock": func() message.Subscriber {
+			sub, err := kafka.NewSubscriber(cfg.Kafka, newLog(t))
+			check(t, err)
+			t.Cleanup(func() { check(t, sub.Close()) })
+			return sub
+		},
+	}
+	seen := make(chan string, 100*partitions*each)
+	subs := map[string]message.Subscriber{}
+	start := func(member string) {
+		subs[member] = open[member]()
+		messages, err := subs[member].Subscribe(context.Background(), topic)
+		check(t, err)
+		go func() {
+			for msg := range messages {
+				seen <- string(msg.Payload)
+				msg.Ack()
+			}
+		}()
+	}
+	stable := func(members int) {
+		eventually(t, "a stable group", func() bool {
+			n, state, err := brokertest.Members(shared.Addrs(), group)
+			return err == nil && n == members && state == "Stable"
+		})
+	}
+	published, got := 0, map[string]bool{}
+	send := func() {
+		for p := range int32(partitions) {
+			var records []brokertest.Record
+			for range each {
+				records = append(records, brokertest.Values(watermill.NewShortUUID())...)
+			}
+			produce(t, topic, p, records...)
+			published += each
+		}
+	}
+	receive := func() {
+		for len(got) < published {
+			got[await(t, "all that was published", seen)] = true
+		}
+	}
+
+	for _, member := range []string{"ours", "stock", "ours also"} {
+		send()
+		start(member)
+	}
+	stable(3)
+	receive()
+	for i, member := range []string{"ours", "stock"} {
+		send()
+		check(t, subs[member].Close())
+		stable(2 - i)
+		receive()
+	}
+	for p := range int32(partitions) {
+		waitCommitted(t, group, topic, p, int64(published/partitions))
+	}
+	check(t, subs["ours also"].Close())
+}
