@@ -3,7 +3,10 @@ package ackpolicy_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,27 +19,38 @@ import (
 // noInterval leaves all commits to those who wait for one, and to the end.
 func noInterval(c *ackpolicy.SubscriberConfig) { c.CommitInterval = time.Hour }
 
-// When AckSync returns nil, the broker stores an offset that covers the record.
+// When AckSync returns nil, the broker stores an offset that covers the record. Until its handler has returned, the next
+// record of its lane does not start: the lane is lent only to a record that the commit waits for.
 func TestAckSync(t *testing.T) {
 	t.Parallel()
 	const records = 20
-	group, topic := brokertest.Group(t), newTopic(t, 1, numbered(records)...)
-	s := consume(t, config(group, noInterval), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
-		if err := d.AckSync(msg.Context()); err != nil {
-			t.Errorf("%s: %v", name(d), err)
-		}
-		stored, err := brokertest.Committed(shared.Addrs(), group, topic, 0)
-		if err != nil || stored != d.Offset()+1 {
-			t.Errorf("%s: stored %d, %v", name(d), stored, err)
-		}
-		if err := d.AckSync(msg.Context()); err != nil {
-			t.Errorf("%s, again: %v", name(d), err)
-		}
-		return nil
-	}, ackpolicy.Manual.Middleware)
-	s.journal.wait(t, records)
-	s.stop()
-	wantCommitted(t, group, topic, 0, records)
+	for _, o := range []ackpolicy.Ordering{ackpolicy.OrderByPartition, ackpolicy.OrderByKey} {
+		t.Run(fmt.Sprint(o), func(t *testing.T) {
+			t.Parallel()
+			group, topic := brokertest.Group(t), newTopic(t, 1, keyed(slices.Repeat([]string{"a"}, records)...)...)
+			var running atomic.Int32
+			s := consume(t, config(group, noInterval, ordering(o, 0)), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+				if n := running.Add(1); n > 1 {
+					t.Errorf("%s started beside %d others of its lane", name(d), n-1)
+				}
+				defer running.Add(-1)
+				if err := d.AckSync(msg.Context()); err != nil {
+					t.Errorf("%s: %v", name(d), err)
+				}
+				stored, err := brokertest.Committed(shared.Addrs(), group, topic, 0)
+				if err != nil || stored != d.Offset()+1 {
+					t.Errorf("%s: stored %d, %v", name(d), stored, err)
+				}
+				if err := d.AckSync(msg.Context()); err != nil {
+					t.Errorf("%s, again: %v", name(d), err)
+				}
+				return nil
+			}, ackpolicy.Manual.Middleware)
+			s.journal.wait(t, records)
+			s.stop()
+			wantCommitted(t, group, topic, 0, records)
+		})
+	}
 }
 
 // AckSync on what is settled otherwise says so, and settles nothing.

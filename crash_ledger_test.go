@@ -89,8 +89,8 @@ type crashFindings struct {
 }
 
 func (f crashFindings) String() string {
-	return fmt.Sprintf("%d records, lost %d (%d of them begun), started again %d, at most %d a kill and partition",
-		f.records, f.lost, f.unfinished, f.replayed, f.maxReplay)
+	return fmt.Sprintf("%d records, started again %d, at most %d a kill and partition; lost %d (%d of them begun), at most %d a kill and partition",
+		f.records, f.replayed, f.maxReplay, f.lost, f.unfinished, f.maxMissing)
 }
 
 // term is one assignment of a partition.

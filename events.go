@@ -78,9 +78,15 @@ func (s *subscription) quiet(status Status) bool {
 func (s *subscription) settled(d *Delivery, status Status, reason error) {
 	r := d.kafka.Record()
 	if status == Rejected {
-		s.logger.Error("Record rejected: it is given up, there is no dead letter destination", orNoReason(reason), watermill.LogFields{
+		fields := watermill.LogFields{
 			"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset, "attempt": d.Attempt(),
-		})
+		}
+		if s.deadLetter == nil {
+			s.logger.Error("Record rejected: it is given up, there is no dead letter destination", orNoReason(reason), fields)
+		} else {
+			fields["reason"] = orNoReason(reason).Error()
+			s.logger.Info("Record rejected", fields)
+		}
 	}
 	if hook := s.sub.config.Hooks.Settled; hook != nil {
 		hook(SettledEvent{r.Topic, r.Partition, r.Offset, d.Attempt(), status, reason})

@@ -26,6 +26,8 @@ type Hooks struct {
 	Undecodable func(UndecodableEvent)
 	// PositionReset: the group's stored offset lay outside the log.
 	PositionReset func(PositionResetEvent)
+	// Buried: a dead letter was stored, or not: then it is tried again.
+	Buried func(BuriedEvent)
 	// Unconfirmed: under ConfirmFirst a record's commit was sent, and the
 	// partition lost before its outcome was known. Its handler does not run.
 	Unconfirmed func(UnconfirmedEvent)
@@ -103,6 +105,15 @@ type PositionResetEvent struct {
 	Partition int32
 	Stored    int64 // the group's offset before
 	Start     int64 // the one it goes on from, by Consumer.Offsets.Initial
+}
+
+// BuriedEvent is told by Hooks.Buried.
+type BuriedEvent struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Reason    error // why the record was rejected
+	Err       error // why the letter was not stored; nil: it is
 }
 
 // UnconfirmedEvent is told by Hooks.Unconfirmed.

@@ -54,6 +54,7 @@ type Delivery struct {
 	planned  bool
 	plan     plan
 	canceled bool
+	handler  string
 	foreign  *foreign // set where sub is nil
 }
 
@@ -89,7 +90,8 @@ func (d *Delivery) Ack() bool {
 	return d.settle(partition.Verdict{Status: partition.Acked}, nil)
 }
 
-// Nack has the record delivered again, after SubscriberConfig.Backoff or, without
+// Nack has the record delivered again, unless MaxDeliveries is reached: then it
+// is rejected. The next delivery comes after SubscriberConfig.Backoff or, without
 // one, kafka.SubscriberConfig.NackResendSleep.
 func (d *Delivery) Nack() bool { return d.nack(noDelay, nil) }
 
@@ -105,12 +107,13 @@ func (d *Delivery) nack(delay time.Duration, err error) bool {
 }
 
 // Reject gives the record up: it will not be delivered again. The reason may be
-// nil; it is logged at error level with the record's position.
+// nil. The record goes to SubscriberConfig.DeadLetter, and its offset may be
+// committed once that has stored it; without one the reason is logged at error level.
 func (d *Delivery) Reject(reason error) bool {
 	if d.sub == nil {
 		return d.foreign.settle(d, Rejected, reason)
 	}
-	return d.settle(partition.Verdict{Status: partition.Rejected}, reason)
+	return d.settle(d.verdict(doReject, noDelay, reason), reason)
 }
 
 // AckSync acks the record and returns once the broker stores an offset that
@@ -224,6 +227,9 @@ func (d *Delivery) settle(v partition.Verdict, reason error) bool {
 	status, first := d.kafka.Settle(v)
 	if first {
 		d.sub.settled(d, Status(status), reason)
+		if v.Hold {
+			d.sub.bury(d, reason)
+		}
 	}
 	return status == v.Status
 }
@@ -234,8 +240,11 @@ func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.V
 	case doAck:
 		return partition.Verdict{Status: partition.Acked}
 	case doReject:
-		return partition.Verdict{Status: partition.Rejected}
+		return partition.Verdict{Status: partition.Rejected, Hold: d.sub.deadLetter != nil}
 	case doNack:
+		if n := d.sub.sub.config.MaxDeliveries; n > 0 && d.Attempt() >= n {
+			return d.verdict(doReject, noDelay, err)
+		}
 		if delay == noDelay {
 			delay = d.sub.backoff(d.Attempt(), err)
 		}
@@ -252,16 +261,15 @@ func (d *Delivery) position(err error) error {
 	return fmt.Errorf("topic %s, partition %d, offset %d: %w", d.Topic(), d.Partition(), d.Offset(), err)
 }
 
-// enter tells that a handler begins. It answers whether no other of ours runs
-// around it: the plan of the innermost middleware counts.
-func (d *Delivery) enter() (outermost bool) {
+// enter tells that a handler begins. Where our middlewares are nested, the
+// innermost one's plan counts.
+func (d *Delivery) enter(handler string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.running++
-	if d.running == 1 {
+	d.handler = handler
+	if d.running++; d.running == 1 {
 		d.planned = false
 	}
-	return d.running == 1
 }
 
 // leave tells that the handler returned, and what the Router's signal then means.

@@ -135,7 +135,7 @@ func (d *Delivery) confirm() error {
 
 // run calls the handler and leaves the plan, or settles at once on a signal.
 func (m Middleware) run(d *Delivery, policy Policy, h message.HandlerFunc, msg *message.Message) (produced []*message.Message, err error) {
-	d.enter()
+	d.enter(message.HandlerNameFromCtx(msg.Context()))
 	returned := false
 	defer func() {
 		if returned {

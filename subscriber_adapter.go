@@ -95,14 +95,23 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	cfg.Sarama.Consumer.Group.InstanceId = instance
 	sub.logger.Info("Subscribing to Kafka topic", nil)
 
-	running, err := consumer.Start(ctx, s.closing, cfg)
+	letters, err := s.openDeadLetter(ctx, topic)
 	if err != nil {
 		s.end(instance)
 		return nil, err
 	}
+	sub.deadLetter = letters
+	running, err := consumer.Start(ctx, s.closing, cfg)
+	if err != nil {
+		s.end(instance)
+		return nil, errors.Join(err, closeDeadLetter(letters))
+	}
 	go func() {
 		<-running.Done()
 		close(sub.output)
+		if err := closeDeadLetter(letters); err != nil {
+			sub.logger.Error("Cannot close the dead letter destination", err, nil)
+		}
 		sub.logger.Debug("Kafka subscription closed", nil)
 		s.end(instance)
 	}()
@@ -202,6 +211,7 @@ type subscription struct {
 	logger           watermill.LoggerAdapter
 	output           chan *message.Message
 	defaultMarshaler bool
+	deadLetter       DeadLetter // nil: none
 }
 
 func (s *subscription) consumerConfig(topic string) consumer.Config {
@@ -231,20 +241,26 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 	return cfg
 }
 
-// undecodable keeps a record that no message can be made of: it is tried again
-// with backoff, so that a fixed Unmarshaler, or a person, finds it.
+// undecodable decides about a record that no message can be made of. One that is
+// kept is tried again with backoff, so that a fixed Unmarshaler, or a person, finds it.
 func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
+	c := &s.sub.config
+	r := d.kafka.Record()
+	if hook := c.Hooks.Undecodable; hook != nil {
+		hook(UndecodableEvent{r.Topic, r.Partition, r.Offset, d.Attempt(), err})
+	}
+	if c.OnUndecodable == UndecodableReject || (c.OnUndecodable == UndecodableAuto && s.deadLetter != nil) {
+		err = fmt.Errorf("cannot be decoded: %w", err)
+		d.settle(d.verdict(doReject, noDelay, err), err)
+		return partition.Verdict{}
+	}
 	delay := min(100*time.Millisecond<<min(d.Attempt()-1, 10), 30*time.Second)
-	if s.sub.config.Backoff != nil {
+	if c.Backoff != nil {
 		delay = s.backoff(d.Attempt(), err)
 	}
-	r := d.kafka.Record()
 	s.logger.Error("Record cannot be decoded, it is kept and tried again: nothing is committed past it", err, watermill.LogFields{
 		"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset, "attempt": d.Attempt(), "retry_in": delay.String(),
 	})
-	if hook := s.sub.config.Hooks.Undecodable; hook != nil {
-		hook(UndecodableEvent{r.Topic, r.Partition, r.Offset, d.Attempt(), err})
-	}
 	return partition.Verdict{Status: partition.Nacked, DueAt: consumer.Now() + int64(delay)}
 }
 

@@ -35,6 +35,19 @@ func (o Ordering) String() string {
 	return fmt.Sprintf("Ordering(%d)", uint8(o))
 }
 
+// Undecodable says what becomes of a record that the Unmarshaler refuses.
+type Undecodable uint8
+
+const (
+	// UndecodableAuto rejects it where there is a DeadLetter, and else is UndecodableRetry.
+	UndecodableAuto Undecodable = iota
+	// UndecodableRetry keeps it and tries again with backoff, without a limit.
+	// Nothing is committed past it.
+	UndecodableRetry
+	// UndecodableReject gives it up.
+	UndecodableReject
+)
+
 // Unlimited is a bound that is none.
 const Unlimited = -1
 
@@ -78,6 +91,15 @@ type SubscriberConfig struct {
 	// nacked, 1 the first; err is the handler's error, nil for a nack without one.
 	// nil: Kafka.NackResendSleep (100 ms) each time.
 	Backoff func(attempt int, err error) time.Duration
+	// MaxDeliveries is how often a record is delivered at most: a nack of the last
+	// delivery becomes a reject, with the handler's error as its reason. 0 is no
+	// limit. The count begins anew after a restart or a revocation.
+	MaxDeliveries int
+	// DeadLetter takes rejected records; nil logs them at error level. A record's
+	// offset is not committed before its letter is stored.
+	DeadLetter DeadLetter
+	// OnUndecodable says what becomes of a record that the Unmarshaler refuses.
+	OnUndecodable Undecodable
 	// DrainTimeout is how long running handlers may take to finish on Close and
 	// on a revocation; there it is cut to what Rebalance.Timeout leaves. After it their contexts
 	// end with ErrClosing or ErrRevoked as the cause. 0 is 10 s.
@@ -169,6 +191,12 @@ func (c SubscriberConfig) Validate() error {
 	}
 	if c.MaxBufferedBytes < 0 {
 		bad("MaxBufferedBytes: %d: want 0 (64 MiB) or a positive number", c.MaxBufferedBytes)
+	}
+	if c.MaxDeliveries < 0 {
+		bad("MaxDeliveries: %d: want 0 (no limit) or a positive number", c.MaxDeliveries)
+	}
+	if c.OnUndecodable > UndecodableReject {
+		bad("OnUndecodable: %d: want UndecodableAuto, UndecodableRetry or UndecodableReject", uint8(c.OnUndecodable))
 	}
 	if c.CommitInterval < 0 {
 		bad("CommitInterval: %v: want 0 (sarama's auto-commit interval) or a positive duration", c.CommitInterval)

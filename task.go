@@ -57,7 +57,7 @@ func (t *task) Run(stop <-chan struct{}) (v partition.Verdict, sent bool) {
 // Gone implements consumer.Task: the record cannot be had any more, so it is given up.
 func (t *task) Gone(err error) partition.Verdict {
 	d := (*Delivery)(t)
-	d.settle(partition.Verdict{Status: partition.Rejected}, err)
+	d.settle(partition.Verdict{Status: partition.Rejected}, err) // there is nothing to put into a letter
 	return partition.Verdict{}
 }
 

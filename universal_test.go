@@ -19,8 +19,9 @@ import (
 // Watermill's universal suite on our subscriber, with the feature sets and the configuration that watermill-kafka's own
 // tests use (pkg/kafka/pubsub_test.go). Differences: topics have fewer partitions than upstream's 50, since the suite opens
 // hundreds of subscribers at once, and a fetch loop for each partition of each is more than two cores care to run; each
-// feature set has a group of its own, so that it does not rebalance the others; and what the suite does not close, the end
-// of the test does.
+// feature set has a group of its own, so that it does not rebalance the others; what the suite does not close, the end
+// of the test does; since the suite leaves messages unread that a drain has to wait for, drains are short; and a nacked
+// message comes again after 20 ms, since the suite nacks 300 times and the ordered set has all of it in one partition.
 
 const universalPartitions = 10
 
@@ -50,11 +51,12 @@ func (p pubSubs) openGroup(t *testing.T, group string) (message.Publisher, messa
 	cfg.ChannelBufferSize = 10240
 	cfg.Consumer.Group.Heartbeat.Interval = 500 * time.Millisecond
 	cfg.Consumer.Group.Rebalance.Timeout = 3 * time.Second
-	c := ackpolicy.SubscriberConfig{Kafka: kafka.SubscriberConfig{
+	c := ackpolicy.SubscriberConfig{DrainTimeout: 100 * time.Millisecond, Kafka: kafka.SubscriberConfig{
 		Brokers:               shared.Addrs(),
 		Unmarshaler:           p.marshaler,
 		OverwriteSaramaConfig: cfg,
 		ConsumerGroup:         group,
+		NackResendSleep:       20 * time.Millisecond,
 		InitializeTopicDetails: &sarama.TopicDetail{
 			NumPartitions:     universalPartitions,
 			ReplicationFactor: 1,

@@ -54,6 +54,8 @@ type Claim struct {
 	spawn    atomic.Int32
 	slots    sync.WaitGroup
 
+	letters letters
+
 	paused bool
 	held   held
 }

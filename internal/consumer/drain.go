@@ -49,6 +49,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 		c.source.Close(cause)
 	}
 	c.slots.Wait()
+	c.letters.close()
 	<-discarded
 	c.logger.Debug("Partition released", watermill.LogFields{"cause": cause.Error(), "committed": released.Committed})
 	if c.cfg.Events.Released != nil {
