@@ -51,8 +51,9 @@ type Delivery struct {
 	msg      *message.Message
 	running  int // handlers under our middleware that run now
 	returned chan struct{}
-	planned  bool
+	depth    int // of the nested middleware that left the plan; 0: none did
 	plan     plan
+	first    bool // acked by AckFirst
 	canceled bool
 	handler  string
 	foreign  *foreign // set where sub is nil
@@ -130,7 +131,7 @@ func (d *Delivery) AckSync(ctx context.Context) error {
 	switch d.Status() {
 	case Acked:
 	case Revoked:
-		return d.position(context.Cause(d.kafka.Context()))
+		return d.position(d.kafka.Ended())
 	default:
 		return d.position(fmt.Errorf("cannot ack: the delivery is %s already", d.Status()))
 	}
@@ -146,7 +147,12 @@ func (d *Delivery) AckCumulative() bool {
 	if d.sub == nil {
 		return false
 	}
-	status, first := d.kafka.AckCumulative()
+	status, first, others := d.kafka.AckCumulative()
+	if hook := d.sub.sub.config.Hooks.Settled; hook != nil {
+		for _, o := range others {
+			hook(SettledEvent{d.Topic(), d.Partition(), o.Offset, o.Attempt, Acked, nil})
+		}
+	}
 	if first {
 		d.sub.settled(d, Acked, nil)
 	}
@@ -248,7 +254,7 @@ func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.V
 		if delay == noDelay {
 			delay = d.sub.backoff(d.Attempt(), err)
 		}
-		return partition.Verdict{Status: partition.Nacked, DueAt: consumer.Now() + int64(delay)}
+		return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay)}
 	}
 	return partition.Verdict{}
 }
@@ -261,26 +267,35 @@ func (d *Delivery) position(err error) error {
 	return fmt.Errorf("topic %s, partition %d, offset %d: %w", d.Topic(), d.Partition(), d.Offset(), err)
 }
 
-// enter tells that a handler begins. Where our middlewares are nested, the
-// innermost one's plan counts.
-func (d *Delivery) enter(handler string) {
+// dueIn answers when a delay is over; a delay may be longer than time goes on.
+func dueIn(delay time.Duration) int64 {
+	const century = 100 * 365 * 24 * time.Hour
+	return consumer.Now() + int64(min(delay, century))
+}
+
+// enter tells that a handler begins, and answers how deep it lies in nested
+// middlewares of ours.
+func (d *Delivery) enter(handler string) (depth int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.handler = handler
 	if d.running++; d.running == 1 {
-		d.planned = false
+		d.depth = 0
 	}
+	return d.running
 }
 
-// leave tells that the handler returned, and what the Router's signal then means.
-func (d *Delivery) leave(p plan) {
+// leave tells that the handler returned, and what the Router's signal then
+// means. The innermost middleware's plan counts: it answers whether this one does.
+func (d *Delivery) leave(depth int, p plan) (counts bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.planned {
-		d.planned, d.plan = true, p
+	if depth >= d.depth {
+		d.depth, d.plan, counts = depth, p, true
 	}
 	if d.running--; d.running == 0 && d.returned != nil {
 		close(d.returned)
 		d.returned = nil
 	}
+	return counts
 }

@@ -19,7 +19,8 @@ func (p Policy) Middleware(h message.HandlerFunc) message.HandlerFunc {
 
 // Middleware decides what becomes of a record when its handler ends. Added to the
 // Router it holds for all handlers, added to a handler for that one; where both
-// are, the inner one's verdict counts.
+// are, the inner one's verdict counts. An outer AckFirst leaves it nothing to
+// decide, which is logged as an error: use Handlers instead.
 type Middleware struct {
 	// Policy of every handler that Handlers does not name.
 	Policy Policy
@@ -33,29 +34,42 @@ type Middleware struct {
 	// or an invalid one means the usual policy. It is not asked about signals,
 	// nor under AckFirst.
 	Classify func(err error) (Policy, bool)
-	// Logger tells of rejected messages of other subscribers, and warns; nil is no log.
+	// Logger tells of rejected messages of other subscribers, and warns; nil is the
+	// Subscriber's, and no log on the messages of others.
 	Logger watermill.LoggerAdapter
+
+	nested *sync.Once // warns of nested policies
+}
+
+func (m Middleware) logger(d *Delivery) watermill.LoggerAdapter {
+	switch {
+	case m.Logger != nil:
+		return m.Logger
+	case d != nil && d.sub != nil:
+		return d.sub.logger
+	}
+	return watermill.NopLogger{}
 }
 
 // Middleware implements Watermill's message.HandlerMiddleware.
 func (m Middleware) Middleware(h message.HandlerFunc) message.HandlerFunc {
-	if m.Logger == nil {
-		m.Logger = watermill.NopLogger{}
-	}
+	m.nested = &sync.Once{}
 	if err := m.validate(); err != nil {
 		return func(*message.Message) ([]*message.Message, error) { return nil, err }
 	}
 	warn := &sync.Once{}
 	return func(msg *message.Message) ([]*message.Message, error) {
-		policy := m.policyFor(msg.Context(), warn)
 		d, ok := FromContext(msg.Context())
 		if !ok || !d.over(msg) {
-			d = foreignDelivery(msg, m.Logger)
+			d = foreignDelivery(msg, m.logger(nil))
 		}
+		policy := m.policyFor(d, msg.Context(), warn)
 		if policy == AckFirst {
 			if err := m.ackFirst(d); err != nil {
 				return nil, err
 			}
+		} else {
+			m.checkNested(d, policy)
 		}
 		return m.run(d, policy, h, msg)
 	}
@@ -85,7 +99,7 @@ func (d *Delivery) over(msg *message.Message) bool {
 	return d.msg == msg
 }
 
-func (m Middleware) policyFor(ctx context.Context, warn *sync.Once) Policy {
+func (m Middleware) policyFor(d *Delivery, ctx context.Context, warn *sync.Once) Policy {
 	if len(m.Handlers) == 0 {
 		return m.Policy
 	}
@@ -95,7 +109,7 @@ func (m Middleware) policyFor(ctx context.Context, warn *sync.Once) Policy {
 	}
 	if m.Policy == AckFirst {
 		warn.Do(func() {
-			m.Logger.Info("Handler is not in Middleware.Handlers and Middleware.Policy was left at its zero value: its messages are acked before it runs (ack_first)",
+			m.logger(d).Info("Handler is not in Middleware.Handlers and Middleware.Policy was left at its zero value: its messages are acked before it runs (ack_first)",
 				watermill.LogFields{"level": "warning", "handler_name": name})
 		})
 	}
@@ -103,14 +117,32 @@ func (m Middleware) policyFor(ctx context.Context, warn *sync.Once) Policy {
 }
 
 func (m Middleware) ackFirst(d *Delivery) error {
+	d.mu.Lock()
+	d.first = true
+	d.mu.Unlock()
 	if !m.ConfirmFirst {
-		d.Ack()
+		if !d.Ack() { // to run it now would not be at most once
+			return d.position(fmt.Errorf("ackpolicy: ack_first: the handler does not run, its delivery is %s", d.Status()))
+		}
 		return nil
 	}
 	if d.sub == nil {
 		return fmt.Errorf("ackpolicy: ConfirmFirst takes ackpolicy.NewSubscriber, nothing was acked: %w", ErrNotKafka)
 	}
 	return d.confirm()
+}
+
+// checkNested tells of a policy that an outer middleware has made void.
+func (m Middleware) checkNested(d *Delivery, policy Policy) {
+	d.mu.Lock()
+	void := d.first && d.running > 0
+	d.mu.Unlock()
+	if void {
+		m.nested.Do(func() {
+			m.logger(d).Error("Policy "+policy.String()+" has no effect: a middleware around it has acked the message already (ack_first)",
+				errors.New("nested policies: use Middleware.Handlers"), nil)
+		})
+	}
 }
 
 // confirm acks and waits until the commit is confirmed. Whatever else ends the
@@ -135,7 +167,7 @@ func (d *Delivery) confirm() error {
 
 // run calls the handler and leaves the plan, or settles at once on a signal.
 func (m Middleware) run(d *Delivery, policy Policy, h message.HandlerFunc, msg *message.Message) (produced []*message.Message, err error) {
-	d.enter(message.HandlerNameFromCtx(msg.Context()))
+	depth := d.enter(message.HandlerNameFromCtx(msg.Context()))
 	returned := false
 	defer func() {
 		if returned {
@@ -144,10 +176,10 @@ func (m Middleware) run(d *Delivery, policy Policy, h message.HandlerFunc, msg *
 		r := recover()
 		failure := panicError(r)
 		if sig := findSignal(failure); sig != nil {
-			produced, err = m.end(d, policy, nil, failure)
+			produced, err = m.end(d, depth, policy, nil, failure)
 			return
 		}
-		_, _ = m.end(d, policy, nil, failure)
+		_, _ = m.end(d, depth, policy, nil, failure)
 		if r == nil {
 			msg.Nack() // runtime.Goexit: nobody else will say anything
 			return
@@ -156,7 +188,7 @@ func (m Middleware) run(d *Delivery, policy Policy, h message.HandlerFunc, msg *
 	}()
 	produced, err = h(msg)
 	returned = true
-	return m.end(d, policy, produced, err)
+	return m.end(d, depth, policy, produced, err)
 }
 
 func panicError(r any) error {
@@ -170,7 +202,7 @@ func panicError(r any) error {
 }
 
 // end turns how the handler ended into settlement and plan.
-func (m Middleware) end(d *Delivery, policy Policy, produced []*message.Message, err error) ([]*message.Message, error) {
+func (m Middleware) end(d *Delivery, depth int, policy Policy, produced []*message.Message, err error) ([]*message.Message, error) {
 	if sig := findSignal(err); sig != nil {
 		switch decide(policy, sig.kind) {
 		case doAck:
@@ -180,7 +212,7 @@ func (m Middleware) end(d *Delivery, policy Policy, produced []*message.Message,
 		case doReject:
 			d.Reject(sig.reason)
 		}
-		d.leave(plan{}) // settled: the Router's ack, which follows, only finishes
+		d.leave(depth, plan{}) // settled: the Router's ack, which follows, only finishes
 		return nil, nil
 	}
 	p := plan{onAck: decide(policy, succeeded), onNack: decide(policy, failed), err: err}
@@ -189,8 +221,7 @@ func (m Middleware) end(d *Delivery, policy Policy, produced []*message.Message,
 			p.onNack = decide(other, failed)
 		}
 	}
-	d.leave(p)
-	if d.sub == nil {
+	if d.leave(depth, p) && d.sub == nil {
 		return m.endForeign(d, policy, p, produced, err)
 	}
 	return produced, err

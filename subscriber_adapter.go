@@ -197,7 +197,7 @@ func (s *Subscriber) Guarantees() string {
 	}
 	if group {
 		parts = append(parts,
-			fmt.Sprintf("none replayed after Close, a revocation or a restart whose handlers finish within %v", c.DrainTimeout),
+			fmt.Sprintf("none replayed after Close, a revocation or a restart whose handlers finish within %v and leave no earlier record unsettled", c.DrainTimeout),
 			"under AckFirst: at most once but for acks that a crash leaves uncommitted; with ConfirmFirst: at most once")
 	} else {
 		parts = append(parts, "under AckFirst: at most once a subscription")
@@ -261,7 +261,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	s.logger.Error("Record cannot be decoded, it is kept and tried again: nothing is committed past it", err, watermill.LogFields{
 		"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset, "attempt": d.Attempt(), "retry_in": delay.String(),
 	})
-	return partition.Verdict{Status: partition.Nacked, DueAt: consumer.Now() + int64(delay)}
+	return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay)}
 }
 
 // backoff answers how long a record waits that was nacked without a delay.

@@ -230,6 +230,8 @@ func (c *SubscriberConfig) saramaConfigs() (fetch, side *sarama.Config) {
 		// rebalance timeout; a read timeout below that never gets an answer.
 		fetch.Net.ReadTimeout = max(fetch.Net.ReadTimeout, group.Rebalance.Timeout+5*time.Second)
 	}
+	// Commits and re-reads answer in milliseconds; a drain must not wait for more.
+	side.Net.ReadTimeout = min(side.Net.ReadTimeout, 10*time.Second)
 	return fetch, side
 }
 

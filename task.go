@@ -70,16 +70,17 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 		// Acked or nacked by hand inside the handler, or by InstantAck: that
 		// settles, but the delivery is not finished before the handler returned.
 		d.returned = make(chan struct{})
-	} else if d.planned {
+	} else if d.depth > 0 {
 		p = d.plan
+		if !acked && p.err == nil {
+			p.err = errNacked
+		}
 	}
 	returned := d.returned
 	d.mu.Unlock()
 	a := p.onNack
 	if acked {
 		a = p.onAck
-	} else if p.err == nil {
-		p.err = errNacked
 	}
 	v := d.verdict(a, noDelay, p.err)
 	if v.Status == partition.Pending {

@@ -166,7 +166,7 @@ func (c *Committer) gather() []due {
 	var dues []due
 	for s := range c.sources {
 		if mark, ok := s.dirty(); ok {
-			s.sent = max(s.sent, mark.Seq)
+			s.flying = mark.Seq
 			dues = append(dues, due{s, mark})
 		}
 	}
@@ -175,18 +175,21 @@ func (c *Committer) gather() []due {
 
 // commit sends what is due and answers false if some of it must be sent again soon.
 func (c *Committer) commit(attempt int) bool {
+	// The membership first: a watermark that is older than a rebalance must not go
+	// out under the generation that came with it, to a partition others own by now.
+	member, generation := c.session.MemberID(), c.session.GenerationID()
 	dues := c.gather()
 	if len(dues) == 0 {
 		return true
 	}
-	member, generation := c.session.MemberID(), c.session.GenerationID()
-	errs, err := c.send(dues, member, generation)
+	errs, sent, err := c.send(dues, member, generation)
 	again, refresh := false, false
 	for _, d := range dues {
 		perr := err
 		if err == nil {
 			perr = answerFor(errs, d.source.cfg.Topic, d.source.cfg.Partition)
 		}
+		d.source.landed(d.mark, sent && err != nil)
 		switch {
 		case perr == nil:
 			c.stored(d)
@@ -217,7 +220,9 @@ func (c *Committer) stored(d due) {
 	c.cfg.Committed(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset)
 }
 
-func (c *Committer) send(dues []due, member string, generation int32) (map[string]map[int32]sarama.KError, error) {
+// send answers what the broker said of each partition, or why it said nothing,
+// and whether the request was on its way then.
+func (c *Committer) send(dues []due, member string, generation int32) (errs map[string]map[int32]sarama.KError, sent bool, err error) {
 	request := sarama.NewOffsetCommitRequest(c.cfg.Client.Config(), c.cfg.Group)
 	request.ConsumerID = member
 	request.ConsumerGroupGeneration = generation
@@ -230,15 +235,15 @@ func (c *Committer) send(dues []due, member string, generation int32) (map[strin
 	}
 	coordinator, err := c.cfg.Client.Coordinator(c.cfg.Group)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	response, err := coordinator.CommitOffset(request)
 	if err != nil {
 		// The connection is in an unknown state; the client opens it again.
 		_ = coordinator.Close()
-		return nil, err
+		return nil, true, err
 	}
-	return response.Errors, nil
+	return response.Errors, true, nil
 }
 
 var errNoAnswer = errors.New("the broker's answer does not name the partition")

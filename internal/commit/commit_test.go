@@ -203,7 +203,7 @@ func TestFenced(t *testing.T) {
 			b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: refusal, Count: -1})
 			err := b.s.Wait(deadline(t), 2)
 			var not *NotStored
-			if !errors.As(err, &not) || !not.Sent {
+			if !errors.As(err, &not) || not.Sent { // refused: known not to be stored
 				t.Fatalf("got %v", err)
 			}
 			if err := b.s.Wait(deadline(t), 0); !errors.As(err, &not) {
@@ -252,11 +252,20 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 // commit; what was sent stays acked, and says so.
 func TestEndConfirms(t *testing.T) {
 	b := newBed(t, true, false)
-	fault := b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: kerr.CoordinatorLoadInProgress, Count: -1})
+	var cut, cuts atomic.Int32
+	cut.Store(1)
+	b.broker.Kfake().ControlKey(int16(commitKey), func(kmsg.Request) (kmsg.Response, error, bool) {
+		b.broker.Kfake().KeepControl()
+		if cut.Load() == 0 {
+			return nil, nil, false
+		}
+		cuts.Add(1)
+		return nil, errors.New("no answer, the connection is closed"), true
+	})
 	b.move(4, 4)
 	sent := make(chan error, 1)
 	go func() { sent <- b.s.Confirm(context.Background(), partition.Mark{Offset: 3, Seq: 3}) }()
-	fault.Wait(deadline(t), 1)
+	until(t, func() bool { return cuts.Load() > 0 })
 	// A record that comes now is not covered by what was sent ...
 	own := partition.Mark{Offset: 9, Seq: 9}
 	unsent := make(chan error, 1)
@@ -271,7 +280,7 @@ func TestEndConfirms(t *testing.T) {
 	if err := <-unsent; !errors.As(err, &not) || not.Sent {
 		t.Fatalf("not sent: %v", err)
 	}
-	fault.Remove()
+	cut.Store(0)
 	b.move(12, 12) // ... and stays uncovered, though the watermark passes it
 	if err := b.s.Flush(deadline(t)); err != nil {
 		t.Fatal(err)

@@ -34,7 +34,8 @@ type Source struct {
 	// Guarded by the committer's lock.
 	has      bool   // a commit of this epoch, or the start, is stored
 	stored   uint64 // records below it are covered by what is stored
-	sent     uint64 // records below it are covered by a commit that was at least tried
+	sent     uint64 // records below it are covered by a commit whose outcome is unknown
+	flying   uint64 // records below it are covered by the commit that is under way
 	limit    *partition.Mark
 	flushing bool
 	closed   error
@@ -64,6 +65,21 @@ func (e *NotStored) Error() string {
 }
 
 func (e *NotStored) Unwrap() error { return e.Cause }
+
+func (s *Source) notStored(w *waiter, cause error) error {
+	return &NotStored{Sent: w.seq < max(s.sent, s.flying), Cause: cause}
+}
+
+// landed takes note of the end of a commit that was under way. A refusal is
+// known not to be stored; no answer is not.
+func (s *Source) landed(mark partition.Mark, unknown bool) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.flying = 0
+	if unknown {
+		s.sent = max(s.sent, mark.Seq)
+	}
+}
 
 // NewSource makes a partition's side of the committer. Nothing is committed
 // for it before Open.
@@ -141,13 +157,13 @@ func (s *Source) WaitStart(ctx context.Context) error {
 func (s *Source) wait(ctx context.Context, w *waiter) error {
 	w.result = make(chan error, 1)
 	s.c.mu.Lock()
-	if s.closed != nil {
-		s.c.mu.Unlock()
-		return &NotStored{Sent: w.seq < s.sent, Cause: s.closed}
-	}
 	if s.has && (w.start || w.seq < s.stored) {
 		s.c.mu.Unlock()
 		return nil
+	}
+	if s.closed != nil {
+		defer s.c.mu.Unlock()
+		return s.notStored(w, s.closed)
 	}
 	s.waiters = append(s.waiters, w)
 	s.waiting.Store(int32(len(s.waiters)))
@@ -188,12 +204,12 @@ func (s *Source) EndConfirms(cause error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	for _, w := range s.waiters {
-		if w.confirm && w.seq >= s.sent && (s.limit == nil || w.seq < s.limit.Seq) {
+		if w.confirm && w.seq >= max(s.sent, s.flying) && (s.limit == nil || w.seq < s.limit.Seq) {
 			s.limit = &w.mark
 		}
 	}
 	s.serve(func(w *waiter) (error, bool) {
-		return &NotStored{Sent: w.seq < s.sent, Cause: cause}, w.confirm
+		return s.notStored(w, cause), w.confirm
 	})
 }
 
@@ -209,6 +225,6 @@ func (s *Source) Close(cause error) {
 	}
 	delete(s.c.sources, s)
 	s.serve(func(w *waiter) (error, bool) {
-		return &NotStored{Sent: w.seq < s.sent, Cause: s.closed}, true
+		return s.notStored(w, s.closed), true
 	})
 }

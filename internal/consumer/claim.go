@@ -48,7 +48,9 @@ type Claim struct {
 
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
+	ended    error // why it ended; set before the partition is closed, read after
 	draining chan struct{}
+	fenced   chan struct{} // closed when the group has gone on without us
 	wake     chan struct{} // a token each for an idle slot
 	kick     chan struct{} // spawn, timer or low mark: the claim's own goroutine looks
 	spawn    atomic.Int32
@@ -86,6 +88,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		committer: start.committer,
 		reader:    reread.New(start.side, start.topic, start.partition),
 		draining:  make(chan struct{}),
+		fenced:    make(chan struct{}),
 		wake:      make(chan struct{}, cfg.MaxInFlight+1),
 		kick:      make(chan struct{}, 1),
 	}
@@ -112,8 +115,10 @@ func (s *shared) newClaim(start claimStart) *Claim {
 			Mark:      c.part.Mark,
 			Running:   func() int { return c.part.Load().Running },
 			Confirmed: func(m partition.Mark) { c.do(c.part.Committed(m)) },
-			// Nothing more is handed out; the session's own end, which follows, drains.
-			Fenced: func(error) { c.part.Stop() },
+			Fenced: func(error) {
+				c.part.Stop()
+				close(c.fenced)
+			},
 		})
 		c.source.Open()
 	}
@@ -124,16 +129,18 @@ func (s *shared) newClaim(start claimStart) *Claim {
 // run drains messages until they end or done closes.
 func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done <-chan struct{}) {
 	c.pause(false) // the pause state of an earlier assignment survives in sarama
-	opened := c.open()
+	opening, cancel := context.WithCancel(c.ctx)
+	opened := c.open(opening)
 	defer opened.Wait()
+	defer cancel() // first: the start may never be stored
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	defer timer.Stop()
+	poll := time.NewTicker(pollPaused)
+	poll.Stop()
+	defer poll.Stop()
 	for {
-		var poll <-chan time.Time
-		if c.paused {
-			poll = time.After(pollPaused)
-		}
+		paused := c.paused
 		select {
 		case m, ok := <-messages:
 			if !ok || !c.take(m, messages) {
@@ -145,7 +152,9 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done <-chan struct{
 		case <-timer.C:
 			c.do(c.part.Tick(Now()))
 			c.arm(timer)
-		case <-poll:
+		case <-poll.C:
+		case <-c.fenced:
+			return // ends the session, whose next one is another membership
 		case <-done:
 			return
 		}
@@ -160,15 +169,21 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done <-chan struct{
 			c.paused, c.held = false, held{}
 			c.pause(false)
 		}
+		switch {
+		case c.paused && !paused:
+			poll.Reset(pollPaused)
+		case paused && !c.paused:
+			poll.Stop()
+		}
 	}
 }
 
 // open begins to hand out once the start position is stored.
-func (c *Claim) open() *sync.WaitGroup {
+func (c *Claim) open(ctx context.Context) *sync.WaitGroup {
 	var wg sync.WaitGroup
 	if c.source != nil {
 		wg.Go(func() {
-			if c.source.WaitStart(c.ctx) == nil {
+			if c.source.WaitStart(ctx) == nil {
 				c.do(c.part.Open())
 			}
 		})

@@ -99,11 +99,21 @@ type shared struct {
 
 	claimsMu sync.Mutex
 	claims   map[*Claim]struct{}
+
+	evicting  sync.Mutex
+	evictNext time.Time // guarded by evicting
 }
 
 // evict pushes waiting records out of memory until the subscription is a
 // quarter below its bound, and tells whether that made enough room.
 func (s *shared) evict() bool {
+	if !s.evicting.TryLock() {
+		return false // another claim is at it
+	}
+	defer s.evicting.Unlock()
+	if time.Now().Before(s.evictNext) {
+		return false
+	}
 	want := s.bytes.Load() - s.cfg.MaxBufferedBytes*3/4
 	s.claimsMu.Lock()
 	claims := slices.Collect(maps.Keys(s.claims))
@@ -114,6 +124,9 @@ func (s *shared) evict() bool {
 			break
 		}
 		want -= c.part.Evict(want, soon)
+	}
+	if want > 0 { // it costs a look at every record: not again at once
+		s.evictNext = time.Now().Add(200 * time.Millisecond)
 	}
 	return s.bytes.Load() <= s.cfg.MaxBufferedBytes
 }

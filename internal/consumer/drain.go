@@ -21,8 +21,8 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 		for range messages { //nolint:revive // nothing is to be done with them
 		}
 	}()
-	close(c.draining)
 	drained := c.part.Stop()
+	close(c.draining)
 	timer := time.NewTimer(budget)
 	defer timer.Stop()
 	timedOut := false
@@ -34,6 +34,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 			c.source.EndConfirms(cause)
 		}
 	}
+	c.ended = cause
 	left, running := c.part.Close()
 	c.part.Forget()
 	c.exit(c)
@@ -43,7 +44,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	}
 	released := Released{Cause: cause, TimedOut: timedOut, Left: left, Committed: c.part.Mark().Offset}
 	if c.source != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), commitGrace-time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), commitGrace-2*time.Second)
 		released.Err = c.source.Flush(ctx)
 		cancel()
 		c.source.Close(cause)

@@ -24,6 +24,10 @@ func (c *Claim) slot() {
 			select {
 			case <-c.wake:
 			case <-c.draining:
+				// Once more, in vain: a place of the shared limit that was meant
+				// for this slot goes to another partition.
+				w, _ = c.part.Take(&task.Delivery().Delivery)
+				c.do(w)
 				return
 			}
 			w, ok = c.part.Take(&task.Delivery().Delivery)
@@ -124,10 +128,10 @@ func (d *Delivery) Settle(v partition.Verdict) (status partition.Status, first b
 }
 
 // AckCumulative acks the record and every earlier one that no handler has.
-func (d *Delivery) AckCumulative() (status partition.Status, first bool) {
-	status, first, _, w := d.claim.part.AckCumulative(&d.Delivery, Now())
+func (d *Delivery) AckCumulative() (status partition.Status, first bool, others []partition.Acknowledged) {
+	status, first, others, w := d.claim.part.AckCumulative(&d.Delivery, Now())
 	d.claim.do(w)
-	return status, first
+	return status, first, others
 }
 
 // Release tells that a rejected record's dead letter is stored.
@@ -146,6 +150,9 @@ func (d *Delivery) Draining() <-chan struct{} {
 	d.claim.shared.late.Store(true)
 	return d.claim.draining
 }
+
+// Ended answers why the assignment ended, once the status is Revoked.
+func (d *Delivery) Ended() error { return d.claim.ended }
 
 // Context is cancelled, with ErrRevoked or ErrClosing as its cause, when the
 // partition is no longer ours.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -104,7 +105,8 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 		close(s.closing) // the cause is known before the claims see their context end
 		cancel()
 		// With the broker gone, requests under way answer only at their timeouts.
-		timer := time.NewTimer(s.cfg.DrainTimeout + commitGrace)
+		// What they do then takes up to a second more.
+		timer := time.NewTimer(s.cfg.DrainTimeout + commitGrace - time.Second)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -165,7 +167,7 @@ func (s *Subscription) consume(ctx context.Context, c *clients, partitions []int
 func (s *Subscription) revokeBudget() time.Duration {
 	consumer := &s.cfg.Sarama.Consumer
 	budget := consumer.Group.Rebalance.Timeout - consumer.Group.Heartbeat.Interval - 2*consumer.MaxWaitTime - time.Second
-	return max(min(budget, s.cfg.DrainTimeout), consumer.Group.Rebalance.Timeout/4)
+	return min(max(budget, consumer.Group.Rebalance.Timeout/4), s.cfg.DrainTimeout)
 }
 
 func (s *Subscription) commitFailed(topic string, p int32, offset int64, err error, attempt int) {
@@ -198,8 +200,9 @@ func isCooperative(cfg *sarama.Config) bool {
 	if rebalance.Strategy != nil {
 		strategies = []sarama.BalanceStrategy{rebalance.Strategy}
 	}
-	for _, s := range strategies {
-		if s.Name() != sarama.CooperativeStickyBalanceStrategyName {
+	for _, s := range strategies { // as sarama chooses
+		p, ok := s.(sarama.RebalanceProtocolBalanceStrategy)
+		if !ok || !slices.Contains(p.SupportedProtocols(), sarama.RebalanceProtocolCooperative) {
 			return false
 		}
 	}

@@ -1,9 +1,10 @@
 package partition
 
 // Evict pushes records out of memory that wait for long: nacked ones whose time
-// comes after soon, those behind them in their lanes, and those that were
-// delivered and left unsettled. It stops once want bytes are freed and answers
-// how many were. Whoever is handed such a record reads it again and restores it.
+// comes after soon, and those behind them in their lanes. It stops once want
+// bytes are freed and answers how many were. Whoever is handed such a record
+// reads it again and restores it. One that its handler left pending stays: the
+// application holds its Delivery, and with it the bytes.
 func (p *Partition[R]) Evict(want int64, soon int64) (freed int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -25,8 +26,6 @@ func (p *Partition[R]) Evict(want int64, soon int64) (freed int64) {
 
 func (p *Partition[R]) waits(e *entry[R], soon int64) bool {
 	switch e.state {
-	case pending:
-		return true
 	case parked:
 		return e.dueAt > soon
 	case queued:

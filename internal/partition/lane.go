@@ -10,7 +10,6 @@ type lane struct {
 	parked      []uint64 // nacked records, by seq; they go before the others
 	live        int      // unsettled records
 	inFlight    int      // unfinished deliveries
-	waiting     int      // of those, how many wait for a commit
 	queued      bool     // it is in the ready queue
 	next        *lane    // in the ready queue or the free list
 }

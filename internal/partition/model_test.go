@@ -82,7 +82,7 @@ func (m *model) free(i int, isHead bool) bool {
 			continue
 		}
 		for _, run := range o.runs {
-			if !(isHead && run.waits) {
+			if !(isHead && run.waits && j > i) {
 				return false
 			}
 		}
@@ -96,12 +96,19 @@ func (m *model) free(i int, isHead bool) bool {
 			}
 		}
 	}
-	for _, run := range r.runs {
-		if !(isHead && run.waits) {
-			return false
+	return len(r.runs) == 0
+}
+
+// awaited tells whether a handler waits for a commit that record i holds up.
+func (m *model) awaited(i int) bool {
+	for _, r := range m.recs[i+1:] {
+		for _, run := range r.runs {
+			if run.waits {
+				return true
+			}
 		}
 	}
-	return true
+	return false
 }
 
 // keyless records are lanes of their own, so a model record without a key has key "".
@@ -166,10 +173,11 @@ func (h *harness) taken(d *Delivery[*modelRec]) {
 		h.failf("offset %d came with record %v", d.Offset(), rec)
 	}
 	isHead := i == h.m.head()
-	if !h.m.free(i, isHead) {
+	reserve := isHead && h.m.awaited(i)
+	if !h.m.free(i, reserve) {
 		h.failf("record %d (key %q) handed out of turn", rec.offset, rec.key)
 	}
-	if n := h.nrunning(); n > h.m.max || (n == h.m.max && !isHead) {
+	if n := h.nrunning(); n > h.m.max || (n == h.m.max && !reserve) {
 		h.failf("record %d handed out with %d of %d slots in use", rec.offset, n, h.m.max)
 	}
 	rec.attempt++
@@ -209,7 +217,7 @@ func (h *harness) idle() {
 		if (r.fate == parked) && r.dueAt <= h.m.now {
 			continue // its timer has not fired yet
 		}
-		if (n < h.m.max && h.m.free(i, false)) || (n <= h.m.max && i == head && h.m.free(i, true)) {
+		if (n < h.m.max && h.m.free(i, false)) || (n <= h.m.max && i == head && h.m.awaited(i) && h.m.free(i, true)) {
 			h.failf("record %d (fate %d) lies ready, %d of %d slots in use", r.offset, r.fate, n, h.m.max)
 		}
 	}

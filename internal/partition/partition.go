@@ -41,7 +41,7 @@ type Config[R any] struct {
 	// Key answers a record's key; nil means the record has none. Only ByKey asks.
 	Key func(record R) []byte
 	// MaxInFlight is how many deliveries may be unfinished at once, not counting
-	// the one in reserve for the oldest unsettled record.
+	// the one in reserve for a record that handlers wait for.
 	MaxInFlight int
 	// MaxUncommitted bounds the records from the committed one to the highest
 	// delivered one; 0 is no bound.
@@ -126,6 +126,7 @@ type Partition[R any] struct {
 	awake    int // slots that hold a delivery or look for one
 	slots    int // slots started
 	nrunning int
+	nwaiting int // unfinished deliveries that wait for a commit
 	npending int
 	nreject  int
 	low      int // -1: not armed
@@ -229,18 +230,27 @@ func (p *Partition[R]) take(d *Delivery[R]) bool {
 	return false
 }
 
-// headTakeable tells whether the oldest unsettled record may run now. It needs
-// no free slot but the one in reserve, and no free lane if what runs there
-// only waits for a commit, which waits for this record.
+// headTakeable tells whether the oldest unsettled record may run out of turn: a
+// handler waits for a commit that cannot come before it. It then needs neither a
+// free slot, for there is one in reserve, nor a place under the limit, nor its
+// lane, if all that runs there are handlers that wait for it.
 func (p *Partition[R]) headTakeable() bool {
-	if p.head == p.admitted {
+	if p.nwaiting == 0 || p.head == p.admitted {
 		return false
 	}
 	e := p.at(p.head)
 	if e.state != queued && e.state != due {
 		return false
 	}
-	return p.cfg.Order == Unordered || e.lane.inFlight == e.lane.waiting
+	awaited := false
+	for d := p.running.first; d != nil; d = d.next {
+		if d.waiting > 0 && d.seq > p.head {
+			awaited = true
+		} else if p.cfg.Order != Unordered && d.lane == e.lane {
+			return false
+		}
+	}
+	return awaited
 }
 
 func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {

@@ -157,7 +157,7 @@ func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool, granted *W
 	l.inFlight--
 	if d.waiting > 0 {
 		d.waiting = 0
-		l.waiting--
+		p.nwaiting--
 	}
 	if d.token {
 		d.token = false
@@ -205,9 +205,15 @@ func (p *Partition[R]) Abandon(d *Delivery[R]) Work {
 	return w
 }
 
+// Acknowledged is a record that another's cumulative ack settled.
+type Acknowledged struct {
+	Offset  int64
+	Attempt int
+}
+
 // AckCumulative acks d, and with it every earlier record that was delivered and
-// whose handler does not run now. It answers d's status.
-func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, first bool, acked int, w Work) {
+// whose handler does not run now. It answers d's status and those records.
+func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, first bool, acked []Acknowledged, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	head := p.head
@@ -238,8 +244,8 @@ func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, 
 			default:
 				continue
 			}
+			acked = append(acked, Acknowledged{e.offset, e.attempt})
 			p.done(seq)
-			acked++
 			p.enqueue(l)
 		}
 	}
@@ -261,15 +267,15 @@ func (p *Partition[R]) Release(d *Delivery[R]) (ok bool, w Work) {
 }
 
 // Wait tells that the handler of d begins (+1) or ends (-1) to wait for a commit.
-// Meanwhile its lane may hand out the oldest unsettled record, which that commit waits for.
+// Meanwhile the oldest unsettled record, which that commit waits for, may run out of turn.
 func (p *Partition[R]) Wait(d *Delivery[R], by int) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !d.finished && d.lane != nil {
 		d.waiting += by
-		// Several goroutines of one handler may wait: the lane counts the handler once.
+		// Several goroutines of one handler may wait: it counts once.
 		if (by > 0 && d.waiting == 1) || (by < 0 && d.waiting == 0) {
-			d.lane.waiting += by
+			p.nwaiting += by
 		}
 	}
 	return p.work()

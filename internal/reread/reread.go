@@ -45,7 +45,7 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 	if m := r.take(offset); m != nil {
 		return m, nil
 	}
-	records, err := r.fetch(offset)
+	records, reached, err := r.fetch(offset)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,10 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 	if m := r.take(offset); m != nil {
 		return m, nil
 	}
-	return nil, ErrGone // the log goes on behind it
+	if reached {
+		return nil, ErrGone // the log goes on behind it
+	}
+	return nil, errNothing
 }
 
 func (r *Reader) take(offset int64) *sarama.ConsumerMessage {
@@ -62,13 +65,16 @@ func (r *Reader) take(offset int64) *sarama.ConsumerMessage {
 	return m
 }
 
-// errThrottled: the broker held back what it has.
-var errThrottled = errors.New("the broker answered with no records")
+// errNothing: the broker is throttling, or is a new leader that does not know yet
+// how far its log is committed. The record may well be there.
+var errNothing = errors.New("the broker answered without records")
 
-func (r *Reader) fetch(offset int64) (map[int64]*sarama.ConsumerMessage, error) {
+// fetch answers the records from an offset on, and whether the log holds
+// something at or behind that offset.
+func (r *Reader) fetch(offset int64) (records map[int64]*sarama.ConsumerMessage, reached bool, err error) {
 	leader, err := r.client.Leader(r.topic, r.partition)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	config := r.client.Config()
 	// From version 3 on the first batch comes whole, however large.
@@ -84,30 +90,38 @@ func (r *Reader) fetch(offset int64) (map[int64]*sarama.ConsumerMessage, error) 
 	if err != nil {
 		_ = leader.Close()
 		_ = r.client.RefreshMetadata(r.topic)
-		return nil, err
+		return nil, false, err
 	}
 	block := response.GetBlock(r.topic, r.partition)
 	switch {
 	case block == nil:
-		return nil, sarama.ErrIncompleteResponse
+		return nil, false, sarama.ErrIncompleteResponse
 	case errors.Is(block.Err, sarama.ErrOffsetOutOfRange):
-		return nil, ErrGone
+		// Below the log's start it is gone; above its end it is there again once
+		// the leader has caught up.
+		oldest, err := r.client.GetOffset(r.topic, r.partition, sarama.OffsetOldest)
+		if err != nil || offset >= oldest {
+			return nil, false, errors.Join(block.Err, err)
+		}
+		return nil, true, nil
 	case block.Err != sarama.ErrNoError:
 		_ = r.client.RefreshMetadata(r.topic)
-		return nil, block.Err
-	case len(block.RecordsSet) == 0 && offset < block.HighWaterMarkOffset:
-		return nil, errThrottled
+		return nil, false, block.Err
 	}
-	records := map[int64]*sarama.ConsumerMessage{}
+	records = map[int64]*sarama.ConsumerMessage{}
 	for _, set := range block.RecordsSet {
-		switch {
-		case set.RecordBatch != nil && !set.RecordBatch.Control:
-			r.addBatch(records, set.RecordBatch, offset)
+		switch batch := set.RecordBatch; {
+		case batch != nil:
+			reached = reached || batch.LastOffset() >= offset
+			if !batch.Control {
+				r.addBatch(records, batch, offset)
+			}
 		case set.MsgSet != nil:
 			r.addLegacy(records, set.MsgSet, offset)
+			reached = reached || len(records) > 0
 		}
 	}
-	return records, nil
+	return records, reached, nil
 }
 
 func (r *Reader) addBatch(records map[int64]*sarama.ConsumerMessage, batch *sarama.RecordBatch, from int64) {
