@@ -127,7 +127,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 }
 
 // run drains messages until they end or done closes.
-func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done <-chan struct{}) {
+func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-chan struct{}) {
 	c.pause(false) // the pause state of an earlier assignment survives in sarama
 	opening, cancel := context.WithCancel(c.ctx)
 	opened := c.open(opening)
@@ -156,6 +156,8 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done <-chan struct{
 		case <-c.fenced:
 			return // ends the session, whose next one is another membership
 		case <-done:
+			return
+		case <-closing:
 			return
 		}
 		switch {

@@ -99,6 +99,7 @@ type shared struct {
 
 	claimsMu sync.Mutex
 	claims   map[*Claim]struct{}
+	left     chan struct{} // closed, and made anew, as a claim leaves
 
 	evicting  sync.Mutex
 	evictNext time.Time // guarded by evicting
@@ -141,6 +142,8 @@ func (s *shared) exit(c *Claim) {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	delete(s.claims, c)
+	close(s.left)
+	s.left = make(chan struct{})
 }
 
 var processStart = time.Now()

@@ -37,7 +37,6 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	c.ended = cause
 	left, running := c.part.Close()
 	c.part.Forget()
-	c.exit(c)
 	c.cancel(cause)
 	for _, d := range running {
 		d.Owner.(Task).Cancel(cause)
@@ -51,9 +50,11 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	}
 	c.slots.Wait()
 	c.letters.close()
-	<-discarded
+	c.exit(c)
 	c.logger.Debug("Partition released", watermill.LogFields{"cause": cause.Error(), "committed": released.Committed})
 	if c.cfg.Events.Released != nil {
 		c.cfg.Events.Released(c.topic, c.partition, released)
 	}
+	// The other claims need the session until they have drained too: a return ends it.
+	<-discarded // closes with the session, or the claim
 }

@@ -113,7 +113,11 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	if s.cfg.Events.Assigned != nil {
 		s.cfg.Events.Assigned(topic, partition, offset)
 	}
-	c.run(claim.Messages(), session.Context().Done())
+	var closing <-chan struct{}
+	if s.cooperative {
+		closing = s.closing
+	}
+	c.run(claim.Messages(), session.Context().Done(), closing)
 	cause, budget := ErrRevoked, s.revokeBudget()
 	if s.closingNow() {
 		cause, budget = ErrClosing, s.cfg.DrainTimeout

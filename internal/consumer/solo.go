@@ -83,7 +83,7 @@ func (s *Subscription) consumePartition(ctx context.Context, c *clients, consume
 	if s.cfg.Events.Assigned != nil {
 		s.cfg.Events.Assigned(topic, p, from)
 	}
-	claim.run(pc.Messages(), ctx.Done())
+	claim.run(pc.Messages(), ctx.Done(), nil)
 	pc.AsyncClose()
 	cause := ErrRevoked
 	if s.closingNow() {

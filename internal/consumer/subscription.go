@@ -32,7 +32,7 @@ type Subscription struct {
 // subscription ends with ctx, whose values messages inherit, or with closing.
 func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	s := &Subscription{
-		shared:    &shared{cfg: &cfg, claims: map[*Claim]struct{}{}},
+		shared:    &shared{cfg: &cfg, claims: map[*Claim]struct{}{}, left: make(chan struct{})},
 		values:    ctx,
 		closing:   make(chan struct{}),
 		done:      make(chan struct{}),
@@ -102,11 +102,18 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 		case <-outer.Done():
 		case <-closing.Done():
 		}
-		close(s.closing) // the cause is known before the claims see their context end
+		close(s.closing)
+		began := time.Now()
+		// The claims drain while the membership goes on: a member that no longer
+		// follows a rebalance cannot commit any more.
+		// An eager member's generation holds through its drain.
+		if s.cooperative && s.cfg.Group != "" {
+			s.awaitClaims(s.cfg.DrainTimeout + commitGrace - 2*time.Second)
+		}
 		cancel()
 		// With the broker gone, requests under way answer only at their timeouts.
 		// What they do then takes up to a second more.
-		timer := time.NewTimer(s.cfg.DrainTimeout + commitGrace - time.Second)
+		timer := time.NewTimer(time.Until(began.Add(s.cfg.DrainTimeout + commitGrace - time.Second)))
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -138,6 +145,25 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 		if c, partitions, err = s.open(ctx); err != nil {
 			c = nil
 			s.logError("Cannot reconnect to Kafka", err)
+		}
+	}
+}
+
+// awaitClaims returns once no claim is left, or the time is up.
+func (s *Subscription) awaitClaims(limit time.Duration) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		s.claimsMu.Lock()
+		n, left := len(s.claims), s.left
+		s.claimsMu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-left:
+		case <-timer.C:
+			return
 		}
 	}
 }
