@@ -108,7 +108,8 @@ func walk(err error, visit func(*signal)) {
 	case nil:
 		return
 	case *signal:
-		visit(e)
+		visit(e) // what it wraps is the reason of a reject, not a signal of its own
+		return
 	case middleware.RecoveredPanicError:
 		if inner, ok := e.V.(error); ok {
 			walk(inner, visit)

@@ -34,6 +34,9 @@ func (s killSpec) name() string {
 	if s.ByKey {
 		order = "key"
 	}
+	if s.Instance != "" {
+		order += ", static member"
+	}
 	return name + " by " + order
 }
 
@@ -58,7 +61,7 @@ func (s killSpec) lanes() int64 {
 
 func (s killSpec) config() ackpolicy.SubscriberConfig {
 	return config(s.Group, func(c *ackpolicy.SubscriberConfig) {
-		c.MaxUncommitted = 50
+		c.MaxUncommitted = 30
 		if s.ByKey {
 			c.Ordering, c.MaxInFlight = ackpolicy.OrderByKey, s.maxInFlight()
 		}

@@ -34,26 +34,16 @@ func TestKill(t *testing.T) {
 		t.Skip("kills processes for some 20 s")
 	}
 	t.Parallel()
-	for _, spec := range []killSpec{
-		{Policy: ackpolicy.Ack},
-		{Policy: ackpolicy.RejectOnError},
-		{Policy: ackpolicy.NackOnError},
-		{Policy: ackpolicy.Manual},
-		{Policy: ackpolicy.AckFirst},
-	} {
-		for _, byKey := range []bool{false, true} {
-			spec.ByKey = byKey
-			spec := spec
-			t.Run(spec.name(), func(t *testing.T) {
-				t.Parallel()
-				testKill(t, spec)
-			})
-		}
+	specs := []killSpec{{Policy: ackpolicy.NackOnError, Instance: "static"}}
+	for _, policy := range policies {
+		specs = append(specs, killSpec{Policy: policy}, killSpec{Policy: policy, ByKey: true})
 	}
-	t.Run("static member", func(t *testing.T) {
-		t.Parallel()
-		testKill(t, killSpec{Policy: ackpolicy.NackOnError, Instance: "static"})
-	})
+	for _, spec := range specs {
+		t.Run(spec.name(), func(t *testing.T) {
+			t.Parallel()
+			testKill(t, spec)
+		})
+	}
 }
 
 func testKill(t *testing.T, spec killSpec) {
@@ -93,7 +83,7 @@ func testKill(t *testing.T, spec killSpec) {
 	if len(found.faults) > 0 {
 		t.Errorf("faults:\n%s", strings.Join(found.faults, "\n"))
 	}
-	t.Logf("kills=%d, %d handlers at work then: %s", *kills, c.running, found)
+	t.Logf("kills=%d %s, %d handlers at work then: %s", *kills, spec.name(), c.running, found)
 }
 
 // promised is the number in Guarantees.

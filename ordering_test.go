@@ -16,7 +16,6 @@ import (
 // Record 0 is nacked until all that may overtake it has done so, and a few times more.
 func TestNackedRecordHoldsItsLaneOnly(t *testing.T) {
 	t.Parallel()
-	// Record 0 and those without a key of their own share the key "a".
 	keys := []string{"a", "b", "a", "c", "b", "a", "d", "a"}
 	for _, c := range []struct {
 		ordering ackpolicy.Ordering
@@ -44,19 +43,18 @@ func TestNackedRecordHoldsItsLaneOnly(t *testing.T) {
 			waitCommitted(t, group, topic, 0, int64(len(keys)))
 			s.stop()
 
-			var before, after, order []int64
-			settled := false
 			deliveries := s.journal.all()
 			last := slices.IndexFunc(deliveries, func(d *ackpolicy.Delivery) bool {
 				return d.Offset() == 0 && d.Status() == ackpolicy.Acked
 			})
+			var before, after, order []int64
 			for i, d := range deliveries {
-				switch settled = i > last; {
+				switch {
 				case d.Offset() == 0:
-				case settled:
-					after = append(after, d.Offset())
-				default:
+				case i < last:
 					before = append(before, d.Offset())
+				default:
+					after = append(after, d.Offset())
 				}
 				order = append(order, d.Offset())
 			}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -124,7 +125,7 @@ func TestRevocationCancelsWithItsCause(t *testing.T) {
 				produce(t, topic, p, numbered(1)...)
 			}
 			causes := make(chan error, 2*partitions)
-			cfg := config(group, rebalance, drainTimeout(300_000_000))
+			cfg := config(group, rebalance, drainTimeout(300*time.Millisecond))
 			old := consume(t, cfg, topic, func(msg *message.Message, _ *ackpolicy.Delivery) error {
 				<-msg.Context().Done()
 				causes <- context.Cause(msg.Context())
@@ -157,7 +158,7 @@ func TestNewestLosesNothing(t *testing.T) {
 				produce(t, topic, p, numbered(10)...) // before the group began: not for it
 			}
 			stopProducer := produceThroughout(t, topic, partitions)
-			cfg := config(group, initial(sarama.OffsetNewest), rebalance, drainTimeout(100_000_000))
+			cfg := config(group, initial(sarama.OffsetNewest), rebalance, drainTimeout(100*time.Millisecond))
 			forget := func(*message.Message, *ackpolicy.Delivery) error { return nil } // under Manual
 			stored := func() map[int32]int64 {
 				all, err := brokertest.CommittedAll(shared.Addrs(), group, topic)

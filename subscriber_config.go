@@ -240,6 +240,13 @@ func copySarama(user *sarama.Config) *sarama.Config {
 	c.Consumer.Offsets.AutoCommit.Enable = false // we commit
 	c.Consumer.Return.Errors = true              // we read them
 	rebalance := &c.Consumer.Group.Rebalance
+	// While sarama waits to rejoin, the group is a generation ahead of the session
+	// and refuses its commits: shorter pauses, and as many more of them.
+	const pause = 100 * time.Millisecond
+	if b := rebalance.Retry.Backoff; b > pause {
+		rebalance.Retry.Max *= int(b / pause)
+		rebalance.Retry.Backoff = pause
+	}
 	rebalance.Strategy = freshStrategy(rebalance.Strategy)
 	rebalance.GroupStrategies = append([]sarama.BalanceStrategy(nil), rebalance.GroupStrategies...)
 	for i, s := range rebalance.GroupStrategies {

@@ -42,6 +42,7 @@ func (t *task) Run(stop <-chan struct{}) (v partition.Verdict, sent bool) {
 	msg.SetContext(&d.ctx)
 	select {
 	case d.sub.output <- msg:
+		d.kafka.Sent()
 	case <-stop:
 		d.ctx.end()
 		return partition.Verdict{}, false

@@ -17,22 +17,28 @@ import (
 )
 
 // Watermill's universal suite on our subscriber, with the feature sets and the configuration that watermill-kafka's own
-// tests use (pkg/kafka/pubsub_test.go). Differences: topics have fewer partitions than upstream's 50, since the suite opens
-// hundreds of subscribers at once, and a fetch loop for each partition of each is more than two cores care to run; each
-// feature set has a group of its own, so that it does not rebalance the others; what the suite does not close, the end
-// of the test does; since the suite leaves messages unread that a drain has to wait for, drains are short; and a nacked
-// message comes again after 20 ms, since the suite nacks 300 times and the ordered set has all of it in one partition.
+// tests use (pkg/kafka/pubsub_test.go). What differs:
+//   - Topics have fewer partitions than upstream's 50: the suite opens hundreds of subscribers at once, and a fetch loop for
+//     each partition of each is more than two cores care to run.
+//   - Each of the suite's tests has a group of its own. In upstream's single one every subscriber that comes or goes
+//     rebalances those of all tests, which takes longer than the suite waits on a slow machine; stock watermill-kafka fails there, too.
+//   - What the suite does not close, the end of the test does; and since it leaves messages unread that a drain has to
+//     wait for, drains are short.
+//   - A nacked message comes again after 20 ms: the suite nacks 300 times, in the ordered set all in one partition.
 
 const universalPartitions = 10
 
 type pubSubs struct {
 	marshaler kafka.MarshalerUnmarshaler
-	group     string
 	changes   []change
 }
 
 func (p pubSubs) open(t *testing.T) (message.Publisher, message.Subscriber) {
-	return p.openGroup(t, p.group)
+	return p.openGroup(t, t.Name())
+}
+
+func (p pubSubs) openWithoutGroup(t *testing.T) (message.Publisher, message.Subscriber) {
+	return p.openGroup(t, "")
 }
 
 func (p pubSubs) openGroup(t *testing.T, group string) (message.Publisher, message.Subscriber) {
@@ -57,6 +63,8 @@ func (p pubSubs) openGroup(t *testing.T, group string) (message.Publisher, messa
 		OverwriteSaramaConfig: cfg,
 		ConsumerGroup:         group,
 		NackResendSleep:       20 * time.Millisecond,
+		// Upstream's wait lists all topics of the broker with their settings, and the other tests leave hundreds.
+		WaitForTopicCreationTimeout: time.Minute,
 		InitializeTopicDetails: &sarama.TopicDetail{
 			NumPartitions:     universalPartitions,
 			ReplicationFactor: 1,
@@ -81,7 +89,7 @@ func partitionKey(_ string, msg *message.Message) (string, error) {
 func TestUniversal(t *testing.T) {
 	t.Parallel()
 	tests.TestPubSub(t, tests.Features{ConsumerGroups: true, Persistent: true},
-		pubSubs{group: "plain"}.open, pubSubs{}.openGroup)
+		pubSubs{}.open, pubSubs{}.openGroup)
 }
 
 func TestUniversalOrdered(t *testing.T) {
@@ -89,7 +97,7 @@ func TestUniversalOrdered(t *testing.T) {
 		t.Skip("skipping long tests")
 	}
 	t.Parallel()
-	ordered := pubSubs{group: "ordered", marshaler: kafka.NewWithPartitioningMarshaler(partitionKey)}
+	ordered := pubSubs{marshaler: kafka.NewWithPartitioningMarshaler(partitionKey)}
 	tests.TestPubSub(t, tests.Features{ConsumerGroups: true, GuaranteedOrder: true, Persistent: true},
 		ordered.open, pubSubs{}.openGroup)
 }
@@ -99,12 +107,13 @@ func TestUniversalNoGroup(t *testing.T) {
 		t.Skip("skipping long tests")
 	}
 	t.Parallel()
-	tests.TestPubSub(t, tests.Features{Persistent: true, NewSubscriberReceivesOldMessages: true}, pubSubs{}.open, nil)
+	tests.TestPubSub(t, tests.Features{Persistent: true, NewSubscriberReceivesOldMessages: true},
+		pubSubs{}.openWithoutGroup, nil)
 }
 
 func TestUniversalAutoCommitDisabled(t *testing.T) {
 	t.Parallel()
-	manual := pubSubs{group: "manual", changes: []change{func(c *ackpolicy.SubscriberConfig) {
+	manual := pubSubs{changes: []change{func(c *ackpolicy.SubscriberConfig) {
 		c.Kafka.OverwriteSaramaConfig.Consumer.Offsets.AutoCommit.Enable = false
 	}}}
 	tests.TestPubSub(t, tests.Features{
@@ -120,14 +129,14 @@ func TestUniversalByKey(t *testing.T) {
 		t.Skip("skipping long tests")
 	}
 	t.Parallel()
-	byKey := pubSubs{group: "by-key", changes: []change{ordering(ackpolicy.OrderByKey, 16)}}
+	byKey := pubSubs{changes: []change{ordering(ackpolicy.OrderByKey, 16)}}
 	tests.TestPubSub(t, tests.Features{ConsumerGroups: true, Persistent: true}, byKey.open, byKey.openGroup)
 }
 
 // The next two are upstream's, in its words; the messages are ours.
 func TestCtxValues(t *testing.T) {
 	t.Parallel()
-	publisher, sub := pubSubs{}.open(t)
+	publisher, sub := pubSubs{}.openWithoutGroup(t)
 	topic := newTopic(t, 4)
 	for range 20 {
 		check(t, publisher.Publish(topic, message.NewMessage(watermill.NewUUID(), nil)))
@@ -143,7 +152,7 @@ func TestCtxValues(t *testing.T) {
 
 func TestCtxValuesAfterRetry(t *testing.T) {
 	t.Parallel()
-	publisher, sub := pubSubs{}.open(t)
+	publisher, sub := pubSubs{}.openWithoutGroup(t)
 	topic := newTopic(t, 4)
 	check(t, publisher.Publish(topic, message.NewMessage(watermill.NewUUID(), nil)))
 	messages, err := sub.Subscribe(context.Background(), topic)

@@ -50,6 +50,8 @@ type Claim struct {
 	cancel   context.CancelCauseFunc
 	ended    error // why it ended; set before the partition is closed, read after
 	draining chan struct{}
+	quit     chan struct{} // closed when nothing more is handed out even in the drain
+	spent    chan struct{} // closed when the partition is no longer ours
 	fenced   chan struct{} // closed when the group has gone on without us
 	wake     chan struct{} // a token each for an idle slot
 	kick     chan struct{} // spawn, timer or low mark: the claim's own goroutine looks
@@ -58,8 +60,9 @@ type Claim struct {
 
 	letters letters
 
-	paused bool
-	held   held
+	paused  bool
+	quitted bool // quit is closed
+	held    held
 }
 
 // held is the record that keeps a paused partition's window full.
@@ -88,6 +91,8 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		committer: start.committer,
 		reader:    reread.New(start.side, start.topic, start.partition),
 		draining:  make(chan struct{}),
+		quit:      make(chan struct{}),
+		spent:     make(chan struct{}),
 		fenced:    make(chan struct{}),
 		wake:      make(chan struct{}, cfg.MaxInFlight+1),
 		kick:      make(chan struct{}, 1),
@@ -116,7 +121,8 @@ func (s *shared) newClaim(start claimStart) *Claim {
 			Running:   func() int { return c.part.Load().Running },
 			Confirmed: func(m partition.Mark) { c.do(c.part.Committed(m)) },
 			Fenced: func(error) {
-				c.part.Stop()
+				c.part.GiveUp() // others may own the partition by now
+				_, _ = c.part.Stop()
 				close(c.fenced)
 			},
 		})

@@ -97,6 +97,8 @@ type shared struct {
 	late  atomic.Bool
 	limit *partition.Limit
 
+	offering atomic.Int32 // messages of draining partitions that nobody has taken yet
+
 	claimsMu sync.Mutex
 	claims   map[*Claim]struct{}
 	left     chan struct{} // closed, and made anew, as a claim leaves
@@ -130,6 +132,23 @@ func (s *shared) evict() bool {
 		s.evictNext = time.Now().Add(200 * time.Millisecond)
 	}
 	return s.bytes.Load() <= s.cfg.MaxBufferedBytes
+}
+
+// nobodyReads tells whether messages are offered and the application holds none
+// that it might be busy with.
+func (s *shared) nobodyReads() bool {
+	offered := int(s.offering.Load())
+	if offered == 0 {
+		return false
+	}
+	s.claimsMu.Lock()
+	claims := slices.Collect(maps.Keys(s.claims))
+	s.claimsMu.Unlock()
+	running := 0
+	for _, c := range claims {
+		running += c.part.Load().Running
+	}
+	return running <= offered
 }
 
 func (s *shared) enter(c *Claim) {

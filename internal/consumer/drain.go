@@ -11,6 +11,10 @@ import (
 // commitGrace is what the last commit and the group's leave may take after the handlers.
 const commitGrace = 5 * time.Second
 
+// readerPatience is how long a drain offers messages to an application that has
+// none in work: it may have stopped to read.
+const readerPatience = time.Second
+
 // drain ends the assignment: nothing more is handed out, handlers in flight
 // finish within budget, what is settled is committed, the rest is left to the
 // next owner. messages is read to its end, so that sarama is never held up.
@@ -21,21 +25,19 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 		for range messages { //nolint:revive // nothing is to be done with them
 		}
 	}()
-	drained := c.part.Stop()
+	drained, w := c.part.Stop()
 	close(c.draining)
-	timer := time.NewTimer(budget)
-	defer timer.Stop()
-	timedOut := false
-	select {
-	case <-drained:
-	case <-timer.C:
-		timedOut = true
-		if c.source != nil {
-			c.source.EndConfirms(cause)
-		}
+	c.do(w)
+	timedOut := c.awaitDrained(drained, budget)
+	if timedOut && c.source != nil {
+		c.source.EndConfirms(cause)
 	}
 	c.ended = cause
 	left, running := c.part.Close()
+	if !c.quitted {
+		close(c.quit)
+	}
+	close(c.spent)
 	c.part.Forget()
 	c.cancel(cause)
 	for _, d := range running {
@@ -57,4 +59,31 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	}
 	// The other claims need the session until they have drained too: a return ends it.
 	<-discarded // closes with the session, or the claim
+}
+
+// awaitDrained answers whether the budget was up before.
+func (c *Claim) awaitDrained(drained <-chan struct{}, budget time.Duration) (timedOut bool) {
+	timer := time.NewTimer(budget)
+	defer timer.Stop()
+	look := time.NewTicker(readerPatience / 2)
+	defer look.Stop()
+	for idle := 0; ; {
+		select {
+		case <-drained:
+			return false
+		case <-timer.C:
+			return true
+		case <-c.kick:
+			c.start(int(c.spawn.Swap(0)))
+		case <-look.C:
+			if idle++; !c.nobodyReads() {
+				idle = 0
+			}
+			if idle == 2 && !c.quitted {
+				c.quitted = true
+				c.part.GiveUp()
+				close(c.quit)
+			}
+		}
+	}
 }

@@ -23,11 +23,7 @@ func (c *Claim) slot() {
 		for !ok {
 			select {
 			case <-c.wake:
-			case <-c.draining:
-				// Once more, in vain: a place of the shared limit that was meant
-				// for this slot goes to another partition.
-				w, _ = c.part.Take(&task.Delivery().Delivery)
-				c.do(w)
+			case <-c.spent:
 				return
 			}
 			w, ok = c.part.Take(&task.Delivery().Delivery)
@@ -36,8 +32,11 @@ func (c *Claim) slot() {
 		d := &task.Delivery().Delivery
 		verdict, sent := c.serveOne(task)
 		if !sent {
-			c.do(c.part.Abandon(d))
-			return
+			next := c.newTask()
+			w, ok = c.part.Abandon(d, &next.Delivery().Delivery)
+			c.do(w)
+			task = next
+			continue
 		}
 		next := c.newTask()
 		_, ok, w = c.part.FinishAndTake(d, verdict, Now(), &next.Delivery().Delivery)
@@ -51,7 +50,11 @@ func (c *Claim) slot() {
 func (c *Claim) serveOne(task Task) (v partition.Verdict, sent bool) {
 	d := &task.Delivery().Delivery
 	if d.Evicted() {
-		record, err := c.readAgain(d.Offset())
+		stop := c.draining
+		if d.Last() {
+			stop = c.quit
+		}
+		record, err := c.readAgain(stop, d.Offset())
 		switch {
 		case errors.Is(err, reread.ErrGone):
 			c.part.Restore(d, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()})
@@ -61,13 +64,27 @@ func (c *Claim) serveOne(task Task) (v partition.Verdict, sent bool) {
 		}
 		c.part.Restore(d, record)
 	}
-	return task.Run(c.draining)
+	if !d.Last() {
+		return task.Run(c.draining)
+	}
+	c.offering.Add(1)
+	if v, sent = task.Run(c.quit); !sent {
+		c.offering.Add(-1)
+	}
+	return v, sent
+}
+
+// Sent tells that the application has taken the message.
+func (d *Delivery) Sent() {
+	if d.Last() {
+		d.claim.offering.Add(-1)
+	}
 }
 
 // readAgain tries until it has an answer or the claim drains.
-func (c *Claim) readAgain(offset int64) (*sarama.ConsumerMessage, error) {
+func (c *Claim) readAgain(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessage, error) {
 	for attempt := 1; ; attempt++ {
-		record, err := c.reader.Read(c.draining, offset)
+		record, err := c.reader.Read(stop, offset)
 		if err == nil || errors.Is(err, reread.ErrGone) {
 			return record, err
 		}
@@ -78,7 +95,7 @@ func (c *Claim) readAgain(offset int64) (*sarama.ConsumerMessage, error) {
 		timer := time.NewTimer(min(20*time.Millisecond<<min(attempt-1, 10), time.Second))
 		select {
 		case <-timer.C:
-		case <-c.draining:
+		case <-stop:
 			timer.Stop()
 			return nil, err
 		}

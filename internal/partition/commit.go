@@ -82,10 +82,11 @@ var stateNames = [...]string{
 	settled:   "settled",
 }
 
-// Stop ends the handing out. The returned channel closes once no handler runs
-// and no dead letter is being stored and, where the application settles late,
-// nothing is left pending.
-func (p *Partition[R]) Stop() <-chan struct{} {
+// Stop ends the handing out, but for records below one that is settled: those
+// would bring it with them when they come again. The returned channel closes once no
+// handler runs, no dead letter is being stored, none of those records is left
+// and, where the application settles late, nothing is pending.
+func (p *Partition[R]) Stop() (<-chan struct{}, Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.stopped {
@@ -93,11 +94,22 @@ func (p *Partition[R]) Stop() <-chan struct{} {
 		p.drained = make(chan struct{})
 		p.checkDrained()
 	}
-	return p.drained
+	return p.drained, p.work()
+}
+
+// GiveUp ends the handing out for good: nobody takes what is handed out.
+func (p *Partition[R]) GiveUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gaveUp = true
+	p.checkDrained()
 }
 
 func (p *Partition[R]) checkDrained() {
 	if p.drained == nil || p.nrunning > 0 || p.nreject > 0 {
+		return
+	}
+	if _, ok := p.hole(); ok {
 		return
 	}
 	if p.npending > 0 && p.cfg.Late != nil && p.cfg.Late.Load() {

@@ -29,6 +29,9 @@ func (w Work) Granted() {
 
 // room tells whether acquire would succeed, and queues the waiter if not.
 func (l *Limit) room(w *Waiter) bool {
+	if l == nil {
+		return true
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.has(w)

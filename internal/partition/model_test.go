@@ -172,6 +172,9 @@ func (h *harness) taken(d *Delivery[*modelRec]) {
 	if rec != h.m.recs[i] {
 		h.failf("offset %d came with record %v", d.Offset(), rec)
 	}
+	if h.m.stopped && !h.m.hole(i) {
+		h.failf("record %d handed out of a stopped partition", rec.offset)
+	}
 	isHead := i == h.m.head()
 	reserve := isHead && h.m.awaited(i)
 	if !h.m.free(i, reserve) {
@@ -297,7 +300,9 @@ func run(t testing.TB, data []byte) {
 		return int(b)
 	}
 	cfg := Config[*modelRec]{Key: keyOf, Committed: true, Start: 10}
-	cfg.Order = Order(next() % 3)
+	b := next()
+	cfg.Order = Order(b % 3)
+	stop := b%2 == 1
 	cfg.MaxInFlight = 1
 	if cfg.Order != ByPartition {
 		cfg.MaxInFlight = 1 + next()%6
@@ -406,7 +411,83 @@ func run(t testing.TB, data []byte) {
 		h.lookAll()
 		h.check()
 	}
-	h.finale()
+	if stop {
+		h.drain()
+	} else {
+		h.finale()
+	}
+}
+
+// hole tells whether a stopped partition still hands a record out.
+func (m *model) hole(i int) bool {
+	r := m.recs[i]
+	if r.fate != queued || m.bound > 0 && uint64(i-m.commit) >= m.bound {
+		return false
+	}
+	if !slices.ContainsFunc(m.recs[i:], func(o *modelRec) bool { return o.fate == settled }) {
+		return false
+	}
+	return !slices.ContainsFunc(m.recs, func(o *modelRec) bool {
+		return o != r && m.sameLane(o, r) && (len(o.runs) > 0 || o.fate == parked || o.fate == due)
+	})
+}
+
+// drain stops the partition: what its handlers have finishes, and with it what
+// lies below a settled record. Nothing else is handed out.
+func (h *harness) drain() {
+	drained, w := h.p.Stop()
+	h.m.stopped = true
+	h.work(w)
+	h.lookAll()
+	closed := func() bool {
+		select {
+		case <-drained:
+			return true
+		default:
+			return false
+		}
+	}
+	for len(h.runs) > 0 {
+		if closed() {
+			h.failf("drained with %d handlers at work", len(h.runs))
+		}
+		h.finish(0, Verdict{Status: Acked})
+		h.lookAll()
+		h.check()
+	}
+	for i, r := range h.m.recs {
+		if h.m.hole(i) {
+			h.failf("record %d is left below a settled one", r.offset)
+		}
+	}
+	for _, o := range h.old {
+		if o.status == Rejected && o.rec.fate == rejecting {
+			if closed() {
+				h.failf("drained with a letter to be stored")
+			}
+			o.rec.fate = settled
+			_, w := h.p.Release(o.d)
+			h.work(w)
+			h.lookAll()
+			for len(h.runs) > 0 {
+				h.finish(0, Verdict{Status: Acked})
+				h.lookAll()
+			}
+		}
+	}
+	h.check()
+	if !closed() {
+		h.failf("not drained")
+	}
+	h.p.Close()
+	for _, o := range h.old {
+		if o.status == Pending && h.p.Status(o.d) != Revoked {
+			h.failf("record %d: status %d after the end", o.rec.offset, h.p.Status(o.d))
+		}
+	}
+	if n := h.bytes.Load(); n != 0 {
+		h.failf("%d bytes left", n)
+	}
 }
 
 func (h *harness) verb(run *modelRun, v Verdict) {

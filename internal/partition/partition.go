@@ -113,6 +113,7 @@ type Partition[R any] struct {
 	taken     uint64 // one more than the highest delivered
 	committed uint64 // below: covered by a confirmed commit
 	watermark int64
+	high      uint64 // one more than the highest settled
 
 	lanes   map[string]*lane // ByKey
 	only    lane             // ByPartition, Unordered
@@ -134,6 +135,7 @@ type Partition[R any] struct {
 	waiter  Waiter
 	held    bool
 	stopped bool
+	gaveUp  bool // nobody takes what a stopped partition still hands out
 	closed  bool
 	drained chan struct{}
 }
@@ -226,8 +228,34 @@ func (p *Partition[R]) take(d *Delivery[R]) bool {
 			return true
 		}
 	}
+	if seq, ok := p.hole(); ok && p.nrunning < p.cfg.MaxInFlight && p.cfg.Limit.acquire(&p.waiter) {
+		if p.at(seq).lane.first == seq+1 { // or it was abandoned, and is in no queue
+			p.unqueue(seq)
+		}
+		p.deliver(d, seq)
+		d.token = p.cfg.Limit != nil
+		d.last = true
+		return true
+	}
 	p.awake--
 	return false
+}
+
+// hole answers what a stopped partition still hands out: a record that was
+// never settled, below one that is. Left to the next owner, it would bring all
+// that is settled behind it with it once more. One that waits for its lane's nacked
+// record is left all the same.
+func (p *Partition[R]) hole() (seq uint64, ok bool) {
+	if !p.stopped || p.closed || p.held || p.gaveUp {
+		return 0, false
+	}
+	for seq = p.head; seq < p.high && seq < p.admitted; seq++ {
+		e := p.at(seq)
+		if e.state == queued && (p.cfg.Order == Unordered || e.lane.inFlight == 0 && len(e.lane.parked) == 0) {
+			return seq, true
+		}
+	}
+	return 0, false
 }
 
 // headTakeable tells whether the oldest unsettled record may run out of turn: a
@@ -261,7 +289,7 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 	e.d = d
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt = seq, e.offset, e.record, e.lane, e.attempt
-	d.status, d.finished, d.waiting, d.token = Pending, false, 0, false
+	d.status, d.finished, d.waiting, d.token, d.last = Pending, false, 0, false, false
 	p.running.push(d)
 	p.nrunning++
 	if seq >= p.taken {
@@ -273,7 +301,9 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 // handed out, a slot is looking for one or all slots are in use.
 func (p *Partition[R]) work() Work {
 	w := Work{}
-	if !p.stopped && !p.held {
+	if p.stopped {
+		p.wakeForHole(&w)
+	} else if !p.held {
 		p.wake(&w)
 	}
 	if !p.stopped {
@@ -307,6 +337,19 @@ func (p *Partition[R]) wake(w *Work) {
 		}
 		n = 1
 	}
+	p.rouse(w, n)
+}
+
+func (p *Partition[R]) wakeForHole(w *Work) {
+	if p.awake > p.nrunning || p.awake >= p.cfg.MaxInFlight {
+		return
+	}
+	if _, ok := p.hole(); ok && p.cfg.Limit.room(&p.waiter) {
+		p.rouse(w, 1)
+	}
+}
+
+func (p *Partition[R]) rouse(w *Work, n int) {
 	p.awake += n
 	w.Spawn = max(0, p.awake-p.slots)
 	p.slots += w.Spawn

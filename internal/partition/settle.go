@@ -37,10 +37,14 @@ type Delivery[R any] struct {
 	status   Status
 	finished bool
 	token    bool
+	last     bool // handed out in a drain
 	evicted  bool
 
 	prev, next *Delivery[R]
 }
+
+// Last tells that a stopped partition handed it out.
+func (d *Delivery[R]) Last() bool { return d.last }
 
 // Seq, Offset, Record and Attempt do not change after Take.
 func (d *Delivery[R]) Seq() uint64   { return d.seq }
@@ -106,6 +110,7 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 
 // done marks an entry settled and moves the watermark over the settled prefix.
 func (p *Partition[R]) done(seq uint64) {
+	p.high = max(p.high, seq+1)
 	e := p.at(seq)
 	p.evict(e)
 	e.state, e.d = settled, nil
@@ -179,14 +184,15 @@ func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool, granted *W
 }
 
 // Abandon ends a delivery that reached nobody. Only a stopped partition may
-// abandon: the record stays unsettled, and its next owner delivers it.
-func (p *Partition[R]) Abandon(d *Delivery[R]) Work {
+// abandon: the record stays unsettled, and its next owner delivers it, or it is
+// handed out once more because a later one is settled. As FinishAndTake does, it
+// hands out the next record into next.
+func (p *Partition[R]) Abandon(d, next *Delivery[R]) (w Work, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.finished = true
 	p.running.remove(d)
 	p.nrunning--
-	p.awake--
 	d.lane.inFlight--
 	var granted *Waiter
 	if d.token {
@@ -198,11 +204,12 @@ func (p *Partition[R]) Abandon(d *Delivery[R]) Work {
 		e.state, e.d = queued, nil
 		e.attempt--
 	}
-	w := p.after(p.head)
+	ok = p.take(next)
+	w = p.after(p.head)
 	if granted != nil {
 		w.granted = append(w.granted, granted)
 	}
-	return w
+	return w, ok
 }
 
 // Acknowledged is a record that another's cumulative ack settled.

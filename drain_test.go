@@ -1,0 +1,148 @@
+package ackpolicy_test
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// A handler that waits for a commit does not lend its lane to a record behind it.
+func TestWaitingForACommitKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	for name, mw := range map[string]message.HandlerMiddleware{
+		"AckSync": ackpolicy.Manual.Middleware, "ConfirmFirst": confirmFirst,
+	} {
+		for order, change := range map[string]change{
+			"partition": ordering(ackpolicy.OrderByPartition, 1), "key": ordering(ackpolicy.OrderByKey, 4),
+		} {
+			t.Run(name+" by "+order, func(t *testing.T) {
+				t.Parallel()
+				broker := brokertest.NewFake(t)
+				topic, at := fakeTopic(t, broker, keyed("a", "a", "a")...)
+				refuseCommits(broker, 3)
+				var running atomic.Int32
+				s := consume(t, config(brokertest.Group(t), at, change, noInterval), topic,
+					func(msg *message.Message, d *ackpolicy.Delivery) error {
+						if n := running.Add(1); n > 1 {
+							t.Errorf("%d: %d handlers of the lane at once", d.Offset(), n)
+						}
+						defer running.Add(-1)
+						return d.AckSync(msg.Context())
+					}, mw)
+				s.journal.wait(t, 3)
+				s.stop()
+				s.journal.want(t, "0#1", "1#1", "2#1")
+			})
+		}
+	}
+}
+
+// A record that waits for its key when the drain begins, below one that is settled, is still handled: left, it would bring that one with it.
+func TestDrainLeavesNoHoles(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), newTopic(t, 1, keyed("a", "a", "b")...)
+	b := make(chan struct{})
+	s := consume(t, config(group, ordering(ackpolicy.OrderByKey, 2)), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+		switch d.Offset() {
+		case 0: // holds record 1, of the same key
+			return until(msg.Context(), d.Draining())
+		case 2:
+			close(b)
+		}
+		return nil
+	}, ackpolicy.NackOnError.Middleware)
+	await(t, "record 2", b)
+	s.stop()
+	wantCommitted(t, group, topic, 0, 3)
+}
+
+// Cooperative: the group is a generation ahead of the session while sarama's rejoin waits to try again, 2 s by
+// default, and for good once the session's context has ended meanwhile. The last commit is refused until its time is up.
+func TestCloseAmidACooperativeRejoin(t *testing.T) {
+	t.Parallel()
+	for rounds := 1; rounds <= 2; rounds++ {
+		t.Run(fmt.Sprint(rounds, " in a row"), func(t *testing.T) {
+			t.Parallel()
+			closeAmidRejoins(t, rounds)
+		})
+	}
+}
+
+func closeAmidRejoins(t *testing.T, rounds int) {
+	const partitions = 2
+	broker := brokertest.NewFake(t)
+	group, topic := brokertest.Group(t), brokertest.Topic(t)
+	check(t, brokertest.CreateTopic(broker.Addrs(), topic, partitions))
+	for p := range int32(partitions) {
+		_, err := brokertest.Produce(broker.Addrs(), topic, p, numbered(5)...)
+		check(t, err)
+	}
+	member := func() *service {
+		cfg := config(group, noInterval, strategy(sarama.NewBalanceStrategyCooperativeSticky()))
+		cfg.Kafka.Brokers = broker.Addrs()
+		return consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	}
+	first := member()
+	first.journal.wait(t, 5*partitions)
+
+	// A member's join bumps the generation, and the next one's makes the broker refuse the first one's SyncGroup, so that
+	// it waits for Rebalance.Retry.Backoff before it tries again: 2 s.
+	var held atomic.Int32
+	gates := make(chan chan struct{}, 1)
+	broker.Kfake().ControlKey(int16(kmsg.SyncGroup), func(kmsg.Request) (kmsg.Response, error, bool) {
+		held.Add(1)
+		broker.Kfake().SleepControl(func() {
+			gate := <-gates
+			gates <- gate
+			<-gate
+		})
+		return nil, nil, false
+	})
+	members := []*service{member()}
+	for round := range rounds {
+		gate := make(chan struct{})
+		gates <- gate
+		gone := func() bool { // it need not wait for the second round
+			select {
+			case <-first.ended:
+				return true
+			default:
+				return false
+			}
+		}
+		eventually(t, "members in SyncGroup", func() bool { return held.Load() >= int32(2+round) || gone() })
+		members = append(members, member())
+		eventually(t, "the next rebalance", func() bool {
+			_, state, err := brokertest.Members(broker.Addrs(), group)
+			return gone() || (err == nil && state == "PreparingRebalance")
+		})
+		held.Store(0)
+		<-gates
+		if round == 0 {
+			go first.stop()
+		}
+		close(gate)
+	}
+	open := make(chan struct{})
+	close(open)
+	gates <- open
+	await(t, "the first member's end", first.ended)
+
+	for p := range int32(partitions) {
+		stored, err := brokertest.Committed(broker.Addrs(), group, topic, p)
+		check(t, err)
+		if stored != 5 {
+			t.Errorf("partition %d: stored %d, want 5", p, stored)
+		}
+	}
+	for _, m := range members {
+		m.stop()
+	}
+}
