@@ -96,7 +96,7 @@ func TestIsSignal(t *testing.T) {
 		"RejectWith is ErrReject":      errors.Is(ackpolicy.RejectWith(errBoom), ackpolicy.ErrReject),
 		"RejectWith is its reason":     errors.Is(ackpolicy.RejectWith(errBoom), errBoom),
 		"NackAfter is not ErrReject":   !errors.Is(ackpolicy.NackAfter(time.Second), ackpolicy.ErrReject),
-		"ErrNack is no NackAfter(1 s)": !errors.Is(ackpolicy.ErrNack, ackpolicy.NackAfter(time.Second)),
+		"NackAfter is not ErrAck":      !errors.Is(ackpolicy.NackAfter(time.Second), ackpolicy.ErrAck),
 	} {
 		if !ok {
 			t.Errorf("not so: %s", name)

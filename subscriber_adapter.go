@@ -51,6 +51,7 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	if logger == nil {
 		logger = watermill.NopLogger{}
 	}
+	//lint:ignore SA1019 an application that moves over may still set it
 	if config.Kafka.OTELEnabled && config.Kafka.Tracer == nil {
 		config.Kafka.Tracer = kafka.NewOTELSaramaTracer()
 	}

@@ -35,7 +35,6 @@ type modelRun struct {
 	status  Status
 	done    bool
 	waits   bool
-	reserve bool
 }
 
 func (m *model) head() int {
@@ -128,7 +127,6 @@ type harness struct {
 	slots int
 	runs  []*modelRun // held by a slot
 	old   []*modelRun // finished, may be settled late
-	next  *Delivery[*modelRec]
 	last  int64
 	bytes *atomic.Int64
 	log   []string
