@@ -92,11 +92,11 @@ func TestIsSignal(t *testing.T) {
 		}
 	}
 	for name, ok := range map[string]bool{
-		"NackAfter is ErrNack":         errors.Is(ackpolicy.NackAfter(time.Second), ackpolicy.ErrNack),
-		"RejectWith is ErrReject":      errors.Is(ackpolicy.RejectWith(errBoom), ackpolicy.ErrReject),
-		"RejectWith is its reason":     errors.Is(ackpolicy.RejectWith(errBoom), errBoom),
-		"NackAfter is not ErrReject":   !errors.Is(ackpolicy.NackAfter(time.Second), ackpolicy.ErrReject),
-		"NackAfter is not ErrAck":      !errors.Is(ackpolicy.NackAfter(time.Second), ackpolicy.ErrAck),
+		"NackAfter is ErrNack":       errors.Is(ackpolicy.NackAfter(time.Second), ackpolicy.ErrNack),
+		"RejectWith is ErrReject":    errors.Is(ackpolicy.RejectWith(errBoom), ackpolicy.ErrReject),
+		"RejectWith is its reason":   errors.Is(ackpolicy.RejectWith(errBoom), errBoom),
+		"NackAfter is not ErrReject": !errors.Is(ackpolicy.NackAfter(time.Second), ackpolicy.ErrReject),
+		"NackAfter is not ErrAck":    !errors.Is(ackpolicy.NackAfter(time.Second), ackpolicy.ErrAck),
 	} {
 		if !ok {
 			t.Errorf("not so: %s", name)
