@@ -1,10 +1,15 @@
 package ackpolicy_test
 
 import (
+	"context"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -30,11 +35,7 @@ func TestCloseWithoutABroker(t *testing.T) {
 			s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 			s.journal.wait(t, 5)
 			fail(network)
-			began := time.Now()
-			s.stop()
-			if took := time.Since(began); took > 300*time.Millisecond+5*time.Second+time.Second {
-				t.Errorf("Close took %v", took)
-			}
+			wantClosed(t, s.stop, 300*time.Millisecond)
 			events := map[int32]ackpolicy.RevokedEvent{}
 			for range 2 {
 				e := await(t, "the end of a partition", released)
@@ -51,5 +52,92 @@ func TestCloseWithoutABroker(t *testing.T) {
 				t.Errorf("%d connections left", n)
 			}
 		})
+	}
+}
+
+// Close ends in time though the position that the group starts from was never stored.
+func TestCloseBeforeTheStartIsStored(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.NewFake(t)
+	topic, at := fakeTopic(t, broker, numbered(1)...)
+	refused := broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.GroupAuthorizationFailed, Count: -1})
+	s := consume(t, config(brokertest.Group(t), at, drainTimeout(200*time.Millisecond)), topic,
+		func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	eventually(t, "a refused commit", func() bool { return refused.Hits() > 0 })
+	wantClosed(t, s.stop, 200*time.Millisecond)
+	s.journal.want(t) // nothing was handed out: the next owner might start behind it
+}
+
+// Close interrupts a Subscribe that waits for a broker which accepts and says nothing.
+func TestCloseDuringSubscribe(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	defer l.Close()
+	accepted := make(chan net.Conn, 100)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				close(accepted)
+				return
+			}
+			accepted <- c
+		}
+	}()
+	cfg := config(brokertest.Group(t), drainTimeout(200*time.Millisecond))
+	cfg.Kafka.Brokers = []string{l.Addr().String()}
+	sub := newSubscriber(t, cfg, newLog(t))
+	subscribed := make(chan error, 1)
+	go func() {
+		_, err := sub.Subscribe(context.Background(), "topic")
+		subscribed <- err
+	}()
+	conn := await(t, "the connection", accepted)
+	defer conn.Close()
+	wantClosed(t, func() { check(t, sub.Close()) }, 200*time.Millisecond)
+	if err := await(t, "Subscribe's end", subscribed); err == nil {
+		t.Error("Subscribe succeeded")
+	}
+}
+
+// A revocation takes no longer than DrainTimeout for handlers that do not end.
+func TestRevocationKeepsDrainTimeout(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), newTopic(t, 2)
+	produce(t, topic, 0, numbered(1)...)
+	produce(t, topic, 1, numbered(1)...)
+	cfg := config(group, drainTimeout(300*time.Millisecond))
+	release := make(chan struct{})
+	s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error {
+		<-release // whatever its context says
+		return nil
+	}, ackpolicy.NackOnError.Middleware)
+	d := s.journal.wait(t, 2)
+	other := newSubscriber(t, cfg, newLog(t))
+	out, err := other.Subscribe(context.Background(), topic)
+	check(t, err)
+	go func() {
+		for msg := range out {
+			msg.Ack()
+		}
+	}()
+	await(t, "the drain", d.Draining())
+	began := time.Now()
+	eventually(t, "its end", func() bool { return d.Status() == ackpolicy.Revoked })
+	if took := time.Since(began); took > 3*time.Second { // a quarter of Rebalance.Timeout is 5 s
+		t.Errorf("the drain took %v", took)
+	}
+	close(release)
+	check(t, other.Close())
+	s.stop()
+}
+
+func wantClosed(t *testing.T, closes func(), drain time.Duration) {
+	t.Helper()
+	began := time.Now()
+	closes()
+	if took, bound := time.Since(began), drain+5*time.Second+500*time.Millisecond; took > bound {
+		t.Errorf("Close took %v, at most %v is promised", took, bound)
 	}
 }

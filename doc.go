@@ -52,7 +52,7 @@
 // # Deploys
 //
 // When the subscriber closes, when the context given to Subscribe ends, and when a partition is revoked, the
-// partition drains: nothing more is handed out, running handlers get DrainTimeout to finish, what is settled is
+// partition drains: nothing more is handed out but what lies below settled records, running handlers get DrainTimeout to finish, what is settled is
 // committed, and only then does the member leave. A handler that takes longer has its context cancelled, with
 // [ErrClosing] or [ErrRevoked] as its cause, and may overlap with the next owner's. [Delivery.Draining] tells a
 // batching application to flush.

@@ -1,0 +1,95 @@
+package reread
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+func reader(t *testing.T, b *brokertest.Broker, values ...string) *Reader {
+	topic := brokertest.Topic(t)
+	if err := brokertest.CreateTopic(b.Addrs(), topic, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := brokertest.Produce(b.Addrs(), topic, 0, brokertest.Values(values...)...); err != nil {
+		t.Fatal(err)
+	}
+	client, err := sarama.NewClient(b.Addrs(), sarama.NewConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return New(client, topic, 0)
+}
+
+func TestRead(t *testing.T) {
+	b := brokertest.New(t)
+	r := reader(t, b, "a", "b", "c")
+	for _, offset := range []int64{1, 2, 0, 1} {
+		m, err := r.Read(nil, offset)
+		if err != nil || string(m.Value) != string(rune('a'+offset)) || m.Offset != offset {
+			t.Fatalf("offset %d: %+v, %v", offset, m, err)
+		}
+	}
+}
+
+// What retention removed is gone; what lies beyond the log's end is not: a new
+// leader may not have it yet.
+func TestGone(t *testing.T) {
+	b := brokertest.New(t)
+	r := reader(t, b, "a", "b", "c")
+	if err := brokertest.DeleteRecords(b.Addrs(), r.topic, 0, 2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Read(nil, 1); !errors.Is(err, ErrGone) {
+		t.Errorf("a record that was removed: %v", err)
+	}
+	if m, err := r.Read(nil, 2); err != nil || string(m.Value) != "c" {
+		t.Errorf("the one behind it: %v, %v", m, err)
+	}
+	if _, err := r.Read(nil, 7); err == nil || errors.Is(err, ErrGone) {
+		t.Errorf("beyond the end: %v", err)
+	}
+}
+
+// A leader that was just elected knows for a moment of a high watermark below
+// what its predecessor gave out, and answers with nothing.
+func TestHighWatermarkBehind(t *testing.T) {
+	b := brokertest.NewFake(t)
+	r := reader(t, b, "a", "b", "c")
+	b.Kfake().ControlKey(1, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fetch := req.(*kmsg.FetchRequest)
+		resp := fetch.ResponseKind().(*kmsg.FetchResponse)
+		for _, topic := range fetch.Topics {
+			rt := kmsg.NewFetchResponseTopic()
+			rt.Topic, rt.TopicID = topic.Topic, topic.TopicID
+			rp := kmsg.NewFetchResponseTopicPartition()
+			rp.HighWatermark, rp.RecordBatches = 1, []byte{}
+			rt.Partitions = append(rt.Partitions, rp)
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, true
+	})
+	if _, err := r.Read(nil, 1); err == nil || errors.Is(err, ErrGone) {
+		t.Errorf("the record is there, and the answer is %v", err)
+	}
+	if m, err := r.Read(nil, 1); err != nil || string(m.Value) != "b" {
+		t.Errorf("a moment later: %v, %v", m, err)
+	}
+}
+
+// While another read is under way a read waits, and can be told to stop.
+func TestReadStops(t *testing.T) {
+	r := reader(t, brokertest.New(t), slices.Repeat([]string{"x"}, 3)...)
+	r.turn <- struct{}{}
+	stop := make(chan struct{})
+	close(stop)
+	if _, err := r.Read(stop, 0); !errors.Is(err, ErrStopped) {
+		t.Errorf("got %v", err)
+	}
+}
