@@ -57,6 +57,11 @@ func (s *subscription) bury(d *Delivery, reason error) {
 				hook(BuriedEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err})
 			}
 		}()
+		if s.sub.config.Kafka.Tracer != nil {
+			if record, err = d.kafka.Original(ctx); err != nil {
+				return err
+			}
+		}
 		return dead.Send(ctx, record, letter)
 	})
 }

@@ -2,10 +2,14 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
 // letters stores the dead letters of a claim, one after the other, each until it
@@ -39,6 +43,16 @@ func (d *Delivery) Letter(send func(ctx context.Context) error) {
 		l.busy = true
 		l.idle.Go(c.storeLetters)
 	}
+}
+
+// Original reads the record from the broker, as it is there: a tracer writes
+// into the headers of the one that was consumed. Where it is gone, that one is answered.
+func (d *Delivery) Original(ctx context.Context) (*sarama.ConsumerMessage, error) {
+	record, err := d.claim.reader.Read(ctx.Done(), d.Offset())
+	if errors.Is(err, reread.ErrGone) {
+		return d.Record(), nil
+	}
+	return record, err
 }
 
 // next answers the letter to store; without one the goroutine that asks ends.
