@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -64,6 +65,7 @@ type bench struct {
 	brokers []string
 	runs    int
 	timeout time.Duration
+	profile string
 	only    []string
 	loaded  map[string]bool
 	tables  []table
@@ -95,6 +97,9 @@ func (b *bench) run(name string) error {
 				Records: c.records, Work: c.work, Spin: c.spin, Concurrency: c.concurrency,
 				Partitions: c.partitions, Size: c.size, Keys: c.keys,
 			}
+			if b.profile != "" && run == b.runs-1 {
+				j.Profile = filepath.Join(b.profile, strings.ReplaceAll(c.name+"-"+w, " ", "-")+".pprof")
+			}
 			if one := int64(c.partitions) * int64(5*time.Second/max(c.work, 1)); c.work > 0 && sequential(w) {
 				j.Records = min(j.Records, one) // five seconds' worth
 			}
@@ -121,6 +126,27 @@ func sequential(name string) bool {
 	return false
 }
 
+// holds tells whether the topic has all its records.
+func (b *bench) holds(cfg *sarama.Config, topic string, records int64) bool {
+	client, err := sarama.NewClient(b.brokers, cfg)
+	if err != nil {
+		return false
+	}
+	defer client.Close()
+	partitions, err := client.Partitions(topic)
+	if err != nil {
+		return false
+	}
+	for _, p := range partitions {
+		end, err := client.GetOffset(topic, p, sarama.OffsetNewest)
+		if err != nil {
+			return false
+		}
+		records -= end
+	}
+	return records == 0
+}
+
 // load fills the topic of a case, once for all cases that can share it.
 func (b *bench) load(c bcase) (string, error) {
 	topic := fmt.Sprintf("bench-%dp-%db-%dk-%d", c.partitions, c.size, c.keys, c.records)
@@ -131,11 +157,15 @@ func (b *bench) load(c bcase) (string, error) {
 	cfg.Producer.Return.Successes = true
 	cfg.Producer.Flush.Messages = 2000
 	cfg.Producer.Flush.Frequency = 10 * time.Millisecond
+	cfg.Metadata.AllowAutoTopicCreation = false
 	admin, err := sarama.NewClusterAdmin(b.brokers, cfg)
 	if err != nil {
 		return "", err
 	}
 	defer admin.Close()
+	if b.holds(cfg, topic, c.records) { // from an earlier bench on this broker
+		return topic, nil
+	}
 	if err := admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: int32(c.partitions), ReplicationFactor: 1}, false); err != nil {
 		return "", fmt.Errorf("create %s: %w (a fresh broker is needed)", topic, err)
 	}

@@ -29,6 +29,7 @@ type job struct {
 	Partitions  int
 	Size        int
 	Keys        int
+	Profile     string // a file for the CPU profile; empty: none
 }
 
 // meter counts records, and knows when the first and the last one came.

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"time"
@@ -43,6 +44,7 @@ func main() {
 		runs    = flag.Int("runs", 3, "runs of each consumer")
 		list    = flag.Bool("list", false, "list cases and consumers")
 		out     = flag.String("o", "", "write the tables as Markdown to this file, and a chart beside it")
+		profile = flag.String("profile", "", "write a CPU profile of each consumer's last run to this folder")
 		timeout = flag.Duration("timeout", 2*time.Minute, "limit of one run")
 	)
 	flag.Parse()
@@ -55,7 +57,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "KAFKA_BROKERS is not set: run through scripts/kafka.sh run 4.3.0 -- go -C bench run .")
 		os.Exit(2)
 	}
-	b := &bench{brokers: strings.Split(brokers, ","), runs: *runs, timeout: *timeout}
+	b := &bench{brokers: strings.Split(brokers, ","), runs: *runs, timeout: *timeout, profile: *profile}
 	if *only != "" {
 		b.only = strings.Split(*only, ",")
 	}
@@ -89,6 +91,9 @@ func child(text string) error {
 	m := &meter{job: j, done: make(chan struct{})}
 	m.begin = func() {
 		runtime.ReadMemStats(&before)
+		if j.Profile != "" {
+			startProfile(j.Profile)
+		}
 		cpu = cpuTime()
 		began = time.Now()
 	}
@@ -98,6 +103,7 @@ func child(text string) error {
 		took := time.Since(began)
 		spent := cpuTime() - cpu
 		runtime.ReadMemStats(&after)
+		pprof.StopCPUProfile()
 		n := float64(j.Records)
 		finished <- result{
 			Rate:      n / took.Seconds(),
@@ -117,6 +123,16 @@ func child(text string) error {
 		r.PeakMiB = float64(usage.Maxrss) / 1024
 	}
 	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+func startProfile(file string) {
+	f, err := os.Create(file)
+	if err == nil {
+		err = pprof.StartCPUProfile(f)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "no profile:", err)
+	}
 }
 
 func cpuTime() time.Duration {
