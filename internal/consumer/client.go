@@ -5,8 +5,10 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/IBM/sarama"
+	"golang.org/x/net/proxy"
 )
 
 // clients are the two connections of a subscription: commits on the one that
@@ -75,10 +77,16 @@ type dialer struct {
 		Dial(network, addr string) (net.Conn, error)
 	}
 	ctx context.Context
-	cut context.CancelFunc
-	mu  sync.Mutex
-	all map[*conn]struct{}
+	end context.CancelFunc
+
+	mu      sync.Mutex
+	all     map[*conn]struct{}
+	dialing int
+	quiet   chan struct{} // closed once cut, when nothing dials any more
 }
+
+// dialPatience is how long Cut waits for a way to connect that cannot be interrupted.
+const dialPatience = time.Second
 
 type conn struct {
 	net.Conn
@@ -87,8 +95,8 @@ type conn struct {
 
 // newDialer puts itself before the configurations' own way to connect.
 func newDialer(cfg, side *sarama.Config) *dialer {
-	d := &dialer{all: map[*conn]struct{}{}}
-	d.ctx, d.cut = context.WithCancel(context.Background())
+	d := &dialer{all: map[*conn]struct{}{}, quiet: make(chan struct{})}
+	d.ctx, d.end = context.WithCancel(context.Background())
 	if cfg.Net.Proxy.Enable {
 		d.inner = cfg.Net.Proxy.Dialer
 	} else {
@@ -102,27 +110,41 @@ func newDialer(cfg, side *sarama.Config) *dialer {
 }
 
 func (d *dialer) Dial(network, addr string) (net.Conn, error) {
+	d.mu.Lock()
+	if err := d.ctx.Err(); err != nil {
+		d.mu.Unlock()
+		return nil, err
+	}
+	d.dialing++
+	d.mu.Unlock()
+
 	var inner net.Conn
-	err := context.Cause(d.ctx)
-	if err == nil {
-		if nd, ok := d.inner.(*net.Dialer); ok {
-			inner, err = nd.DialContext(d.ctx, network, addr)
-		} else {
-			inner, err = d.inner.Dial(network, addr)
-		}
+	var err error
+	if cd, ok := d.inner.(proxy.ContextDialer); ok {
+		inner, err = cd.DialContext(d.ctx, network, addr)
+	} else {
+		inner, err = d.inner.Dial(network, addr)
+	}
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	defer d.dialed()
+	if err == nil && d.ctx.Err() != nil { // cut meanwhile
+		err = d.ctx.Err()
+		_ = inner.Close()
 	}
 	if err != nil {
 		return nil, err
 	}
 	c := &conn{Conn: inner, d: d}
-	d.mu.Lock()
 	d.all[c] = struct{}{}
-	d.mu.Unlock()
-	if d.ctx.Err() != nil { // cut meanwhile
-		_ = c.Close()
-		return nil, d.ctx.Err()
-	}
 	return c, nil
+}
+
+func (d *dialer) dialed() {
+	if d.dialing--; d.dialing == 0 && d.ctx.Err() != nil {
+		close(d.quiet) // nothing dials again
+	}
 }
 
 func (c *conn) Close() error {
@@ -132,10 +154,15 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Cut ends every connection and makes no more.
+// Cut ends every connection, makes no more, and waits for those being made.
 func (d *dialer) Cut() {
-	d.cut()
 	d.mu.Lock()
+	if d.ctx.Err() == nil {
+		d.end()
+		if d.dialing == 0 {
+			close(d.quiet)
+		}
+	}
 	all := make([]*conn, 0, len(d.all))
 	for c := range d.all {
 		all = append(all, c)
@@ -143,5 +170,11 @@ func (d *dialer) Cut() {
 	d.mu.Unlock()
 	for _, c := range all {
 		_ = c.Conn.Close()
+	}
+	timer := time.NewTimer(dialPatience)
+	defer timer.Stop()
+	select {
+	case <-d.quiet:
+	case <-timer.C:
 	}
 }
