@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // DeadLetterTopic writes rejected records to a Kafka topic: the raw record, with
@@ -147,11 +149,7 @@ func (t DeadLetterTopic) ensure(ctx context.Context, client sarama.Client, name,
 				return nil
 			}
 		}
-		timer := time.NewTimer(100 * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !wait.For(100*time.Millisecond, ctx.Done()) {
 			return context.Cause(ctx)
 		}
 	}

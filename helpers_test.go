@@ -86,6 +86,16 @@ func produce(t testing.TB, topic string, partition int32, records ...brokertest.
 	check(t, err)
 }
 
+// filledTopic is newTopic with n numbered records in each partition.
+func filledTopic(t testing.TB, partitions int32, n int) string {
+	t.Helper()
+	topic := newTopic(t, partitions)
+	for p := range partitions {
+		produce(t, topic, p, numbered(n)...)
+	}
+	return topic
+}
+
 // numbered makes records without keys: 0, 1, …
 func numbered(n int) []brokertest.Record {
 	records := make([]brokertest.Record, n)

@@ -23,10 +23,7 @@ func TestLateSettlementAfterRevocation(t *testing.T) {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
 			const partitions, records = 2, 3
-			group, topic := brokertest.Group(t), newTopic(t, partitions)
-			for p := range int32(partitions) {
-				produce(t, topic, p, numbered(records)...)
-			}
+			group, topic := brokertest.Group(t), filledTopic(t, partitions, records)
 			nothing := func(*message.Message, *ackpolicy.Delivery) error { return nil }
 			old := consume(t, config(group, rebalance), topic, nothing, ackpolicy.Manual.Middleware)
 			old.journal.wait(t, partitions*records) // all pending
@@ -78,10 +75,7 @@ func TestRevocationDrains(t *testing.T) {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
 			const partitions = 2
-			group, topic := brokertest.Group(t), newTopic(t, partitions)
-			for p := range int32(partitions) {
-				produce(t, topic, p, numbered(1)...)
-			}
+			group, topic := brokertest.Group(t), filledTopic(t, partitions, 1)
 			old := consume(t, config(group, rebalance), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
 				return until(msg.Context(), d.Draining())
 			}, ackpolicy.NackOnError.Middleware)
@@ -120,10 +114,7 @@ func TestRevocationCancelsWithItsCause(t *testing.T) {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
 			const partitions = 2
-			group, topic := brokertest.Group(t), newTopic(t, partitions)
-			for p := range int32(partitions) {
-				produce(t, topic, p, numbered(1)...)
-			}
+			group, topic := brokertest.Group(t), filledTopic(t, partitions, 1)
 			causes := make(chan error, 2*partitions)
 			cfg := config(group, rebalance, drainTimeout(300*time.Millisecond))
 			old := consume(t, cfg, topic, func(msg *message.Message, _ *ackpolicy.Delivery) error {
@@ -153,10 +144,7 @@ func TestNewestLosesNothing(t *testing.T) {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
 			const partitions = 4
-			group, topic := brokertest.Group(t), newTopic(t, partitions)
-			for p := range int32(partitions) {
-				produce(t, topic, p, numbered(10)...) // before the group began: not for it
-			}
+			group, topic := brokertest.Group(t), filledTopic(t, partitions, 10) // before the group began: not for it
 			stopProducer := produceThroughout(t, topic, partitions)
 			cfg := config(group, initial(sarama.OffsetNewest), rebalance, drainTimeout(100*time.Millisecond))
 			forget := func(*message.Message, *ackpolicy.Delivery) error { return nil } // under Manual

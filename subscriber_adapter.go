@@ -14,6 +14,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // Subscriber reads Kafka topics. It stands in for watermill-kafka's Subscriber
@@ -230,14 +231,12 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		CommitEach:       !c.Kafka.OverwriteSaramaConfig.Consumer.Offsets.AutoCommit.Enable,
 		DrainTimeout:     c.DrainTimeout,
 		ReconnectSleep:   max(10*time.Millisecond, c.Kafka.ReconnectRetrySleep), // NoSleep is negative
+		Tracer:           c.Kafka.Tracer,
 		NewTask:          s.newTask,
 		Events:           s.events(),
 	}
 	if c.MaxUncommitted != Unlimited {
 		cfg.MaxUncommitted = uint64(c.MaxUncommitted)
-	}
-	if c.Kafka.Tracer != nil {
-		cfg.Tracer = c.Kafka.Tracer
 	}
 	return cfg
 }
@@ -255,7 +254,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 		d.settle(d.verdict(doReject, noDelay, err), err)
 		return partition.Verdict{}
 	}
-	delay := min(100*time.Millisecond<<min(d.Attempt()-1, 10), 30*time.Second)
+	delay := wait.Backoff(d.Attempt(), 100*time.Millisecond, 30*time.Second)
 	if c.Backoff != nil {
 		delay = s.backoff(d.Attempt(), err)
 	}

@@ -110,7 +110,7 @@ var errNacked = errors.New("nacked: what the handler produced could not be publi
 func (t *task) Finished() { t.ctx.end() }
 
 // Cancel implements consumer.Task.
-func (t *task) Cancel(error) {
+func (t *task) Cancel() {
 	t.mu.Lock()
 	t.canceled = true
 	msg := t.msg

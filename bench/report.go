@@ -9,11 +9,10 @@ import (
 )
 
 type row struct {
-	name, guarantee     string
-	rate, low, high     float64
-	allocs, cpu, peak   float64
-	ratio, share        float64 // to the baseline, of the limit
-	baseline, isTheMost bool
+	name, guarantee   string
+	rate, low, high   float64
+	allocs, cpu, peak float64
+	ratio, share      float64 // to the baseline, of the limit
 }
 
 type table struct {

@@ -16,6 +16,7 @@ import (
 	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // Session is the membership a commit is sent under. Both answers change during
@@ -95,7 +96,7 @@ func (c *Committer) run() {
 	defer ticker.Stop()
 	for attempt := 0; ; {
 		if attempt > 0 {
-			if !c.pause(backoff(attempt)) {
+			if !wait.For(backoff(attempt), c.stop) {
 				return
 			}
 		} else {
@@ -104,7 +105,7 @@ func (c *Committer) run() {
 				return
 			case <-ticker.C:
 			case <-c.urge:
-				if c.worthLingering() && !c.pause(linger) {
+				if c.worthLingering() && !wait.For(linger, c.stop) {
 					return
 				}
 			}
@@ -119,18 +120,6 @@ func (c *Committer) run() {
 		} else {
 			attempt++
 		}
-	}
-}
-
-// pause waits, and answers false if the committer was closed meanwhile.
-func (c *Committer) pause(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-c.stop:
-		return false
 	}
 }
 
@@ -151,7 +140,7 @@ func (c *Committer) worthLingering() bool {
 
 // backoff between attempts: 20 ms, doubling, 1 s at most.
 func backoff(attempt int) time.Duration {
-	return min(20*time.Millisecond<<min(attempt-1, 10), time.Second)
+	return wait.Backoff(attempt, 20*time.Millisecond, time.Second)
 }
 
 // due is what one request tries to store.
@@ -212,8 +201,7 @@ func (c *Committer) commit(attempt int) bool {
 }
 
 func (c *Committer) stored(d due) {
-	again := d.source.confirm(d.mark)
-	if again {
+	if d.source.confirm(d.mark) {
 		c.Urge()
 	}
 	d.source.cfg.Confirmed(d.mark)
@@ -285,11 +273,7 @@ func Stored(ctx context.Context, client sarama.Client, group, topic string, part
 		if attempt > 1 {
 			_ = client.RefreshCoordinator(group)
 		}
-		timer := time.NewTimer(backoff(attempt))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !wait.For(backoff(attempt), ctx.Done()) {
 			return 0, errors.Join(err, context.Cause(ctx))
 		}
 	}

@@ -68,7 +68,7 @@ type Task interface {
 	// Finished follows the settlement of Run's verdict.
 	Finished()
 	// Cancel makes a Run under way return: the delivery is no longer ours.
-	Cancel(cause error)
+	Cancel()
 }
 
 // Events tell what happens; each may be nil. They are called without a lock held.

@@ -41,7 +41,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	c.part.Forget()
 	c.cancel(cause)
 	for _, d := range running {
-		d.Owner.(Task).Cancel(cause)
+		d.Owner.(Task).Cancel()
 	}
 	released := Released{Cause: cause, TimedOut: timedOut, Left: left, Committed: c.part.Mark().Offset}
 	if c.source != nil {

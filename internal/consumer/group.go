@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // consumeGroup is a member of the group until ctx ends or the membership fails.
@@ -39,7 +40,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 			short = 0
 		}
 		if short > 3 {
-			s.pause(ctx, min(100*time.Millisecond<<min(short-3, 6), 5*time.Second))
+			wait.For(wait.Backoff(short-2, 100*time.Millisecond, 5*time.Second), ctx.Done())
 		}
 	}
 	// Close leaves the group; only after Consume, or it swallows every error.

@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // letters stores the dead letters of a claim, one after the other, each until it
@@ -84,15 +85,11 @@ func (c *Claim) storeLetters() {
 			if c.ctx.Err() != nil {
 				return
 			}
-			delay := min(100*time.Millisecond<<min(attempt-1, 10), 30*time.Second)
+			delay := wait.Backoff(attempt, 100*time.Millisecond, 30*time.Second)
 			c.logger.Error("Dead letter not stored, its record is kept and nothing is committed past it", err, watermill.LogFields{
 				"kafka_partition_offset": l.d.Offset(), "attempt": attempt, "retry_in": delay.String(),
 			})
-			timer := time.NewTimer(delay)
-			select {
-			case <-timer.C:
-			case <-c.ctx.Done():
-				timer.Stop()
+			if !wait.For(delay, c.ctx.Done()) {
 				return
 			}
 		}

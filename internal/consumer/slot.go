@@ -11,6 +11,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // slot carries records to the application, one at a time, until the claim drains.
@@ -92,11 +93,7 @@ func (c *Claim) readAgain(stop <-chan struct{}, offset int64) (*sarama.ConsumerM
 			c.logger.Error("Cannot read a record again that waits for its delivery, it is tried again", err,
 				watermill.LogFields{"kafka_partition_offset": offset, "attempt": attempt})
 		}
-		timer := time.NewTimer(min(20*time.Millisecond<<min(attempt-1, 10), time.Second))
-		select {
-		case <-timer.C:
-		case <-stop:
-			timer.Stop()
+		if !wait.For(wait.Backoff(attempt, 20*time.Millisecond, time.Second), stop) {
 			return nil, err
 		}
 	}
@@ -189,7 +186,7 @@ func (d *Delivery) Confirm() (sent bool, err error) {
 	own := partition.Mark{Offset: d.Offset(), Seq: d.Seq()}
 	err = d.await(func() error { return d.claim.source.Confirm(context.Background(), own) })
 	var not *commit.NotStored
-	return err != nil && errors.As(err, &not) && not.Sent, d.claim.cause(err)
+	return errors.As(err, &not) && not.Sent, err
 }
 
 // await lends the record's lane to the oldest unsettled record, which the commit waits for.

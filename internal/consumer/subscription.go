@@ -12,6 +12,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // Subscription reads one topic until Stop, or until its context ends.
@@ -136,7 +137,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 				sleep = s.cfg.ReconnectSleep
 			}
 		}
-		if !s.pause(ctx, sleep) {
+		if !wait.For(sleep, ctx.Done()) {
 			return
 		}
 		sleep = min(2*sleep, max(s.cfg.ReconnectSleep, 30*time.Second))
@@ -165,18 +166,6 @@ func (s *Subscription) awaitClaims(limit time.Duration) {
 		case <-timer.C:
 			return
 		}
-	}
-}
-
-// pause waits, and answers false if ctx ended meanwhile.
-func (s *Subscription) pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

@@ -40,16 +40,14 @@ func (p *Partition[R]) Load() Load {
 }
 
 // ArmLow asks for Work.Low once, as soon as at most n records are ready and
-// none is held back. It answers false, and arms nothing, if that is so already.
-func (p *Partition[R]) ArmLow(n int) bool {
+// none is held back. If that is so already it asks for nothing.
+func (p *Partition[R]) ArmLow(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.low = n
 	if p.nready <= n && p.admitted == p.tail {
 		p.low = -1
-		return false
 	}
-	p.low = n
-	return true
 }
 
 // Oldest describes the oldest unsettled record: the one that holds the partition's commit.
@@ -57,7 +55,6 @@ type Oldest struct {
 	Offset  int64
 	Attempt int
 	State   string
-	DueAt   int64
 }
 
 // Oldest answers false if everything is settled.
@@ -68,7 +65,7 @@ func (p *Partition[R]) Oldest() (Oldest, bool) {
 		return Oldest{}, false
 	}
 	e := p.at(p.head)
-	return Oldest{Offset: e.offset, Attempt: e.attempt, State: stateNames[e.state], DueAt: e.dueAt}, true
+	return Oldest{Offset: e.offset, Attempt: e.attempt, State: stateNames[e.state]}, true
 }
 
 var stateNames = [...]string{

@@ -85,10 +85,7 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 	d.status = v.Status
 	e := p.at(d.seq)
 	if d.finished {
-		p.npending--
-		if p.cfg.Late != nil {
-			p.cfg.Late.Store(true)
-		}
+		p.settledLate()
 	}
 	switch {
 	case v.Status == Nacked:
@@ -106,6 +103,14 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 		p.done(d.seq)
 	}
 	return true, timer
+}
+
+// settledLate takes note of a settlement after the handler returned.
+func (p *Partition[R]) settledLate() {
+	p.npending--
+	if p.cfg.Late != nil {
+		p.cfg.Late.Store(true)
+	}
 }
 
 // done marks an entry settled and moves the watermark over the settled prefix.
@@ -144,30 +149,35 @@ func (p *Partition[R]) FinishAndTake(d *Delivery[R], v Verdict, now int64, next 
 	defer p.mu.Unlock()
 	head := p.head
 	first, _ = p.settle(d, v, now)
-	timer, granted := p.finish(d, now)
+	granted := p.end(d)
+	timer := p.finish(d, now)
 	ok = p.take(next)
 	w = p.after(head)
 	w.Timer = timer
-	if granted != nil {
-		w.granted = append(w.granted, granted)
-	}
+	w.granted = append(w.granted, granted...)
 	return first, ok, w
 }
 
-func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool, granted *Waiter) {
+// end takes a delivery out of those that run, and answers whose turn its place is.
+func (p *Partition[R]) end(d *Delivery[R]) (granted []*Waiter) {
 	d.finished = true
 	p.running.remove(d)
 	p.nrunning--
-	l := d.lane
-	l.inFlight--
+	d.lane.inFlight--
 	if d.waiting > 0 {
 		d.waiting = 0
 		p.nwaiting--
 	}
 	if d.token {
 		d.token = false
-		granted = p.cfg.Limit.release()
+		if next := p.cfg.Limit.release(); next != nil {
+			granted = append(granted, next)
+		}
 	}
+	return granted
+}
+
+func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool) {
 	switch {
 	case p.closed:
 	case d.status == Nacked:
@@ -178,9 +188,9 @@ func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool, granted *W
 		p.at(d.seq).state = pending
 		p.npending++
 	}
-	p.enqueue(l)
-	p.release(l)
-	return timer, granted
+	p.enqueue(d.lane)
+	p.release(d.lane)
+	return timer
 }
 
 // Abandon ends a delivery that reached nobody. Only a stopped partition may
@@ -190,15 +200,7 @@ func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool, granted *W
 func (p *Partition[R]) Abandon(d, next *Delivery[R]) (w Work, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d.finished = true
-	p.running.remove(d)
-	p.nrunning--
-	d.lane.inFlight--
-	var granted *Waiter
-	if d.token {
-		d.token = false
-		granted = p.cfg.Limit.release()
-	}
+	granted := p.end(d)
 	if !p.closed && d.status == Pending {
 		e := p.at(d.seq)
 		e.state, e.d = queued, nil
@@ -206,9 +208,7 @@ func (p *Partition[R]) Abandon(d, next *Delivery[R]) (w Work, ok bool) {
 	}
 	ok = p.take(next)
 	w = p.after(p.head)
-	if granted != nil {
-		w.granted = append(w.granted, granted)
-	}
+	w.granted = append(w.granted, granted...)
 	return w, ok
 }
 
@@ -235,10 +235,7 @@ func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, 
 			switch e.state {
 			case pending:
 				e.d.status = Acked
-				p.npending--
-				if p.cfg.Late != nil {
-					p.cfg.Late.Store(true)
-				}
+				p.settledLate()
 			case parked, due:
 				if p.cfg.Order != Unordered {
 					for i, s := range l.parked {
