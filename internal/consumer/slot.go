@@ -68,16 +68,17 @@ func (c *Claim) serveOne(task Task) (v partition.Verdict, sent bool) {
 	if !d.Last() {
 		return task.Run(c.draining)
 	}
+	offer := task.Delivery()
+	offer.offered = true
 	c.offering.Add(1)
-	if v, sent = task.Run(c.quit); !sent {
-		c.offering.Add(-1)
-	}
-	return v, sent
+	defer offer.Sent() // or it went nowhere: not decoded, or no longer ours
+	return task.Run(c.quit)
 }
 
-// Sent tells that the application has taken the message.
+// Sent tells that the application has taken the message. The slot calls it.
 func (d *Delivery) Sent() {
-	if d.Last() {
+	if d.offered {
+		d.offered = false
 		d.claim.offering.Add(-1)
 	}
 }
@@ -131,7 +132,8 @@ func (c *Claim) do(w partition.Work) {
 // Delivery is the handle of one handing out of a record.
 type Delivery struct {
 	partition.Delivery[*sarama.ConsumerMessage]
-	claim *Claim
+	claim   *Claim
+	offered bool // counted in offering: handed out in a drain, taken by nobody yet
 }
 
 // Settle settles the delivery unless it is settled; see partition.Settle.
