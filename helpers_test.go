@@ -86,6 +86,10 @@ func produce(t testing.TB, topic string, partition int32, records ...brokertest.
 	check(t, err)
 }
 
+// anHourAgo is a record's own timestamp, not so old that the broker's retention, which
+// goes by timestamps, deletes the record in mid-test.
+func anHourAgo() time.Time { return time.Now().Add(-time.Hour).Truncate(time.Millisecond) }
+
 // filledTopic is newTopic with n numbered records in each partition.
 func filledTopic(t testing.TB, partitions int32, n int) string {
 	t.Helper()

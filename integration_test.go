@@ -288,7 +288,7 @@ func TestRejectIsLogged(t *testing.T) {
 
 func TestDeliveryDescribesItsRecord(t *testing.T) {
 	t.Parallel()
-	stamp := time.UnixMilli(1_700_000_000_000)
+	stamp := anHourAgo()
 	record := brokertest.KeyValue("key", "value")
 	record.Timestamp = stamp
 	topic := newTopic(t, 2)
