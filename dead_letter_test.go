@@ -310,3 +310,44 @@ func TestDeadLetterPublisher(t *testing.T) {
 		}
 	}
 }
+
+// A dead letter broker that accepts and says nothing holds up neither Subscribe,
+// once its context ends, nor Close. The record is left to the next owner.
+func TestSilentDeadLetterBroker(t *testing.T) {
+	t.Parallel()
+	topic := newTopic(t, 1, numbered(2)...)
+	var network brokertest.Network
+	cfg := config(brokertest.Group(t), drainTimeout(200*time.Millisecond))
+	letters := *cfg.Kafka.OverwriteSaramaConfig
+	letters.Net.ReadTimeout = 2 * patience
+	network.Use(&letters)
+	cfg.DeadLetter = ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}, Config: &letters}
+	s := consume(t, cfg, topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
+		if d.Offset() == 1 {
+			network.Delay(time.Hour)
+			return ackpolicy.ErrReject
+		}
+		return nil
+	}, ackpolicy.NackOnError.Middleware)
+	s.journal.wait(t, 2)
+	ended := make(chan struct{})
+	go func() {
+		s.stop()
+		close(ended)
+	}()
+	await(t, "the end of Close", ended)
+	wantCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, 1)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	sub := newSubscriber(t, cfg, newLog(t))
+	go func() {
+		_, err := sub.Subscribe(ctx, topic)
+		failed <- err
+	}()
+	eventually(t, "a connection", func() bool { return network.OpenConns() > 0 })
+	cancel()
+	if err := await(t, "the end of Subscribe", failed); !errors.Is(err, context.Canceled) {
+		t.Errorf("Subscribe: %v", err)
+	}
+}

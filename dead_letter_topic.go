@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
@@ -24,7 +28,9 @@ type DeadLetterTopic struct {
 	// Headers of a letter; nil is HeadersAckpolicy.
 	Headers func(Letter) []sarama.RecordHeader
 	// Create creates the topic where it is missing. NumPartitions 0 is as many as
-	// the origin has; ReplicationFactor 0 is the broker's default.
+	// the origin has; ReplicationFactor 0 is the broker's default. Without entries of
+	// their own, retention.ms is -1, since a letter keeps its record's timestamp, which
+	// retention counts from, and max.message.bytes is the origin's and room for the headers.
 	Create *sarama.TopicDetail
 	// Brokers and Config are those of the subscriber where they are nil. The
 	// producer is idempotent whatever Config says.
@@ -60,8 +66,10 @@ func closeDeadLetter(d DeadLetter) error {
 type letterTopic struct {
 	name     string
 	headers  func(Letter) []sarama.RecordHeader
+	dialer   *dial.Dialer
 	client   sarama.Client
-	producer sarama.SyncProducer
+	producer sarama.AsyncProducer
+	answers  sync.WaitGroup
 }
 
 func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin string) (DeadLetter, error) {
@@ -77,22 +85,44 @@ func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin s
 		cfg = c.Kafka.OverwriteSaramaConfig
 	}
 	cfg = letterConfig(cfg)
-	client, err := sarama.NewClient(brokers, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("ackpolicy: DeadLetter: cannot connect to %v for topic %s: %w", brokers, name, err)
-	}
-	if err := t.ensure(ctx, client, name, origin); err != nil {
-		return nil, errors.Join(fmt.Errorf("ackpolicy: DeadLetter: topic %s: %w", name, err), client.Close())
-	}
-	producer, err := sarama.NewSyncProducerFromClient(client)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("ackpolicy: DeadLetter: %w", err), client.Close())
-	}
-	opened := &letterTopic{name: name, headers: t.Headers, client: client, producer: producer}
+	opened := &letterTopic{name: name, headers: t.Headers, dialer: dial.New(cfg)}
 	if opened.headers == nil {
 		opened.headers = HeadersAckpolicy
 	}
+	defer context.AfterFunc(ctx, opened.dialer.Cut)()
+	if err := opened.connect(brokers, cfg, func(client sarama.Client) error {
+		return t.ensure(ctx, client, name, origin)
+	}); err != nil {
+		opened.dialer.Cut()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("ackpolicy: DeadLetter: topic %s on %v: %w", name, brokers, err)
+	}
 	return opened, nil
+}
+
+func (t *letterTopic) connect(brokers []string, cfg *sarama.Config, check func(sarama.Client) error) (err error) {
+	if t.client, err = sarama.NewClient(brokers, cfg); err != nil {
+		return err
+	}
+	if err = check(t.client); err != nil {
+		return errors.Join(err, t.client.Close())
+	}
+	if t.producer, err = sarama.NewAsyncProducerFromClient(t.client); err != nil {
+		return errors.Join(err, t.client.Close())
+	}
+	t.answers.Go(func() {
+		for msg := range t.producer.Successes() {
+			msg.Metadata.(chan error) <- nil
+		}
+	})
+	t.answers.Go(func() {
+		for err := range t.producer.Errors() {
+			err.Msg.Metadata.(chan error) <- err.Err
+		}
+	})
+	return nil
 }
 
 func letterConfig(user *sarama.Config) *sarama.Config {
@@ -106,6 +136,9 @@ func letterConfig(user *sarama.Config) *sarama.Config {
 	c.Producer.Interceptors = nil // the record is to stay as it was
 	c.Producer.Retry.Max = max(c.Producer.Retry.Max, 3)
 	c.Producer.Partitioner = samePartition
+	c.Producer.MaxMessageBytes = int(sarama.MaxRequestSize) - 1 // what was consumed must fit: the broker's limit counts
+	// A letter on its way holds nobody up.
+	c.Producer.Flush.Messages, c.Producer.Flush.Bytes, c.Producer.Flush.Frequency = 0, 0, 0
 	c.Metadata.AllowAutoTopicCreation = false
 	if !c.Version.IsAtLeast(sarama.V0_11_0_0) {
 		c.Version = sarama.V0_11_0_0
@@ -124,23 +157,16 @@ func (t DeadLetterTopic) ensure(ctx context.Context, client sarama.Client, name,
 	if t.Create == nil {
 		return fmt.Errorf("it is not there: create it, or set DeadLetterTopic.Create: %w", errors.Join(err, sarama.ErrUnknownTopicOrPartition))
 	}
-	detail := *t.Create
-	if detail.NumPartitions == 0 {
-		partitions, err := client.Partitions(origin)
-		if err != nil {
-			return fmt.Errorf("cannot ask how many partitions %s has: %w", origin, err)
-		}
-		detail.NumPartitions = int32(len(partitions))
-	}
-	if detail.ReplicationFactor == 0 {
-		detail.ReplicationFactor = -1
-	}
 	admin, err := sarama.NewClusterAdminFromClient(client)
 	if err != nil {
 		return err
 	}
 	// The admin is not closed: that would close the client, which is ours.
-	if err := admin.CreateTopic(name, &detail, false); err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) {
+	detail, err := t.detail(client, admin, origin)
+	if err != nil {
+		return err
+	}
+	if err := admin.CreateTopic(name, detail, false); err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) {
 		return fmt.Errorf("cannot create it: %w", err)
 	}
 	for range 50 { // its leaders take a moment
@@ -156,13 +182,64 @@ func (t DeadLetterTopic) ensure(ctx context.Context, client sarama.Client, name,
 	return fmt.Errorf("it was created, but has no leaders: %w", err)
 }
 
-// Send implements DeadLetter.
-func (t *letterTopic) Send(_ context.Context, record *sarama.ConsumerMessage, letter Letter) error {
+// letterRoom is what a letter's headers may add to a record.
+const letterRoom = 64 << 10
+
+// detail is Create with what it leaves open.
+func (t DeadLetterTopic) detail(client sarama.Client, admin sarama.ClusterAdmin, origin string) (*sarama.TopicDetail, error) {
+	detail := *t.Create
+	if detail.NumPartitions == 0 {
+		partitions, err := client.Partitions(origin)
+		if err != nil {
+			return nil, fmt.Errorf("cannot ask how many partitions %s has: %w", origin, err)
+		}
+		detail.NumPartitions = int32(len(partitions))
+	}
+	if detail.ReplicationFactor == 0 {
+		detail.ReplicationFactor = -1
+	}
+	entries := maps.Clone(detail.ConfigEntries)
+	if entries == nil {
+		entries = map[string]*string{}
+	}
+	preset := func(name, value string) {
+		if _, ok := entries[name]; !ok {
+			entries[name] = &value
+		}
+	}
+	preset("retention.ms", "-1") // it counts from the record's own timestamp, which may be long ago
+	if largest := largestRecord(admin, origin); largest > 0 {
+		preset("max.message.bytes", strconv.Itoa(largest+letterRoom))
+	}
+	detail.ConfigEntries = entries
+	return &detail, nil
+}
+
+// largestRecord answers the topic's max.message.bytes; 0 where we may not ask.
+func largestRecord(admin sarama.ClusterAdmin, topic string) int {
+	entries, err := admin.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: topic, ConfigNames: []string{"max.message.bytes"}})
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		if e.Name == "max.message.bytes" {
+			n, _ := strconv.Atoi(e.Value)
+			return n
+		}
+	}
+	return 0
+}
+
+// Send implements DeadLetter. It returns with ctx, whose end says nothing about a
+// letter on its way.
+func (t *letterTopic) Send(ctx context.Context, record *sarama.ConsumerMessage, letter Letter) error {
+	answer := make(chan error, 1)
 	msg := &sarama.ProducerMessage{
 		Topic:     t.name,
 		Partition: record.Partition,
 		Timestamp: record.Timestamp,
 		Headers:   letterHeaders(record.Headers, t.headers(letter)),
+		Metadata:  answer,
 	}
 	// A nil key or value is one, an empty one is another.
 	if record.Key != nil {
@@ -171,13 +248,29 @@ func (t *letterTopic) Send(_ context.Context, record *sarama.ConsumerMessage, le
 	if record.Value != nil {
 		msg.Value = sarama.ByteEncoder(record.Value)
 	}
-	if _, _, err := t.producer.SendMessage(msg); err != nil {
-		return fmt.Errorf("cannot write to dead letter topic %s: %w", t.name, err)
+	select {
+	case t.producer.Input() <- msg:
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	return nil
+	select {
+	case err := <-answer:
+		if err != nil {
+			return fmt.Errorf("cannot write to dead letter topic %s: %w", t.name, err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("dead letter topic %s has not answered: %w", t.name, context.Cause(ctx))
+	}
 }
 
-func (t *letterTopic) close() error { return errors.Join(t.producer.Close(), t.client.Close()) }
+// close follows the end of all that send: what is still under way waits for nobody.
+func (t *letterTopic) close() error {
+	t.dialer.Cut()
+	t.producer.AsyncClose()
+	t.answers.Wait()
+	return t.client.Close()
+}
 
 // samePartition keeps a record's partition number where the topic has it.
 func samePartition(topic string) sarama.Partitioner {

@@ -94,9 +94,10 @@ func (c *Committer) run() {
 	defer close(c.done)
 	ticker := time.NewTicker(c.cfg.Interval)
 	defer ticker.Stop()
+	rebalancing := false
 	for attempt := 0; ; {
 		if attempt > 0 {
-			if !wait.For(backoff(attempt), c.stop) {
+			if !wait.For(pause(attempt, rebalancing), c.stop) {
 				return
 			}
 		} else {
@@ -115,10 +116,11 @@ func (c *Committer) run() {
 		case <-c.urge:
 		default:
 		}
-		if c.commit(attempt + 1) {
-			attempt = 0
-		} else {
+		var again bool
+		if again, rebalancing = c.commit(attempt + 1); again {
 			attempt++
+		} else {
+			attempt = 0
 		}
 	}
 }
@@ -139,8 +141,16 @@ func (c *Committer) worthLingering() bool {
 }
 
 // backoff between attempts: 20 ms, doubling, 1 s at most.
-func backoff(attempt int) time.Duration {
-	return wait.Backoff(attempt, 20*time.Millisecond, time.Second)
+func backoff(attempt int) time.Duration { return pause(attempt, false) }
+
+// pause is backoff, shorter where the end of a rebalance is what a commit waits for:
+// the time until the next one may be short.
+func pause(attempt int, rebalancing bool) time.Duration {
+	most := time.Second
+	if rebalancing {
+		most = 100 * time.Millisecond
+	}
+	return wait.Backoff(attempt, 20*time.Millisecond, most)
 }
 
 // due is what one request tries to store.
@@ -162,17 +172,18 @@ func (c *Committer) gather() []due {
 	return dues
 }
 
-// commit sends what is due and answers false if some of it must be sent again soon.
-func (c *Committer) commit(attempt int) bool {
+// commit sends what is due. It answers whether some of it must be sent again soon,
+// and whether a rebalance is why.
+func (c *Committer) commit(attempt int) (again, rebalancing bool) {
 	// The membership first: a watermark that is older than a rebalance must not go
 	// out under the generation that came with it, to a partition others own by now.
 	member, generation := c.session.MemberID(), c.session.GenerationID()
 	dues := c.gather()
 	if len(dues) == 0 {
-		return true
+		return false, false
 	}
 	errs, sent, err := c.send(dues, member, generation)
-	again, refresh := false, false
+	refresh := false
 	for _, d := range dues {
 		perr := err
 		if err == nil {
@@ -188,6 +199,7 @@ func (c *Committer) commit(attempt int) bool {
 			c.cfg.Fenced(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, perr)
 		default:
 			again = true
+			rebalancing = rebalancing || errors.Is(perr, sarama.ErrIllegalGeneration) || errors.Is(perr, sarama.ErrRebalanceInProgress)
 			refresh = refresh || err != nil || errors.Is(perr, sarama.ErrNotCoordinatorForConsumer) ||
 				errors.Is(perr, sarama.ErrConsumerCoordinatorNotAvailable)
 			c.cfg.Failed(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, perr, attempt)
@@ -197,7 +209,7 @@ func (c *Committer) commit(attempt int) bool {
 		// Its own failure shows at the next attempt.
 		_ = c.cfg.Client.RefreshCoordinator(c.cfg.Group)
 	}
-	return !again
+	return again, rebalancing
 }
 
 func (c *Committer) stored(d due) {

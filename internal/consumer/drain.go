@@ -19,6 +19,9 @@ const readerPatience = time.Second
 // finish within budget, what is settled is committed, the rest is left to the
 // next owner. messages is read to its end, so that sarama is never held up.
 func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budget time.Duration) {
+	// What the handlers leave of their budget is the last commit's: amid a rebalance
+	// the group takes no commit before all its members have joined again.
+	deadline := time.Now().Add(budget + commitGrace - 2*time.Second)
 	discarded := make(chan struct{})
 	go func() {
 		defer close(discarded)
@@ -45,7 +48,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	}
 	released := Released{Cause: cause, TimedOut: timedOut, Left: left, Committed: c.part.Mark().Offset}
 	if c.source != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), commitGrace-2*time.Second)
+		ctx, cancel := context.WithDeadline(context.Background(), deadline)
 		released.Err = c.source.Flush(ctx)
 		cancel()
 		c.source.Close(cause)

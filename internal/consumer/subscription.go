@@ -11,6 +11,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
@@ -19,7 +20,7 @@ import (
 type Subscription struct {
 	*shared
 	values      context.Context // Subscribe's context, for its values only
-	dialer      *dialer
+	dialer      *dial.Dialer
 	cooperative bool
 
 	closing chan struct{} // closed at the beginning of the end
@@ -42,7 +43,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	if cfg.MaxInFlightTotal > 0 {
 		s.limit = partition.NewLimit(cfg.MaxInFlightTotal)
 	}
-	s.dialer = newDialer(cfg.Sarama, cfg.Side)
+	s.dialer = dial.New(cfg.Sarama, cfg.Side)
 	s.cooperative = isCooperative(cfg.Sarama)
 	starting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
