@@ -35,9 +35,8 @@ type Letter struct {
 
 // bury has a rejected record's letter stored.
 func (s *subscription) bury(d *Delivery, reason error) {
-	record := d.kafka.Record()
 	letter := Letter{
-		Topic: record.Topic, Partition: record.Partition, Offset: record.Offset, Timestamp: record.Timestamp,
+		Topic: d.Topic(), Partition: d.Partition(), Offset: d.Offset(), Timestamp: d.Timestamp(),
 		Group:      s.sub.config.Kafka.ConsumerGroup,
 		Subscriber: s.sub.String(),
 		Reason:     orNoReason(reason),
@@ -57,10 +56,9 @@ func (s *subscription) bury(d *Delivery, reason error) {
 				hook(BuriedEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err})
 			}
 		}()
-		if s.sub.config.Kafka.Tracer != nil {
-			if record, err = d.kafka.Original(ctx); err != nil {
-				return err
-			}
+		record, err := d.kafka.Whole(ctx, s.sub.config.Kafka.Tracer != nil)
+		if err != nil {
+			return err
 		}
 		return dead.Send(ctx, record, letter)
 	})

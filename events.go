@@ -76,10 +76,9 @@ func (s *subscription) quiet(status Status) bool {
 
 // settled tells of a settlement, once a delivery.
 func (s *subscription) settled(d *Delivery, status Status, reason error) {
-	r := d.kafka.Record()
 	if status == Rejected {
 		fields := watermill.LogFields{
-			"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset, "attempt": d.Attempt(),
+			"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset(), "attempt": d.Attempt(),
 		}
 		if s.deadLetter == nil {
 			s.logger.Error("Record rejected: it is given up, there is no dead letter destination", orNoReason(reason), fields)
@@ -89,17 +88,16 @@ func (s *subscription) settled(d *Delivery, status Status, reason error) {
 		}
 	}
 	if hook := s.sub.config.Hooks.Settled; hook != nil {
-		hook(SettledEvent{r.Topic, r.Partition, r.Offset, d.Attempt(), status, reason})
+		hook(SettledEvent{d.Topic(), d.Partition(), d.Offset(), d.Attempt(), status, reason})
 	}
 }
 
 // unconfirmed tells of a record under ConfirmFirst that stays acked though its
 // handler does not run.
 func (s *subscription) unconfirmed(d *Delivery, err error) {
-	r := d.kafka.Record()
 	s.logger.Error("ConfirmFirst: the commit was sent and its outcome is unknown: the handler does not run, and the record may not come again", err,
-		watermill.LogFields{"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset})
+		watermill.LogFields{"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset()})
 	if hook := s.sub.config.Hooks.Unconfirmed; hook != nil {
-		hook(UnconfirmedEvent{r.Topic, r.Partition, r.Offset, err})
+		hook(UnconfirmedEvent{d.Topic(), d.Partition(), d.Offset(), err})
 	}
 }

@@ -193,7 +193,7 @@ func (d *Delivery) Topic() string {
 	if d.sub == nil {
 		return d.foreign.topic
 	}
-	return d.kafka.Record().Topic
+	return d.kafka.Topic()
 }
 
 // Partition is the record's partition.
@@ -201,7 +201,7 @@ func (d *Delivery) Partition() int32 {
 	if d.sub == nil {
 		return d.foreign.partition
 	}
-	return d.kafka.Record().Partition
+	return d.kafka.Partition()
 }
 
 // Offset is the record's offset.
@@ -217,7 +217,7 @@ func (d *Delivery) Key() []byte {
 	if d.sub == nil {
 		return d.foreign.key
 	}
-	return d.kafka.Record().Key
+	return d.kafka.Key()
 }
 
 // Timestamp is the record's timestamp.
@@ -225,7 +225,7 @@ func (d *Delivery) Timestamp() time.Time {
 	if d.sub == nil {
 		return d.foreign.timestamp
 	}
-	return d.kafka.Record().Timestamp
+	return d.kafka.Timestamp()
 }
 
 // settle carries a verdict out; it answers whether it holds.

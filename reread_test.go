@@ -89,3 +89,47 @@ func TestWaitingRecordIsGone(t *testing.T) {
 	waitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records+1)
 	s.stop()
 }
+
+// An application that settles late may keep more records pending than
+// MaxBufferedBytes holds. What it nacks or rejects in the end is read again.
+func TestPendingRecordsArePushedOut(t *testing.T) {
+	t.Parallel()
+	const records, keys = 500, 50
+	topic, cfg := heavy(t, records, keys)
+	toTopic(&cfg)
+	s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+		if want := fmt.Sprint(d.Offset()); !bytes.HasPrefix(msg.Payload, []byte(want+".")) {
+			t.Errorf("offset %d attempt %d came with the payload %.10q", d.Offset(), d.Attempt(), msg.Payload)
+		}
+		if d.Attempt() > 1 {
+			return ackpolicy.ErrAck
+		}
+		return nil
+	}, ackpolicy.Manual.Middleware)
+	s.journal.wait(t, records) // ten times what may be in memory
+	for _, d := range s.journal.all()[:records] {
+		if want := fmt.Sprint("key-", d.Offset()%keys); string(d.Key()) != want || d.Timestamp().IsZero() {
+			t.Errorf("offset %d: key %q, want %q; timestamp %v", d.Offset(), d.Key(), want, d.Timestamp())
+		}
+		settle := d.Ack
+		switch d.Offset() {
+		case 3:
+			settle = d.Nack
+		case 7:
+			settle = func() bool { return d.Reject(errPoison) }
+		}
+		if !settle() {
+			t.Errorf("offset %d: %v", d.Offset(), d.Status())
+		}
+	}
+	s.journal.wait(t, records+1)
+	waitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records)
+	s.stop()
+	if last := s.journal.all()[records]; name(last) != "3#2" {
+		t.Errorf("delivered again: %s", name(last))
+	}
+	letter := letters(t, topic+".dlq", 0, 1)[0]
+	if want := append([]byte("7"), bytes.Repeat([]byte{'.'}, 10_000)...); !bytes.Equal(letter.Value, want) || string(letter.Key) != "key-7" {
+		t.Errorf("the letter has key %q, %d bytes %.10q", letter.Key, len(letter.Value), letter.Value)
+	}
+}

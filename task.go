@@ -89,6 +89,9 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 	}
 	v := d.verdict(a, noDelay, p.err)
 	if v.Status == partition.Pending {
+		d.mu.Lock()
+		d.msg = nil // it may stay pending for long: its payload must not stay with it
+		d.mu.Unlock()
 		return v
 	}
 	if early {

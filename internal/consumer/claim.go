@@ -28,6 +28,10 @@ const (
 	// evictAfter is how long a record must have to wait to be pushed out of
 	// memory: reading it again costs a millisecond.
 	evictAfter = 2 * time.Second
+	// detachAfter is how long a record waits, once or twice that, before it is copied
+	// out of its fetch; detachBytes is how much of that is done at a time.
+	detachAfter = 5 * time.Second
+	detachBytes = 1 << 20
 	// batch is how many records are taken before other events are looked at.
 	batch = 64
 )
@@ -108,6 +112,8 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		Limit:          s.limit,
 		Bytes:          &s.bytes,
 		Late:           &s.late,
+		Detach:         detached,
+		Strip:          stripped,
 		Start:          start.offset,
 		// A record handed out before the start is stored would be lost if we died
 		// now: the next owner would begin at the newest offset again.
@@ -145,6 +151,8 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	poll := time.NewTicker(pollPaused)
 	poll.Stop()
 	defer poll.Stop()
+	detach := time.NewTicker(detachAfter)
+	defer detach.Stop()
 	for {
 		paused := c.paused
 		select {
@@ -159,6 +167,8 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 			c.do(c.part.Tick(Now()))
 			c.arm(timer)
 		case <-poll.C:
+		case <-detach.C:
+			c.detach()
 		case <-c.fenced:
 			return // ends the session, whose next one is another membership
 		case <-done:
@@ -228,6 +238,13 @@ func (c *Claim) push(m *sarama.ConsumerMessage) {
 		w.Spawn = 0
 	}
 	c.do(w)
+}
+
+// detach copies what has waited for long.
+func (c *Claim) detach() {
+	for next, more := uint64(0), true; more; {
+		next, more = c.part.Detach(next, detachBytes, Now()+int64(evictAfter))
+	}
 }
 
 func sizeOf(m *sarama.ConsumerMessage) int {

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
@@ -46,16 +45,6 @@ func (d *Delivery) Letter(send func(ctx context.Context) error) {
 	}
 }
 
-// Original reads the record from the broker, as it is there: a tracer writes
-// into the headers of the one that was consumed. Where it is gone, that one is answered.
-func (d *Delivery) Original(ctx context.Context) (*sarama.ConsumerMessage, error) {
-	record, err := d.claim.reader.Read(ctx.Done(), d.Offset())
-	if errors.Is(err, reread.ErrGone) {
-		return d.Record(), nil
-	}
-	return record, err
-}
-
 // next answers the letter to store; without one the goroutine that asks ends.
 func (l *letters) next() (letter, bool) {
 	l.mu.Lock()
@@ -79,6 +68,12 @@ func (c *Claim) storeLetters() {
 		for attempt := 1; ; attempt++ {
 			err := l.send(c.ctx) // not the handler's context, which may have ended
 			if err == nil {
+				l.d.Release()
+				break
+			}
+			if errors.Is(err, reread.ErrGone) { // there is nothing to put into a letter any more
+				c.logger.Error("Dead letter not stored, nor will it be: its record was pushed out of memory, and is gone", err,
+					watermill.LogFields{"kafka_partition_offset": l.d.Offset()})
 				l.d.Release()
 				break
 			}

@@ -1,29 +1,43 @@
 package partition
 
-// Evict pushes records out of memory that wait for long: nacked ones whose time
-// comes after soon, and those behind them in their lanes. It stops once want
-// bytes are freed and answers how many were. Whoever is handed such a record
-// reads it again and restores it. One that its handler left pending stays: the
-// application holds its Delivery, and with it the bytes.
+// Evict pushes records out of memory that wait for long: first those whose handler
+// returned without settling them, for whom nobody may ever ask again; then nacked
+// ones whose time comes after soon, and those behind them in their lanes. It stops
+// once want bytes are freed and answers how many were. Whoever is handed such a
+// record reads it again and restores it.
 func (p *Partition[R]) Evict(want int64, soon int64) (freed int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return 0
 	}
+	if p.npending > 0 {
+		freed = p.pushOut(want, func(e *entry[R]) bool { return e.state == pending })
+	}
+	if freed < want {
+		freed += p.pushOut(want-freed, func(e *entry[R]) bool { return p.waits(e, soon) })
+	}
+	return freed
+}
+
+func (p *Partition[R]) pushOut(want int64, idle func(*entry[R]) bool) (freed int64) {
 	// The youngest first: they wait longest.
 	for seq := p.tail; seq != p.head && freed < want; {
 		seq--
 		e := p.at(seq)
-		if e.evicted || e.size == 0 || !p.waits(e, soon) {
+		if e.evicted || e.size == 0 || !idle(e) {
 			continue
 		}
-		p.evict(e)
+		if e.d != nil && p.cfg.Strip != nil {
+			e.d.record, e.d.evicted = p.cfg.Strip(e.record), true
+		}
+		p.forget(e)
 		freed += int64(e.size)
 	}
 	return freed
 }
 
+// waits tells whether a record is not handed out before soon.
 func (p *Partition[R]) waits(e *entry[R], soon int64) bool {
 	switch e.state {
 	case parked:
@@ -38,7 +52,8 @@ func (p *Partition[R]) waits(e *entry[R], soon int64) bool {
 	return false
 }
 
-func (p *Partition[R]) evict(e *entry[R]) {
+// forget drops a record that is settled or pushed out.
+func (p *Partition[R]) forget(e *entry[R]) {
 	if e.evicted {
 		return
 	}
@@ -47,6 +62,36 @@ func (p *Partition[R]) evict(e *entry[R]) {
 	if p.cfg.Bytes != nil {
 		p.cfg.Bytes.Add(-int64(e.size))
 	}
+}
+
+// Detach copies records that wait for long: as they came, each keeps all the others
+// in memory that the same answer of the broker brought. It copies what it meets
+// waiting a second time, from a sequence number on, and stops after most bytes:
+// then more may wait, from next on.
+func (p *Partition[R]) Detach(from uint64, most, soon int64) (next uint64, more bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.cfg.Detach == nil || p.npending == 0 && len(p.timers) == 0 {
+		return 0, false
+	}
+	for seq := max(from, p.head); seq < p.tail; seq++ {
+		e := p.at(seq)
+		if e.evicted || e.detached || e.state != pending && !p.waits(e, soon) {
+			continue
+		}
+		if !e.met {
+			e.met = true
+			continue
+		}
+		e.record, e.detached = p.cfg.Detach(e.record), true
+		if e.d != nil {
+			e.d.record = e.record
+		}
+		if most -= int64(e.size); most <= 0 {
+			return seq + 1, true
+		}
+	}
+	return 0, false
 }
 
 // Evicted tells that the record of d has to be read again and given to Restore.
@@ -61,9 +106,17 @@ func (p *Partition[R]) Restore(d *Delivery[R], record R) {
 		return
 	}
 	if e := p.at(d.seq); e.d == d && e.evicted {
-		e.record, e.evicted = record, false
+		e.record, e.evicted, e.detached, e.met = record, false, false, false
 		if p.cfg.Bytes != nil {
 			p.cfg.Bytes.Add(int64(e.size))
 		}
 	}
+}
+
+// Record answers a delivery's record at any time; whole is false once its bytes
+// were pushed out.
+func (p *Partition[R]) Record(d *Delivery[R]) (record R, whole bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return d.record, !d.evicted
 }

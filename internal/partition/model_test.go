@@ -110,6 +110,9 @@ func (m *model) awaited(i int) bool {
 	return false
 }
 
+// stripped is what is left of a record that was pushed out of memory.
+var stripped = &modelRec{}
+
 // keyless records are lanes of their own, so a model record without a key has key "".
 func keyOf(r *modelRec) []byte {
 	if r.key == "" {
@@ -236,6 +239,11 @@ func (h *harness) check() {
 		h.failf("head %d, want %d", got, want)
 	}
 	for _, run := range append(slices.Clone(h.runs), h.old...) {
+		if r, whole := h.p.Record(run.d); whole && r != run.rec || !whole && r != stripped {
+			h.failf("record %d attempt %d: holds %v, whole %v", run.rec.offset, run.attempt, r, whole)
+		} else if !whole && !run.done {
+			h.failf("record %d was pushed out while its handler runs", run.rec.offset)
+		}
 		if got := h.p.Status(run.d); got != run.status {
 			h.failf("record %d attempt %d: status %d, want %d", run.rec.offset, run.attempt, got, run.status)
 		}
@@ -310,6 +318,13 @@ func run(t testing.TB, data []byte) {
 	}
 	var bytes atomic.Int64
 	cfg.Bytes = &bytes
+	cfg.Strip = func(*modelRec) *modelRec { return stripped }
+	cfg.Detach = func(r *modelRec) *modelRec {
+		if r == nil || r == stripped || r.fate == inFlight || r.fate == settled {
+			t.Fatalf("record %v copied", r)
+		}
+		return r
+	}
 	m := &model{order: cfg.Order, max: cfg.MaxInFlight, bound: cfg.MaxUncommitted}
 	h := &harness{t: t, m: m, p: New(cfg), start: 10, last: 10, bytes: &bytes}
 	offset := int64(10)
@@ -331,7 +346,7 @@ func run(t testing.TB, data []byte) {
 	}
 	for len(data) > 0 {
 		op := next()
-		switch op % 13 {
+		switch op % 14 {
 		case 0, 1, 2: // push, with gaps
 			for range 1 + op/12%4 {
 				b := next()
@@ -382,6 +397,10 @@ func run(t testing.TB, data []byte) {
 			before := h.bytes.Load()
 			if freed := h.p.Evict(int64(next()), soon); before-freed != h.bytes.Load() {
 				h.failf("evicted %d bytes, %d before, %d now", freed, before, h.bytes.Load())
+			}
+		case 13:
+			for from, more := uint64(0), true; more; {
+				from, more = h.p.Detach(from, int64(next()), m.now+int64(next()%4))
 			}
 		case 11:
 			b := next()

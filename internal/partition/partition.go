@@ -56,6 +56,10 @@ type Config[R any] struct {
 	// Late is set once the application settled a delivery after its handler had
 	// returned: then a drain waits for unsettled deliveries too. Shared by a subscription.
 	Late *atomic.Bool
+	// Detach copies a record; nil where it shares its memory with no other.
+	Detach func(record R) R
+	// Strip answers what a delivery keeps of a record that is pushed out; nil: all of it.
+	Strip func(record R) R
 	// Held hands nothing out before Open.
 	Held bool
 	// Start is the offset of the first record that can come.
@@ -96,8 +100,9 @@ type entry[R any] struct {
 	size    int
 	attempt int
 	state   state
-	evicted bool         // its record was pushed out of memory
-	d       *Delivery[R] // the latest delivery while it is unsettled
+	// Its record was pushed out of memory, was copied, was met waiting: see evict.go.
+	evicted, detached, met bool
+	d                      *Delivery[R] // the latest delivery while it is unsettled
 }
 
 // Partition is the window, the lanes and the watermark of one assignment of a

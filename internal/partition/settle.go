@@ -46,7 +46,8 @@ type Delivery[R any] struct {
 // Last tells that a stopped partition handed it out.
 func (d *Delivery[R]) Last() bool { return d.last }
 
-// Seq, Offset, Record and Attempt do not change after Take.
+// Seq, Offset and Attempt do not change after Take. Nor does Record before the
+// delivery is finished; from then on ask Partition.Record.
 func (d *Delivery[R]) Seq() uint64   { return d.seq }
 func (d *Delivery[R]) Offset() int64 { return d.offset }
 func (d *Delivery[R]) Record() R     { return d.record }
@@ -117,7 +118,7 @@ func (p *Partition[R]) settledLate() {
 func (p *Partition[R]) done(seq uint64) {
 	p.high = max(p.high, seq+1)
 	e := p.at(seq)
-	p.evict(e)
+	p.forget(e)
 	e.state, e.d = settled, nil
 	e.lane.live--
 	p.release(e.lane)
