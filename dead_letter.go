@@ -42,10 +42,8 @@ func (s *subscription) bury(d *Delivery, reason error) {
 		Reason:     orNoReason(reason),
 		Attempts:   d.Attempt(),
 		RejectedAt: time.Now(),
+		Handler:    d.handler(),
 	}
-	d.mu.Lock()
-	letter.Handler = d.handler
-	d.mu.Unlock()
 	dead, hook := s.deadLetter, s.sub.config.Hooks.Buried
 	d.kafka.Letter(func(ctx context.Context) (err error) {
 		defer func() {

@@ -49,14 +49,14 @@ type Delivery struct {
 
 	mu       sync.Mutex
 	msg      *message.Message
-	running  int // handlers under our middleware that run now
 	returned chan struct{}
-	depth    int // of the nested middleware that left the plan; 0: none did
 	plan     plan
-	first    bool // acked by AckFirst
+	entered  context.Context // of the handler that ran last: it knows its name
+	foreign  *foreign        // set where sub is nil
+	running  int32           // handlers under our middleware that run now
+	depth    int16           // of the nested middleware that left the plan; 0: none did
+	first    bool            // acked by AckFirst
 	canceled bool
-	handler  string
-	foreign  *foreign // set where sub is nil
 }
 
 // plan is what the middleware leaves for the Router's signal: success is known
@@ -274,15 +274,31 @@ func dueIn(delay time.Duration) int64 {
 }
 
 // enter tells that a handler begins, and answers how deep it lies in nested
-// middlewares of ours.
-func (d *Delivery) enter(handler string) (depth int) {
+// middlewares of ours, and whether one around it has acked already. ok is false,
+// and nothing is entered, if the delivery is not this message's: one that a handler
+// made inherits the delivery with the context.
+func (d *Delivery) enter(msg *message.Message, ctx context.Context) (depth int, acked, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.handler = handler
+	if d.msg != msg {
+		return 0, false, false
+	}
+	acked = d.first && d.running > 0
+	d.entered = ctx
 	if d.running++; d.running == 1 {
 		d.depth = 0
 	}
-	return d.running
+	return int(d.running), acked, true
+}
+
+// handler answers the name of the handler that ran last.
+func (d *Delivery) handler() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.entered == nil {
+		return "" // none under a middleware of ours
+	}
+	return message.HandlerNameFromCtx(d.entered)
 }
 
 // leave tells that the handler returned, and what the Router's signal then
@@ -290,8 +306,8 @@ func (d *Delivery) enter(handler string) (depth int) {
 func (d *Delivery) leave(depth int, p plan) (counts bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if depth >= d.depth {
-		d.depth, d.plan, counts = depth, p, true
+	if depth >= int(d.depth) {
+		d.depth, d.plan, counts = int16(depth), p, true
 	}
 	if d.running--; d.running == 0 && d.returned != nil {
 		close(d.returned)

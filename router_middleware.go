@@ -59,19 +59,27 @@ func (m Middleware) Middleware(h message.HandlerFunc) message.HandlerFunc {
 	}
 	warn := &sync.Once{}
 	return func(msg *message.Message) ([]*message.Message, error) {
-		d, ok := FromContext(msg.Context())
-		if !ok || !d.over(msg) {
-			d = foreignDelivery(msg, m.logger(nil))
+		ctx := msg.Context()
+		d, ok := FromContext(ctx)
+		depth, void := 0, false
+		if ok {
+			depth, void, ok = d.enter(msg, ctx)
 		}
-		policy := m.policyFor(d, msg.Context(), warn)
-		if policy == AckFirst {
+		if !ok {
+			d = foreignDelivery(msg, m.logger(nil))
+			depth, void, _ = d.enter(msg, ctx)
+		}
+		policy := m.policyFor(d, ctx, warn)
+		switch {
+		case policy == AckFirst:
 			if err := m.ackFirst(d); err != nil {
+				d.leave(0, plan{}) // without a plan: the Router's signal means what it means in Watermill
 				return nil, err
 			}
-		} else {
-			m.checkNested(d, policy)
+		case void:
+			m.warnVoid(d, policy)
 		}
-		return m.run(d, policy, h, msg)
+		return m.run(d, depth, policy, h, msg)
 	}
 }
 
@@ -89,14 +97,6 @@ func (m Middleware) validate() error {
 		return nil
 	}
 	return fmt.Errorf("ackpolicy: bad configuration, nothing is acked: %w", errors.Join(errs...))
-}
-
-// over tells whether the delivery is this message's, and not one that a message
-// made in a handler inherited with its context.
-func (d *Delivery) over(msg *message.Message) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.msg == msg
 }
 
 func (m Middleware) policyFor(d *Delivery, ctx context.Context, warn *sync.Once) Policy {
@@ -132,17 +132,12 @@ func (m Middleware) ackFirst(d *Delivery) error {
 	return d.confirm()
 }
 
-// checkNested tells of a policy that an outer middleware has made void.
-func (m Middleware) checkNested(d *Delivery, policy Policy) {
-	d.mu.Lock()
-	void := d.first && d.running > 0
-	d.mu.Unlock()
-	if void {
-		m.nested.Do(func() {
-			m.logger(d).Error("Policy "+policy.String()+" has no effect: a middleware around it has acked the message already (ack_first)",
-				errors.New("nested policies: use Middleware.Handlers"), nil)
-		})
-	}
+// warnVoid tells of a policy that an outer middleware has made void.
+func (m Middleware) warnVoid(d *Delivery, policy Policy) {
+	m.nested.Do(func() {
+		m.logger(d).Error("Policy "+policy.String()+" has no effect: a middleware around it has acked the message already (ack_first)",
+			errors.New("nested policies: use Middleware.Handlers"), nil)
+	})
 }
 
 // confirm acks and waits until the commit is confirmed. Whatever else ends the
@@ -166,8 +161,7 @@ func (d *Delivery) confirm() error {
 }
 
 // run calls the handler and leaves the plan, or settles at once on a signal.
-func (m Middleware) run(d *Delivery, policy Policy, h message.HandlerFunc, msg *message.Message) (produced []*message.Message, err error) {
-	depth := d.enter(message.HandlerNameFromCtx(msg.Context()))
+func (m Middleware) run(d *Delivery, depth int, policy Policy, h message.HandlerFunc, msg *message.Message) (produced []*message.Message, err error) {
 	returned := false
 	defer func() {
 		if returned {

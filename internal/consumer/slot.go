@@ -39,8 +39,12 @@ func (c *Claim) slot() {
 			task = next
 			continue
 		}
+		now := int64(0) // a clock that nobody looks at: had a verb nacked it, it falls due by the timer
+		if verdict.Status != partition.Acked {
+			now = Now()
+		}
 		next := c.newTask()
-		_, ok, w = c.part.FinishAndTake(d, verdict, Now(), &next.Delivery().Delivery)
+		_, ok, w = c.part.FinishAndTake(d, verdict, now, &next.Delivery().Delivery)
 		task.Finished()
 		c.do(w)
 		task = next

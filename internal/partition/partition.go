@@ -293,7 +293,7 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 	d.evicted = e.evicted
 	e.d = d
 	e.lane.inFlight++
-	d.seq, d.offset, d.record, d.lane, d.attempt = seq, e.offset, e.record, e.lane, e.attempt
+	d.seq, d.offset, d.record, d.lane, d.attempt = seq, e.offset, e.record, e.lane, int32(e.attempt)
 	d.status, d.finished, d.waiting, d.token, d.last = Pending, false, 0, false, false
 	p.running.push(d)
 	p.nrunning++

@@ -32,8 +32,8 @@ type Delivery[R any] struct {
 	offset   int64
 	record   R
 	lane     *lane
-	attempt  int
-	waiting  int
+	attempt  int32
+	waiting  int32
 	status   Status
 	finished bool
 	token    bool
@@ -51,7 +51,7 @@ func (d *Delivery[R]) Last() bool { return d.last }
 func (d *Delivery[R]) Seq() uint64   { return d.seq }
 func (d *Delivery[R]) Offset() int64 { return d.offset }
 func (d *Delivery[R]) Record() R     { return d.record }
-func (d *Delivery[R]) Attempt() int  { return d.attempt }
+func (d *Delivery[R]) Attempt() int  { return int(d.attempt) }
 
 // Status answers what became of the delivery.
 func (p *Partition[R]) Status(d *Delivery[R]) Status {
@@ -277,7 +277,7 @@ func (p *Partition[R]) Wait(d *Delivery[R], by int) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !d.finished && d.lane != nil {
-		d.waiting += by
+		d.waiting += int32(by)
 		// Several goroutines of one handler may wait: it counts once.
 		if (by > 0 && d.waiting == 1) || (by < 0 && d.waiting == 0) {
 			p.nwaiting += by
