@@ -15,6 +15,9 @@ func TestMain(m *testing.M) {
 	if spec, ok := os.LookupEnv(killChildEnv); ok {
 		os.Exit(killChild(spec)) // the process that TestKill kills
 	}
+	if spec, ok := os.LookupEnv(letterChildEnv); ok {
+		os.Exit(letterChild(spec)) // the one that TestKillBetweenLetterAndCommit kills
+	}
 	// The tests wait for brokers and timers more than they compute: two at a time, which is what two cores would get,
 	// leave the machine idle.
 	parallel := flag.Lookup("test.parallel")

@@ -1,0 +1,131 @@
+package ackpolicy_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// letterChildEnv makes the test binary the consumer of TestKillBetweenLetterAndCommit; its value is the letterSpec.
+const letterChildEnv = "ACKPOLICY_LETTER_CHILD"
+
+type letterSpec struct{ Group, Topic string }
+
+// Killed with SIGKILL between the letter and the commit, a consumer leaves one letter more, and never one less.
+func TestKillBetweenLetterAndCommit(t *testing.T) {
+	t.Parallel()
+	const records, kills = 4, 2
+	spec := letterSpec{Group: brokertest.Group(t), Topic: newTopic(t, 1, numbered(records)...)}
+	text, err := json.Marshal(spec)
+	check(t, err)
+	for range kills {
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), letterChildEnv+"="+string(text), "KAFKA_BROKERS="+strings.Join(shared.Addrs(), ","))
+		var log bytes.Buffer
+		child.Stderr = &log
+		stdin, err := child.StdinPipe() // ends with us, if we are killed ourselves
+		check(t, err)
+		defer stdin.Close()
+		stdout, err := child.StdoutPipe()
+		check(t, err)
+		check(t, child.Start())
+		stored := make(chan string, 1)
+		go func() {
+			line, _ := bufio.NewReader(stdout).ReadString('\n')
+			stored <- line
+		}()
+		line := ""
+		select {
+		case line = <-stored:
+		case <-time.After(patience):
+		}
+		check(t, child.Process.Kill())
+		_ = child.Wait() // "signal: killed"
+		if line != "stored 0\n" {
+			t.Fatalf("the consumer said %q before it was killed, its log:\n%s", line, &log)
+		}
+		if offset, err := brokertest.Committed(shared.Addrs(), spec.Group, spec.Topic, 0); err != nil || offset > 0 {
+			t.Errorf("stored after a kill: %d, %v", offset, err)
+		}
+	}
+
+	s := consume(t, spec.config(), spec.Topic, rejectAll, ackpolicy.NackOnError.Middleware)
+	waitCommitted(t, spec.Group, spec.Topic, 0, records)
+	s.stop()
+	found := map[string]int{}
+	for _, letter := range letters(t, spec.Topic+".dlq", 0, records+kills) {
+		found[headers(letter)[ackpolicy.HeaderOffset]]++
+	}
+	for offset := range records {
+		want := 1
+		if offset == 0 {
+			want += kills
+		}
+		if n := found[fmt.Sprint(offset)]; n != want {
+			t.Errorf("%d letters of record %d, want %d", n, offset, want)
+		}
+	}
+}
+
+func rejectAll(*message.Message, *ackpolicy.Delivery) error { return ackpolicy.RejectWith(errPoison) }
+
+func (s letterSpec) config() ackpolicy.SubscriberConfig {
+	cfg := config(s.Group, toTopic)
+	// A static member comes back at once, where the group would wait out a dead one's session.
+	cfg.Kafka.OverwriteSaramaConfig.Consumer.Group.InstanceId = "static"
+	return cfg
+}
+
+// letterChild tells of the first letter that is stored, and holds what follows it: the release of the record.
+func letterChild(text string) int {
+	var spec letterSpec
+	err := json.Unmarshal([]byte(text), &spec)
+	if err == nil {
+		err = spec.consume()
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+func (s letterSpec) consume() (err error) {
+	if shared, err = brokertest.Start(); err != nil {
+		return err
+	}
+	cfg := s.config()
+	cfg.Hooks.Buried = func(e ackpolicy.BuriedEvent) {
+		if e.Err == nil {
+			fmt.Println("stored", e.Offset)
+			select {}
+		}
+	}
+	logger := watermill.NewStdLogger(false, false)
+	sub, err := ackpolicy.NewSubscriber(cfg, logger)
+	if err != nil {
+		return err
+	}
+	router, err := message.NewRouter(message.RouterConfig{}, logger)
+	if err != nil {
+		return err
+	}
+	router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+	router.AddConsumerHandler("handler", s.Topic, sub, func(*message.Message) error { return ackpolicy.RejectWith(errPoison) })
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // until the test's process is gone
+		os.Exit(1)
+	}()
+	return router.Run(context.Background())
+}
