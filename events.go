@@ -6,7 +6,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
 // events turns what the consumer tells into log lines and hooks.
@@ -14,15 +13,7 @@ func (s *subscription) events() consumer.Events {
 	h := s.sub.config.Hooks
 	e := consumer.Events{
 		Released: s.released,
-		Stuck: func(topic string, p int32, bound string, oldest partition.Oldest) {
-			s.logger.Error("Partition paused: "+bound+" is reached behind a record that is not settled",
-				errors.New(oldest.State), watermill.LogFields{
-					"kafka_partition": p, "kafka_partition_offset": oldest.Offset, "attempt": oldest.Attempt,
-				})
-			if h.Stuck != nil {
-				h.Stuck(StuckEvent{topic, p, bound, oldest.Offset, oldest.Attempt, oldest.State})
-			}
-		},
+		Stuck:    s.stuck,
 	}
 	if h.Assigned != nil {
 		e.Assigned = func(topic string, p int32, start int64) { h.Assigned(AssignedEvent{topic, p, start}) }
@@ -41,6 +32,18 @@ func (s *subscription) events() consumer.Events {
 		}
 	}
 	return e
+}
+
+func (s *subscription) stuck(topic string, p int32, by consumer.Stuck) {
+	fields := watermill.LogFields{"kafka_partition": p, "kafka_partition_offset": by.Offset, "attempt": by.Attempt}
+	if by.Commit != nil {
+		s.logger.Error("Partition paused: "+by.Bound+" is reached because commits fail", by.Commit, fields)
+	} else {
+		s.logger.Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
+	}
+	if hook := s.sub.config.Hooks.Stuck; hook != nil {
+		hook(StuckEvent{topic, p, by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
+	}
 }
 
 func (s *subscription) released(topic string, p int32, r consumer.Released) {

@@ -20,7 +20,7 @@ type Hooks struct {
 	// Revoked: a partition is no longer ours, after its drain. It tells of Close too.
 	Revoked func(RevokedEvent)
 	// Stuck: a bound has kept the partition paused for some seconds behind one
-	// record that is not settled. Told once a record.
+	// record that is not settled, or because commits fail. Told once a record.
 	Stuck func(StuckEvent)
 	// Undecodable: the Unmarshaler refused a record. It is tried again with backoff.
 	Undecodable func(UndecodableEvent)
@@ -85,9 +85,10 @@ type StuckEvent struct {
 	Topic     string
 	Partition int32
 	Bound     string // MaxUncommitted or MaxBufferedBytes
-	Offset    int64  // of the oldest unsettled record
+	Offset    int64  // of the oldest unsettled record; with Err, the one to be committed
 	Attempt   int
 	State     string // what it waits for, in words
+	Err       error  // why the commit fails; nil: it is the record that holds the partition
 }
 
 // UndecodableEvent is told by Hooks.Undecodable.

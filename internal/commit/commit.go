@@ -189,7 +189,7 @@ func (c *Committer) commit(attempt int) (again, rebalancing bool) {
 		if err == nil {
 			perr = answerFor(errs, d.source.cfg.Topic, d.source.cfg.Partition)
 		}
-		d.source.landed(d.mark, sent && err != nil)
+		d.source.landed(d.mark, perr, sent && err != nil)
 		switch {
 		case perr == nil:
 			c.stored(d)

@@ -39,6 +39,7 @@ type Source struct {
 	limit    *partition.Mark
 	flushing bool
 	closed   error
+	failure  error // of the last commit; nil: it was confirmed
 	waiters  []*waiter
 }
 
@@ -72,10 +73,10 @@ func (s *Source) notStored(w *waiter, cause error) error {
 
 // landed takes note of the end of a commit that was under way. A refusal is
 // known not to be stored; no answer is not.
-func (s *Source) landed(mark partition.Mark, unknown bool) {
+func (s *Source) landed(mark partition.Mark, failure error, unknown bool) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	s.flying = 0
+	s.flying, s.failure = 0, failure
 	if unknown {
 		s.sent = max(s.sent, mark.Seq)
 	}
@@ -104,6 +105,13 @@ func (s *Source) dirty() (partition.Mark, bool) {
 		mark = *s.limit
 	}
 	return mark, s.closed == nil && (!s.has || mark.Seq > s.stored)
+}
+
+// Failure answers why the last commit was not confirmed, nil if it was.
+func (s *Source) Failure() error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.failure
 }
 
 // Waiting tells, without a lock, whether somebody waits for a commit.

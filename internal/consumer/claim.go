@@ -23,8 +23,6 @@ const (
 	holdBack = 20 * time.Millisecond
 	// pollPaused is how often a paused claim looks whether others freed memory.
 	pollPaused = 25 * time.Millisecond
-	// stuckAfter is how long one record holds a full window before that is told.
-	stuckAfter = 2 * time.Second
 	// evictAfter is how long a record must have to wait to be pushed out of
 	// memory: reading it again costs a millisecond.
 	evictAfter = 2 * time.Second
@@ -67,13 +65,6 @@ type Claim struct {
 	paused  bool
 	quitted bool // quit is closed
 	held    held
-}
-
-// held is the record that keeps a paused partition's window full.
-type held struct {
-	offset int64
-	since  time.Time
-	told   bool
 }
 
 type claimStart struct {
@@ -312,31 +303,4 @@ hold:
 	c.paused = true
 	c.pause(true)
 	c.part.ArmLow(lowMark)
-}
-
-// watch tells, once a record, which one a bound has kept the partition paused
-// behind for stuckAfter.
-func (c *Claim) watch() {
-	load := c.part.Load()
-	bound := ""
-	switch {
-	case load.Blocked:
-		bound = "MaxUncommitted"
-	case c.bytes.Load() > c.cfg.MaxBufferedBytes:
-		bound = "MaxBufferedBytes"
-	}
-	oldest, ok := c.part.Oldest()
-	if bound == "" || !ok || load.Ready >= highMark {
-		return
-	}
-	if c.held.since.IsZero() || c.held.offset != oldest.Offset {
-		c.held = held{offset: oldest.Offset, since: time.Now()}
-		return
-	}
-	if !c.held.told && time.Since(c.held.since) > stuckAfter {
-		c.held.told = true
-		if c.cfg.Events.Stuck != nil {
-			c.cfg.Events.Stuck(c.topic, c.partition, bound, oldest)
-		}
-	}
 }

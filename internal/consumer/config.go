@@ -78,7 +78,7 @@ type Events struct {
 	Committed    func(topic string, partition int32, offset int64)
 	CommitFailed func(topic string, partition int32, offset int64, err error, attempt int)
 	Released     func(topic string, partition int32, r Released)
-	Stuck        func(topic string, partition int32, bound string, oldest partition.Oldest)
+	Stuck        func(topic string, partition int32, s Stuck)
 }
 
 // Released is how an assignment ended.

@@ -30,13 +30,18 @@ type Load struct {
 	Blocked   bool // MaxUncommitted holds records back
 	Running   int  // unfinished deliveries
 	Unsettled int  // records from the oldest unsettled one on
+
+	Uncommitted int // records below the watermark that no confirmed commit covers
 }
 
 // Load answers the present load.
 func (p *Partition[R]) Load() Load {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Load{Ready: p.nready, Blocked: p.admitted != p.tail, Running: p.nrunning, Unsettled: int(p.tail - p.head)}
+	return Load{
+		Ready: p.nready, Blocked: p.admitted != p.tail, Running: p.nrunning,
+		Unsettled: int(p.tail - p.head), Uncommitted: int(p.head - p.committed),
+	}
 }
 
 // ArmLow asks for Work.Low once, as soon as at most n records are ready and

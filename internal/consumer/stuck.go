@@ -1,0 +1,69 @@
+package consumer
+
+import (
+	"errors"
+	"time"
+)
+
+// stuckAfter is how long one record, or a commit, holds a full window before that is told.
+const stuckAfter = 2 * time.Second
+
+// Stuck is what keeps a partition paused: the oldest record that is not settled,
+// or a commit that is not confirmed.
+type Stuck struct {
+	Bound   string
+	Offset  int64
+	Attempt int
+	State   string
+	Commit  error // why the commit of Offset is not confirmed; nil: it is the record
+}
+
+// held is what keeps a paused partition's window full.
+type held struct {
+	offset int64
+	commit bool // not the record at offset, but the commit of it
+	since  time.Time
+	told   bool
+}
+
+var errUnconfirmed = errors.New("the commit has no answer yet")
+
+// watch tells, once a record or commit, what a bound has kept the partition
+// paused behind for stuckAfter.
+func (c *Claim) watch() {
+	load := c.part.Load()
+	now := Stuck{}
+	switch {
+	case load.Blocked:
+		now.Bound = "MaxUncommitted"
+	case c.bytes.Load() > c.cfg.MaxBufferedBytes:
+		now.Bound = "MaxBufferedBytes"
+	}
+	oldest, ok := c.part.Oldest()
+	if now.Bound == "" || !ok || load.Ready >= highMark {
+		return
+	}
+	now.Offset, now.Attempt, now.State = oldest.Offset, oldest.Attempt, oldest.State
+	// Half of MaxUncommitted brings a commit at once: one that stays away for so long fails.
+	byCommit := load.Blocked && load.Uncommitted > 0
+	if byCommit {
+		now.Offset, now.Attempt = c.part.Mark().Offset, 0
+		now.State = "settled, but commits fail"
+	}
+	if c.held.since.IsZero() || c.held.offset != now.Offset || c.held.commit != byCommit {
+		c.held = held{offset: now.Offset, commit: byCommit, since: time.Now()}
+		return
+	}
+	if c.held.told || time.Since(c.held.since) <= stuckAfter {
+		return
+	}
+	c.held.told = true
+	if byCommit {
+		if now.Commit = c.source.Failure(); now.Commit == nil {
+			now.Commit = errUnconfirmed
+		}
+	}
+	if c.cfg.Events.Stuck != nil {
+		c.cfg.Events.Stuck(c.topic, c.partition, now)
+	}
+}
