@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,40 +21,107 @@ type bcase struct {
 	concurrency int
 	partitions  int
 	size, keys  int
+	zipf        float64 // the exponent of the keys' distribution; 0: each key as often
 	consumers   []string
 	baseline    string // ratios are to it
 	limit       string
 }
 
+// describe is the case in words.
+func (c bcase) describe() string {
+	handler := "does nothing"
+	switch {
+	case c.work > 0 && c.spin > 0:
+		handler = fmt.Sprintf("waits %v and computes for %v", c.work, c.spin)
+	case c.work > 0:
+		handler = fmt.Sprintf("waits %v", c.work)
+	case c.spin > 0:
+		handler = fmt.Sprintf("computes for %v", c.spin)
+	}
+	keys := thousands(c.keys) + " keys"
+	if c.zipf > 0 {
+		keys += fmt.Sprintf(" by Zipf's law with s = %g", c.zipf)
+	}
+	partitions := fmt.Sprintf("%d partitions", c.partitions)
+	if c.partitions == 1 {
+		partitions = "1 partition"
+	}
+	return fmt.Sprintf("%s; the handler %s; %d at once a partition where the consumer can, %s, %s, %s B a record",
+		c.about, handler, c.concurrency, partitions, keys, thousands(c.size))
+}
+
 var cases = []bcase{
-	{name: "noop", about: "a handler that does nothing, 4 partitions, 100 B, one at a time a partition",
+	{name: "noop", about: "The bare cost of a record, in a Subscribe loop",
 		records: 1_000_000, concurrency: 1, partitions: 4, size: 100, keys: 10_000,
-		consumers: []string{"memory loop", "sarama group", "franz-go group", "stock loop", "ackpolicy loop"},
-		baseline:  "stock loop", limit: "memory loop"},
-	{name: "router", about: "the same through a Router; ackpolicy with NackOnError.Middleware",
+		consumers: []string{"memory loop", "sarama group", "franz-go group", "stock loop", "ackpolicy loop",
+			"ppc key", "spring batch", "spring record", "faststream ack", "faststream ack_first"},
+		baseline: "stock loop", limit: "memory loop"},
+	{name: "router", about: "The same through a Router; ackpolicy with NackOnError.Middleware",
 		records: 1_000_000, concurrency: 1, partitions: 4, size: 100, keys: 10_000,
 		consumers: []string{"memory router", "stock router", "ackpolicy router"},
 		baseline:  "stock router", limit: "memory router"},
-	{name: "1ms", about: "a handler that waits 1 ms, Router, 64 at once a partition where the consumer can, 10,000 keys",
+	{name: "1ms", about: "A handler that waits, as for a fast database",
 		records: 200_000, work: time.Millisecond, concurrency: 64, partitions: 4, size: 100, keys: 10_000,
-		consumers: []string{"memory router", "ackpolicy key", "ackpolicy unordered"},
-		baseline:  "stock router", limit: "memory router"},
-	{name: "10ms", about: "a handler that waits 10 ms, Router, 256 at once a partition, 10,000 keys",
+		consumers: []string{"memory router", "stock router", "ackpolicy key", "ackpolicy unordered",
+			"ppc key", "ppc unordered", "spring batch", "spring record", "faststream ack", "faststream ack_first"},
+		baseline: "stock router", limit: "memory router"},
+	{name: "10ms", about: "A handler that waits, as for a service",
 		records: 200_000, work: 10 * time.Millisecond, concurrency: 256, partitions: 4, size: 100, keys: 10_000,
-		consumers: []string{"memory router", "ackpolicy key", "ackpolicy unordered"},
-		limit:     "memory router"},
-	{name: "50us", about: "a handler that computes for 50 µs, Router, 4 at once a partition, 10,000 keys",
-		records: 100_000, spin: 50 * time.Microsecond, concurrency: 4, partitions: 4, size: 100, keys: 10_000,
-		consumers: []string{"memory router", "stock router", "ackpolicy key"},
+		consumers: []string{"memory router", "stock router", "ackpolicy key", "ackpolicy unordered", "ppc key", "ppc unordered"},
 		baseline:  "stock router", limit: "memory router"},
-	{name: "confirm", about: "each commit confirmed before its handler runs (ConfirmFirst), 64 at once a partition",
+	{name: "100ms", about: "A handler that waits long",
+		records: 200_000, work: 100 * time.Millisecond, concurrency: 256, partitions: 4, size: 100, keys: 10_000,
+		consumers: []string{"memory router", "stock router", "ackpolicy key", "ackpolicy unordered", "ppc key"},
+		baseline:  "stock router", limit: "memory router"},
+	{name: "50us", about: "A handler that computes",
+		records: 100_000, spin: 50 * time.Microsecond, concurrency: 4, partitions: 4, size: 100, keys: 10_000,
+		consumers: []string{"memory router", "stock router", "ackpolicy key", "ppc key", "spring batch"},
+		baseline:  "stock router", limit: "memory router"},
+	{name: "1p", about: "One partition",
+		records: 200_000, work: time.Millisecond, concurrency: 64, partitions: 1, size: 100, keys: 10_000,
+		consumers: []string{"memory router", "stock router", "ackpolicy key", "ppc key"},
+		baseline:  "stock router", limit: "memory router"},
+	{name: "32p", about: "Many partitions",
+		records: 200_000, work: time.Millisecond, concurrency: 8, partitions: 32, size: 100, keys: 10_000,
+		consumers: []string{"memory router", "stock router", "ackpolicy key", "ppc key"},
+		baseline:  "stock router", limit: "memory router"},
+	{name: "10keys", about: "Few keys",
+		records: 200_000, work: time.Millisecond, concurrency: 64, partitions: 4, size: 100, keys: 10,
+		consumers: []string{"stock router", "ackpolicy key", "ackpolicy unordered"},
+		baseline:  "stock router"},
+	{name: "100kkeys", about: "Many keys",
+		records: 200_000, work: time.Millisecond, concurrency: 64, partitions: 4, size: 100, keys: 100_000,
+		consumers: []string{"stock router", "ackpolicy key", "ackpolicy unordered"},
+		baseline:  "stock router"},
+	{name: "zipf", about: "Keys of which few are frequent and many rare",
+		records: 200_000, work: time.Millisecond, concurrency: 64, partitions: 4, size: 100, keys: 10_000, zipf: 1.1,
+		consumers: []string{"stock router", "ackpolicy key", "ackpolicy unordered", "ppc key"},
+		baseline:  "stock router"},
+	{name: "1kb", about: "Records of 1 KB, in a Subscribe loop",
+		records: 400_000, concurrency: 1, partitions: 4, size: 1000, keys: 10_000,
+		consumers: []string{"sarama group", "franz-go group", "stock loop", "ackpolicy loop"},
+		baseline:  "stock loop"},
+	{name: "10kb", about: "Records of 10 KB, in a Subscribe loop",
+		records: 60_000, concurrency: 1, partitions: 4, size: 10_000, keys: 10_000,
+		consumers: []string{"sarama group", "franz-go group", "stock loop", "ackpolicy loop", "spring batch"},
+		baseline:  "stock loop"},
+	{name: "confirm", about: "Each commit confirmed before its handler runs (ConfirmFirst)",
 		records: 200_000, concurrency: 64, partitions: 4, size: 100, keys: 10_000,
 		consumers: []string{"ackpolicy ack_first", "ackpolicy confirm_first"}},
 }
 
+// custom is the case that the flags shape, where no case is named.
+var custom = bcase{
+	name: "custom", about: "A case from the command line",
+	records: 200_000, work: time.Millisecond, concurrency: 64, partitions: 4, size: 100, keys: 10_000,
+	consumers: []string{"memory router", "stock router", "ackpolicy key", "ackpolicy unordered",
+		"ppc key", "ppc unordered", "spring batch", "faststream ack", "faststream ack_first"},
+	baseline: "stock router", limit: "memory router",
+}
+
 func printList() {
 	for _, c := range cases {
-		fmt.Printf("%-10s %s\n", c.name, c.about)
+		fmt.Printf("%-10s %s\n", c.name, c.describe())
 	}
 	fmt.Println()
 	for _, c := range consumers {
@@ -62,27 +130,48 @@ func printList() {
 }
 
 type bench struct {
-	brokers []string
-	runs    int
-	timeout time.Duration
-	profile string
-	only    []string
-	loaded  map[string]bool
-	tables  []table
+	brokers     []string
+	runs        int
+	timeout     time.Duration
+	warm, limit time.Duration
+	profile     string
+	only        []string
+	loaded      map[string]bool
+	tables      []table
 }
 
-func (b *bench) run(name string) error {
+func findCase(name string) (bcase, error) {
 	i := slices.IndexFunc(cases, func(c bcase) bool { return c.name == name })
 	if i < 0 {
-		return fmt.Errorf("no case %q: -list shows them", name)
+		return bcase{}, fmt.Errorf("no case %q: -list shows them", name)
 	}
-	c := cases[i]
+	return cases[i], nil
+}
+
+// there tells whether a consumer can run on this machine.
+func there(name string) (bool, error) {
+	c, err := find(name)
+	if err != nil || c.peer == nil {
+		return err == nil, err
+	}
+	_, err = c.peer.ready()
+	return err == nil, nil
+}
+
+func (b *bench) run(c bcase) error {
 	who := c.consumers
 	if len(b.only) > 0 {
 		who = b.only
 	}
-	if c.baseline != "" && !slices.Contains(who, c.baseline) && len(b.only) == 0 {
-		who = append(slices.Clone(who), c.baseline)
+	var able []string
+	for _, w := range who {
+		ok, err := there(w)
+		if err != nil {
+			return err
+		}
+		if ok {
+			able = append(able, w)
+		}
 	}
 	topic, err := b.load(c)
 	if err != nil {
@@ -90,20 +179,21 @@ func (b *bench) run(name string) error {
 	}
 	results := map[string][]result{}
 	for run := range b.runs {
-		for _, w := range who { // in turn, so that a drift of the machine hits all alike
+		for _, w := range able { // in turn, so that a drift of the machine hits all alike
 			j := job{
 				Consumer: w, Brokers: b.brokers, Topic: topic,
 				Group:   fmt.Sprintf("bench-%s-%s-%d-%d", c.name, strings.ReplaceAll(w, " ", "-"), run, time.Now().UnixNano()),
 				Records: c.records, Work: c.work, Spin: c.spin, Concurrency: c.concurrency,
-				Partitions: c.partitions, Size: c.size, Keys: c.keys,
+				Partitions: c.partitions, Size: c.size, Keys: c.keys, Warm: b.warm, Limit: b.limit,
 			}
 			if b.profile != "" && run == b.runs-1 {
 				j.Profile = filepath.Join(b.profile, strings.ReplaceAll(c.name+"-"+w, " ", "-")+".pprof")
 			}
-			if one := int64(c.partitions) * int64(5*time.Second/max(c.work, 1)); c.work > 0 && sequential(w) {
-				j.Records = min(j.Records, one) // five seconds' worth
-			}
 			r, err := b.start(j)
+			if c, _ := find(w); err != nil && c.peer != nil { // what is not ours must not end the rest
+				fmt.Fprintf(os.Stderr, "%s, run %d: %v\n", c.name, run+1, err)
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -115,15 +205,6 @@ func (b *bench) run(name string) error {
 	b.tables = append(b.tables, t)
 	fmt.Print(t.text())
 	return nil
-}
-
-// sequential tells of consumers that run one handler at a time a partition.
-func sequential(name string) bool {
-	switch name {
-	case "stock loop", "stock router", "sarama group", "franz-go group", "ackpolicy loop", "ackpolicy router":
-		return true
-	}
-	return false
 }
 
 // holds tells whether the topic has all its records.
@@ -147,9 +228,21 @@ func (b *bench) holds(cfg *sarama.Config, topic string, records int64) bool {
 	return records == 0
 }
 
+// key gives the number of the key of each record, the same in every bench.
+func (c bcase) key() func(record int64) int64 {
+	if c.zipf == 0 {
+		return func(record int64) int64 { return record % int64(c.keys) }
+	}
+	z := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), c.zipf, 1, uint64(c.keys-1))
+	return func(int64) int64 { return int64(z.Uint64()) }
+}
+
 // load fills the topic of a case, once for all cases that can share it.
 func (b *bench) load(c bcase) (string, error) {
 	topic := fmt.Sprintf("bench-%dp-%db-%dk-%d", c.partitions, c.size, c.keys, c.records)
+	if c.zipf > 0 {
+		topic += fmt.Sprintf("-zipf%g", c.zipf)
+	}
 	if b.loaded[topic] {
 		return topic, nil
 	}
@@ -174,10 +267,11 @@ func (b *bench) load(c bcase) (string, error) {
 		return "", err
 	}
 	value := make([]byte, c.size)
+	key := c.key()
 	go func() {
 		for i := range c.records {
 			producer.Input() <- &sarama.ProducerMessage{
-				Topic: topic, Key: sarama.StringEncoder(fmt.Sprintf("key-%d", i%int64(c.keys))), Value: sarama.ByteEncoder(value),
+				Topic: topic, Key: sarama.StringEncoder(fmt.Sprintf("key-%d", key(i))), Value: sarama.ByteEncoder(value),
 				Headers: []sarama.RecordHeader{{Key: []byte("_watermill_message_uuid"), Value: []byte("0b9a4a1c-bench")}},
 			}
 		}

@@ -29,7 +29,9 @@ type job struct {
 	Partitions  int
 	Size        int
 	Keys        int
-	Profile     string // a file for the CPU profile; empty: none
+	Warm        time.Duration // of an unmeasured run before, in a JVM
+	Limit       time.Duration // the run's end, should its records take longer; 0: none
+	Profile     string        // a file for the CPU profile; empty: none
 }
 
 // meter counts records, and knows when the first and the last one came.
@@ -38,12 +40,24 @@ type meter struct {
 	count atomic.Int64
 	first sync.Once
 	begin func()
+	last  sync.Once
 	done  chan struct{}
 }
 
+func (m *meter) start() {
+	m.begin()
+	if m.job.Limit > 0 {
+		time.AfterFunc(m.job.Limit, m.finish)
+	}
+}
+
+func (m *meter) finish() { m.last.Do(func() { close(m.done) }) }
+
+func (m *meter) handled() int64 { return min(m.count.Load(), m.job.Records) }
+
 // handle is the handler's work, the same in every consumer.
 func (m *meter) handle() {
-	m.first.Do(m.begin)
+	m.first.Do(m.start)
 	if m.job.Work > 0 {
 		time.Sleep(m.job.Work)
 	}
@@ -52,7 +66,7 @@ func (m *meter) handle() {
 		}
 	}
 	if m.count.Add(1) == m.job.Records {
-		close(m.done)
+		m.finish()
 	}
 }
 
@@ -61,22 +75,29 @@ type consumer struct {
 	name      string
 	guarantee string
 	run       func(ctx context.Context, j job, m *meter) error
+	peer      *language // instead of run: what its program is written in
 }
 
 var consumers = []consumer{
-	{"memory loop", "none: the limit of a Subscribe loop", memoryLoop},
-	{"memory router", "none: the limit of a Router", memoryRouter},
-	{"sarama group", "at least once, auto-commit", saramaGroup},
-	{"franz-go group", "at least once, auto-commit", franzGroup},
-	{"stock loop", "at least once, order per partition", stock(loop)},
-	{"stock router", "at least once, order per partition", stock(router())},
-	{"ackpolicy loop", "at least once, order per partition", ours(ackpolicy.OrderByPartition, loop)},
-	{"ackpolicy router", "at least once, order per partition", ours(ackpolicy.OrderByPartition, router(ackpolicy.NackOnError.Middleware))},
-	{"ackpolicy key", "at least once, order per key", ours(ackpolicy.OrderByKey, router(ackpolicy.NackOnError.Middleware))},
-	{"ackpolicy key loop", "at least once, order per key", ours(ackpolicy.OrderByKey, concurrentLoop)},
-	{"ackpolicy unordered", "at least once", ours(ackpolicy.Unordered, router(ackpolicy.NackOnError.Middleware))},
-	{"ackpolicy ack_first", "at most once but for a crash's uncommitted acks", ours(ackpolicy.Unordered, router(ackpolicy.AckFirst.Middleware))},
-	{"ackpolicy confirm_first", "at most once", ours(ackpolicy.Unordered, router(ackpolicy.Middleware{ConfirmFirst: true}.Middleware))},
+	{name: "memory loop", guarantee: "none: the limit of a Subscribe loop", run: memoryLoop},
+	{name: "memory router", guarantee: "none: the limit of a Router", run: memoryRouter},
+	{name: "sarama group", guarantee: "at least once, auto-commit", run: saramaGroup},
+	{name: "franz-go group", guarantee: "at least once, auto-commit", run: franzGroup},
+	{name: "stock loop", guarantee: "at least once, order per partition", run: stock(loop)},
+	{name: "stock router", guarantee: "at least once, order per partition", run: stock(router())},
+	{name: "ackpolicy loop", guarantee: "at least once, order per partition", run: ours(ackpolicy.OrderByPartition, loop)},
+	{name: "ackpolicy router", guarantee: "at least once, order per partition", run: ours(ackpolicy.OrderByPartition, router(ackpolicy.NackOnError.Middleware))},
+	{name: "ackpolicy key", guarantee: "at least once, order per key", run: ours(ackpolicy.OrderByKey, router(ackpolicy.NackOnError.Middleware))},
+	{name: "ackpolicy key loop", guarantee: "at least once, order per key", run: ours(ackpolicy.OrderByKey, concurrentLoop)},
+	{name: "ackpolicy unordered", guarantee: "at least once", run: ours(ackpolicy.Unordered, router(ackpolicy.NackOnError.Middleware))},
+	{name: "ackpolicy ack_first", guarantee: "at most once but for a crash's uncommitted acks", run: ours(ackpolicy.Unordered, router(ackpolicy.AckFirst.Middleware))},
+	{name: "ackpolicy confirm_first", guarantee: "at most once", run: ours(ackpolicy.Unordered, router(ackpolicy.Middleware{ConfirmFirst: true}.Middleware))},
+	{name: "ppc key", guarantee: "at least once, order per key", peer: java},
+	{name: "ppc unordered", guarantee: "at least once", peer: java},
+	{name: "spring record", guarantee: "at least once, order per partition, a commit a record", peer: java},
+	{name: "spring batch", guarantee: "at least once, order per partition", peer: java},
+	{name: "faststream ack", guarantee: "at least once, order per partition, a commit a record", peer: python},
+	{name: "faststream ack_first", guarantee: "none: loses what a crash interrupts, repeats what was not committed", peer: python},
 }
 
 func find(name string) (consumer, error) {

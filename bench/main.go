@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -38,41 +39,62 @@ func main() {
 		}
 		return
 	}
+	if err := parent(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func parent() error {
 	var (
 		names   = flag.String("case", "noop,1ms,10ms", "cases to run, by comma; -list shows them")
+		all     = flag.Bool("all", false, "run all cases")
 		only    = flag.String("only", "", "consumers to run, by comma; empty: those of the case")
 		runs    = flag.Int("runs", 3, "runs of each consumer")
 		list    = flag.Bool("list", false, "list cases and consumers")
 		out     = flag.String("o", "", "write the tables as Markdown to this file, and a chart beside it")
 		profile = flag.String("profile", "", "write a CPU profile of each consumer's last run to this folder")
-		timeout = flag.Duration("timeout", 2*time.Minute, "limit of one run")
+		limit   = flag.Duration("limit", 4*time.Second, "end of a run whose records take longer")
+		warm    = flag.Duration("warm", 6*time.Second, "unmeasured run before, in a JVM")
+		timeout = flag.Duration("timeout", 2*time.Minute, "when a run that has not ended has failed")
 	)
+	shape := custom
+	shape.flags(flag.CommandLine)
 	flag.Parse()
 	if *list {
 		printList()
-		return
+		return nil
+	}
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
+	}
+	if *runs < 1 {
+		return fmt.Errorf("-runs is %d: at least 1 is needed", *runs)
 	}
 	brokers := os.Getenv("KAFKA_BROKERS")
 	if brokers == "" {
-		fmt.Fprintln(os.Stderr, "KAFKA_BROKERS is not set: run through scripts/kafka.sh run 4.3.0 -- go -C bench run .")
-		os.Exit(2)
+		return errors.New("KAFKA_BROKERS is not set: run through scripts/kafka.sh run 4.3.0 -- go -C bench run .")
 	}
-	b := &bench{brokers: strings.Split(brokers, ","), runs: *runs, timeout: *timeout, profile: *profile}
+	b := &bench{
+		brokers: strings.Split(brokers, ","), runs: *runs, timeout: *timeout,
+		warm: *warm, limit: *limit, profile: *profile,
+	}
 	if *only != "" {
 		b.only = strings.Split(*only, ",")
 	}
-	for name := range strings.SplitSeq(*names, ",") {
-		if err := b.run(name); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	run, err := chosen(flag.CommandLine, *names, *all)
+	if err != nil {
+		return err
+	}
+	for _, c := range run {
+		if err := b.run(c); err != nil {
+			return err
 		}
 	}
 	if *out != "" {
-		if err := b.write(*out); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+		return b.write(*out)
 	}
+	return nil
 }
 
 // child is one run of one consumer.
@@ -104,7 +126,7 @@ func child(text string) error {
 		spent := cpuTime() - cpu
 		runtime.ReadMemStats(&after)
 		pprof.StopCPUProfile()
-		n := float64(j.Records)
+		n := float64(m.handled())
 		finished <- result{
 			Rate:      n / took.Seconds(),
 			Allocs:    float64(after.Mallocs-before.Mallocs) / n,
@@ -118,10 +140,7 @@ func child(text string) error {
 		}
 	}()
 	r := <-finished
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err == nil {
-		r.PeakMiB = float64(usage.Maxrss) / 1024
-	}
+	r.PeakMiB = peakMiB()
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
@@ -143,19 +162,49 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// peakMiB is the process's largest resident size; 0 where there is no /proc. The one
+// that getrusage gives begins with the parent's.
+func peakMiB() float64 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(status)) {
+		var kib float64
+		if _, err := fmt.Sscanf(line, "VmHWM: %f kB", &kib); err == nil {
+			return kib / 1024
+		}
+	}
+	return 0
+}
+
+// command starts the program that has the job's consumer.
+func (j job) command() ([]string, error) {
+	c, err := find(j.Consumer)
+	if err != nil {
+		return nil, err
+	}
+	if c.peer != nil {
+		dir, err := c.peer.ready()
+		return c.peer.command(dir), err
+	}
+	self, err := os.Executable()
+	return []string{self}, err
+}
+
 // start runs a job in a process of its own.
 func (b *bench) start(j job) (result, error) {
 	text, err := json.Marshal(j)
 	if err != nil {
 		return result{}, err
 	}
-	self, err := os.Executable()
+	command, err := j.command()
 	if err != nil {
 		return result{}, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, self)
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Env = append(os.Environ(), "ACKPOLICY_BENCH_JOB="+string(text))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
