@@ -4,7 +4,8 @@
 //
 // Every consumer runs in a process of its own, in turn, several times. A figure is
 // the median of the runs, with the lowest and the highest beside it. The rate is
-// counted from the first record to the last; CPU and memory are the whole process's.
+// counted from the first record to the last, or to -limit; CPU and memory are the
+// whole process's. README.md tells more.
 package main
 
 import (
@@ -55,7 +56,7 @@ func parent() error {
 		out     = flag.String("o", "", "write the tables as Markdown to this file, and a chart beside it")
 		profile = flag.String("profile", "", "write a CPU profile of each consumer's last run to this folder")
 		limit   = flag.Duration("limit", 4*time.Second, "end of a run whose records take longer")
-		warm    = flag.Duration("warm", 6*time.Second, "unmeasured run before, in a JVM")
+		warm    = flag.Duration("warm", 8*time.Second, "unmeasured run before, in a JVM")
 		timeout = flag.Duration("timeout", 2*time.Minute, "when a run that has not ended has failed")
 	)
 	shape := custom
@@ -73,7 +74,7 @@ func parent() error {
 	}
 	brokers := os.Getenv("KAFKA_BROKERS")
 	if brokers == "" {
-		return errors.New("KAFKA_BROKERS is not set: run through scripts/kafka.sh run 4.3.0 -- go -C bench run .")
+		return errors.New("KAFKA_BROKERS is not set: run it through scripts/kafka.sh, as README.md tells")
 	}
 	b := &bench{
 		brokers: strings.Split(brokers, ","), runs: *runs, timeout: *timeout,

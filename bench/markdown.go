@@ -26,13 +26,13 @@ func (b *bench) markdown(chart string) string {
 
 %s, %d cores shared with the broker. %s.
 
-Each consumer ran %s in a process of its own, in turn on one broker, to its last record or for %v. A rate is the median, with the lowest and the highest beside it, from the first record to the last.
+Each consumer ran %s in a process of its own, in turn on one broker, to its last record or for %s. A rate is the median, with the lowest and the highest beside it, from the first record to the last.
 *× stock* is the rate beside watermill-kafka's, *%% of limit* beside the same handler fed from memory; *CPU s/M* are processor seconds a million records, *allocs* allocations a record (Go only), *peak* the process's largest resident size.
-`, time.Now().Format("2 January 2006"), runtime.NumCPU(), strings.Join(b.versions(), ", "), times(b.runs), b.limit)
+`, time.Now().Format("2 January 2006"), runtime.NumCPU(), strings.Join(b.versions(), ", "), times(b.runs), plain(b.limit))
 	if b.uses(java) {
-		fmt.Fprintf(&s, "Those on the JVM were warm: %v of the same work came before, in the same process.\n", b.warm)
+		fmt.Fprintf(&s, "Those on the JVM were warm: %s of the same work came before, in the same process.\n", plain(b.warm))
 	}
-	s.WriteString("What the consumers are set to, and how to run this: bench/README.md.\n\n")
+	s.WriteString("What the consumers are set to, and how to run this: [bench/README.md](../bench/README.md).\n\n")
 	fmt.Fprintf(&s, "![rates by case](%s)\n", chart)
 	for _, t := range b.tables {
 		fmt.Fprintf(&s, "\n## %s\n\n%s.\n\n", t.c.name, t.c.describe())
