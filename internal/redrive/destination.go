@@ -1,0 +1,103 @@
+package redrive
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/IBM/sarama"
+)
+
+var (
+	errNoOrigin = errors.New("the headers name no origin topic")
+	errItself   = errors.New("the origin is the dead letter topic itself")
+	errNoTopic  = errors.New("the topic does not exist")
+)
+
+// destinations are the topics that letters go to.
+type destinations struct {
+	client sarama.Client
+	from   string
+	to     string // instead of the origin, unless empty
+	known  map[string]*destination
+}
+
+type destination struct {
+	topic      string
+	partitions int32
+	byKey      sarama.Partitioner
+}
+
+var topicName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+
+// of answers where a letter goes. It asks for a topic's partitions once.
+func (d *destinations) of(l *letter) (*destination, error) {
+	topic := d.to
+	if topic == "" {
+		topic = l.Origin.Topic
+	}
+	switch {
+	case topic == "":
+		return nil, errNoOrigin
+	case topic == d.from:
+		return nil, errItself
+	}
+	if known, ok := d.known[topic]; ok {
+		return known, nil
+	}
+	if !topicName.MatchString(topic) {
+		return nil, fmt.Errorf("topic %s: %w", clean(cut(topic, 100)), errNoTopic)
+	}
+	partitions, err := d.client.Partitions(topic)
+	if errors.Is(err, sarama.ErrUnknownTopicOrPartition) || err == nil && len(partitions) == 0 {
+		err = errNoTopic
+	}
+	if err != nil {
+		return nil, fmt.Errorf("topic %s: %w", topic, err)
+	}
+	found := &destination{topic, int32(len(partitions)), sarama.NewHashPartitioner(topic)}
+	if d.known == nil {
+		d.known = map[string]*destination{}
+	}
+	d.known[topic] = found
+	return found, nil
+}
+
+// partition is the number that the record had at first, where there is such a one, so
+// that it comes behind the other records of its key; else one by key, as sarama and
+// Watermill choose it; without a key the letter's own, or a lower one.
+func (d *destination) partition(l *letter) int32 {
+	switch p := l.Origin.Partition; {
+	case p >= 0 && p < d.partitions:
+		return p
+	case l.record.Key != nil:
+		if p, err := d.byKey.Partition(&sarama.ProducerMessage{Key: sarama.ByteEncoder(l.record.Key)}, d.partitions); err == nil {
+			return p
+		}
+	}
+	return l.record.Partition % d.partitions
+}
+
+// What -timestamp gives a record.
+const (
+	timestampNow      = "now"
+	timestampOriginal = "original"
+)
+
+// message is the record on its way back. A nil key or value is one, an empty one is another.
+func (d *destination) message(l *letter, headers, timestamp string) *sarama.ProducerMessage {
+	m := &sarama.ProducerMessage{Topic: d.topic, Partition: d.partition(l), Headers: l.headers(headers)}
+	if l.record.Key != nil {
+		m.Key = sarama.ByteEncoder(l.record.Key)
+	}
+	if l.record.Value != nil {
+		m.Value = sarama.ByteEncoder(l.record.Value)
+	}
+	if timestamp == timestampOriginal {
+		m.Timestamp = l.record.Timestamp
+		if !l.Origin.Timestamp.IsZero() {
+			m.Timestamp = l.Origin.Timestamp
+		}
+	}
+	return m
+}

@@ -1,0 +1,99 @@
+package redrive
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+)
+
+// list shows the chosen letters: for list and show, and for the dry run of what
+// changes something.
+func (r *run) list(ctx context.Context) error {
+	out := bufio.NewWriter(r.stdout)
+	defer out.Flush()
+	rows := newTable(out, r.all, r.command == cmdSend)
+	found := newSummary()
+	to := &destinations{client: r.client, from: r.topic, to: r.to}
+	err := r.walk(ctx, func(p *part, l *letter) error {
+		found.add(l)
+		done := p.done.has(l.record.Offset)
+		goes, target := "-", (*jsonPlace)(nil)
+		if r.command == cmdSend {
+			d, err := to.of(l)
+			found.goes(l, d, err)
+			if err == nil {
+				goes = fmt.Sprintf("%s %d", d.topic, d.partition(l))
+				target = &jsonPlace{Topic: d.topic, Partition: d.partition(l)}
+			}
+		}
+		switch {
+		case r.json:
+			j := forScripts(l, done, r.command == cmdShow)
+			j.To = target
+			return printJSON(out, j)
+		case r.command == cmdShow:
+			show(out, l, done)
+		default:
+			rows.row(l, done, goes)
+		}
+		return nil
+	}, nil)
+	if err != nil {
+		return err
+	}
+	rows.flush()
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	if r.command == cmdShow && found.total > 0 || r.json && !r.dryRun {
+		return nil
+	}
+	r.nothing(found)
+	if !r.json {
+		found.print(r.say)
+	}
+	if r.dryRun {
+		return r.dry(found)
+	}
+	return nil
+}
+
+// nothing says why there is nothing to see.
+func (r *run) nothing(found *summary) {
+	if found.total > 0 {
+		return
+	}
+	what := "open"
+	if r.command == cmdReopen {
+		what = "sent or skipped"
+	}
+	if r.all {
+		what = "at all"
+	}
+	if r.narrow() {
+		what += " that the filters choose"
+	}
+	fmt.Fprintf(r.say, "No letter in %s is %s.\n", r.topic, what)
+}
+
+func (r *run) dry(found *summary) error {
+	if found.total == 0 {
+		return nil
+	}
+	switch r.command {
+	case cmdSend:
+		if err := found.missing(); err != nil {
+			return fmt.Errorf("%w. Create the topic, leave its letters out with -origin, or set another one with -to. Nothing would be sent", err)
+		}
+		r.troubles(found)
+		fmt.Fprintf(r.say, "\nDry run: %s would be sent%s.\n", letters(found.sendable()), targets(found))
+		if len(found.undeliverable) > 0 {
+			return errUndelivered
+		}
+	case cmdSkip:
+		fmt.Fprintf(r.say, "\nDry run: %s would be skipped.\n", letters(found.total))
+	case cmdReopen:
+		fmt.Fprintf(r.say, "\nDry run: %s would be opened again.\n", letters(found.total))
+	}
+	return nil
+}
