@@ -37,7 +37,7 @@ func (c *connection) config(transactionalID string) (*sarama.Config, error) {
 	cfg.ClientID = clientID
 	cfg.Version = sarama.V2_8_0_0
 	cfg.Metadata.AllowAutoTopicCreation = false
-	cfg.Metadata.Full = false
+	cfg.Metadata.Full = false // of the topics that are asked for, not of all
 	// A broker that is restarted takes some seconds.
 	cfg.Metadata.Retry.Max, cfg.Metadata.Retry.Backoff = 10, 200*time.Millisecond
 	cfg.Producer.Retry.Max, cfg.Producer.Retry.Backoff = 100, 200*time.Millisecond
@@ -110,15 +110,11 @@ func (c *connection) secure(cfg *sarama.Config) error {
 	return nil
 }
 
-// dial connects.
-func (c *connection) dial(transactionalID string) (sarama.Client, error) {
+// client connects once it is asked for something.
+func (c *connection) client(transactionalID string) (sarama.Client, error) {
 	cfg, err := c.config(transactionalID)
 	if err != nil {
 		return nil, usageError{err}
 	}
-	client, err := sarama.NewClient(c.brokers, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("cannot connect to %s: %w", strings.Join(c.brokers, ","), err)
-	}
-	return client, nil
+	return sarama.NewClient(c.brokers, cfg)
 }

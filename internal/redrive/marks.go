@@ -85,7 +85,7 @@ const (
 )
 
 var (
-	errMarksFull   = errors.New("too many letters were left out between those that were sent or skipped: Kafka stores no more marks. " +
+	errMarksFull = errors.New("too many letters were left out between those that were sent or skipped: Kafka stores no more marks. " +
 		"Skip the oldest ones that are open, or send them elsewhere with -to")
 	errNotMetadata = errors.New("the offset was stored by something else")
 )

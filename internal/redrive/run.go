@@ -10,6 +10,7 @@ import (
 	"io"
 	"log"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -69,7 +70,7 @@ func execute(ctx context.Context, o *options, stdout, stderr io.Writer) (err err
 	if o.verbose {
 		sarama.Logger = log.New(stderr, "kafka: ", log.LstdFlags)
 	}
-	client, err := o.dial(o.group)
+	client, err := o.connection.client(o.group)
 	if err != nil {
 		return err
 	}
@@ -96,6 +97,9 @@ func (r *run) findPartitions() error {
 	partitions, err := r.client.Partitions(r.topic)
 	if errors.Is(err, sarama.ErrUnknownTopicOrPartition) || err == nil && len(partitions) == 0 {
 		err = errNoTopic
+	}
+	if errors.Is(err, sarama.ErrOutOfBrokers) {
+		return fmt.Errorf("cannot connect to %s: %w", strings.Join(r.brokers, ","), err)
 	}
 	if err != nil {
 		return fmt.Errorf("dead letter topic %s: %w", r.topic, err)
