@@ -40,8 +40,8 @@ func (c *connection) config(transactionalID string) (*sarama.Config, error) {
 	cfg.Metadata.Full = false // of the topics that are asked for, not of all
 	// A broker that is restarted takes some seconds.
 	cfg.Metadata.Retry.Max, cfg.Metadata.Retry.Backoff = 10, 200*time.Millisecond
-	cfg.Producer.Retry.Max, cfg.Producer.Retry.Backoff = 100, 200*time.Millisecond
-	cfg.Producer.Transaction.Retry.Max, cfg.Producer.Transaction.Retry.Backoff = 200, 100*time.Millisecond
+	cfg.Producer.Retry.Max, cfg.Producer.Retry.Backoff = 60, 250*time.Millisecond
+	cfg.Producer.Transaction.Retry.Max, cfg.Producer.Transaction.Retry.Backoff = 60, 250*time.Millisecond
 	cfg.Producer.Idempotent = true
 	cfg.Producer.RequiredAcks = sarama.WaitForAll
 	cfg.Net.MaxOpenRequests = 1 // sarama wants it for an idempotent producer

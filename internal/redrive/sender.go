@@ -115,14 +115,14 @@ func sending(err error, m *sarama.ProducerMessage) error {
 	return fmt.Errorf("cannot write to %s, partition %d: %w", m.Topic, m.Partition, fenced(err))
 }
 
-// fenced names the errors by which a broker says that a newer sender is at work.
+// fenced is errFenced for the errors by which a broker says that a newer sender is at work.
 func fenced(err error) error {
 	for _, sign := range []error{
 		sarama.ErrProducerFenced, sarama.ErrInvalidProducerEpoch,
 		sarama.ErrUnknownMemberId, sarama.ErrIllegalGeneration, sarama.ErrFencedInstancedId,
 	} {
 		if errors.Is(err, sign) {
-			return fmt.Errorf("%w (%w)", errFenced, err)
+			return errFenced
 		}
 	}
 	return err
