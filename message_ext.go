@@ -88,6 +88,7 @@ func (d *Delivery) Ack() bool {
 	if d.sub == nil {
 		return d.foreign.settle(d, Acked, nil)
 	}
+	d.byHand()
 	return d.settle(partition.Verdict{Status: partition.Acked}, nil)
 }
 
@@ -104,6 +105,7 @@ func (d *Delivery) nack(delay time.Duration, err error) bool {
 	if d.sub == nil {
 		return d.foreign.settle(d, Nacked, err)
 	}
+	d.byHand()
 	return d.settle(d.verdict(doNack, delay, err), err)
 }
 
@@ -114,6 +116,7 @@ func (d *Delivery) Reject(reason error) bool {
 	if d.sub == nil {
 		return d.foreign.settle(d, Rejected, reason)
 	}
+	d.byHand()
 	return d.settle(d.verdict(doReject, noDelay, reason), reason)
 }
 
@@ -147,6 +150,7 @@ func (d *Delivery) AckCumulative() bool {
 	if d.sub == nil {
 		return false
 	}
+	d.byHand()
 	status, first, others := d.kafka.AckCumulative()
 	if hook := d.sub.sub.config.Hooks.Settled; hook != nil {
 		for _, o := range others {
@@ -226,6 +230,32 @@ func (d *Delivery) Timestamp() time.Time {
 		return d.foreign.timestamp
 	}
 	return d.kafka.Timestamp()
+}
+
+// byHand settles what msg.Ack or msg.Nack has settled already, unless that was
+// the Router: Run would notice it later, and the first settlement wins.
+func (d *Delivery) byHand() {
+	d.mu.Lock()
+	msg := d.msg
+	router := d.depth > 0 && d.running == 0
+	d.mu.Unlock()
+	if msg != nil && !router {
+		d.settleAs(msg)
+	}
+}
+
+// settleAs does what the message's own ack or nack says.
+func (d *Delivery) settleAs(msg *message.Message) {
+	select { // of one case each, which costs next to nothing
+	case <-msg.Acked():
+		d.settle(d.verdict(doAck, noDelay, nil), nil)
+	default:
+	}
+	select {
+	case <-msg.Nacked():
+		d.settle(d.verdict(doNack, noDelay, nil), nil)
+	default:
+	}
 }
 
 // settle carries a verdict out; it answers whether it holds.

@@ -197,6 +197,9 @@ func panicError(r any) error {
 
 // end turns how the handler ended into settlement and plan.
 func (m Middleware) end(d *Delivery, depth int, policy Policy, produced []*message.Message, err error) ([]*message.Message, error) {
+	if d.sub != nil {
+		d.settleAs(d.msg) // which was set before the message was sent
+	}
 	if sig := findSignal(err); sig != nil {
 		switch decide(policy, sig.kind) {
 		case doAck:
