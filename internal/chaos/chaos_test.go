@@ -1,0 +1,135 @@
+package chaos_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/chaos"
+)
+
+var (
+	seeds    = flag.String("chaos-seed", "1", "seeds of TestChaos, comma separated")
+	length   = flag.Duration("chaos-for", 10*time.Second, "how long each run of TestChaos is disturbed")
+	protocol = flag.String("chaos-protocol", "", "eager or cooperative; both if empty")
+	stock    = flag.Bool("chaos-stock", false, "run watermill-kafka's own Subscriber beside it, for its figures")
+	output   = flag.String("chaos-out", "", "a file to append the summaries to")
+	keep     = flag.String("chaos-keep", "", "a directory to leave the ledgers in")
+)
+
+func TestMain(m *testing.M) {
+	if membership, ok := os.LookupEnv(chaos.MemberEnv); ok {
+		os.Exit(chaos.Main(membership))
+	}
+	// sarama's metrics start one goroutine for the process and never end it.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
+
+func TestChaos(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills processes for some 20 s")
+	}
+	t.Parallel()
+	run(t, *length, false)
+}
+
+// TestRestarts has members come and go as they should: then nothing is delivered twice.
+func TestRestarts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("restarts processes for some 20 s")
+	}
+	t.Parallel()
+	run(t, *length, true)
+}
+
+func run(t *testing.T, length time.Duration, graceful bool) {
+	protocols := []string{chaos.Eager, chaos.Cooperative}
+	if *protocol != "" {
+		protocols = []string{*protocol}
+	}
+	for _, text := range strings.Split(*seeds, ",") {
+		seed, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatal("-chaos-seed:", err)
+		}
+		for _, protocol := range protocols {
+			spec := chaos.NewSpec(seed, protocol)
+			schedule := chaos.Schedule(seed, length, graceful)
+			t.Run(fmt.Sprintf("seed %d %s", seed, protocol), func(t *testing.T) {
+				t.Parallel()
+				one(t, spec, schedule)
+			})
+			if *stock {
+				spec.Stock = true
+				t.Run(fmt.Sprintf("seed %d %s stock", seed, protocol), func(t *testing.T) {
+					t.Parallel()
+					one(t, spec, schedule)
+				})
+			}
+		}
+	}
+}
+
+func one(t *testing.T, spec chaos.Spec, schedule []chaos.Action) {
+	broker := brokertest.New(t)
+	spec.Brokers, spec.Topic, spec.Group = broker.Addrs(), brokertest.Topic(t), brokertest.Group(t)
+	spec.Dir = t.TempDir()
+	if *keep != "" {
+		spec.Dir = fmt.Sprintf("%s/%s-%d-%s", *keep, t.Name(), spec.Seed, spec.Protocol)
+		if err := os.MkdirAll(spec.Dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record, err := chaos.Run(spec, schedule, slowCommits(broker))
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdict := chaos.Judge(record)
+	t.Log(verdict.Summary(spec))
+	if *output != "" {
+		appendLine(t, *output, verdict.Summary(spec))
+	}
+	for _, v := range verdict.Violations {
+		t.Error(v)
+	}
+	if t.Failed() {
+		t.Logf("repeat it with -chaos-seed %d -chaos-protocol %s -chaos-for %v; the schedule was:\n%s",
+			spec.Seed, spec.Protocol, *length, chaos.Describe(schedule))
+	}
+}
+
+// slowCommits holds commits back, in kfake. On Kafka they are as slow as they are.
+func slowCommits(broker *brokertest.Broker) func(on bool) {
+	var slow atomic.Bool
+	if fake := broker.Kfake(); fake != nil {
+		fake.ControlKey(int16(kmsg.OffsetCommit), func(kmsg.Request) (kmsg.Response, error, bool) {
+			fake.KeepControl()
+			if slow.Load() {
+				fake.SleepControl(func() { time.Sleep(50 * time.Millisecond) })
+			}
+			return nil, nil, false
+		})
+	}
+	return slow.Store
+}
+
+func appendLine(t *testing.T, path, line string) {
+	t.Helper()
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := fmt.Fprintln(file, line); err != nil {
+		t.Error(err)
+	}
+}

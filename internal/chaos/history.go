@@ -1,0 +1,301 @@
+package chaos
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+)
+
+// Record is what a run leaves to be judged.
+type Record struct {
+	Spec
+	Entries []Entry    // in the order of time
+	Ends    []int64    // by partition: how many records were produced
+	Stored  []int64    // the offset that the broker stores at the end; -1: none
+	Letters map[ID]int // what the dead letter topic holds
+}
+
+const never = math.MaxInt64
+
+// howEnded is what a Revoked tells.
+type howEnded struct {
+	Clean     bool // its last commit is stored
+	TimedOut  bool
+	FirstLeft int64 // -1: none
+}
+
+func (h howEnded) String() string {
+	return fmt.Sprintf("clean=%t timedout=%t left=%d", h.Clean, h.TimedOut, h.FirstLeft)
+}
+
+// term is one assignment of a partition to a member.
+type term struct {
+	partition  int32
+	member     int
+	start      int64 // the first offset
+	from, to   int64 // to: when it was released, or its member had ended; else never
+	released   bool  // to is a Revoked, which is how
+	how        howEnded
+	watermark  int64 // of the release
+	killed     bool
+	fenced     bool
+	lost       bool // it may end without its last commit: killed, out of the group, or without a network
+	explained  bool // something was done to the member that can have cost it the session
+	deliveries []*delivery
+	commits    []Entry
+	cumulative []*call
+	settledAt  map[int64]int64 // when a record was about to be settled for good
+	replayed   map[int64]bool  // records that were delivered again by others, since the term was lost
+}
+
+func (t *term) String() string {
+	return fmt.Sprintf("the assignment of partition %d to member %d from offset %d", t.partition, t.member, t.start)
+}
+
+// delivery is one handler's run.
+type delivery struct {
+	ID
+	*term
+	attempt int
+	at      int64
+	end     int64  // when the handler was about to return, or its process was dead; else never
+	verdict string // of the handler's end
+	calls   []*call
+	settled string // what the subscriber tells
+	told    int64  // when it told so first
+	buried  int64  // when its letter was stored; 0: never
+}
+
+// call is a call of a verb.
+type call struct {
+	*delivery
+	verb     string
+	at, back int64 // back: when it returned; else never
+	answer   bool
+}
+
+// intends tells when the delivery was about to be settled like that.
+func (d *delivery) intends(verdict string) (at int64, ok bool) {
+	for _, c := range d.calls {
+		if c.verb == verdict || (verdict == ack && (c.verb == ackSync || c.verb == ackCumulative)) {
+			return c.at, true
+		}
+	}
+	if d.verdict == verdict {
+		return d.end, true
+	}
+	return 0, false
+}
+
+// disturbance is something that was done to a member.
+type disturbance struct {
+	member   int // Parent: all
+	from, to int64
+	loses    bool // the session
+}
+
+// history is a record in order.
+type history struct {
+	*Record
+	byPartition [][]*term
+	records     map[ID][]*delivery
+	deaths      map[int]int64
+	disturbed   []*disturbance
+	killed      map[int]bool
+}
+
+func newHistory(r *Record) *history {
+	h := &history{
+		Record: r, byPartition: make([][]*term, len(r.Ends)), records: map[ID][]*delivery{},
+		deaths: map[int]int64{}, killed: map[int]bool{},
+	}
+	h.readControl()
+	h.readMembers()
+	for _, terms := range h.byPartition {
+		for _, t := range terms {
+			h.closeTerm(t)
+		}
+	}
+	return h
+}
+
+// readControl reads what was done to members.
+func (h *history) readControl() {
+	open := map[int]*disturbance{}
+	for _, e := range h.Entries {
+		switch e.Kind {
+		case Stopped, Cut, Stalled, Slowed:
+			length, _ := time.ParseDuration(e.Detail)
+			d := &disturbance{e.Member, e.At, never, e.Kind != Slowed && length >= session*2/3}
+			open[e.Member] = d
+			h.disturbed = append(h.disturbed, d)
+		case Resumed, Healed:
+			if d := open[e.Member]; d != nil {
+				d.to = e.At
+				delete(open, e.Member)
+			}
+		case Starved:
+			h.disturbed = append(h.disturbed, &disturbance{member: Parent, from: e.At - int64(session), to: e.At})
+		case Killed, Exited:
+			h.deaths[e.Member] = e.At
+			h.killed[e.Member] = e.Kind == Killed
+		}
+	}
+}
+
+type termKey struct {
+	member    int
+	partition int32
+}
+
+type deliveryKey struct {
+	member int
+	ID
+	attempt int
+}
+
+// readMembers makes terms and deliveries of what members wrote.
+func (h *history) readMembers() {
+	terms := map[termKey]*term{}
+	latest := map[deliveryKey]*delivery{}
+	early := map[termKey][]Entry{} // commits of a start, which come before the Assigned
+	for _, e := range h.Entries {
+		tk, dk := termKey{e.Member, e.Partition}, deliveryKey{e.Member, e.ID, e.Attempt}
+		t, d := terms[tk], latest[dk]
+		switch e.Kind {
+		case Assigned:
+			t = &term{
+				partition: e.Partition, member: e.Member, start: e.Offset, from: e.At, to: never,
+				commits: early[tk], settledAt: map[int64]int64{}, replayed: map[int64]bool{},
+			}
+			delete(early, tk)
+			terms[tk] = t
+			h.byPartition[e.Partition] = append(h.byPartition[e.Partition], t)
+			continue
+		case Committed:
+			// The one that a release waited for may be told of after the release.
+			if t == nil || (t.released && e.Offset != t.watermark) {
+				early[tk] = append(early[tk], e)
+				continue
+			}
+		}
+		if t == nil && h.Stock {
+			t = &term{partition: e.Partition, member: e.Member, to: never, settledAt: map[int64]int64{}}
+			terms[tk] = t
+		}
+		if t == nil {
+			continue
+		}
+		switch e.Kind {
+		case Committed:
+			t.commits = append(t.commits, e)
+		case Fenced:
+			t.fenced = true
+		case Revoked:
+			t.to, t.released, t.watermark = e.At, true, e.Offset
+			_, _ = fmt.Sscanf(e.Detail, "clean=%t timedout=%t left=%d", &t.how.Clean, &t.how.TimedOut, &t.how.FirstLeft)
+		case Delivered:
+			d = &delivery{ID: e.ID, term: t, attempt: e.Attempt, at: e.At, end: never}
+			latest[dk] = d
+			t.deliveries = append(t.deliveries, d)
+			h.records[e.ID] = append(h.records[e.ID], d)
+		}
+		if d == nil {
+			continue
+		}
+		switch e.Kind {
+		case Done:
+			d.end, d.verdict = e.At, e.Detail
+		case Call:
+			c := &call{delivery: d, verb: e.Detail, at: e.At, back: never}
+			d.calls = append(d.calls, c)
+			if c.verb == ackCumulative {
+				t.cumulative = append(t.cumulative, c)
+			}
+		case Answer:
+			c := d.calls[len(d.calls)-1]
+			c.back, c.answer = e.At, strings.HasSuffix(e.Detail, "true")
+		case Settled:
+			d.settled = e.Detail
+			if d.told == 0 {
+				d.told = e.At
+			}
+		}
+	}
+	h.readLetters()
+}
+
+// readLetters notes when letters were stored: a Buried names no attempt.
+func (h *history) readLetters() {
+	for _, e := range h.Entries {
+		if e.Kind != Buried {
+			continue
+		}
+		for _, d := range slices.Backward(h.records[e.ID]) {
+			if _, rejects := d.intends(reject); rejects && d.member == e.Member && d.at < e.At {
+				if d.buried == 0 {
+					d.buried = e.At
+				}
+				break
+			}
+		}
+	}
+}
+
+// closeTerm finds out how a term ended, and what was settled in it.
+func (h *history) closeTerm(t *term) {
+	death, dead := h.deaths[t.member]
+	if !t.released && dead {
+		t.to, t.killed = death, h.killed[t.member]
+	}
+	t.lost = !t.released || !t.how.Clean || t.fenced
+	t.explained = t.killed
+	for _, d := range h.disturbed {
+		// What a member suffers from takes effect a little later, too.
+		if (d.member == t.member || d.member == Parent) && d.from <= t.to && t.from <= add(d.to, session) {
+			t.explained = true
+			t.lost = t.lost || d.loses
+		}
+	}
+	for _, d := range t.deliveries {
+		if dead && d.end > death {
+			d.end = death
+		}
+		at, ok := d.intends(ack)
+		if !ok {
+			if _, ok = d.intends(reject); ok && h.letters() {
+				at, ok = d.buried, d.buried > 0
+			}
+		}
+		if h.Policy == ackpolicy.AckFirst && !h.Stock {
+			at, ok = d.at, true
+		}
+		if ok {
+			t.settle(d.Offset, at)
+		}
+	}
+	for _, c := range t.cumulative {
+		for _, d := range t.deliveries {
+			if _, rejects := d.intends(reject); d.Offset <= c.Offset && d.end <= c.back && !rejects {
+				t.settle(d.Offset, c.at)
+			}
+		}
+	}
+}
+
+func (t *term) settle(offset, at int64) {
+	if before, ok := t.settledAt[offset]; !ok || at < before {
+		t.settledAt[offset] = at
+	}
+}
+
+func add(at int64, d time.Duration) int64 {
+	if at == never {
+		return never
+	}
+	return at + int64(d)
+}

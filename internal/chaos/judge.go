@@ -1,0 +1,424 @@
+package chaos
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+)
+
+// Violation is something that docs/semantics.md does not allow.
+type Violation struct {
+	Rule string
+	What string
+	Life string // of the record or partition, from the ledger
+}
+
+func (v Violation) String() string { return v.Rule + ": " + v.What + "\n" + v.Life }
+
+// The rules.
+const (
+	RuleLost      = "lost"       // a record was never settled for good
+	RuleStuck     = "stuck"      // the stored offset does not reach the end
+	RuleOrder     = "order"      // a record overtook, or was overtaken by, one of its lane
+	RuleOverlap   = "overlap"    // two handlers of a record, or of a lane, at once
+	RuleOwners    = "owners"     // two members own a partition
+	RuleCommit    = "commit"     // a commit passed what was not settled, or went back
+	RuleDuplicate = "duplicate"  // a settled record was delivered again without a crash, or too many were with one
+	RuleLetter    = "letter"     // a rejected record without a letter, or one too many
+	RuleVerb      = "verb"       // a verb's answer, or what was settled, is not what was asked for
+	RuleSession   = "session"    // a member lost its session, and nobody took it
+	RuleProcess   = "process"    // a member did not end as it should
+	RuleAtMost    = "atmostonce" // a record was delivered twice under AckFirst
+)
+
+// maxExamples bounds how many violations of one rule are told in full.
+const maxExamples = 4
+
+// Verdict is what the judge finds.
+type Verdict struct {
+	Figures
+	Violations []Violation
+	Counts     map[string]int // of violations, by rule
+}
+
+// judge collects violations.
+type judge struct {
+	*history
+	Verdict
+}
+
+// Judge holds a run's ledger against the rules.
+func Judge(r *Record) Verdict {
+	j := &judge{history: newHistory(r)}
+	j.Counts = map[string]int{}
+	j.count()
+	if r.Stock {
+		j.stock()
+		return j.Verdict
+	}
+	j.processes()
+	j.stored()
+	for _, terms := range j.byPartition {
+		for i, t := range terms {
+			j.session(t)
+			j.term(t)
+			j.lanes(t)
+			j.commits(t)
+			if i > 0 {
+				j.succession(terms[:i], t)
+			}
+		}
+		j.overtaken(terms)
+	}
+	for p, end := range j.Ends {
+		for offset := range end {
+			id := ID{int32(p), offset}
+			j.fate(id)
+			j.letter(id)
+		}
+	}
+	j.duplicates()
+	return j.Verdict
+}
+
+func (j *judge) violation(rule string, life func() string, format string, args ...any) {
+	j.Counts[rule]++
+	if j.Counts[rule] <= maxExamples {
+		j.Violations = append(j.Violations, Violation{rule, fmt.Sprintf(format, args...), life()})
+	}
+}
+
+func (j *judge) about(id ID) func() string    { return func() string { return j.life(id) } }
+func (j *judge) around(t *term) func() string { return func() string { return j.lifeOfTerm(t) } }
+
+// processes: a member ends by itself, and releases its partitions, unless it is killed.
+func (j *judge) processes() {
+	for _, e := range j.Entries {
+		if bad := (e.Kind == Exited && e.Detail != "") || (e.Kind == Killed && e.Detail != "signal: killed"); bad {
+			j.violation(RuleProcess, func() string { return "" }, "member %d: %s: %s", e.Member, e.Kind, e.Detail)
+		}
+	}
+	for _, terms := range j.byPartition {
+		for _, t := range terms {
+			if !t.released && !t.killed {
+				j.violation(RuleProcess, j.around(t), "%v was never released", t)
+			}
+		}
+	}
+}
+
+func (j *judge) stored() {
+	for p, end := range j.Ends {
+		if stored := j.Stored[p]; stored != end {
+			j.violation(RuleStuck, j.about(ID{int32(p), max(0, stored)}), "partition %d: %d is stored at the end, not %d", p, stored, end)
+		}
+	}
+}
+
+// session: who did nothing to a member does not make it lose its session.
+func (j *judge) session(t *term) {
+	if t.lost && !t.explained {
+		j.violation(RuleSession, j.around(t), "%v ended without its last commit, and nothing had been done to the member", t)
+	}
+}
+
+// term: no two deliveries of a record at once, none after the release, and verbs answer what is so.
+func (j *judge) term(t *term) {
+	for _, d := range t.deliveries {
+		switch {
+		case d.Offset < t.start:
+			j.violation(RuleCommit, j.about(d.ID), "%v was delivered to member %d though %d was stored", d.ID, d.member, t.start)
+		case t.released && !t.how.TimedOut && d.at > t.to:
+			j.violation(RuleOwners, j.about(d.ID), "%v was delivered to member %d after its release", d.ID, d.member)
+		case t.released && !t.how.TimedOut && d.end > t.to:
+			j.violation(RuleOwners, j.about(d.ID), "%v was with member %d still when its partition was released, though not timed out", d.ID, d.member)
+		}
+		for _, c := range d.calls {
+			j.call(c)
+		}
+		if j.Policy != ackpolicy.AckFirst {
+			j.settlement(d)
+		}
+	}
+}
+
+func (j *judge) call(c *call) {
+	before := c.told > 0 && c.told < c.at
+	switch {
+	case c.back == never:
+	case !c.answer && !c.lost && !c.how.TimedOut && !before:
+		j.violation(RuleVerb, j.about(c.ID), "%v: member %d: %s was refused", c.ID, c.member, c.verb)
+	case c.answer && c.released && c.at > c.to && !before:
+		j.violation(RuleVerb, j.about(c.ID), "%v: member %d: %s was accepted after the release", c.ID, c.member, c.verb)
+	}
+}
+
+// settlement: what the subscriber tells is what was asked for.
+func (j *judge) settlement(d *delivery) {
+	want := map[string]string{"acked": ack, "nacked": nack, "rejected": reject}[d.settled]
+	if want == "" {
+		return
+	}
+	if _, ok := d.intends(want); ok {
+		return
+	}
+	if _, ok := d.settledAt[d.Offset]; ok && want == ack && len(d.cumulative) > 0 {
+		return
+	}
+	j.violation(RuleVerb, j.about(d.ID), "%v: member %d: it was %s, which nobody had asked for", d.ID, d.member, d.settled)
+}
+
+// lanes: a lane's records are handled one after another, in order, and a nacked one again before those behind it.
+func (j *judge) lanes(t *term) {
+	last := map[string]*delivery{}
+	for _, d := range t.deliveries {
+		lane := j.lane(d.ID)
+		if lane == "" {
+			lane = d.ID.String()
+		}
+		before := last[lane]
+		last[lane] = d
+		if before == nil {
+			if d.attempt != 1 {
+				j.violation(RuleOrder, j.about(d.ID), "%v: member %d: its first delivery is number %d", d.ID, d.member, d.attempt)
+			}
+			continue
+		}
+		if d.at < before.end && !before.waits(d.at) {
+			j.violation(RuleOverlap, j.about(d.ID), "%v was delivered to member %d while the handler of %v ran there", d.ID, d.member, before.ID)
+		}
+		_, nacked := before.intends(nack)
+		switch {
+		case d.Offset < before.Offset:
+			j.violation(RuleOrder, j.about(d.ID), "%v was delivered to member %d after %v", d.ID, d.member, before.ID)
+		case d.Offset == before.Offset && (!nacked || d.attempt != before.attempt+1):
+			j.violation(RuleOverlap, j.about(d.ID), "%v: member %d: delivery %d follows delivery %d, which was not nacked",
+				d.ID, d.member, d.attempt, before.attempt)
+		case d.Offset > before.Offset && d.attempt != 1:
+			j.violation(RuleOrder, j.about(d.ID), "%v: member %d: its first delivery is number %d", d.ID, d.member, d.attempt)
+		case d.Offset > before.Offset && nacked:
+			if at, ok := t.settledAt[before.Offset]; !ok || at > d.at {
+				j.violation(RuleOrder, j.about(before.ID), "%v was delivered to member %d before %v, which was nacked", d.ID, d.member, before.ID)
+			}
+		}
+	}
+}
+
+// waits tells whether the handler is in AckSync: it has lent its lane.
+func (d *delivery) waits(at int64) bool {
+	return slices.ContainsFunc(d.calls, func(c *call) bool { return c.verb == ackSync && c.at <= at && at <= c.back })
+}
+
+// commits: they only rise, and pass nothing that is not settled.
+func (j *judge) commits(t *term) {
+	if j.Policy == ackpolicy.AckFirst { // it is acked before there is anything to see
+		return
+	}
+	all := t.commits
+	if t.released && t.how.Clean {
+		all = append(slices.Clone(all), Entry{At: t.to, ID: ID{t.partition, t.watermark}})
+	}
+	slices.SortStableFunc(all, func(a, b Entry) int { return int(a.At - b.At) })
+	next, last := t.start, int64(-1)
+	for _, e := range all {
+		if e.Offset < last {
+			j.violation(RuleCommit, j.around(t), "member %d committed partition %d to %d, and %d before", t.member, t.partition, e.Offset, last)
+		}
+		last = e.Offset
+		for ; next < e.Offset; next++ {
+			if at, ok := t.settledAt[next]; !ok || at > e.At {
+				id := ID{t.partition, next}
+				j.violation(RuleCommit, j.about(id), "%v was not settled when member %d committed %d", id, t.member, e.Offset)
+			}
+		}
+	}
+}
+
+// succession: one owner after another, each from where the last one ended.
+func (j *judge) succession(before []*term, t *term) {
+	last := before[len(before)-1]
+	switch {
+	case !last.lost && last.to > t.from:
+		j.violation(RuleOwners, j.around(t), "%v began before %v had ended", t, last)
+	case last.released && last.how.Clean && t.start < last.watermark && last.to < t.from:
+		j.violation(RuleCommit, j.around(t), "%v begins before the %d that the last one stored", t, last.watermark)
+	}
+	// What somebody saw stored stays stored.
+	for _, b := range before[max(0, len(before)-3):] {
+		for _, e := range b.commits {
+			if e.At < t.from && e.Offset > t.start {
+				j.violation(RuleCommit, j.around(t), "%v begins though member %d had committed %d", t, b.member, e.Offset)
+				return
+			}
+		}
+	}
+}
+
+// overtaken: no record comes after a later one of its lane was settled by an owner that ended well.
+func (j *judge) overtaken(terms []*term) {
+	high := map[string]ID{} // settled, by lane
+	settled := map[ID]bool{}
+	for _, t := range terms {
+		for _, d := range t.deliveries {
+			lane := j.lane(d.ID)
+			if later, ok := high[lane]; lane != "" && ok && later.Offset > d.Offset && !settled[d.ID] {
+				j.violation(RuleOrder, j.about(d.ID), "%v was delivered to member %d after %v of its lane had been settled by an owner before", d.ID, d.member, later)
+				settled[d.ID] = true
+			}
+		}
+		for offset := range t.settledAt {
+			id := ID{t.partition, offset}
+			settled[id] = true
+			if lane := j.lane(id); !t.lost && high[lane].Offset <= offset {
+				high[lane] = id
+			}
+		}
+	}
+}
+
+// fate: every record is settled for good; under AckFirst each is delivered at most once.
+func (j *judge) fate(id ID) {
+	deliveries := j.records[id]
+	if j.Policy == ackpolicy.AckFirst {
+		j.atMostOnce(id, deliveries)
+		return
+	}
+	for _, d := range deliveries {
+		if _, ok := d.settledAt[id.Offset]; ok {
+			return
+		}
+	}
+	j.Lost++
+	j.violation(RuleLost, j.about(id), "%v was never settled for good", id)
+}
+
+// atMostOnce: what is not delivered at all was confirmed in an assignment that was lost.
+func (j *judge) atMostOnce(id ID, deliveries []*delivery) {
+	if len(deliveries) > 1 {
+		j.violation(RuleAtMost, j.about(id), "%v was delivered %d times", id, len(deliveries))
+	}
+	if len(deliveries) > 0 {
+		return
+	}
+	terms := j.byPartition[id.Partition]
+	for i, t := range terms {
+		ends := j.Stored[id.Partition]
+		if i+1 < len(terms) {
+			ends = terms[i+1].start
+		}
+		if t.lost && t.start <= id.Offset && id.Offset < ends {
+			j.Unhandled++
+			if t.replayed[id.Offset] = true; len(t.replayed) > j.maxInFlight()+1 { // one in reserve for the oldest
+				j.violation(RuleLost, j.about(id), "%v and %d more were confirmed by member %d and not handled", id, len(t.replayed)-1, t.member)
+			}
+			return
+		}
+	}
+	j.Lost++
+	j.violation(RuleLost, j.about(id), "%v was never delivered", id)
+}
+
+// letter: a rejected record has one letter, and another one for each crash at most.
+func (j *judge) letter(id ID) {
+	rejected, disturbed, acked := 0, 0, false
+	for _, d := range j.records[id] {
+		if _, ok := d.intends(reject); ok {
+			rejected++
+			if d.explained {
+				disturbed++
+			}
+		}
+		if _, ok := d.intends(ack); ok {
+			acked = true
+		}
+	}
+	letters := j.Letters[id]
+	j.LettersStored += letters
+	switch {
+	case rejected == 0 && letters > 0:
+		j.violation(RuleLetter, j.about(id), "%v has %d letters and was never rejected", id, letters)
+	case rejected > 0 && letters == 0 && !acked:
+		j.violation(RuleLetter, j.about(id), "%v was rejected and has no letter", id)
+	case letters > 1 && disturbed == 0:
+		j.violation(RuleLetter, j.about(id), "%v has %d letters", id, letters)
+	}
+	j.ExtraLetters += max(0, letters-1)
+}
+
+// duplicates: a record is delivered again by another owner only if its last one was lost, or left something before it.
+func (j *judge) duplicates() {
+	if j.Policy == ackpolicy.AckFirst {
+		return
+	}
+	bound := map[*term]bool{}
+	for _, id := range sortedIDs(j.records) {
+		deliveries := j.records[id]
+		for i, d := range deliveries[1:] {
+			last := deliveries[i]
+			if d.term == last.term {
+				continue
+			}
+			at, settled := last.settledAt[id.Offset]
+			switch {
+			case last.lost:
+				j.Duplicates++
+				if last.replayed[id.Offset] = true; len(last.replayed) > j.MaxUncommitted && !bound[last.term] {
+					bound[last.term] = true
+					j.violation(RuleDuplicate, j.around(last.term), "more than %d records of %v were delivered again", j.MaxUncommitted, last.term)
+				}
+			case !settled || at > d.at: // it was left
+				j.Left++
+			case last.how.FirstLeft >= 0 && last.how.FirstLeft <= id.Offset && j.Ordering != ackpolicy.OrderByPartition:
+				j.Behind++
+			default:
+				j.violation(RuleDuplicate, j.about(id), "%v was settled by member %d, which ended well, and was delivered again to member %d",
+					id, last.member, d.member)
+			}
+		}
+	}
+	for _, terms := range j.byPartition {
+		for _, t := range terms {
+			if t.lost {
+				j.Bound += j.MaxUncommitted
+				j.MaxReplay = max(j.MaxReplay, len(t.replayed))
+			}
+		}
+	}
+}
+
+// stock counts, for a subscriber that promises less.
+func (j *judge) stock() {
+	for p, end := range j.Ends {
+		high := map[string]int64{}
+		for offset := range end {
+			id := ID{int32(p), offset}
+			acked := 0
+			for i, d := range j.records[id] {
+				if d.verdict == ack {
+					acked++
+				}
+				if i > 0 && j.records[id][i-1].verdict == ack {
+					j.Duplicates++
+				}
+			}
+			if acked == 0 {
+				j.Lost++
+			}
+		}
+		var all []*delivery
+		for offset := range end {
+			all = append(all, j.records[ID{int32(p), offset}]...)
+		}
+		slices.SortFunc(all, func(a, b *delivery) int { return int(a.at - b.at) })
+		for _, d := range all {
+			if lane := strings.Clone(key(d.ID)); d.verdict == ack {
+				if high[lane] > d.Offset {
+					j.Backward++
+				}
+				high[lane] = max(high[lane], d.Offset)
+			}
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package chaos
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+)
+
+// MemberEnv holds what a member's process is to be: a Membership, as JSON.
+const MemberEnv = "ACKPOLICY_CHAOS_MEMBER"
+
+// Membership is one member of a run's group, and one process.
+type Membership struct {
+	Spec
+	Member int
+	Proxy  string // the address
+}
+
+// The commands that a member takes, a line each. The end of its standard input is a CommandClose, too.
+const (
+	CommandClose  = "close"  // Router.Close
+	CommandCancel = "cancel" // the end of the context of Router.Run
+)
+
+// Main is the main function of a member's process. It answers the exit code.
+func Main(membership string) int {
+	var m Membership
+	err := json.Unmarshal([]byte(membership), &m)
+	if err == nil {
+		err = m.run(os.Stdin)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func (m Membership) run(commands io.Reader) error {
+	ledger, err := OpenLedger(m.Dir, m.Member)
+	if err != nil {
+		return err
+	}
+	defer ledger.Close()
+	logger := watermill.NewStdLogger(false, false)
+	sub, err := m.subscriber(ledger, logger)
+	if err != nil {
+		return err
+	}
+	router, err := message.NewRouter(message.RouterConfig{}, logger)
+	if err != nil {
+		return err
+	}
+	w := &worker{spec: m.Spec, ledger: ledger}
+	if !m.Stock {
+		router.AddMiddleware(m.middleware())
+	}
+	router.AddConsumerHandler("handler", m.Topic, sub, w.handle)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		scanner := bufio.NewScanner(commands)
+		for scanner.Scan() {
+			if scanner.Text() == CommandCancel {
+				cancel()
+				return
+			}
+			break
+		}
+		_ = router.Close()
+	}()
+	return router.Run(ctx)
+}
+
+func (m Membership) subscriber(ledger *Ledger, logger watermill.LoggerAdapter) (message.Subscriber, error) {
+	cfg := m.config()
+	cfg.Kafka.OverwriteSaramaConfig.Net.Proxy.Enable = true
+	cfg.Kafka.OverwriteSaramaConfig.Net.Proxy.Dialer = proxied(m.Proxy)
+	if m.Stock {
+		return kafka.NewSubscriber(cfg.Kafka, logger)
+	}
+	cfg.Hooks = hooks(ledger)
+	return ackpolicy.NewSubscriber(cfg, logger)
+}
+
+// hooks write what the library tells.
+func hooks(l *Ledger) ackpolicy.Hooks {
+	return ackpolicy.Hooks{
+		Assigned: func(e ackpolicy.AssignedEvent) { l.Write(Assigned, ID{e.Partition, e.Start}, 0, "") },
+		Settled: func(e ackpolicy.SettledEvent) {
+			l.Write(Settled, ID{e.Partition, e.Offset}, e.Attempt, e.Status.String())
+		},
+		Committed: func(e ackpolicy.CommittedEvent) { l.Write(Committed, ID{e.Partition, e.Offset}, 0, "") },
+		CommitFailed: func(e ackpolicy.CommitFailedEvent) {
+			if e.Attempt == 0 {
+				l.Write(Fenced, ID{e.Partition, e.Offset}, 0, oneLine(e.Err))
+			}
+		},
+		Revoked: func(e ackpolicy.RevokedEvent) {
+			how := howEnded{Clean: e.Err == nil, TimedOut: e.TimedOut, FirstLeft: e.FirstLeft}
+			l.Write(Revoked, ID{e.Partition, e.Offset}, 0, how.String()+" "+oneLine(errors.Join(e.Cause, e.Err)))
+		},
+		Buried: func(e ackpolicy.BuriedEvent) {
+			if e.Err == nil {
+				l.Write(Buried, ID{e.Partition, e.Offset}, 0, "")
+			}
+		},
+		Unconfirmed: func(e ackpolicy.UnconfirmedEvent) {
+			l.Write(Unconfirmed, ID{e.Partition, e.Offset}, 0, oneLine(e.Err))
+		},
+	}
+}
+
+// worker is the application.
+type worker struct {
+	spec    Spec
+	ledger  *Ledger
+	batches batches
+
+	mu       sync.Mutex
+	attempts map[ID]int // stock: it does not count them
+}
+
+func (w *worker) attempt(id ID) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.attempts == nil {
+		w.attempts = map[ID]int{}
+	}
+	w.attempts[id]++
+	return w.attempts[id]
+}
+
+func (w *worker) handle(msg *message.Message) error {
+	var id ID
+	var attempt int
+	id.Partition, _ = kafka.MessagePartitionFromCtx(msg.Context())
+	id.Offset, _ = kafka.MessagePartitionOffsetFromCtx(msg.Context())
+	d, _ := ackpolicy.FromMessage(msg)
+	if w.spec.Stock {
+		attempt = w.attempt(id)
+	} else {
+		attempt = d.Attempt()
+	}
+	w.ledger.Write(Delivered, id, attempt, "")
+	b := w.spec.behaviour(id)
+	e := b.ends(attempt)
+	<-time.After(b.work)
+	if w.spec.Policy == ackpolicy.Manual && !w.spec.Stock {
+		w.settle(msg.Context(), d, b, e)
+	}
+	w.ledger.Write(Done, id, attempt, w.spec.verdict(e, attempt))
+	return w.spec.end(e, b.delay)
+}
+
+// settle does by hand what no signal does.
+func (w *worker) settle(ctx context.Context, d *ackpolicy.Delivery, b behaviour, e ending) {
+	switch e {
+	case fails, panics:
+		does := nack
+		if d.Attempt() >= maxDeliveries {
+			does = reject
+		}
+		w.call(d, does, func() bool { return d.NackAfter(b.delay) })
+	case succeeds:
+		switch b.verb {
+		case acks:
+			w.call(d, ack, d.Ack)
+		case acksSync:
+			w.call(d, ackSync, func() bool { return d.AckSync(ctx) == nil })
+		case acksLate:
+			w.batches.add(w, d)
+		}
+	}
+}
+
+// Verbs of a Call, beside ack, nack and reject.
+const (
+	ackSync       = "acksync"
+	ackCumulative = "ackcumulative"
+)
+
+func (w *worker) call(d *ackpolicy.Delivery, verb string, do func() bool) {
+	id := ID{d.Partition(), d.Offset()}
+	w.ledger.Write(Call, id, d.Attempt(), verb)
+	w.ledger.Write(Answer, id, d.Attempt(), fmt.Sprintf("%s %t", verb, do()))
+}

@@ -1,0 +1,123 @@
+package chaos
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// exitPatience is how long a member may take to end: Close takes its drain and five seconds.
+const exitPatience = drain + 15*time.Second
+
+// process is a member.
+type process struct {
+	member int
+	ledger *Ledger // the test's
+	proxy  *Proxy
+	cmd    *exec.Cmd
+	log    *os.File
+	stdin  io.WriteCloser
+	exited chan struct{}
+	err    error // after exited
+}
+
+func startProcess(spec Spec, member int, ledger *Ledger) (*process, error) {
+	proxy, err := StartProxy()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{member: member, ledger: ledger, proxy: proxy, exited: make(chan struct{})}
+	if err := p.start(Membership{Spec: spec, Member: member, Proxy: proxy.Addr()}); err != nil {
+		_ = proxy.Close()
+		return nil, err
+	}
+	go func() {
+		defer close(p.exited)
+		p.err = p.cmd.Wait()
+		_ = p.stdin.Close()
+		_ = p.log.Close()
+		_ = proxy.Close()
+	}()
+	ledger.About(member, Started, "")
+	return p, nil
+}
+
+func (p *process) start(m Membership) error {
+	env, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	p.cmd = exec.Command(executable)
+	p.cmd.Env = append(os.Environ(), MemberEnv+"="+string(env))
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	p.log, err = os.Create(filepath.Join(m.Dir, fmt.Sprintf("member-%03d.log", m.Member)))
+	if err != nil {
+		return err
+	}
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if err := p.cmd.Start(); err != nil {
+		_ = p.log.Close()
+		return err
+	}
+	return nil
+}
+
+// end has it end as at a deploy, and returns when it is gone.
+func (p *process) end(command string) {
+	p.ledger.About(p.member, Closing, command)
+	_, _ = fmt.Fprintln(p.stdin, command)
+	select {
+	case <-p.exited:
+	case <-time.After(exitPatience):
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // for its goroutines, in its log
+		<-p.exited
+		p.err = fmt.Errorf("it did not end within %v: %w", exitPatience, p.err)
+	}
+	p.ledger.About(p.member, Exited, oneLine(p.err))
+}
+
+// kill kills it.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.exited
+	p.ledger.About(p.member, Killed, oneLine(p.err))
+}
+
+// gone tells whether it has ended by itself.
+func (p *process) gone() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// pause stops it for a while.
+func (p *process) pause(length time.Duration) {
+	p.ledger.About(p.member, Stopped, length.String())
+	_ = p.cmd.Process.Signal(syscall.SIGSTOP)
+	time.Sleep(length)
+	_ = p.cmd.Process.Signal(syscall.SIGCONT)
+	p.ledger.About(p.member, Resumed, "")
+}
+
+// disturb has its network disturbed for a while.
+func (p *process) disturb(kind string, length time.Duration, begin func()) {
+	p.ledger.About(p.member, kind, length.String())
+	begin()
+	time.Sleep(length)
+	p.proxy.Heal()
+	p.ledger.About(p.member, Healed, "")
+}

@@ -1,0 +1,304 @@
+package chaos
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+const (
+	stall       = time.Hour
+	slowNetwork = 60 * time.Millisecond
+	// patience is how long the group may take, at the end, to handle all that is left.
+	patience = 90 * time.Second
+)
+
+// Run runs a group through a schedule, and returns its ledger. Topic, Group and Brokers are the spec's.
+func Run(spec Spec, schedule []Action, slowCommits func(on bool)) (*Record, error) {
+	ledger, err := OpenLedger(spec.Dir, Parent)
+	if err != nil {
+		return nil, err
+	}
+	defer ledger.Close()
+	if err := brokertest.CreateTopic(spec.Brokers, spec.Topic, partitions); err != nil {
+		return nil, err
+	}
+	if spec.letters() {
+		if err := brokertest.CreateTopic(spec.Brokers, spec.letterTopic(), partitions); err != nil {
+			return nil, err
+		}
+	}
+	f := &fleet{spec: spec, ledger: ledger, slowCommits: slowCommits}
+	defer f.abandon()
+	for slot := range slots {
+		if err := f.start(slot); err != nil {
+			return nil, err
+		}
+	}
+	if err := f.awaitMembers(); err != nil {
+		return nil, err
+	}
+	p, err := startProducer(spec, ledger)
+	if err != nil {
+		return nil, err
+	}
+	watched := make(chan struct{})
+	defer close(watched)
+	go ledger.watch(watched)
+	f.perform(schedule)
+	f.err = errors.Join(f.err, f.revive())
+	ends, err := p.finish()
+	if err = errors.Join(f.err, err); err != nil {
+		return nil, err
+	}
+	r := &Record{Spec: spec, Ends: ends}
+	r.Stored = f.awaitStored(ends)
+	f.endAll()
+	if spec.letters() {
+		if r.Letters, err = readLetters(spec); err != nil {
+			return nil, err
+		}
+	}
+	r.Entries, err = ReadLedgers(spec.Dir)
+	return r, err
+}
+
+// fleet is the members of a group.
+type fleet struct {
+	spec        Spec
+	ledger      *Ledger
+	slowCommits func(on bool)
+
+	mu      sync.Mutex
+	err     error
+	members [joinSlot + 1]*process
+	started []*process
+}
+
+func (f *fleet) start(slot int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p, err := startProcess(f.spec, len(f.started), f.ledger)
+	if err != nil {
+		return err
+	}
+	f.started = append(f.started, p)
+	f.members[slot] = p
+	return nil
+}
+
+// awaitMembers returns once all are in the group.
+func (f *fleet) awaitMembers() error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		n, state, err := brokertest.Members(f.spec.Brokers, f.spec.Group)
+		if err == nil && n == slots && state == "Stable" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errors.Join(err, fmt.Errorf("the group has %d members and is %s", n, state))
+		}
+	}
+}
+
+// perform returns after the last action has ended.
+func (f *fleet) perform(schedule []Action) {
+	began := time.Now()
+	var wg sync.WaitGroup
+	for slot := range brokerSlot + 1 {
+		wg.Go(func() {
+			for _, a := range schedule {
+				if a.Slot == slot {
+					time.Sleep(time.Until(began.Add(a.At)))
+					if err := f.do(a); err != nil {
+						f.mu.Lock()
+						f.err = errors.Join(f.err, fmt.Errorf("%v: %w", a, err))
+						f.mu.Unlock()
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (f *fleet) do(a Action) error {
+	if a.Slot == brokerSlot {
+		f.slowCommits(true)
+		time.Sleep(a.For)
+		f.slowCommits(false)
+		return nil
+	}
+	if a.Fault == Join {
+		if err := f.start(a.Slot); err != nil {
+			return err
+		}
+		time.Sleep(a.For)
+		f.member(a.Slot).end(CommandClose)
+		return nil
+	}
+	p := f.member(a.Slot)
+	switch a.Fault {
+	case Restart:
+		p.end(CommandClose)
+	case Cancel:
+		p.end(CommandCancel)
+	case Kill:
+		p.kill()
+	case CutRestart:
+		var wg sync.WaitGroup
+		wg.Go(func() { p.disturb(Cut, a.For, p.proxy.Cut) })
+		p.end(CommandClose)
+		wg.Wait()
+	case Pause, PauseLong:
+		p.pause(a.For)
+		return nil
+	case Blink, CutLong:
+		p.disturb(Cut, a.For, p.proxy.Cut)
+		return nil
+	case StallLong:
+		p.disturb(Stalled, a.For, func() { p.proxy.Delay(stall) })
+		return nil
+	case Slow:
+		p.disturb(Slowed, a.For, func() { p.proxy.Delay(slowNetwork) })
+		return nil
+	}
+	return f.start(a.Slot)
+}
+
+func (f *fleet) member(slot int) *process {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.members[slot]
+}
+
+// revive starts what has ended by itself, which is told by its Exited, so that the run can go on to its end.
+func (f *fleet) revive() error {
+	for slot := range slots {
+		if p := f.member(slot); p.gone() {
+			p.end(CommandClose)
+			if err := f.start(slot); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// awaitStored returns the stored offsets, once they are the ends or it takes too long.
+func (f *fleet) awaitStored(ends []int64) []int64 {
+	stored := make([]int64, len(ends))
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		all, err := brokertest.CommittedAll(f.spec.Brokers, f.spec.Group, f.spec.Topic)
+		for p := range stored {
+			stored[p] = -1
+			if offset, ok := all[int32(p)]; ok {
+				stored[p] = offset
+			}
+		}
+		if (err == nil && slices.Equal(stored, ends)) || time.Now().After(deadline) {
+			return stored
+		}
+	}
+}
+
+// endAll ends the members as a deploy does.
+func (f *fleet) endAll() {
+	var wg sync.WaitGroup
+	for slot := range slots {
+		wg.Go(func() { f.member(slot).end(CommandClose) })
+	}
+	wg.Wait()
+}
+
+// abandon leaves no process behind, however the run ended.
+func (f *fleet) abandon() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.started {
+		if !p.gone() {
+			p.kill()
+		}
+	}
+}
+
+// readLetters counts the stored letters of each record.
+func readLetters(spec Spec) (map[ID]int, error) {
+	cfg := sarama.NewConfig()
+	cfg.Version = sarama.V2_8_0_0
+	consumer, err := sarama.NewConsumer(spec.Brokers, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer consumer.Close()
+	letters := map[ID]int{}
+	for p := range int32(partitions) {
+		end, err := brokertest.EndOffset(spec.Brokers, spec.letterTopic(), p)
+		if err != nil {
+			return nil, err
+		}
+		if end == 0 {
+			continue
+		}
+		pc, err := consumer.ConsumePartition(spec.letterTopic(), p, sarama.OffsetOldest)
+		if err != nil {
+			return nil, err
+		}
+		for offset := int64(-1); offset < end-1; {
+			select {
+			case msg := <-pc.Messages():
+				offset = msg.Offset
+				id, err := origin(msg)
+				if err != nil {
+					return nil, errors.Join(err, pc.Close())
+				}
+				letters[id]++
+			case <-time.After(patience):
+				return nil, errors.Join(fmt.Errorf("letter %d/%d does not come", p, offset+1), pc.Close())
+			}
+		}
+		if err := pc.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return letters, nil
+}
+
+// origin is the record that a letter tells of.
+func origin(msg *sarama.ConsumerMessage) (id ID, err error) {
+	for _, h := range msg.Headers {
+		var n int64
+		switch string(h.Key) {
+		case ackpolicy.HeaderPartition:
+			n, err = strconv.ParseInt(string(h.Value), 10, 32)
+			id.Partition = int32(n)
+		case ackpolicy.HeaderOffset:
+			id.Offset, err = strconv.ParseInt(string(h.Value), 10, 64)
+		}
+		if err != nil {
+			return id, fmt.Errorf("a letter's headers: %w", err)
+		}
+	}
+	return id, nil
+}
+
+func oneLine(err error) string {
+	if err == nil {
+		return ""
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}
+
+func compareIDs(a, b ID) int {
+	return cmp.Or(cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
+}

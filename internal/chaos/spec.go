@@ -1,0 +1,134 @@
+package chaos
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+)
+
+// The protocols by which a group rebalances.
+const (
+	Eager       = "eager"
+	Cooperative = "cooperative"
+)
+
+const (
+	partitions    = 6
+	keys          = 8 // of a partition
+	rate          = 150
+	maxInFlight   = 16
+	maxDeliveries = 4
+	session       = 3 * time.Second
+	drain         = 5 * time.Second
+)
+
+// Spec is what all members of a run are told. AckFirst is with ConfirmFirst.
+type Spec struct {
+	Seed           uint64
+	Protocol       string
+	Ordering       ackpolicy.Ordering
+	Policy         ackpolicy.Policy
+	Stock          bool // watermill-kafka's own Subscriber, without a policy
+	MaxUncommitted int
+	Brokers        []string
+	Group, Topic   string
+	Dir            string // of the ledgers
+}
+
+// NewSpec chooses ordering and policy by seed: five seeds in a row have all policies, and all orderings.
+func NewSpec(seed uint64, protocol string) Spec {
+	n := seed
+	if protocol == Cooperative {
+		n++
+	}
+	return Spec{
+		Seed: seed, Protocol: protocol, MaxUncommitted: 50,
+		Ordering: ackpolicy.Ordering(n % 3),
+		Policy: []ackpolicy.Policy{
+			ackpolicy.NackOnError, ackpolicy.Manual, ackpolicy.RejectOnError, ackpolicy.AckFirst, ackpolicy.Ack,
+		}[seed%5],
+	}
+}
+
+func (s Spec) String() string {
+	what := fmt.Sprintf("seed=%d protocol=%s", s.Seed, s.Protocol)
+	if s.Stock {
+		return what + " stock watermill-kafka"
+	}
+	return what + fmt.Sprintf(" ordering=%v policy=%v", s.Ordering, s.Policy)
+}
+
+// lane names the records that are handled one after another; empty: it is in none.
+func (s Spec) lane(id ID) string {
+	switch {
+	case s.Stock || s.Ordering == ackpolicy.OrderByPartition:
+		return fmt.Sprint(id.Partition)
+	case s.Ordering == ackpolicy.OrderByKey:
+		return key(id)
+	}
+	return ""
+}
+
+func (s Spec) maxInFlight() int {
+	if s.Ordering == ackpolicy.OrderByPartition {
+		return 1
+	}
+	return maxInFlight
+}
+
+// letters tells whether rejected records go to a dead letter topic.
+func (s Spec) letters() bool { return !s.Stock }
+
+func (s Spec) saramaConfig() *sarama.Config {
+	c := kafka.DefaultSaramaSubscriberConfig()
+	c.Consumer.Offsets.Initial = sarama.OffsetOldest
+	c.Consumer.MaxWaitTime = 100 * time.Millisecond
+	c.Consumer.Group.Heartbeat.Interval = session / 12
+	c.Consumer.Group.Session.Timeout = session
+	c.Consumer.Group.Rebalance.Timeout = 10 * time.Second
+	c.Net.ReadTimeout = 12 * time.Second
+	c.Metadata.Retry.Max = 5
+	strategy := sarama.NewBalanceStrategyRange()
+	if s.Protocol == Cooperative {
+		strategy = sarama.NewBalanceStrategyCooperativeSticky()
+	}
+	c.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{strategy}
+	return c
+}
+
+func (s Spec) kafkaConfig() kafka.SubscriberConfig {
+	return kafka.SubscriberConfig{
+		Brokers:               s.Brokers,
+		OverwriteSaramaConfig: s.saramaConfig(),
+		ConsumerGroup:         s.Group,
+		NackResendSleep:       20 * time.Millisecond,
+		ReconnectRetrySleep:   100 * time.Millisecond,
+	}
+}
+
+func (s Spec) config() ackpolicy.SubscriberConfig {
+	return ackpolicy.SubscriberConfig{
+		Kafka:          s.kafkaConfig(),
+		Ordering:       s.Ordering,
+		MaxInFlight:    s.maxInFlight(),
+		MaxUncommitted: s.MaxUncommitted,
+		CommitInterval: 200 * time.Millisecond,
+		MaxDeliveries:  maxDeliveries,
+		DeadLetter:     ackpolicy.DeadLetterTopic{},
+		DrainTimeout:   drain,
+	}
+}
+
+func (s Spec) middleware() message.HandlerMiddleware {
+	return ackpolicy.Middleware{Policy: s.Policy, ConfirmFirst: s.Policy == ackpolicy.AckFirst}.Middleware
+}
+
+func (s Spec) letterTopic() string { return s.Topic + ".dlq" }
+
+// key is that of a record.
+func key(id ID) string { return fmt.Sprintf("%d-%d", id.Partition, id.Offset%keys) }
