@@ -322,12 +322,13 @@ func (j *judge) atMostOnce(id ID, deliveries []*delivery) {
 
 // letter: a rejected record has one letter, and another one for each crash at most.
 func (j *judge) letter(id ID) {
-	rejected, disturbed, acked := 0, 0, false
+	rejected, acked := 0, false
+	again := 0 // owners that may have had it stored in vain: duplicates judges them
 	for _, d := range j.records[id] {
 		if _, ok := d.intends(reject); ok {
 			rejected++
-			if d.explained {
-				disturbed++
+			if d.explained || d.how.FirstLeft >= 0 {
+				again++
 			}
 		}
 		if _, ok := d.intends(ack); ok {
@@ -341,7 +342,7 @@ func (j *judge) letter(id ID) {
 		j.violation(RuleLetter, j.about(id), "%v has %d letters and was never rejected", id, letters)
 	case rejected > 0 && letters == 0 && !acked:
 		j.violation(RuleLetter, j.about(id), "%v was rejected and has no letter", id)
-	case letters > 1 && disturbed == 0:
+	case letters > 1 && again == 0:
 		j.violation(RuleLetter, j.about(id), "%v has %d letters", id, letters)
 	}
 	j.ExtraLetters += max(0, letters-1)
@@ -354,7 +355,9 @@ func (j *judge) duplicates() {
 	}
 	bound := map[*term]bool{}
 	for _, id := range sortedIDs(j.records) {
-		deliveries := j.records[id]
+		// Where one that has lost its session goes on, the earlier owner is to blame.
+		deliveries := slices.Clone(j.records[id])
+		slices.SortStableFunc(deliveries, func(a, b *delivery) int { return int(a.from - b.from) })
 		for i, d := range deliveries[1:] {
 			last := deliveries[i]
 			if d.term == last.term {

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -34,6 +36,9 @@ const (
 	CommandCancel = "cancel" // the end of the context of Router.Run
 )
 
+// running is what a member answers once its Router runs.
+const running = "running"
+
 // Main is the main function of a member's process. It answers the exit code.
 func Main(membership string) int {
 	var m Membership
@@ -54,6 +59,7 @@ func (m Membership) run(commands io.Reader) error {
 		return err
 	}
 	defer ledger.Close()
+	sarama.Logger = log.New(os.Stderr, "[sarama] ", log.LstdFlags|log.Lmicroseconds)
 	logger := watermill.NewStdLogger(false, false)
 	sub, err := m.subscriber(ledger, logger)
 	if err != nil {
@@ -80,6 +86,10 @@ func (m Membership) run(commands io.Reader) error {
 			break
 		}
 		_ = router.Close()
+	}()
+	go func() {
+		<-router.Running()
+		fmt.Println(running)
 	}()
 	return router.Run(ctx)
 }

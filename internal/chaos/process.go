@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -22,6 +23,8 @@ type process struct {
 	cmd    *exec.Cmd
 	log    *os.File
 	stdin  io.WriteCloser
+	stdout io.ReadCloser
+	up     chan struct{} // it runs, or has ended
 	exited chan struct{}
 	err    error // after exited
 }
@@ -31,13 +34,17 @@ func startProcess(spec Spec, member int, ledger *Ledger) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{member: member, ledger: ledger, proxy: proxy, exited: make(chan struct{})}
+	p := &process{member: member, ledger: ledger, proxy: proxy, up: make(chan struct{}), exited: make(chan struct{})}
 	if err := p.start(Membership{Spec: spec, Member: member, Proxy: proxy.Addr()}); err != nil {
 		_ = proxy.Close()
 		return nil, err
 	}
 	go func() {
 		defer close(p.exited)
+		lines := bufio.NewReader(p.stdout)
+		_, _ = lines.ReadString('\n')
+		close(p.up)
+		_, _ = io.Copy(io.Discard, lines)
 		p.err = p.cmd.Wait()
 		_ = p.stdin.Close()
 		_ = p.log.Close()
@@ -61,11 +68,14 @@ func (p *process) start(m Membership) error {
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		return err
 	}
+	if p.stdout, err = p.cmd.StdoutPipe(); err != nil {
+		return err
+	}
 	p.log, err = os.Create(filepath.Join(m.Dir, fmt.Sprintf("member-%03d.log", m.Member)))
 	if err != nil {
 		return err
 	}
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
 		_ = p.log.Close()
 		return err

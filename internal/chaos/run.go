@@ -148,6 +148,9 @@ func (f *fleet) do(a Action) error {
 		return nil
 	}
 	p := f.member(a.Slot)
+	if a.Fault != Kill {
+		<-p.up // it cannot subscribe without a network
+	}
 	switch a.Fault {
 	case Restart:
 		p.end(CommandClose)

@@ -57,7 +57,7 @@ func (f Fault) graceful() bool { return f == Restart || f == Cancel || f == Join
 func Schedule(seed uint64, length time.Duration, graceful bool) []Action {
 	var all []Action
 	// Each slot has faults of its own, so that they overlap between slots.
-	pace := min(max(length/40, time.Second), 8*time.Second)
+	pace := min(max(length/40, 2*time.Second), 8*time.Second)
 	first := []Fault{Restart, Kill, PauseLong} // even a short run has these
 	dice := rand.New(rand.NewPCG(seed, 0))
 	dice.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })

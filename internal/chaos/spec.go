@@ -24,7 +24,8 @@ const (
 	maxInFlight   = 16
 	maxDeliveries = 4
 	session       = 3 * time.Second
-	drain         = 5 * time.Second
+	drain         = 3 * time.Second
+	rebalance     = 6 * time.Second
 )
 
 // Spec is what all members of a run are told. AckFirst is with ConfirmFirst.
@@ -90,8 +91,8 @@ func (s Spec) saramaConfig() *sarama.Config {
 	c.Consumer.MaxWaitTime = 100 * time.Millisecond
 	c.Consumer.Group.Heartbeat.Interval = session / 12
 	c.Consumer.Group.Session.Timeout = session
-	c.Consumer.Group.Rebalance.Timeout = 10 * time.Second
-	c.Net.ReadTimeout = 12 * time.Second
+	c.Consumer.Group.Rebalance.Timeout = rebalance
+	c.Net.ReadTimeout = rebalance + 4*time.Second
 	c.Metadata.Retry.Max = 5
 	strategy := sarama.NewBalanceStrategyRange()
 	if s.Protocol == Cooperative {
