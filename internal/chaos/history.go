@@ -81,6 +81,9 @@ type call struct {
 // intends tells when the delivery was about to be settled like that.
 func (d *delivery) intends(verdict string) (at int64, ok bool) {
 	for _, c := range d.calls {
+		if c.back != never && !c.answer && c.verb != ackSync { // refused; AckSync may have acked and not waited
+			continue
+		}
 		if c.verb == verdict || (verdict == ack && (c.verb == ackSync || c.verb == ackCumulative)) {
 			return c.at, true
 		}
@@ -116,8 +119,15 @@ func newHistory(r *Record) *history {
 	h.readControl()
 	h.readMembers()
 	for _, terms := range h.byPartition {
-		for _, t := range terms {
+		for i, t := range terms {
 			h.closeTerm(t)
+			if i == 0 {
+				continue
+			}
+			// A member with a slow network may be taken for dead and not know it yet.
+			if last := terms[i-1]; last.to > t.from && last.explained {
+				last.lost = true
+			}
 		}
 	}
 	return h
@@ -287,7 +297,11 @@ func (h *history) closeTerm(t *term) {
 	}
 }
 
+// settle takes note that a record was about to be settled; after the release it is not any more.
 func (t *term) settle(offset, at int64) {
+	if t.released && at > t.to {
+		return
+	}
 	if before, ok := t.settledAt[offset]; !ok || at < before {
 		t.settledAt[offset] = at
 	}

@@ -1,0 +1,574 @@
+package chaos
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+)
+
+// story is a ledger made by hand, of one partition. Each line is a millisecond after the one before.
+type story struct {
+	Record
+	now int64
+}
+
+func newStory(records int64) *story {
+	s := &story{now: int64(time.Hour)}
+	s.Spec = Spec{Policy: ackpolicy.NackOnError, MaxUncommitted: 3}
+	s.Ends, s.Stored, s.Letters = []int64{records}, []int64{records}, map[ID]int{}
+	s.add(Parent, Started, 0, 0, "")
+	return s
+}
+
+func (s *story) add(member int, kind string, offset int64, attempt int, detail string) {
+	s.wait(time.Millisecond)
+	s.Entries = append(s.Entries, Entry{s.now, member, kind, ID{0, offset}, attempt, detail})
+}
+
+func (s *story) wait(d time.Duration) { s.now += int64(d) }
+
+func (s *story) assigned(member int, start int64)   { s.add(member, Assigned, start, 0, "") }
+func (s *story) committed(member int, offset int64) { s.add(member, Committed, offset, 0, "") }
+func (s *story) start(member int, offset int64)     { s.add(member, Delivered, offset, 1, "") }
+func (s *story) killed(member int)                  { s.add(member, Killed, 0, 0, "signal: killed") }
+
+// end has the handler return.
+func (s *story) end(member int, offset int64) {
+	s.add(member, Done, offset, 1, ack)
+	s.add(member, Settled, offset, 1, "acked")
+}
+
+// handle is a delivery from its start to its end.
+func (s *story) handle(member int, offsets ...int64) {
+	for _, offset := range offsets {
+		s.start(member, offset)
+		s.end(member, offset)
+	}
+}
+
+// nacked is a delivery that fails.
+func (s *story) nacked(member int, offset int64, attempt int) {
+	s.add(member, Delivered, offset, attempt, "")
+	s.add(member, Done, offset, attempt, nack)
+	s.add(member, Settled, offset, attempt, "nacked")
+}
+
+func (s *story) again(member int, offset int64, attempt int) {
+	s.add(member, Delivered, offset, attempt, "")
+	s.add(member, Done, offset, attempt, ack)
+	s.add(member, Settled, offset, attempt, "acked")
+}
+
+func (s *story) rejected(member int, offset int64) {
+	s.start(member, offset)
+	s.add(member, Done, offset, 1, reject)
+	s.add(member, Settled, offset, 1, "rejected")
+}
+
+func (s *story) revoked(member int, watermark int64) {
+	s.revokedSo(member, watermark, howEnded{Clean: true, FirstLeft: -1})
+}
+
+func (s *story) revokedSo(member int, watermark int64, how howEnded) {
+	s.add(member, Revoked, watermark, 0, how.String()+" cause")
+}
+
+func (s *story) verb(member int, offset int64, verb, answer string) {
+	s.add(member, Call, offset, 1, verb)
+	s.add(member, Answer, offset, 1, verb+" "+answer)
+}
+
+// done ends a story well.
+func (s *story) done(member int) {
+	s.committed(member, s.Ends[0])
+	s.revoked(member, s.Ends[0])
+	s.add(member, Exited, 0, 0, "")
+}
+
+func TestJudge(t *testing.T) {
+	for name, test := range map[string]struct {
+		records int64
+		tell    func(s *story)
+		rules   []string // that are broken
+		figures func(f Figures) bool
+	}{
+		"all is well": {3, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.nacked(0, 1, 1)
+			s.again(0, 1, 2)
+			s.committed(0, 2)
+			s.revoked(0, 2)
+			s.assigned(1, 2)
+			s.handle(1, 2)
+			s.done(1)
+		}, nil, func(f Figures) bool { return f.Duplicates == 0 && f.Delivered == 4 }},
+		"a record is lost": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.done(0)
+		}, []string{RuleCommit, RuleLost}, func(f Figures) bool { return f.Lost == 1 }},
+		"a nacked record is given up": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.done(0)
+		}, []string{RuleCommit, RuleLost}, nil},
+		"the offset does not reach the end": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0, 1)
+			s.done(0)
+			s.Stored[0] = 1
+		}, []string{RuleStuck}, nil},
+		"a commit passes a record that is being handled": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.committed(0, 1)
+			s.end(0, 0)
+			s.handle(0, 1)
+			s.done(0)
+		}, []string{RuleCommit}, nil},
+		"a commit goes back": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0, 1)
+			s.committed(0, 2)
+			s.committed(0, 1)
+			s.done(0)
+		}, []string{RuleCommit}, nil},
+		"a late commit takes back what the next owner stored": {3, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0, 1)
+			s.committed(0, 2)
+			s.killed(0)
+			s.assigned(1, 1)
+			s.handle(1, 1, 2)
+			s.done(1)
+		}, []string{RuleCommit}, nil},
+		"the next owner begins too early": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.revoked(0, 1)
+			s.assigned(1, 0)
+			s.handle(1, 0, 1)
+			s.done(1)
+		}, []string{RuleCommit, RuleDuplicate}, nil},
+		"two owners": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.assigned(1, 1)
+			s.revoked(0, 1)
+			s.handle(1, 1)
+			s.done(1)
+		}, []string{RuleOwners}, nil},
+		"two owners, one of which was stopped": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.add(0, Stopped, 0, 0, "4s")
+			s.wait(4 * time.Second)
+			s.assigned(1, 0)
+			s.handle(1, 0, 1)
+			s.add(0, Resumed, 0, 0, "")
+			s.revokedSo(0, 1, howEnded{FirstLeft: -1})
+			s.done(1)
+		}, nil, func(f Figures) bool { return f.Duplicates == 1 && f.Losses == 1 && f.Bound == 3 }},
+		"a session lost without a cause": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.add(0, Fenced, 1, 0, "")
+			s.revokedSo(0, 1, howEnded{FirstLeft: -1})
+			s.assigned(1, 0)
+			s.handle(1, 0, 1)
+			s.done(1)
+		}, []string{RuleSession}, nil},
+		"a record is delivered while its handler runs": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.add(0, Delivered, 0, 2, "")
+			s.end(0, 0)
+			s.done(0)
+		}, []string{RuleOverlap, RuleOverlap, RuleOwners}, nil},
+		"a record is delivered again though it was acked": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.again(0, 0, 2)
+			s.done(0)
+		}, []string{RuleOverlap}, nil},
+		"a handler of the lane runs": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.start(0, 1)
+			s.end(0, 0)
+			s.end(0, 1)
+			s.done(0)
+		}, []string{RuleOverlap}, nil},
+		"a handler of another key runs": {2, func(s *story) {
+			s.Ordering = ackpolicy.OrderByKey
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.start(0, 1)
+			s.end(0, 1)
+			s.end(0, 0)
+			s.done(0)
+		}, nil, nil},
+		"a record overtakes": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 1, 0)
+			s.done(0)
+		}, []string{RuleOrder}, nil},
+		"a record overtakes one that was nacked": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.handle(0, 1)
+			s.again(0, 0, 2)
+			s.done(0)
+		}, []string{RuleOrder, RuleOrder}, nil},
+		"one nacked by another key waits": {2, func(s *story) {
+			s.Ordering = ackpolicy.OrderByKey
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.handle(0, 1)
+			s.again(0, 0, 2)
+			s.done(0)
+		}, nil, nil},
+		"an attempt is skipped": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.again(0, 0, 3)
+			s.done(0)
+		}, []string{RuleOverlap}, nil},
+		"a record comes after a later one that the last owner settled": {9, func(s *story) {
+			s.Ordering = ackpolicy.OrderByKey
+			s.assigned(0, 0)
+			s.handle(0, 8) // the key of 0
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
+			s.assigned(1, 0)
+			s.handle(1, 0, 1, 2, 3, 4, 5, 6, 7, 8)
+			s.done(1)
+		}, []string{RuleOrder}, func(f Figures) bool { return f.Behind == 1 }},
+		"a duplicate after a clean end": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.revoked(0, 0)
+			s.assigned(1, 0)
+			s.handle(1, 0, 1)
+			s.done(1)
+		}, []string{RuleDuplicate}, nil},
+		"a duplicate behind one that was left": {2, func(s *story) {
+			s.Ordering = ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.handle(0, 1)
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
+			s.assigned(1, 0)
+			s.handle(1, 0, 1)
+			s.done(1)
+		}, nil, func(f Figures) bool { return f.Behind == 1 && f.Left == 1 && f.Duplicates == 0 }},
+		"duplicates after a kill": {4, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0, 1)
+			s.start(0, 2)
+			s.killed(0)
+			s.assigned(1, 0)
+			s.handle(1, 0, 1, 2, 3)
+			s.done(1)
+		}, nil, func(f Figures) bool { return f.Duplicates == 3 && f.MaxReplay == 3 && f.Kills == 1 }},
+		"too many duplicates after a kill": {4, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0, 1, 2, 3)
+			s.killed(0)
+			s.assigned(1, 0)
+			s.handle(1, 0, 1, 2, 3)
+			s.done(1)
+		}, []string{RuleDuplicate}, nil},
+		"a letter": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.rejected(0, 0)
+			s.add(0, Buried, 0, 0, "")
+			s.Letters[ID{}] = 1
+			s.done(0)
+		}, nil, nil},
+		"a commit before the letter": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.rejected(0, 0)
+			s.committed(0, 1)
+			s.add(0, Buried, 0, 0, "")
+			s.Letters[ID{}] = 1
+			s.done(0)
+		}, []string{RuleCommit}, nil},
+		"no letter": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.rejected(0, 0)
+			s.add(0, Buried, 0, 0, "")
+			s.done(0)
+		}, []string{RuleLetter}, nil},
+		"a letter too many": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.rejected(0, 0)
+			s.add(0, Buried, 0, 0, "")
+			s.Letters[ID{}] = 2
+			s.done(0)
+		}, []string{RuleLetter}, nil},
+		"a letter of a record that was acked": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.Letters[ID{}] = 1
+			s.done(0)
+		}, []string{RuleLetter}, nil},
+		"acks in a batch": {3, func(s *story) {
+			s.Policy = ackpolicy.Manual
+			s.assigned(0, 0)
+			for offset := range int64(3) {
+				s.start(0, offset)
+				s.add(0, Done, offset, 1, none)
+			}
+			s.verb(0, 2, ackCumulative, "true")
+			for offset := range int64(3) {
+				s.add(0, Settled, offset, 1, "acked")
+			}
+			s.done(0)
+		}, nil, nil},
+		"a commit before the batch": {2, func(s *story) {
+			s.Policy = ackpolicy.Manual
+			s.assigned(0, 0)
+			for offset := range int64(2) {
+				s.start(0, offset)
+				s.add(0, Done, offset, 1, none)
+			}
+			s.committed(0, 1)
+			s.verb(0, 1, ackCumulative, "true")
+			s.done(0)
+		}, []string{RuleCommit}, nil},
+		"an ack is refused": {1, func(s *story) {
+			s.Policy = ackpolicy.Manual
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.verb(0, 0, ack, "false")
+			s.add(0, Done, 0, 1, none)
+			s.done(0)
+		}, []string{RuleCommit, RuleLost, RuleVerb}, nil},
+		"an ack is accepted too late": {1, func(s *story) {
+			s.Policy = ackpolicy.Manual
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.add(0, Done, 0, 1, none)
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
+			s.verb(0, 0, ack, "true")
+			s.assigned(1, 0)
+			s.start(1, 0)
+			s.verb(1, 0, ack, "true")
+			s.add(1, Done, 0, 1, none)
+			s.done(1)
+		}, []string{RuleVerb}, nil},
+		"an ack too late is refused": {1, func(s *story) {
+			s.Policy = ackpolicy.Manual
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.add(0, Done, 0, 1, none)
+			s.add(0, Stopped, 0, 0, "4s")
+			s.wait(4 * time.Second)
+			s.add(0, Resumed, 0, 0, "")
+			s.revokedSo(0, 0, howEnded{FirstLeft: 0})
+			s.verb(0, 0, ack, "false")
+			s.assigned(1, 0)
+			s.start(1, 0)
+			s.verb(1, 0, ack, "true")
+			s.add(1, Done, 0, 1, none)
+			s.done(1)
+		}, nil, nil},
+		"a record is settled otherwise": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.add(0, Done, 0, 1, ack)
+			s.add(0, Settled, 0, 1, "rejected")
+			s.done(0)
+		}, []string{RuleVerb}, nil},
+		"a delivery after the release": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.revoked(0, 1)
+			s.start(0, 1)
+			s.assigned(1, 1)
+			s.handle(1, 1)
+			s.done(1)
+		}, []string{RuleOwners}, nil},
+		"a handler outlives a drain that was not timed out": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
+			s.end(0, 0)
+			s.assigned(1, 0)
+			s.handle(1, 0)
+			s.done(1)
+		}, []string{RuleOwners}, nil},
+		"a member crashes": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.done(0)
+			s.add(1, Exited, 0, 0, "exit status 2")
+		}, []string{RuleProcess}, nil},
+		"a member ends without a release": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.committed(0, 1)
+			s.add(0, Exited, 0, 0, "")
+		}, []string{RuleProcess, RuleSession}, nil},
+		"at most once": {3, func(s *story) {
+			s.Policy = ackpolicy.AckFirst
+			s.assigned(0, 0)
+			s.committed(0, 1)
+			s.start(0, 0)
+			s.committed(0, 2) // and killed before the handler runs
+			s.killed(0)
+			s.assigned(1, 2)
+			s.committed(1, 3)
+			s.start(1, 2)
+			s.add(1, Done, 2, 1, none)
+			s.done(1)
+		}, nil, func(f Figures) bool { return f.Unhandled == 1 && f.Lost == 0 }},
+		"twice under AckFirst": {1, func(s *story) {
+			s.Policy = ackpolicy.AckFirst
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.killed(0)
+			s.assigned(1, 0)
+			s.start(1, 0)
+			s.add(1, Done, 0, 1, none)
+			s.done(1)
+		}, []string{RuleAtMost}, nil},
+		"lost under AckFirst without a kill": {2, func(s *story) {
+			s.Policy = ackpolicy.AckFirst
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.add(0, Done, 0, 1, none)
+			s.revoked(0, 2)
+			s.done(0)
+		}, []string{RuleLost}, nil},
+		"more lost under AckFirst than were in flight": {4, func(s *story) {
+			s.Policy = ackpolicy.AckFirst
+			s.assigned(0, 0)
+			s.killed(0)
+			s.assigned(1, 3)
+			s.start(1, 3)
+			s.add(1, Done, 3, 1, none)
+			s.done(1)
+		}, []string{RuleLost}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(test.records)
+			test.tell(s)
+			v := Judge(&s.Record)
+			var rules []string
+			for _, violation := range v.Violations {
+				rules = append(rules, violation.Rule)
+			}
+			slices.Sort(rules)
+			if !slices.Equal(rules, test.rules) {
+				t.Errorf("broken rules: got %v, want %v", rules, test.rules)
+			}
+			if test.figures != nil && !test.figures(v.Figures) {
+				t.Errorf("figures: %+v", v.Figures)
+			}
+			if t.Failed() {
+				for _, violation := range v.Violations {
+					t.Log(violation)
+				}
+			}
+		})
+	}
+}
+
+// TestLife shows what a violation tells.
+func TestLife(t *testing.T) {
+	s := newStory(2)
+	s.assigned(0, 0)
+	s.handle(0, 0)
+	s.start(0, 1)
+	s.killed(0)
+	s.assigned(1, 2)
+	s.done(1)
+	v := Judge(&s.Record)
+	i := slices.IndexFunc(v.Violations, func(v Violation) bool { return v.Rule == RuleLost })
+	if i < 0 {
+		t.Fatalf("violations: %v", v.Violations)
+	}
+	got := v.Violations[i].String()
+	for _, want := range []string{
+		"lost: 0/1 was never settled for good",
+		"0.001s member 0   assigned    0/0",
+		"0.005s member 0   delivered   0/1 #1",
+		"0.006s member 0   killed      signal: killed",
+		"0.007s member 1   assigned    0/2",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+func TestSchedule(t *testing.T) {
+	for _, length := range []time.Duration{10 * time.Second, 10 * time.Minute} {
+		all := Schedule(7, length, false)
+		if !slices.Equal(all, Schedule(7, length, false)) {
+			t.Error("the same seed makes another schedule")
+		}
+		if slices.Equal(all, Schedule(8, length, false)) {
+			t.Error("another seed makes the same schedule")
+		}
+		seen := map[Fault]bool{}
+		until := map[int]time.Duration{}
+		for _, a := range all {
+			seen[a.Fault] = true
+			if a.At < until[a.Slot] || a.At+a.For > length {
+				t.Errorf("%v begins too early or ends too late", a)
+			}
+			until[a.Slot] = a.At + a.For
+		}
+		for _, fault := range []Fault{Restart, Kill, PauseLong} {
+			if !seen[fault] {
+				t.Errorf("%v: no %s in %v", length, fault, slices.Sorted(maps.Keys(seen)))
+			}
+		}
+		for _, a := range Schedule(7, length, true) {
+			if !a.graceful() {
+				t.Errorf("%v is not graceful", a)
+			}
+		}
+	}
+}
+
+func TestLedger(t *testing.T) {
+	dir := t.TempDir()
+	for member := range 2 {
+		ledger, err := OpenLedger(dir, member)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ledger.Write(Delivered, ID{3, 5}, 2, "")
+		ledger.Write(Answer, ID{3, 5}, 2, "ack true")
+		if _, err := ledger.file.WriteString("12345 0 deli"); err != nil { // a crash of the machine
+			t.Fatal(err)
+		}
+		if err := ledger.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, err := ReadLedgers(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for i, e := range entries {
+		if i > 0 && e.At < entries[i-1].At {
+			t.Error("not in the order of time")
+		}
+		e.At = 0
+		got = append(got, e.String())
+	}
+	want := []string{"0 0 delivered 3 5 2 ", "0 0 answer 3 5 2 ack true", "0 1 delivered 3 5 2 ", "0 1 answer 3 5 2 ack true"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
