@@ -65,6 +65,9 @@ func (s Spec) behaviour(id ID) behaviour {
 	case n < 18:
 		b.last = signalsAck
 	}
+	if s.Calm {
+		b.failures = 0
+	}
 	switch n := r.IntN(100); {
 	case n < 4:
 		b.verb = acksSync
