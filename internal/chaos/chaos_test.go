@@ -23,6 +23,7 @@ var (
 	protocol = flag.String("chaos-protocol", "", "eager or cooperative; both if empty")
 	stock    = flag.Bool("chaos-stock", false, "run watermill-kafka's own Subscriber beside it, for its figures")
 	output   = flag.String("chaos-out", "", "a file to append the summaries to")
+	again    = flag.String("chaos-judge", "", "the directory of a run that was kept, to judge once more")
 	keep     = flag.String("chaos-keep", "", "a directory to leave the ledgers in")
 )
 
@@ -49,6 +50,18 @@ func TestRestarts(t *testing.T) {
 	}
 	t.Parallel()
 	run(t, *length, true)
+}
+
+// TestJudgeAgain judges a run whose ledgers were kept: for work on the judge, and for another look.
+func TestJudgeAgain(t *testing.T) {
+	if *again == "" {
+		t.Skip("needs -chaos-judge")
+	}
+	record, err := chaos.Load(*again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report(t, record)
 }
 
 func run(t *testing.T, length time.Duration, graceful bool) {
@@ -94,20 +107,26 @@ func one(t *testing.T, spec chaos.Spec, schedule []chaos.Action) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	report(t, record)
+	if t.Failed() {
+		t.Logf("repeat it with -chaos-seed %d -chaos-protocol %s -chaos-for %v; the schedule was:\n%s",
+			spec.Seed, spec.Protocol, *length, chaos.Describe(schedule))
+	}
+}
+
+func report(t *testing.T, record *chaos.Record) {
+	t.Helper()
 	verdict := chaos.Judge(record)
-	t.Log(verdict.Summary(spec))
+	summary := verdict.Summary(record.Spec)
+	t.Log(summary)
 	if *output != "" {
-		appendLine(t, *output, verdict.Summary(spec))
+		appendLine(t, *output, summary)
 	}
 	for _, v := range verdict.Violations {
 		t.Error(v)
 	}
-	if again := verdict.Duplicates + verdict.Behind + verdict.Left; spec.Calm && !spec.Stock && again > 0 {
+	if again := verdict.Duplicates + verdict.Behind + verdict.Left; record.Calm && !record.Stock && again > 0 {
 		t.Errorf("%d records were delivered again, though members only restarted", again)
-	}
-	if t.Failed() {
-		t.Logf("repeat it with -chaos-seed %d -chaos-protocol %s -chaos-for %v; the schedule was:\n%s",
-			spec.Seed, spec.Protocol, *length, chaos.Describe(schedule))
 	}
 }
 

@@ -73,7 +73,7 @@ func (j *judge) count() {
 		}
 	}
 	for _, d := range j.disturbed {
-		if d.loses {
+		if d.loses && d.to > d.from {
 			j.Losses++
 		}
 	}

@@ -1,8 +1,11 @@
 package chaos
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +20,32 @@ type Record struct {
 	Ends    []int64    // by partition: how many records were produced
 	Stored  []int64    // the offset that the broker stores at the end; -1: none
 	Letters map[ID]int // what the dead letter topic holds
+}
+
+const recordFile = "record.json" // without the entries
+
+func (r *Record) save() error {
+	rest := *r
+	rest.Entries = nil
+	text, err := json.Marshal(rest)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.Dir, recordFile), text, 0o600)
+}
+
+// Load reads the record of a run whose directory was kept.
+func Load(dir string) (*Record, error) {
+	text, err := os.ReadFile(filepath.Join(dir, recordFile))
+	if err != nil {
+		return nil, err
+	}
+	r := &Record{}
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, err
+	}
+	r.Entries, err = ReadLedgers(dir)
+	return r, err
 }
 
 const never = math.MaxInt64
@@ -44,7 +73,9 @@ type term struct {
 	killed     bool
 	fenced     bool
 	lost       bool // it may end without its last commit: killed, out of the group, or without a network
-	explained  bool // something was done to the member that can have cost it the session
+	explained  bool // something was done to the member, or to the group, that can have cost it that
+	disturbed  bool // that was done to this member
+	stale      bool // the member was out of the group before it knew that it had the partition
 	deliveries []*delivery
 	commits    []Entry
 	cumulative []*call
@@ -125,7 +156,7 @@ func newHistory(r *Record) *history {
 				continue
 			}
 			// A member with a slow network may be taken for dead and not know it yet.
-			if last := terms[i-1]; last.to > t.from && last.explained {
+			if last := terms[i-1]; last.to > t.from && last.disturbed {
 				last.lost = true
 			}
 		}
@@ -150,7 +181,10 @@ func (h *history) readControl() {
 			}
 		case Starved:
 			h.disturbed = append(h.disturbed, &disturbance{member: Parent, from: e.At - int64(session), to: e.At})
-		case Killed, Exited:
+		case Killed:
+			h.disturbed = append(h.disturbed, &disturbance{member: e.Member, from: e.At, to: e.At, loses: true})
+			fallthrough
+		case Exited:
 			h.deaths[e.Member] = e.At
 			h.killed[e.Member] = e.Kind == Killed
 		}
@@ -265,10 +299,16 @@ func (h *history) closeTerm(t *term) {
 	t.lost = !t.released || !t.how.Clean || t.fenced
 	t.explained = t.killed
 	for _, d := range h.disturbed {
-		// What a member suffers from takes effect a little later, too.
-		if (d.member == t.member || d.member == Parent) && d.from <= t.to && t.from <= add(d.to, session) {
-			t.explained = true
+		switch {
+		case d.from > t.to:
+		case d.member == t.member && t.from <= add(d.to, session): // it takes effect a little later, too
+			t.explained, t.disturbed = true, true
 			t.lost = t.lost || d.loses
+			t.stale = t.stale || d.loses && d.from < t.from
+		case d.member == Parent && t.from <= add(d.to, session):
+			t.explained = true
+		case d.loses && add(d.to, rebalance+session) >= t.to:
+			t.explained = true // while the group waits for a member that is gone, it takes no commits
 		}
 	}
 	for _, d := range t.deliveries {

@@ -238,6 +238,10 @@ func (j *judge) commits(t *term) {
 
 // succession: one owner after another, each from where the last one ended.
 func (j *judge) succession(before []*term, t *term) {
+	before = slices.DeleteFunc(slices.Clone(before), func(b *term) bool { return b.stale })
+	if t.stale || len(before) == 0 {
+		return
+	}
 	last := before[len(before)-1]
 	switch {
 	case !last.lost && last.to > t.from:
@@ -327,7 +331,7 @@ func (j *judge) letter(id ID) {
 	for _, d := range j.records[id] {
 		if _, ok := d.intends(reject); ok {
 			rejected++
-			if d.explained || d.how.FirstLeft >= 0 {
+			if d.disturbed || d.how.FirstLeft >= 0 || d.lost {
 				again++
 			}
 		}

@@ -174,6 +174,21 @@ func TestJudge(t *testing.T) {
 			s.revokedSo(0, 1, howEnded{FirstLeft: -1})
 			s.done(1)
 		}, nil, func(f Figures) bool { return f.Duplicates == 1 && f.Losses == 1 && f.Bound == 3 }},
+		"a member stopped before it knew of its assignment": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.revoked(0, 0)
+			s.add(1, Stopped, 0, 0, "4s")
+			s.wait(4 * time.Second)
+			s.assigned(2, 0)
+			s.handle(2, 0)
+			s.committed(2, 1)
+			s.add(1, Resumed, 0, 0, "")
+			s.assigned(1, 0)
+			s.revokedSo(1, 0, howEnded{FirstLeft: -1})
+			s.handle(2, 1)
+			s.done(2)
+		}, []string{RuleDuplicate}, nil},
 		"a session lost without a cause": {2, func(s *story) {
 			s.assigned(0, 0)
 			s.handle(0, 0)

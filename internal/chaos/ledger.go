@@ -19,6 +19,15 @@ type ID struct {
 
 func (id ID) String() string { return fmt.Sprintf("%d/%d", id.Partition, id.Offset) }
 
+// MarshalText has an ID be a key in JSON.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (id *ID) UnmarshalText(text []byte) error {
+	_, err := fmt.Sscanf(string(text), "%d/%d", &id.Partition, &id.Offset)
+	return err
+}
+
 // Parent is the member number of what the test's own process writes about the run as a whole.
 const Parent = -1
 

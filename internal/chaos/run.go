@@ -69,8 +69,10 @@ func Run(spec Spec, schedule []Action, slowCommits func(on bool)) (*Record, erro
 			return nil, err
 		}
 	}
-	r.Entries, err = ReadLedgers(spec.Dir)
-	return r, err
+	if err := r.save(); err != nil {
+		return nil, err
+	}
+	return Load(spec.Dir)
 }
 
 // fleet is the members of a group.
