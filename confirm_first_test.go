@@ -98,10 +98,17 @@ func refuseCommits(broker *brokertest.Broker, count int) *kfake.FaultHandle {
 // fakeTopic is newTopic on a broker of the test's own.
 func fakeTopic(t *testing.T, broker *brokertest.Broker, records ...brokertest.Record) (topic string, at change) {
 	t.Helper()
-	topic = brokertest.Topic(t)
-	check(t, brokertest.CreateTopic(broker.Addrs(), topic, 1))
+	topic, at = fakeTopicOf(t, broker, 1)
 	_, err := brokertest.Produce(broker.Addrs(), topic, 0, records...)
 	check(t, err)
+	return topic, at
+}
+
+// fakeTopicOf is an empty topic on a broker of the test's own.
+func fakeTopicOf(t *testing.T, broker *brokertest.Broker, partitions int32) (topic string, at change) {
+	t.Helper()
+	topic = brokertest.Topic(t)
+	check(t, brokertest.CreateTopic(broker.Addrs(), topic, partitions))
 	return topic, func(c *ackpolicy.SubscriberConfig) { c.Kafka.Brokers = broker.Addrs() }
 }
 

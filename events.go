@@ -26,6 +26,11 @@ func (s *subscription) events() consumer.Events {
 			h.CommitFailed(CommitFailedEvent{topic, p, offset, attempt, err})
 		}
 	}
+	if h.Stalled != nil {
+		e.Stalled = func(topic string, p int32, s consumer.Stalled) {
+			h.Stalled(StalledEvent{topic, p, s.Offset, s.End, s.For, s.Reconnect})
+		}
+	}
 	if h.PositionReset != nil {
 		e.Reset = func(topic string, p int32, stored, start int64) {
 			h.PositionReset(PositionResetEvent{topic, p, stored, start})

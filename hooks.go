@@ -2,6 +2,7 @@ package ackpolicy
 
 import (
 	"errors"
+	"time"
 )
 
 // Hooks tell an application what happens to its records. Each may be nil. They are
@@ -22,6 +23,10 @@ type Hooks struct {
 	// Stuck: a bound has kept the partition paused for some seconds behind one
 	// record that is not settled, or because commits fail. Told once a record.
 	Stuck func(StuckEvent)
+	// Stalled: a partition that is not paused has got nothing for half a minute
+	// though the broker has records for it. Told once more when the
+	// subscription reconnects for it, half a minute later.
+	Stalled func(StalledEvent)
 	// Undecodable: the Unmarshaler refused a record. It is tried again with backoff.
 	Undecodable func(UndecodableEvent)
 	// PositionReset: the group's stored offset lay outside the log.
@@ -89,6 +94,16 @@ type StuckEvent struct {
 	Attempt   int
 	State     string // what it waits for, in words
 	Err       error  // why the commit fails; nil: it is the record that holds the partition
+}
+
+// StalledEvent is told by Hooks.Stalled.
+type StalledEvent struct {
+	Topic     string
+	Partition int32
+	Offset    int64         // the next to be read
+	End       int64         // of the partition
+	For       time.Duration // since it got something; in steps of 15 s
+	Reconnect bool          // the subscription reconnects
 }
 
 // UndecodableEvent is told by Hooks.Undecodable.

@@ -23,6 +23,7 @@ type Subscriber struct {
 	config   SubscriberConfig
 	logger   watermill.LoggerAdapter
 	upstream *kafka.Subscriber // creates topics and tells their ends
+	look     time.Duration     // of the watchdog; 0 but in tests
 
 	closing context.Context // ends with Close
 	close   context.CancelFunc
@@ -231,6 +232,7 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		CommitEach:       !c.Kafka.OverwriteSaramaConfig.Consumer.Offsets.AutoCommit.Enable,
 		DrainTimeout:     c.DrainTimeout,
 		ReconnectSleep:   max(10*time.Millisecond, c.Kafka.ReconnectRetrySleep), // NoSleep is negative
+		Look:             s.sub.look,
 		Tracer:           c.Kafka.Tracer,
 		NewTask:          s.newTask,
 		Events:           s.events(),

@@ -43,6 +43,7 @@ type Claim struct {
 	part      *partition.Partition[*sarama.ConsumerMessage]
 	logger    watermill.LoggerAdapter
 	pause     func(paused bool)
+	reconnect context.CancelCauseFunc // ends the session; the next has new connections
 
 	committer *commit.Committer // nil without a group
 	source    *commit.Source
@@ -63,7 +64,8 @@ type Claim struct {
 	letters letters
 
 	paused  bool
-	quitted bool // quit is closed
+	resting atomic.Bool // paused, for the watchdog
+	quitted bool        // quit is closed
 	held    held
 }
 
@@ -75,7 +77,8 @@ type claimStart struct {
 	committer *commit.Committer
 	side      sarama.Client
 	pause     func(paused bool)
-	ctx       context.Context // for its values
+	reconnect context.CancelCauseFunc // ends the session; the next has new connections
+	ctx       context.Context         // for its values
 }
 
 func (s *shared) newClaim(start claimStart) *Claim {
@@ -83,6 +86,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 	c := &Claim{
 		shared: s, topic: start.topic, partition: start.partition,
 		pause:     start.pause,
+		reconnect: start.reconnect,
 		committer: start.committer,
 		reader:    reread.New(start.side, start.topic, start.partition),
 		draining:  make(chan struct{}),
@@ -136,6 +140,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	opened := c.open(opening)
 	defer opened.Wait()
 	defer cancel() // first: the start may never be stored
+	c.slots.Go(c.watchdog)
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	defer timer.Stop()
@@ -177,6 +182,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 		default:
 			c.paused, c.held = false, held{}
 			c.pause(false)
+			c.resting.Store(false)
 		}
 		switch {
 		case c.paused && !paused:
@@ -301,6 +307,7 @@ hold:
 		return
 	}
 	c.paused = true
+	c.resting.Store(true)
 	c.pause(true)
 	c.part.ArmLow(lowMark)
 }

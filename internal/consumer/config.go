@@ -50,6 +50,7 @@ type Config struct {
 	CommitEach       bool // commit at every ack
 	DrainTimeout     time.Duration
 	ReconnectSleep   time.Duration
+	Look             time.Duration // of the watchdog; 0: 15 s
 
 	// NewTask makes what a slot carries a record with.
 	NewTask func() Task
@@ -79,6 +80,7 @@ type Events struct {
 	CommitFailed func(topic string, partition int32, offset int64, err error, attempt int)
 	Released     func(topic string, partition int32, r Released)
 	Stuck        func(topic string, partition int32, s Stuck)
+	Stalled      func(topic string, partition int32, s Stalled)
 }
 
 // Released is how an assignment ended.
@@ -101,7 +103,8 @@ type shared struct {
 
 	claimsMu sync.Mutex
 	claims   map[*Claim]struct{}
-	left     chan struct{} // closed, and made anew, as a claim leaves
+	left     chan struct{}   // closed, and made anew, as a claim leaves
+	stalls   map[int32]int64 // where a partition's watchdog had us reconnect
 
 	evicting  sync.Mutex
 	evictNext time.Time // guarded by evicting

@@ -15,6 +15,8 @@ import (
 
 // consumeGroup is a member of the group until ctx ends or the membership fails.
 func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
+	ctx, reconnect := context.WithCancelCause(ctx)
+	defer reconnect(nil)
 	group, err := sarama.NewConsumerGroupFromClient(s.cfg.Group, c.fetch)
 	if err != nil {
 		return err
@@ -27,7 +29,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	})
 	defer errs.Wait()
 
-	h := &groupHandler{s: s, clients: c, group: group}
+	h := &groupHandler{s: s, clients: c, group: group, reconnect: reconnect}
 	var handler sarama.ConsumerGroupHandler = h
 	if s.cfg.Tracer != nil {
 		handler = s.cfg.Tracer.WrapConsumerGroupHandler(handler)
@@ -43,6 +45,9 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 			wait.For(wait.Backoff(short-2, 100*time.Millisecond, 5*time.Second), ctx.Done())
 		}
 	}
+	if errors.Is(context.Cause(ctx), errStalled) {
+		err = errors.Join(err, errStalled)
+	}
 	// Close leaves the group; only after Consume, or it swallows every error.
 	if closeErr := group.Close(); closeErr != nil {
 		err = errors.Join(err, closeErr)
@@ -55,6 +60,7 @@ type groupHandler struct {
 	s         *Subscription
 	clients   *clients
 	group     sarama.ConsumerGroup
+	reconnect context.CancelCauseFunc
 	committer *commit.Committer
 }
 
@@ -102,6 +108,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		committer: h.committer,
 		side:      h.clients.side,
 		ctx:       s.values,
+		reconnect: h.reconnect,
 		pause: func(paused bool) {
 			tp := map[string][]int32{topic: {partition}}
 			if paused {

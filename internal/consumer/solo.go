@@ -20,14 +20,14 @@ func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []
 	if s.cfg.Tracer != nil {
 		wrapped = s.cfg.Tracer.WrapConsumer(consumer)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var claims sync.WaitGroup
 	for _, p := range partitions {
 		claims.Go(func() {
 			// One partition that ends is a reason to start anew for all.
-			defer cancel()
-			if err := s.consumePartition(ctx, c, wrapped, p); err != nil {
+			defer cancel(nil)
+			if err := s.consumePartition(ctx, cancel, c, wrapped, p); err != nil {
 				s.logError("Cannot consume partition", fmt.Errorf("topic %s, partition %d: %w", s.cfg.Topic, p, err))
 			}
 		})
@@ -37,10 +37,13 @@ func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []
 	if ctx.Err() != nil && s.closingNow() {
 		return err
 	}
+	if errors.Is(context.Cause(ctx), errStalled) {
+		return errors.Join(errStalled, err)
+	}
 	return errors.Join(errors.New("a partition's reader ended"), err)
 }
 
-func (s *Subscription) consumePartition(ctx context.Context, c *clients, consumer sarama.Consumer, p int32) error {
+func (s *Subscription) consumePartition(ctx context.Context, reconnect context.CancelCauseFunc, c *clients, consumer sarama.Consumer, p int32) error {
 	topic := s.cfg.Topic
 	s.mu.Lock()
 	from, resumed := s.positions[p]
@@ -70,8 +73,9 @@ func (s *Subscription) consumePartition(ctx context.Context, c *clients, consume
 	})
 	claim := s.shared.newClaim(claimStart{
 		topic: topic, partition: p, offset: from, stored: true,
-		side: c.side,
-		ctx:  s.values,
+		side:      c.side,
+		reconnect: reconnect,
+		ctx:       s.values,
 		pause: func(paused bool) {
 			if paused {
 				pc.Pause()

@@ -34,7 +34,7 @@ type Subscription struct {
 // subscription ends with ctx, whose values messages inherit, or with closing.
 func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	s := &Subscription{
-		shared:    &shared{cfg: &cfg, claims: map[*Claim]struct{}{}, left: make(chan struct{})},
+		shared:    &shared{cfg: &cfg, claims: map[*Claim]struct{}{}, left: make(chan struct{}), stalls: map[int32]int64{}},
 		values:    ctx,
 		closing:   make(chan struct{}),
 		done:      make(chan struct{}),

@@ -44,6 +44,13 @@ func (p *Partition[R]) Load() Load {
 	}
 }
 
+// Next answers the offset behind the last record pushed.
+func (p *Partition[R]) Next() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lastOffset() + 1
+}
+
 // ArmLow asks for Work.Low once, as soon as at most n records are ready and
 // none is held back. If that is so already it asks for nothing.
 func (p *Partition[R]) ArmLow(n int) {

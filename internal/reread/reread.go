@@ -4,7 +4,6 @@ package reread
 
 import (
 	"errors"
-	"math"
 
 	"github.com/IBM/sarama"
 )
@@ -76,21 +75,9 @@ func (r *Reader) fetch(offset int64) (records map[int64]*sarama.ConsumerMessage,
 	if err != nil {
 		return nil, false, err
 	}
-	config := r.client.Config()
-	// From version 3 on the first batch comes whole, however large.
-	request := &sarama.FetchRequest{MaxBytes: math.MaxInt32, SessionEpoch: -1, Version: 4}
-	switch {
-	case config.Version.IsAtLeast(sarama.V2_1_0_0):
-		request.Version = 10 // zstd
-	case config.Version.IsAtLeast(sarama.V1_1_0_0):
-		request.Version = 7
-	}
-	request.AddBlock(r.topic, r.partition, offset, config.Consumer.Fetch.Default, -1)
-	response, err := leader.Fetch(request)
+	response, err := leader.Fetch(r.request(offset))
 	if err != nil {
-		_ = leader.Close()
-		_ = r.client.RefreshMetadata(r.topic)
-		return nil, false, err
+		return nil, false, r.lost(leader, err)
 	}
 	block := response.GetBlock(r.topic, r.partition)
 	switch {

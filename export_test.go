@@ -1,0 +1,6 @@
+package ackpolicy
+
+import "time"
+
+// LookEvery shortens the time between two looks of the watchdog.
+func (s *Subscriber) LookEvery(d time.Duration) { s.look = d }
