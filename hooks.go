@@ -29,7 +29,8 @@ type Hooks struct {
 	Stalled func(StalledEvent)
 	// Undecodable: the Unmarshaler refused a record. It is tried again with backoff.
 	Undecodable func(UndecodableEvent)
-	// PositionReset: the group's stored offset lay outside the log.
+	// PositionReset: the offset to go on from, the group's stored one or the one
+	// reached, lay outside the log. With Start above Stored the records between them are lost.
 	PositionReset func(PositionResetEvent)
 	// Buried: a dead letter was stored, or not: then it is tried again.
 	Buried func(BuriedEvent)
@@ -119,7 +120,7 @@ type UndecodableEvent struct {
 type PositionResetEvent struct {
 	Topic     string
 	Partition int32
-	Stored    int64 // the group's offset before
+	Stored    int64 // the offset before; -1: the group could not be asked
 	Start     int64 // the one it goes on from, by Consumer.Offsets.Initial
 }
 

@@ -55,6 +55,22 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	return err
 }
 
+// storedPatience is how long a claim without a position of its own asks what the
+// group has stored. Others on the same broker wait meanwhile.
+const storedPatience = 10 * time.Second
+
+// reset tells that the records from stored on, -1 if that is not known, do not come.
+func (s *Subscription) reset(topic string, p int32, stored, start int64, err error) {
+	text := "The offset to go on from lies outside the partition's log: position reset"
+	if stored < 0 {
+		text = "The group's stored offset is not known, it may lie outside the partition's log: position reset"
+	}
+	s.cfg.Logger.Error(text, err, watermill.LogFields{"kafka_partition": p, "stored_offset": stored, "new_offset": start})
+	if s.cfg.Events.Reset != nil {
+		s.cfg.Events.Reset(topic, p, stored, start)
+	}
+}
+
 // groupHandler is one membership of the group.
 type groupHandler struct {
 	s         *Subscription
@@ -136,7 +152,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 
 // start answers the offset the claim reads from, and whether the group has it stored.
 func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (int64, bool) {
-	topic, partition := claim.Topic(), claim.Partition()
+	s, topic, partition := h.s, claim.Topic(), claim.Partition()
 	if offset := claim.InitialOffset(); offset >= 0 {
 		return offset, true
 	}
@@ -147,17 +163,16 @@ func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.C
 		// Not reached: ConsumePartition asks for both ends before it returns.
 		offset = 0
 	}
-	ctx, cancel := context.WithTimeout(session.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(session.Context(), storedPatience)
 	defer cancel()
-	stored, err := commit.Stored(ctx, h.clients.side, h.s.cfg.Group, topic, partition)
-	if err == nil && stored >= 0 && stored != offset {
-		h.s.cfg.Logger.Error("The group's stored offset lies outside the partition's log: position reset",
-			sarama.ErrOffsetOutOfRange, watermill.LogFields{
-				"kafka_partition": partition, "stored_offset": stored, "new_offset": offset,
-			})
-		if h.s.cfg.Events.Reset != nil {
-			h.s.cfg.Events.Reset(topic, partition, stored, offset)
-		}
+	ctx, closing := s.untilClosing(ctx)
+	defer closing()
+	stored, err := commit.Stored(ctx, h.clients.side, s.cfg.Group, topic, partition)
+	switch {
+	case err != nil && !s.closingNow() && session.Context().Err() == nil:
+		s.reset(topic, partition, -1, offset, err)
+	case err == nil && stored >= 0 && stored != offset:
+		s.reset(topic, partition, stored, offset, sarama.ErrOffsetOutOfRange)
 	}
 	return offset, false
 }

@@ -52,7 +52,9 @@ func (s *Subscription) consumePartition(ctx context.Context, reconnect context.C
 		from = s.cfg.Sarama.Consumer.Offsets.Initial
 	}
 	pc, err := consumer.ConsumePartition(topic, p, from)
-	if resumed && errors.Is(err, sarama.ErrOffsetOutOfRange) {
+	reached := from
+	reset := resumed && errors.Is(err, sarama.ErrOffsetOutOfRange)
+	if reset {
 		from = s.cfg.Sarama.Consumer.Offsets.Initial
 		pc, err = consumer.ConsumePartition(topic, p, from)
 	}
@@ -61,6 +63,9 @@ func (s *Subscription) consumePartition(ctx context.Context, reconnect context.C
 	}
 	if from < 0 {
 		from, _ = c.fetch.position(topic, p, from)
+	}
+	if reset {
+		s.reset(topic, p, reached, from, sarama.ErrOffsetOutOfRange)
 	}
 	if s.cfg.Tracer != nil {
 		pc = s.cfg.Tracer.WrapPartitionConsumer(pc)

@@ -210,6 +210,23 @@ func (s *Subscription) logError(msg string, err error) {
 	s.cfg.Logger.Error(msg, err, nil)
 }
 
+// untilClosing ends ctx when the subscription closes.
+func (s *Subscription) untilClosing(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-s.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		cancel()
+		watch.Wait()
+	}
+}
+
 func isCooperative(cfg *sarama.Config) bool {
 	rebalance := &cfg.Consumer.Group.Rebalance
 	strategies := rebalance.GroupStrategies

@@ -1,0 +1,103 @@
+package ackpolicy_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// Retention passes a consumer that is too slow: what was lost is told, and the configured reset honoured, with a group
+// and without one.
+func TestRetentionPassesTheConsumer(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		group   bool
+		initial int64
+	}{
+		"group, oldest":    {true, sarama.OffsetOldest},
+		"group, newest":    {true, sarama.OffsetNewest},
+		"no group, oldest": {false, sarama.OffsetOldest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// Small fetches and a small window: the consumer is in the middle when the log's start passes it.
+			const records, bound, trim = 400, 10, 390
+			topic := newTopic(t, 1)
+			for i := 0; i < records; i += 20 { // batches that a fetch can tell apart
+				produce(t, topic, 0, large(20, 5_000)...)
+			}
+			group := ""
+			if c.group {
+				group = brokertest.Group(t)
+			}
+			cfg := config(group, initial(c.initial), drainTimeout(2*time.Second))
+			if c.group && c.initial == sarama.OffsetNewest {
+				check(t, brokertest.ResetOffset(shared.Addrs(), group, topic, 0, 0))
+			}
+			cfg.MaxUncommitted = bound
+			cfg.Kafka.OverwriteSaramaConfig.Consumer.Fetch.Default = 100_000
+			cfg.Kafka.OverwriteSaramaConfig.ChannelBufferSize = 0
+			told := make(chan ackpolicy.PositionResetEvent, 10)
+			cfg.Hooks.PositionReset = func(e ackpolicy.PositionResetEvent) { told <- e }
+			release := make(chan struct{})
+			var first atomic.Int64
+			first.Store(-1)
+			s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+				if d.Offset() >= trim {
+					first.CompareAndSwap(-1, d.Offset())
+				}
+				if d.Offset() == 0 {
+					return until(msg.Context(), release)
+				}
+				return nil
+			}, ackpolicy.NackOnError.Middleware)
+			s.journal.wait(t, 1)
+			check(t, brokertest.DeleteRecords(shared.Addrs(), topic, 0, trim))
+			close(release)
+			start := int64(trim)
+			if c.initial == sarama.OffsetNewest {
+				start = records
+			}
+			e := await(t, "the hook", told)
+			if e.Topic != topic || e.Start != start || e.Stored < 1 || e.Stored >= trim {
+				t.Errorf("the hook was told %+v, want a start of %d", e, start)
+			}
+			if len(with(s.log.at("error"), "position reset", topic)) == 0 {
+				t.Errorf("not in the log: %v", s.log.at("error"))
+			}
+			produce(t, topic, 0, numbered(1)...)
+			eventually(t, "the last record", func() bool {
+				all := s.journal.all()
+				return all[len(all)-1].Offset() == records
+			})
+			s.stop()
+			if first.Load() != start {
+				t.Errorf("went on with %d, want %d", first.Load(), start)
+			}
+			handled := map[int64]bool{}
+			for _, d := range s.journal.all() {
+				handled[d.Offset()] = true
+			}
+			for offset := range int64(records) {
+				if lost := offset >= e.Stored && offset < e.Start; !handled[offset] && !lost {
+					t.Errorf("record %d was not delivered, and is not in the range that was told", offset)
+				}
+			}
+		})
+	}
+}
+
+// large makes records of a size.
+func large(n, size int) []brokertest.Record {
+	records := make([]brokertest.Record, n)
+	for i := range records {
+		records[i].Value = make([]byte, size)
+	}
+	return records
+}
