@@ -16,6 +16,7 @@ type Network struct {
 	conns map[*conn]struct{}
 	cut   bool
 	delay time.Duration
+	dials int
 }
 
 // Use makes the clients that have this configuration connect through the network.
@@ -26,6 +27,9 @@ func (n *Network) Use(cfg *sarama.Config) {
 
 // Dial connects, or is refused while the network is cut.
 func (n *Network) Dial(network, addr string) (net.Conn, error) {
+	n.mu.Lock()
+	n.dials++
+	n.mu.Unlock()
 	if n.isCut() {
 		return nil, refused(network)
 	}
@@ -86,6 +90,13 @@ func (n *Network) OpenConns() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.conns)
+}
+
+// Dials returns how often a client tried to connect.
+func (n *Network) Dials() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials
 }
 
 func (n *Network) isCut() bool {

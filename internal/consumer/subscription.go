@@ -138,7 +138,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 				sleep = s.cfg.ReconnectSleep
 			}
 		}
-		if !wait.For(sleep, ctx.Done()) {
+		if !wait.For(wait.Jitter(sleep), ctx.Done()) {
 			return
 		}
 		sleep = min(2*sleep, max(s.cfg.ReconnectSleep, 30*time.Second))

@@ -1,0 +1,290 @@
+package ackpolicy_test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// A member whose network stalls for longer than the session timeout has lost its partitions. What it settles then is
+// committed nowhere, least of all over the new owner's offset; it joins again and goes on.
+func TestSessionTimeout(t *testing.T) {
+	t.Parallel()
+	for protocol, rebalance := range protocols() {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			const records = 5
+			group, topic := brokertest.Group(t), newTopic(t, 1, numbered(records)...)
+			short := func(c *ackpolicy.SubscriberConfig) {
+				c.Kafka.OverwriteSaramaConfig.Consumer.Group.Session.Timeout = 2 * time.Second
+			}
+			network := &brokertest.Network{}
+			cfg := config(group, rebalance, short)
+			network.Use(cfg.Kafka.OverwriteSaramaConfig)
+			release := make(chan struct{})
+			stalled := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+				if d.Offset() == 1 {
+					return until(msg.Context(), release)
+				}
+				return nil
+			}, ackpolicy.NackOnError.Middleware)
+			stalled.journal.wait(t, 2)
+			waitCommitted(t, group, topic, 0, 1)
+			network.Delay(time.Hour)
+
+			owner := consume(t, config(group, rebalance, short), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
+				ackpolicy.NackOnError.Middleware)
+			owner.journal.wait(t, records-1)
+			waitCommitted(t, group, topic, 0, records)
+			close(release) // its commit is under way, of an offset below
+			d := stalled.journal.all()[1]
+			eventually(t, "its settlement, or its loss", func() bool { return d.Status() != ackpolicy.Pending })
+			network.Heal()
+			eventually(t, "a group of two", func() bool {
+				n, state, err := brokertest.Members(shared.Addrs(), group)
+				if stored, serr := brokertest.Committed(shared.Addrs(), group, topic, 0); serr == nil && stored < records {
+					t.Fatalf("the offset went back to %d", stored)
+				}
+				return err == nil && n == 2 && state == "Stable"
+			})
+			owner.stop()
+			produce(t, topic, 0, numbered(2)...)
+			waitCommitted(t, group, topic, 0, records+2)
+			stalled.stop()
+			names := stalled.journal.names()
+			if !slices.Contains(names, "5#1") || !slices.Contains(names, "6#1") {
+				t.Errorf("the member that was away did not go on: %v", names)
+			}
+		})
+	}
+}
+
+// Members that come and go faster than the group settles: nothing is lost, and none is handled twice.
+func TestRebalanceStorm(t *testing.T) {
+	t.Parallel()
+	for protocol, rebalance := range protocols() {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			const partitions, keys, joins = 4, 10, 6
+			group, topic := brokertest.Group(t), newTopic(t, partitions)
+			producer := startSteady(t, topic, partitions, 200, keys)
+			done := &ledger{}
+			member := func(i int) *service {
+				return consume(t, config(group, rebalance), topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
+					done.add(event{member: i, partition: d.Partition(), offset: d.Offset()})
+					<-time.After(time.Millisecond)
+					done.add(event{member: i, partition: d.Partition(), offset: d.Offset(), end: true})
+					return nil
+				}, ackpolicy.NackOnError.Middleware)
+			}
+			first := member(0)
+			eventually(t, "the first record", func() bool { return done.size() > 0 })
+			var members sync.WaitGroup
+			for i := range joins {
+				s := member(i + 1)
+				members.Go(func() {
+					<-time.After(time.Duration(i%3) * 150 * time.Millisecond)
+					s.stop()
+				})
+				<-time.After(100 * time.Millisecond)
+			}
+			members.Wait()
+			ends := producer.finish(t)
+			for p, end := range ends {
+				waitCommitted(t, group, topic, int32(p), end)
+			}
+			first.stop()
+			found := done.judge(ends, func(p int32, offset int64) string { return fmt.Sprint(p) })
+			if found.lost > 0 || found.twice > 0 {
+				t.Errorf("of %d records %d were lost, and %d handled twice:\n%v", found.records, found.lost, found.twice, found.faults)
+			}
+		})
+	}
+}
+
+// A static member that is back within the session timeout gets its partitions again, and the others notice nothing.
+func TestStaticMemberComesBack(t *testing.T) {
+	t.Parallel()
+	const partitions = 4
+	group, topic := brokertest.Group(t), newTopic(t, partitions)
+	var mu sync.Mutex
+	assigned := map[string][]int32{} // by member, in order
+	member := func(id string) *service {
+		cfg := config(group)
+		cfg.Kafka.OverwriteSaramaConfig.Consumer.Group.InstanceId = id
+		cfg.Kafka.OverwriteSaramaConfig.Consumer.Group.Session.Timeout = patience
+		cfg.Kafka.OverwriteSaramaConfig.Consumer.Group.Rebalance.Timeout = patience
+		cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) {
+			mu.Lock()
+			defer mu.Unlock()
+			assigned[id] = append(assigned[id], e.Partition)
+		}
+		return consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	}
+	got := func(id string, after int) []int32 {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Sorted(slices.Values(assigned[id][after:]))
+	}
+	a, b := member("a"), member("b")
+	var shareA, shareB []int32
+	eventually(t, "two partitions each", func() bool {
+		n, state, err := brokertest.Members(shared.Addrs(), group)
+		if err != nil || n != 2 || state != "Stable" || len(got("a", 0)) < 2 || len(got("b", 0)) < 2 {
+			return false
+		}
+		shareA, shareB = got("a", max(0, len(got("a", 0))-2)), got("b", max(0, len(got("b", 0))-2))
+		all := slices.Sorted(slices.Values(append(slices.Clone(shareA), shareB...)))
+		return slices.Equal(all, []int32{0, 1, 2, 3})
+	})
+	before, others := len(got("a", 0)), len(got("b", 0))
+	a.stop()
+	for p := range int32(partitions) {
+		produce(t, topic, p, numbered(1)...)
+	}
+	a = member("a")
+	for p := range int32(partitions) {
+		waitCommitted(t, group, topic, p, 1)
+	}
+	if again := got("a", before); !slices.Equal(again, shareA) {
+		t.Errorf("it had partitions %v, and got %v", shareA, again)
+	}
+	if n := len(got("b", 0)); n != others {
+		t.Errorf("the other member was assigned anew: %v", got("b", 0))
+	}
+	a.stop()
+	b.stop()
+}
+
+// The coordinator moves, the leaders move, the broker forgets the member: nothing is lost, and all is committed.
+func TestTheClusterMoves(t *testing.T) {
+	t.Parallel()
+	for name, move := range map[string]func(c *kfake.Cluster){
+		"coordinator": func(c *kfake.Cluster) { c.RehashCoordinators() },
+		"leaders":     func(c *kfake.Cluster) { c.ShufflePartitionLeaders() },
+		"membership lost": func(c *kfake.Cluster) {
+			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.UnknownMemberID})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const moves, each = 4, 25
+			broker := brokertest.NewFake(t, kfake.NumBrokers(3))
+			topic, at := fakeTopicOf(t, broker, 1)
+			group := brokertest.Group(t)
+			cfg := config(group, at)
+			cfg.Kafka.OverwriteSaramaConfig.Consumer.Retry.Backoff = 50 * time.Millisecond
+			s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			for i := range moves {
+				_, err := brokertest.Produce(broker.Addrs(), topic, 0, numbered(each)...)
+				check(t, err)
+				move(broker.Kfake())
+				check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, int64((i+1)*each), patience))
+			}
+			s.stop()
+			offsets := map[int64]bool{}
+			for _, d := range s.journal.all() {
+				offsets[d.Offset()] = true
+			}
+			if len(offsets) != moves*each {
+				t.Errorf("%d of %d records delivered", len(offsets), moves*each)
+			}
+		})
+	}
+}
+
+// Partitions that are added are consumed once the metadata tells of them, from their start with Initial: oldest.
+func TestPartitionsAdded(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), newTopic(t, 1, numbered(1)...)
+	cfg := config(group)
+	cfg.Kafka.OverwriteSaramaConfig.Metadata.RefreshFrequency = 200 * time.Millisecond
+	s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s.journal.wait(t, 1)
+	admin(t, shared, func(a sarama.ClusterAdmin) error { return a.CreatePartitions(topic, 3, nil, false) })
+	for p := range int32(3) {
+		produce(t, topic, p, numbered(2)...)
+	}
+	for p := range int32(3) {
+		waitCommitted(t, group, topic, p, []int64{3, 2, 2}[p])
+	}
+	s.stop()
+}
+
+// A topic that is deleted and made anew is read from its start; that is told.
+func TestTopicMadeAnew(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.NewFake(t) // and no other test waits for its topics meanwhile
+	topic, at := fakeTopic(t, broker, numbered(5)...)
+	group := brokertest.Group(t)
+	cfg := config(group, at, drainTimeout(time.Second))
+	cfg.Kafka.OverwriteSaramaConfig.Metadata.RefreshFrequency = 200 * time.Millisecond
+	cfg.Kafka.OverwriteSaramaConfig.Consumer.Retry.Backoff = 100 * time.Millisecond
+	s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 5, patience))
+	check(t, broker.Kfake().DeleteTopic(topic))
+	check(t, broker.Kfake().CreateTopic(topic, 1, nil))
+	_, err := brokertest.Produce(broker.Addrs(), topic, 0, numbered(3)...)
+	check(t, err)
+	eventually(t, "the new records", func() bool {
+		all := s.journal.all()
+		return len(all) >= 8 && all[len(all)-1].Offset() == 2
+	})
+	s.stop()
+	s.journal.want(t, "0#1", "1#1", "2#1", "3#1", "4#1", "0#1", "1#1", "2#1")
+	if len(s.log.at("error")) == 0 {
+		t.Error("nobody was told")
+	}
+}
+
+// Rights that are taken away stop a partition, with an error that says so; given back, it goes on without a loss.
+func TestRightsTakenAway(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]kfake.Fault{
+		"to the topic": {Keys: []kmsg.Key{kmsg.Fetch}, Err: kerr.TopicAuthorizationFailed},
+		"to the group": {Keys: []kmsg.Key{kmsg.Heartbeat, kmsg.JoinGroup, kmsg.OffsetCommit}, Err: kerr.GroupAuthorizationFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			broker := brokertest.NewFake(t)
+			topic, at := fakeTopic(t, broker, numbered(2)...)
+			group := brokertest.Group(t)
+			cfg := config(group, at)
+			cfg.Kafka.OverwriteSaramaConfig.Consumer.Retry.Backoff = 100 * time.Millisecond
+			s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 2, patience))
+			fault.Count = -1
+			refused := broker.Kfake().Fault(fault)
+			_, err := brokertest.Produce(broker.Addrs(), topic, 0, numbered(2)...)
+			check(t, err)
+			eventually(t, "an error that says so", func() bool { return len(with(s.log.at("error"), "not authorized")) > 0 })
+			if n := refused.Hits(); n > 200 {
+				t.Errorf("%d refused requests: a hot loop", n)
+			}
+			refused.Remove()
+			check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 4, patience))
+			s.stop()
+		})
+	}
+}
+
+func admin(t testing.TB, broker *brokertest.Broker, do func(sarama.ClusterAdmin) error) {
+	t.Helper()
+	cfg := sarama.NewConfig()
+	cfg.Version = sarama.V2_8_0_0
+	a, err := sarama.NewClusterAdmin(broker.Addrs(), cfg)
+	check(t, err)
+	check(t, do(a))
+	check(t, a.Close())
+}
