@@ -55,6 +55,28 @@ func TestCloseWithoutABroker(t *testing.T) {
 	}
 }
 
+// Handlers that end at once leave their time to the last commit: a coordinator that takes none for a while, since the
+// group waits for a member that is gone, does not make the next owner deliver again.
+func TestCloseCommitsForAsLongAsItMay(t *testing.T) {
+	t.Parallel()
+	const refused = 9 // some 4 s
+	broker := brokertest.NewFake(t)
+	topic, at := fakeTopic(t, broker, numbered(5)...)
+	group := brokertest.Group(t)
+	cfg := config(group, at, drainTimeout(5*time.Second))
+	cfg.CommitInterval = time.Hour // the last commit is all there is
+	var released ackpolicy.RevokedEvent
+	cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released = e }
+	s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s.journal.wait(t, 5)
+	fault := refuseCommits(broker, refused)
+	s.stop()
+	stored, err := brokertest.Committed(broker.Addrs(), group, topic, 0)
+	if err != nil || stored != 5 || released.Err != nil || fault.Hits() != refused {
+		t.Errorf("stored: %d, %v; released as %+v after %d refusals", stored, err, released, fault.Hits())
+	}
+}
+
 // Close ends in time though the position that the group starts from was never stored.
 func TestCloseBeforeTheStartIsStored(t *testing.T) {
 	t.Parallel()

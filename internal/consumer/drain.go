@@ -20,7 +20,8 @@ const readerPatience = time.Second
 // next owner. messages is read to its end, so that sarama is never held up.
 func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budget time.Duration) {
 	// What the handlers leave of their budget is the last commit's: amid a rebalance
-	// the group takes no commit before all its members have joined again.
+	// the group takes no commit before all its members, also one that is gone, have
+	// joined again or were given up.
 	deadline := time.Now().Add(budget + commitGrace - 2*time.Second)
 	discarded := make(chan struct{})
 	go func() {
