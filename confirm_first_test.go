@@ -140,10 +140,15 @@ func TestConfirmFirstNeverRunsTheUnconfirmed(t *testing.T) {
 	group := brokertest.Group(t)
 	fault := refuseCommits(broker, -1)
 	cfg := config(group, at, drainTimeout(200*time.Millisecond))
+	var released ackpolicy.RevokedEvent
+	cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released = e }
 	s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, confirmFirst)
 	eventually(t, "a refused commit", func() bool { return fault.Hits() > 0 })
 	s.stop()
 	s.journal.want(t)
+	if released.Offset != 0 || released.FirstLeft != 0 || released.Running != 1 {
+		t.Errorf("released as %+v, want record 0 left", released)
+	}
 	stored, err := brokertest.Committed(broker.Addrs(), group, topic, 0)
 	if err != nil || stored > 0 {
 		t.Errorf("stored: %d, %v", stored, err)

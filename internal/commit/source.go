@@ -101,9 +101,7 @@ func (s *Source) Open() {
 // dirty answers what is to be sent.
 func (s *Source) dirty() (partition.Mark, bool) {
 	mark := s.cfg.Mark()
-	if s.limit != nil && mark.Seq > s.limit.Seq {
-		mark = *s.limit
-	}
+	s.cut(&mark)
 	return mark, s.closed == nil && (!s.has || mark.Seq > s.stored)
 }
 
@@ -112,6 +110,21 @@ func (s *Source) Failure() error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	return s.failure
+}
+
+// Limit cuts a mark to what EndConfirms lets be sent; it answers whether it did.
+func (s *Source) Limit(mark *partition.Mark) bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.cut(mark)
+}
+
+func (s *Source) cut(mark *partition.Mark) bool {
+	if s.limit == nil || mark.Seq <= s.limit.Seq {
+		return false
+	}
+	*mark = *s.limit
+	return true
 }
 
 // Waiting tells, without a lock, whether somebody waits for a commit.

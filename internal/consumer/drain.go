@@ -52,6 +52,11 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 		ctx, cancel := context.WithDeadline(context.Background(), deadline)
 		released.Err = c.source.Flush(ctx)
 		cancel()
+		if mark := c.part.Mark(); c.source.Limit(&mark) {
+			// Acked by ConfirmFirst, and never sent: their handlers did not run.
+			released.Left.Running += int(c.part.Mark().Seq - mark.Seq)
+			released.Left.First, released.Committed = mark.Offset, mark.Offset
+		}
 		c.source.Close(cause)
 	}
 	c.slots.Wait()
