@@ -32,8 +32,13 @@ func TestCloseWithoutABroker(t *testing.T) {
 			network.Use(cfg.Kafka.OverwriteSaramaConfig)
 			released := make(chan ackpolicy.RevokedEvent, 2)
 			cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released <- e }
+			assigned := make(chan ackpolicy.AssignedEvent, 2)
+			cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { assigned <- e }
 			s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 			s.journal.wait(t, 5)
+			for range 2 {
+				await(t, "a partition", assigned)
+			}
 			fail(network)
 			wantClosed(t, s.stop, 300*time.Millisecond)
 			events := map[int32]ackpolicy.RevokedEvent{}
@@ -159,7 +164,8 @@ func wantClosed(t *testing.T, closes func(), drain time.Duration) {
 	t.Helper()
 	began := time.Now()
 	closes()
-	if took, bound := time.Since(began), drain+5*time.Second+500*time.Millisecond; took > bound {
-		t.Errorf("Close took %v, at most %v is promised", took, bound)
+	const busy = 2 * time.Second // what a machine with better things to do may add
+	if took, promised := time.Since(began), drain+5*time.Second; took > promised+busy {
+		t.Errorf("Close took %v, at most %v is promised", took, promised)
 	}
 }
