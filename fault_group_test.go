@@ -204,6 +204,24 @@ func TestTheClusterMoves(t *testing.T) {
 	}
 }
 
+// A group with members, and its offsets, cannot be deleted; to try does not disturb it.
+func TestGroupIsNotDeletedUnderItsMembers(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), newTopic(t, 1, numbered(2)...)
+	s := consume(t, config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	waitCommitted(t, group, topic, 0, 2)
+	admin(t, shared, func(a sarama.ClusterAdmin) error {
+		if a.DeleteConsumerGroup(group) == nil || a.DeleteConsumerGroupOffset(group, topic, 0) == nil {
+			t.Error("the group, or its offset, was deleted")
+		}
+		return nil
+	})
+	produce(t, topic, 0, numbered(2)...)
+	waitCommitted(t, group, topic, 0, 4)
+	s.stop()
+	s.journal.want(t, "0#1", "1#1", "2#1", "3#1")
+}
+
 // Partitions that are added are consumed once the metadata tells of them, from their start with Initial: oldest.
 func TestPartitionsAdded(t *testing.T) {
 	t.Parallel()

@@ -108,6 +108,7 @@ func (s letterSpec) consume() (err error) {
 	cfg := s.config()
 	cfg.Hooks.Buried = func(e ackpolicy.BuriedEvent) {
 		if e.Err == nil {
+			<-time.After(5 * cfg.CommitInterval) // a commit that does not wait for the letter would be stored by now
 			fmt.Println("stored", e.Offset)
 			select {}
 		}
