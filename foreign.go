@@ -14,6 +14,7 @@ import (
 // all there is to settle with is Watermill's own ack.
 type foreign struct {
 	logger    watermill.LoggerAdapter
+	ctx       context.Context // the message's as it came to the middleware; a Timeout inside leaves it an ended one
 	topic     string
 	partition int32
 	offset    int64
@@ -28,7 +29,7 @@ type foreign struct {
 // foreignDelivery puts a Delivery over the message into its context.
 func foreignDelivery(msg *message.Message, logger watermill.LoggerAdapter) *Delivery {
 	ctx := msg.Context()
-	f := &foreign{logger: logger, partition: -1, offset: -1, settled: make(chan struct{})}
+	f := &foreign{logger: logger, ctx: ctx, partition: -1, offset: -1, settled: make(chan struct{})}
 	f.topic = message.SubscribeTopicFromCtx(ctx)
 	// stock watermill-kafka tells these
 	if p, ok := kafka.MessagePartitionFromCtx(ctx); ok {
@@ -98,14 +99,13 @@ func (f *foreign) state(d *Delivery) Status {
 
 // wait returns once the message is settled, or why it will not be.
 func (f *foreign) wait(d *Delivery) error {
-	ctx := d.msg.Context()
 	select {
 	case <-f.settled:
 	case <-d.msg.Acked():
 	case <-d.msg.Nacked():
-	case <-ctx.Done():
+	case <-f.ctx.Done():
 		if f.state(d) == Pending { // some subscribers end the context with the ack
-			return fmt.Errorf("ackpolicy: message %s was not settled: %w", d.msg.UUID, context.Cause(ctx))
+			return fmt.Errorf("ackpolicy: message %s was not settled: %w", d.msg.UUID, context.Cause(f.ctx))
 		}
 	}
 	return nil
