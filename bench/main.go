@@ -1,6 +1,7 @@
 // Command bench runs this library beside its peers on one broker and prints a table.
 //
 //	scripts/kafka.sh run 4.3.0 -- go -C bench run . -case noop
+//	scripts/kafka.sh run 4.3.0 -- go -C bench run . parked
 //
 // Every consumer runs in a process of its own, in turn, several times. A figure is
 // the median of the runs, with the lowest and the highest beside it. The rate is
@@ -40,6 +41,9 @@ func main() {
 		}
 		return
 	}
+	if code, ok := runExperiment(); ok {
+		os.Exit(code)
+	}
 	if err := parent(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -64,6 +68,8 @@ func parent() error {
 	flag.Parse()
 	if *list {
 		printList()
+		fmt.Println()
+		printExperiments()
 		return nil
 	}
 	if flag.NArg() > 0 {

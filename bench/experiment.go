@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+)
+
+// experiment is a bench with flags and a verdict of its own: bench NAME [flags].
+type experiment struct {
+	name, about string
+	run         func(args []string) error
+	// child is the part that runs in a process of its own, if there is one. What it
+	// answers is handed back as JSON.
+	child func(spec []byte) (any, error)
+}
+
+func experiments() []experiment {
+	return []experiment{
+		{"parked", "200,000 records of 10 KB parked at once: memory, reading them again, order", runParked, parkedChild},
+	}
+}
+
+const childEnv, specEnv = "ACKPOLICY_BENCH_EXPERIMENT", "ACKPOLICY_BENCH_SPEC"
+
+// runExperiment runs what the command line, or the environment of a child, names.
+// It answers false where that is no experiment.
+func runExperiment() (code int, ok bool) {
+	name, isChild := os.LookupEnv(childEnv)
+	if !isChild {
+		if len(os.Args) < 2 {
+			return 0, false
+		}
+		name = os.Args[1]
+	}
+	all := experiments()
+	i := slices.IndexFunc(all, func(e experiment) bool { return e.name == name })
+	if i < 0 {
+		return 0, false
+	}
+	var err error
+	if isChild {
+		var answer any
+		if answer, err = all[i].child([]byte(os.Getenv(specEnv))); err == nil {
+			err = json.NewEncoder(os.Stdout).Encode(answer)
+		}
+	} else {
+		err = all[i].run(os.Args[2:])
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		return 1, true
+	}
+	return 0, true
+}
+
+func printExperiments() {
+	for _, e := range experiments() {
+		fmt.Printf("%-10s %s\n", e.name, e.about)
+	}
+}
+
+// brokersFromEnv answers the brokers of scripts/kafka.sh run.
+func brokersFromEnv() ([]string, error) {
+	brokers := os.Getenv("KAFKA_BROKERS")
+	if brokers == "" {
+		return nil, errors.New("KAFKA_BROKERS is not set: run through scripts/kafka.sh run 4.3.0 -- go -C bench run .")
+	}
+	return strings.Split(brokers, ","), nil
+}
+
+const readyLine = "ready"
+
+// ready tells the parent, from the child, that the measurement may begin.
+func ready() { fmt.Println(readyLine) }
+
+// inChild runs an experiment's child and answers its result. onReady, which may be
+// nil, is called in a goroutine of its own once the child says that it is ready.
+func inChild[R any](name string, spec any, timeout time.Duration, onReady func(ctx context.Context) error) (result R, err error) {
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return result, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return result, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, self)
+	cmd.Env = append(os.Environ(), childEnv+"="+name, specEnv+"="+string(text))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return result, err
+	}
+	if err := cmd.Start(); err != nil {
+		return result, err
+	}
+	began := make(chan error, 1)
+	waitFor := 0
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	var last []byte
+	for lines.Scan() {
+		if lines.Text() == readyLine {
+			if onReady != nil {
+				waitFor++
+				go func() { began <- onReady(ctx) }()
+			}
+			continue
+		}
+		last = slices.Clone(lines.Bytes())
+	}
+	err = errors.Join(lines.Err(), cmd.Wait())
+	if ctx.Err() != nil {
+		err = errors.Join(fmt.Errorf("not done after %v", timeout), err)
+	}
+	if err != nil {
+		cancel()
+	}
+	for range waitFor {
+		err = errors.Join(err, <-began)
+	}
+	if err != nil {
+		return result, err
+	}
+	return result, json.Unmarshal(last, &result)
+}
+
+// printTable prints lines of cells, the first one as a heading.
+func printTable(lines [][]string) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, l := range lines {
+		fmt.Fprintln(w, strings.Join(l, "\t"))
+	}
+	_ = w.Flush()
+}
+
+// verdict gathers what is to be kept, and what was not.
+type verdict struct{ broken []string }
+
+// want notes whether a bound holds, and prints it.
+func (v *verdict) want(holds bool, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if holds {
+		fmt.Println("ok:     ", text)
+		return
+	}
+	fmt.Println("BROKEN: ", text)
+	v.broken = append(v.broken, text)
+}
+
+func (v *verdict) err() error {
+	if len(v.broken) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of the bounds broken", len(v.broken))
+}
+
+// middle is the median.
+func middle(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	if n%2 == 1 {
+		return sorted[n/2]
+	}
+	return (sorted[n/2-1] + sorted[n/2]) / 2
+}
+
+// spread is the median with the lowest and the highest beside it.
+func spread(values []float64, format string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format+" ("+format+"–"+format+")", middle(values), slices.Min(values), slices.Max(values))
+}
+
+// errorLogger logs errors only.
+func errorLogger() watermill.LoggerAdapter {
+	return &watermill.StdLoggerAdapter{ErrorLogger: log.New(os.Stderr, "", log.LstdFlags|log.Lmicroseconds)}
+}
+
+// memoryOf answers a process's resident memory now and at its peak, in bytes.
+func memoryOf(pid string) (now, peak int64) {
+	text, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		return 0, 0 // not on this system
+	}
+	for line := range strings.Lines(string(text)) {
+		var kib int64
+		if _, err := fmt.Sscanf(line, "VmRSS: %d kB", &kib); err == nil {
+			now = kib << 10
+		}
+		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kib); err == nil {
+			peak = kib << 10
+		}
+	}
+	return now, peak
+}
+
+// liveHeap is the heap in use after a collection.
+func liveHeap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
