@@ -29,6 +29,7 @@ type experiment struct {
 
 func experiments() []experiment {
 	return []experiment{
+		{"soak", "random outcomes, restarts and kills for as long as is wanted: fates, order, memory", runSoak, soakMemberMain},
 		{"parked", "200,000 records of 10 KB parked at once: memory, reading them again, order", runParked, parkedChild},
 	}
 }
@@ -194,6 +195,26 @@ func spread(values []float64, format string) string {
 // errorLogger logs errors only.
 func errorLogger() watermill.LoggerAdapter {
 	return &watermill.StdLoggerAdapter{ErrorLogger: log.New(os.Stderr, "", log.LstdFlags|log.Lmicroseconds)}
+}
+
+// errorLoggerWithout is errorLogger without the lines of one message.
+func errorLoggerWithout(message string) watermill.LoggerAdapter {
+	return quietLogger{errorLogger(), message}
+}
+
+type quietLogger struct {
+	watermill.LoggerAdapter
+	without string
+}
+
+func (l quietLogger) Error(msg string, err error, fields watermill.LogFields) {
+	if msg != l.without {
+		l.LoggerAdapter.Error(msg, err, fields)
+	}
+}
+
+func (l quietLogger) With(fields watermill.LogFields) watermill.LoggerAdapter {
+	return quietLogger{l.LoggerAdapter.With(fields), l.without}
 }
 
 // memoryOf answers a process's resident memory now and at its peak, in bytes.

@@ -10,16 +10,16 @@ import (
 // What soakEvents tell. Members write them into one pipe, each with a single
 // write and before they go on: so they come in the order in which things happened.
 const (
-	evStart    = iota + 1 // a handler begins; A: attempt, B: key
-	evEnd                 // it is about to return; A: intent, B: key
-	evSettled             // A: status
-	evBuried              // the dead letter is stored
-	evAssigned            // Offset: the first record to come
-	evReleased            // Offset: the watermark; A: released* bits
-	evCommitted           // Offset: the next record to be read
-	evKilled              // of the parent: the member's process is gone
-	evSample              // Offset: heap, A: resident bytes, B: goroutines
-	evFault               // a member saw something that must not be; A: which, see soakFaults
+	evStart     = iota + 1 // a handler begins; A: attempt, B: key
+	evEnd                  // it is about to return; A: intent, B: key
+	evSettled              // A: status
+	evBuried               // the dead letter is stored
+	evAssigned             // Offset: the first record to come
+	evReleased             // Offset: the watermark; A: released* bits
+	evCommitted            // Offset: the next record to be read
+	evKilled               // of the parent: the member's process is gone
+	evSample               // Offset: heap, A: resident bytes, B: goroutines
+	evFault                // a member saw something that must not be; A: which, see soakFaults
 )
 
 // Intents of evEnd.
@@ -78,9 +78,9 @@ type judge struct {
 	partitions []*soakPartition
 
 	deliveries, settled, rejected, repeatedKill, repeatedLeft int64
-	kills, releases                                          int
-	violations                                               int
-	examples                                                 []string
+	kills, releases                                           int
+	violations                                                int
+	examples                                                  []string
 
 	owed  map[soakRecord]bool // rejected, its letter not seen
 	early map[soakRecord]int  // letters seen before their reject, or too many
@@ -99,7 +99,6 @@ type soakPartition struct {
 	committed int64
 	promised  int64 // the next owner must not begin below
 	killed    bool  // the last owner was
-	begun     bool
 	open      map[int64]*fate
 	keys      map[int64]*keyState
 	buried    [64]int64 // the last ones: see released
@@ -354,7 +353,7 @@ func (j *judge) assigned(p *soakPartition, e soakEvent) {
 		j.repeatedLeft += repeated
 	}
 	p.low = min(p.low, e.Offset)
-	p.owner, p.killed, p.begun = int(e.Member), false, true
+	p.owner, p.killed = int(e.Member), false
 	p.epoch++
 }
 

@@ -14,13 +14,17 @@ import (
 
 // newTopic makes an empty topic; its name is unique.
 func newTopic(brokers []string, name string, partitions int) (string, error) {
+	topic := fmt.Sprintf("%s-%d", name, time.Now().UnixNano())
+	return topic, createTopic(brokers, topic, partitions)
+}
+
+func createTopic(brokers []string, topic string, partitions int) error {
 	admin, err := sarama.NewClusterAdmin(brokers, sarama.NewConfig())
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer admin.Close()
-	topic := fmt.Sprintf("%s-%d", name, time.Now().UnixNano())
-	return topic, admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: int32(partitions), ReplicationFactor: 1}, false)
+	return admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: int32(partitions), ReplicationFactor: 1}, false)
 }
 
 func newProducer(brokers []string, opts ...kgo.Opt) (*kgo.Client, error) {
