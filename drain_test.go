@@ -2,6 +2,7 @@ package ackpolicy_test
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -61,6 +62,50 @@ func TestDrainLeavesNoHoles(t *testing.T) {
 	await(t, "record 2", b)
 	s.stop()
 	wantCommitted(t, group, topic, 0, 3)
+}
+
+// The same while a handler waits for a commit that cannot come before that record: a Router that closes starts no handler
+// before those that run have ended, so the wait has to end first.
+func TestDrainLeavesNoHolesBelowAWait(t *testing.T) {
+	t.Parallel()
+	for name, mw := range map[string]message.HandlerMiddleware{
+		"AckSync": ackpolicy.Manual.Middleware, "ConfirmFirst": confirmFirst,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			group, topic := brokertest.Group(t), newTopic(t, 1, keyed("a", "a", "b")...)
+			b := make(chan struct{})
+			opened := sync.OnceFunc(func() { close(b) })
+			cfg := config(group, ordering(ackpolicy.OrderByKey, 2))
+			cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
+				if e.Offset == 2 {
+					opened()
+				}
+			}
+			var released ackpolicy.RevokedEvent
+			cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released = e }
+			s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+				if d.Offset() == 0 { // holds record 1, of the same key
+					if err := until(msg.Context(), d.Draining()); err != nil {
+						return err
+					}
+				}
+				return d.AckSync(msg.Context())
+			}, mw)
+			await(t, "the ack of record 2", b)
+			s.stop()
+			if released.TimedOut {
+				t.Errorf("released as %+v", released)
+			}
+			waitCommitted(t, group, topic, 0, released.Offset)
+			if name == "AckSync" {
+				if names := s.journal.names(); len(names) != 3 || names[2] != "1#1" {
+					t.Errorf("deliveries: got %v, want 1#1 last", names)
+				}
+				wantCommitted(t, group, topic, 0, 3)
+			}
+		})
+	}
 }
 
 // Cooperative: the group is a generation ahead of the session while sarama's rejoin waits to try again, 2 s by

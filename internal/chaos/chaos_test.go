@@ -83,6 +83,7 @@ func run(t *testing.T, length time.Duration, graceful bool) {
 				one(t, spec, schedule)
 			})
 			if *stock {
+				spec := spec
 				spec.Stock = true
 				t.Run(fmt.Sprintf("seed %d %s stock", seed, protocol), func(t *testing.T) {
 					t.Parallel()

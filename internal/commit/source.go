@@ -219,6 +219,15 @@ func (s *Source) Flush(ctx context.Context) error {
 	return s.Wait(ctx, mark.Seq-1)
 }
 
+// EndWaits ends the waits of Wait. What they wait for is still sent.
+func (s *Source) EndWaits(cause error) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.serve(func(w *waiter) (error, bool) {
+		return s.notStored(w, cause), !w.start && !w.confirm
+	})
+}
+
 // EndConfirms ends the waits of Confirm: the drain's time is up. What was never
 // sent for them is not sent any more, so those records are left to the next owner.
 func (s *Source) EndConfirms(cause error) {

@@ -94,10 +94,11 @@ type Released struct {
 
 // shared is what the claims of a subscription have in common.
 type shared struct {
-	cfg   *Config
-	bytes atomic.Int64
-	late  atomic.Bool
-	limit *partition.Limit
+	cfg     *Config
+	closing chan struct{} // closed at the beginning of the end
+	bytes   atomic.Int64
+	late    atomic.Bool
+	limit   *partition.Limit
 
 	offering atomic.Int32 // messages of draining partitions that nobody has taken yet
 
@@ -108,6 +109,22 @@ type shared struct {
 
 	evicting  sync.Mutex
 	evictNext time.Time // guarded by evicting
+}
+
+func newShared(cfg *Config) *shared {
+	return &shared{
+		cfg: cfg, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
+		stalls: map[int32]int64{},
+	}
+}
+
+func (s *shared) closingNow() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
 }
 
 // evict pushes waiting records out of memory until the subscription is a

@@ -12,7 +12,8 @@ import (
 const commitGrace = 5 * time.Second
 
 // readerPatience is how long a drain offers messages to an application that has
-// none in work: it may have stopped to read.
+// none in work: it may have stopped to read. So long it lets handlers wait, too,
+// for the commit of a record that the application does not begin to handle.
 const readerPatience = time.Second
 
 // drain ends the assignment: nothing more is handed out, handlers in flight
@@ -32,7 +33,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	drained, w := c.part.Stop()
 	close(c.draining)
 	c.do(w)
-	timedOut := c.awaitDrained(drained, budget)
+	timedOut := c.awaitDrained(drained, cause, budget)
 	if timedOut && c.source != nil {
 		c.source.EndConfirms(cause)
 	}
@@ -71,12 +72,12 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 }
 
 // awaitDrained answers whether the budget was up before.
-func (c *Claim) awaitDrained(drained <-chan struct{}, budget time.Duration) (timedOut bool) {
+func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.Duration) (timedOut bool) {
 	timer := time.NewTimer(budget)
 	defer timer.Stop()
 	look := time.NewTicker(readerPatience / 2)
 	defer look.Stop()
-	for idle := 0; ; {
+	for idle, stuck := 0, 0; ; {
 		select {
 		case <-drained:
 			return false
@@ -93,6 +94,22 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, budget time.Duration) (tim
 				c.part.GiveUp()
 				close(c.quit)
 			}
+			if stuck++; !c.waitsForLast() {
+				stuck = 0
+			}
+			if stuck == 2 {
+				stuck = 0
+				c.source.EndConfirms(cause)
+				c.source.EndWaits(cause)
+			}
 		}
 	}
+}
+
+// waitsForLast tells whether a handler waits for a commit that has to wait for a
+// record which is not handled yet. Watermill's Router, once it closes, starts no
+// handler before those that run have ended: that handler must end first.
+func (c *Claim) waitsForLast() bool {
+	load := c.part.Load()
+	return c.closingNow() && load.Waiting > 0 && load.Last
 }

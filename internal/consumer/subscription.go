@@ -23,8 +23,7 @@ type Subscription struct {
 	dialer      *dial.Dialer
 	cooperative bool
 
-	closing chan struct{} // closed at the beginning of the end
-	done    chan struct{}
+	done chan struct{}
 
 	mu        sync.Mutex
 	positions map[int32]int64 // without a group: where each partition goes on
@@ -34,9 +33,8 @@ type Subscription struct {
 // subscription ends with ctx, whose values messages inherit, or with closing.
 func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	s := &Subscription{
-		shared:    &shared{cfg: &cfg, claims: map[*Claim]struct{}{}, left: make(chan struct{}), stalls: map[int32]int64{}},
+		shared:    newShared(&cfg),
 		values:    ctx,
-		closing:   make(chan struct{}),
 		done:      make(chan struct{}),
 		positions: map[int32]int64{},
 	}
@@ -59,15 +57,6 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 
 // Done is closed once nothing of the subscription runs any more.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
-
-func (s *Subscription) closingNow() bool {
-	select {
-	case <-s.closing:
-		return true
-	default:
-		return false
-	}
-}
 
 // open connects; the end of ctx interrupts it, and cuts the subscription off for good.
 func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {

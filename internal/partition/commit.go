@@ -30,6 +30,8 @@ type Load struct {
 	Blocked   bool // MaxUncommitted holds records back
 	Running   int  // unfinished deliveries
 	Unsettled int  // records from the oldest unsettled one on
+	Waiting   int  // unfinished deliveries that wait for a commit
+	Last      bool // stopped, and a record below a settled one is not handled yet
 
 	Uncommitted int // records below the watermark that no confirmed commit covers
 }
@@ -41,6 +43,7 @@ func (p *Partition[R]) Load() Load {
 	return Load{
 		Ready: p.nready, Blocked: p.admitted != p.tail, Running: p.nrunning,
 		Unsettled: int(p.tail - p.head), Uncommitted: int(p.head - p.committed),
+		Waiting: p.nwaiting, Last: p.lastLeft(),
 	}
 }
 
@@ -49,6 +52,19 @@ func (p *Partition[R]) Next() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lastOffset() + 1
+}
+
+func (p *Partition[R]) lastLeft() bool {
+	if !p.stopped {
+		return false
+	}
+	for d := p.running.first; d != nil; d = d.next {
+		if d.last {
+			return true
+		}
+	}
+	_, ok := p.hole()
+	return ok
 }
 
 // ArmLow asks for Work.Low once, as soon as at most n records are ready and
