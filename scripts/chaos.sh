@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The long form of the chaos suite (docs/chaos.md) on a real Kafka of its own, all seeds at once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+	cat <<'USAGE'
+usage: scripts/chaos.sh [--seeds 1,2,3,4,5] [--for 10m] [--protocol eager|cooperative] [--kafka VERSION] [--out DIR] [--no-stock]
+
+Runs each seed with both protocols, and watermill-kafka's own Subscriber through the same schedules. The summaries go to
+DIR/summaries.txt, violations to DIR/chaos.log, and the ledgers of all members stay in DIR. The default DIR is ./chaos-out.
+USAGE
+}
+
+seeds=1,2,3,4,5 length=10m kafka=4.3.0 out=chaos-out args=(-chaos-stock)
+while (($#)); do
+	case $1 in
+	--seeds) seeds=$2 && shift ;;
+	--for) length=$2 && shift ;;
+	--protocol) args+=(-chaos-protocol "$2") && shift ;;
+	--kafka) kafka=$2 && shift ;;
+	--out) out=$2 && shift ;;
+	--no-stock) args=("${args[@]/-chaos-stock/-chaos-stock=false}") ;;
+	*)
+		usage
+		[[ $1 == --help ]] && exit 0 || exit 2
+		;;
+	esac
+	shift
+done
+
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+go test -c -o "$out/chaos.test" ./internal/chaos
+status=0
+scripts/kafka.sh run "$kafka" -- "$out/chaos.test" -test.run '^TestChaos$' -test.v -test.parallel 32 -test.timeout 2h \
+	-chaos-seed "$seeds" -chaos-for "$length" -chaos-out "$out/summaries.txt" -chaos-keep "$out" "${args[@]}" \
+	>"$out/chaos.log" 2>&1 || status=$?
+cat "$out/summaries.txt"
+((status == 0)) || echo "violations, or a run that failed: see $out/chaos.log" >&2
+exit "$status"
