@@ -1,0 +1,192 @@
+package ackpolicy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
+	"github.com/sony/gobreaker"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+)
+
+// The code that docs/middlewares.md shows is in here: TestPageShowsExamples sees to it.
+
+// A signal is no failure: it is not retried.
+func ExampleIsSignal_retry() {
+	retry := middleware.Retry{
+		MaxRetries:          3,
+		InitialInterval:     100 * time.Millisecond,
+		MaxInterval:         time.Second,
+		Multiplier:          2,
+		ResetContextOnRetry: true, // else the second try has the ended context of a Timeout inside
+		ShouldRetry:         func(p middleware.RetryParams) bool { return !ackpolicy.IsSignal(p.Err) },
+	}
+
+	calls := 0
+	h := ackpolicy.NackOnError.Middleware(retry.Middleware(func(*message.Message) ([]*message.Message, error) {
+		calls++
+		return nil, fmt.Errorf("order 7: %w", ackpolicy.ErrReject)
+	}))
+	_, err := h(message.NewMessage("7", nil))
+	fmt.Println("calls:", calls, "error:", err)
+	// Output: calls: 1 error: <nil>
+}
+
+// A failure goes to the poison queue; a signal does not.
+func ExampleIsSignal_poisonQueue() {
+	publisher := printer{}
+	poison, err := middleware.PoisonQueueWithFilter(publisher, "poison", func(err error) bool { return !ackpolicy.IsSignal(err) })
+	if err != nil {
+		panic(err)
+	}
+
+	for _, end := range []error{ackpolicy.ErrNack, errors.New("no such customer")} {
+		msg := message.NewMessage("7", nil)
+		h := ackpolicy.NackOnError.Middleware(poison(func(*message.Message) ([]*message.Message, error) { return nil, end }))
+		_, err = h(msg)
+		fmt.Println("error:", err, "nacked:", !msg.Ack())
+	}
+	// Output:
+	// error: <nil> nacked: true
+	// published to poison: no such customer
+	// error: <nil> nacked: false
+}
+
+type printer struct{}
+
+func (printer) Publish(topic string, messages ...*message.Message) error {
+	fmt.Printf("published to %s: %s\n", topic, messages[0].Metadata.Get(middleware.ReasonForPoisonedKey))
+	return nil
+}
+
+func (printer) Close() error { return nil }
+
+// Signals do not open the breaker. While it is open, records come again, whatever the policy.
+func ExampleIsSignal_circuitBreaker() {
+	breaker := middleware.NewCircuitBreaker(gobreaker.Settings{
+		IsSuccessful: func(err error) bool { return err == nil || ackpolicy.IsSignal(err) },
+	})
+	policy := ackpolicy.Middleware{
+		Policy:   ackpolicy.RejectOnError,
+		Classify: func(err error) (ackpolicy.Policy, bool) { return ackpolicy.NackOnError, unavailable(err) },
+	}
+
+	end := ackpolicy.ErrReject
+	h := policy.Middleware(breaker.Middleware(func(*message.Message) ([]*message.Message, error) { return nil, end }))
+	for i := range 20 {
+		if i == 10 {
+			end = errors.New("database is down")
+		}
+		msg := message.NewMessage("7", nil)
+		if _, err := h(msg); unavailable(err) {
+			fmt.Println("open after", i, "records; acked:", !msg.Nack())
+			break
+		}
+	}
+	// Output: open after 16 records; acked: false
+}
+
+// unavailable tells the breaker's own errors: the handler was not called.
+func unavailable(err error) bool {
+	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
+}
+
+// An error that is none.
+func ExampleMiddleware_classify() {
+	errDuplicate := errors.New("duplicate order")
+	policy := ackpolicy.Middleware{
+		Policy:   ackpolicy.NackOnError,
+		Classify: func(err error) (ackpolicy.Policy, bool) { return ackpolicy.Ack, errors.Is(err, errDuplicate) },
+	}
+
+	msg := message.NewMessage("7", nil)
+	h := policy.Middleware(func(*message.Message) ([]*message.Message, error) {
+		return nil, fmt.Errorf("order 7: %w", errDuplicate)
+	})
+	_, err := h(msg)
+	fmt.Println("error:", err, "acked:", !msg.Nack())
+	// Output: error: order 7: duplicate order acked: true
+}
+
+// A record that comes again is no duplicate.
+func ExampleFromContext_deduplicator() {
+	keys, err := middleware.NewMapExpiringKeyRepository(time.Minute)
+	if err != nil {
+		panic(err)
+	}
+	deduplicator := middleware.Deduplicator{
+		KeyFactory: middleware.NewMessageHasherSHA256(1 << 20),
+		Repository: byRecord{keys},
+		Timeout:    time.Second,
+	}
+
+	calls := 0
+	h := deduplicator.Middleware(ackpolicy.NackOnError.Middleware(func(*message.Message) ([]*message.Message, error) {
+		calls++
+		return nil, nil
+	}))
+	for _, payload := range []string{"a", "b", "a"} {
+		if _, err := h(message.NewMessage("", []byte(payload))); err != nil {
+			panic(err)
+		}
+	}
+	fmt.Println("calls:", calls)
+	// Output: calls: 2
+}
+
+// byRecord lets a record that comes again pass: a duplicate is the same key at another offset.
+type byRecord struct {
+	middleware.ExpiringKeyRepository
+}
+
+func (r byRecord) IsDuplicate(ctx context.Context, key string) (bool, error) {
+	seen, err := r.ExpiringKeyRepository.IsDuplicate(ctx, key)
+	d, ok := ackpolicy.FromContext(ctx)
+	if err != nil || !ok || d.Offset() < 0 {
+		return seen, err
+	}
+	again, err := r.ExpiringKeyRepository.IsDuplicate(ctx, fmt.Sprintf("%s@%s/%d/%d", key, d.Topic(), d.Partition(), d.Offset()))
+	return seen && !again, err
+}
+
+// allTogether is a policy with everything in its place around it, the outermost first.
+func allTogether(policy ackpolicy.Policy, poisonPublisher message.Publisher, poisonTopic string) ([]message.HandlerMiddleware, error) {
+	keys, err := middleware.NewMapExpiringKeyRepository(time.Minute)
+	if err != nil {
+		return nil, err
+	}
+	failure := func(err error) bool { return !ackpolicy.IsSignal(err) && !unavailable(err) }
+	poison, err := middleware.PoisonQueueWithFilter(poisonPublisher, poisonTopic, failure)
+	if err != nil {
+		return nil, err
+	}
+	return []message.HandlerMiddleware{
+		middleware.NewThrottle(1000, time.Second).Middleware,
+		(&middleware.Deduplicator{
+			KeyFactory: middleware.NewMessageHasherSHA256(1 << 20),
+			Repository: byRecord{keys},
+			Timeout:    time.Second,
+		}).Middleware,
+		middleware.CorrelationID,
+		ackpolicy.Middleware{
+			Policy:   policy,
+			Classify: func(err error) (ackpolicy.Policy, bool) { return ackpolicy.NackOnError, unavailable(err) },
+		}.Middleware,
+		poison,
+		middleware.Retry{
+			MaxRetries:          1,
+			InitialInterval:     10 * time.Millisecond,
+			ResetContextOnRetry: true,
+			ShouldRetry:         func(p middleware.RetryParams) bool { return failure(p.Err) },
+		}.Middleware,
+		middleware.NewCircuitBreaker(gobreaker.Settings{
+			IsSuccessful: func(err error) bool { return err == nil || ackpolicy.IsSignal(err) },
+		}).Middleware,
+		middleware.Timeout(time.Second),
+		middleware.Recoverer,
+	}, nil
+}
