@@ -40,8 +40,20 @@ func documented(t *testing.T, name, table string) {
 	case *update:
 		check(t, os.WriteFile(middlewaresPage, []byte(before+begin+table+"<!-- end -->\n"+after), 0o644))
 	default:
-		t.Errorf("%s tells of %s otherwise; if this is meant: go test -run %s . -update\ngot:\n%s\nthere:\n%s",
-			middlewaresPage, name, "TestMiddlewares", table, documented)
+		t.Errorf("%s tells of %s otherwise; if this is meant: go test -run TestMiddlewares . -update\ngot:\n%s\nthere:\n%s",
+			middlewaresPage, name, table, documented)
+	}
+}
+
+// Each table on the page has a test.
+func TestPageShowsWhatIsTested(t *testing.T) {
+	text, err := os.ReadFile(middlewaresPage)
+	check(t, err)
+	for _, part := range strings.Split(string(text), "<!-- observed: ")[1:] {
+		name, _, _ := strings.Cut(part, " -->")
+		if name != "none" && !slices.ContainsFunc(variants(), func(v variant) bool { return v.name == name }) {
+			t.Errorf("nothing makes the table %q", name)
+		}
 	}
 }
 
