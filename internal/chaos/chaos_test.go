@@ -23,7 +23,7 @@ var (
 	protocol = flag.String("chaos-protocol", "", "eager or cooperative; both if empty")
 	stock    = flag.Bool("chaos-stock", false, "run watermill-kafka's own Subscriber beside it, for its figures")
 	output   = flag.String("chaos-out", "", "a file to append the summaries to")
-	again    = flag.String("chaos-judge", "", "the directory of a run that was kept, to judge once more")
+	kept     = flag.String("chaos-judge", "", "the directory of a run that was kept, to judge once more")
 	keep     = flag.String("chaos-keep", "", "a directory to leave the ledgers in")
 )
 
@@ -54,10 +54,10 @@ func TestRestarts(t *testing.T) {
 
 // TestJudgeAgain judges a run whose ledgers were kept: for work on the judge, and for another look.
 func TestJudgeAgain(t *testing.T) {
-	if *again == "" {
+	if *kept == "" {
 		t.Skip("needs -chaos-judge")
 	}
-	record, err := chaos.Load(*again)
+	record, err := chaos.Load(*kept)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -137,6 +137,7 @@ type history struct {
 	*Record
 	byPartition [][]*term
 	records     map[ID][]*delivery
+	closing     map[int]int64 // when a member was told to end
 	deaths      map[int]int64
 	disturbed   []*disturbance
 	killed      map[int]bool
@@ -145,7 +146,7 @@ type history struct {
 func newHistory(r *Record) *history {
 	h := &history{
 		Record: r, byPartition: make([][]*term, len(r.Ends)), records: map[ID][]*delivery{},
-		deaths: map[int]int64{}, killed: map[int]bool{},
+		closing: map[int]int64{}, deaths: map[int]int64{}, killed: map[int]bool{},
 	}
 	h.readControl()
 	h.readMembers()
@@ -181,6 +182,8 @@ func (h *history) readControl() {
 			}
 		case Starved:
 			h.disturbed = append(h.disturbed, &disturbance{member: Parent, from: e.At - int64(session), to: e.At})
+		case Closing:
+			h.closing[e.Member] = e.At
 		case Killed:
 			h.disturbed = append(h.disturbed, &disturbance{member: e.Member, from: e.At, to: e.At, loses: true})
 			fallthrough

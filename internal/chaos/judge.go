@@ -3,7 +3,6 @@ package chaos
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
@@ -146,8 +145,10 @@ func (j *judge) term(t *term) {
 
 func (j *judge) call(c *call) {
 	before := c.told > 0 && c.told < c.at
+	closing, closes := j.closing[c.member]
 	switch {
 	case c.back == never:
+	case c.verb == ackSync && closes && closing < c.back: // it may have to give up: the record stays acked
 	case !c.answer && !c.lost && !c.how.TimedOut && !before:
 		j.violation(RuleVerb, j.about(c.ID), "%v: member %d: %s was refused", c.ID, c.member, c.verb)
 	case c.answer && c.released && c.at > c.to && !before:
@@ -282,150 +283,3 @@ func (j *judge) overtaken(terms []*term) {
 	}
 }
 
-// fate: every record is settled for good; under AckFirst each is delivered at most once.
-func (j *judge) fate(id ID) {
-	deliveries := j.records[id]
-	if j.Policy == ackpolicy.AckFirst {
-		j.atMostOnce(id, deliveries)
-		return
-	}
-	for _, d := range deliveries {
-		if _, ok := d.settledAt[id.Offset]; ok {
-			return
-		}
-	}
-	j.Lost++
-	j.violation(RuleLost, j.about(id), "%v was never settled for good", id)
-}
-
-// atMostOnce: what is not delivered at all was confirmed in an assignment that was lost.
-func (j *judge) atMostOnce(id ID, deliveries []*delivery) {
-	if len(deliveries) > 1 {
-		j.violation(RuleAtMost, j.about(id), "%v was delivered %d times", id, len(deliveries))
-	}
-	if len(deliveries) > 0 {
-		return
-	}
-	terms := j.byPartition[id.Partition]
-	for i, t := range terms {
-		ends := j.Stored[id.Partition]
-		if i+1 < len(terms) {
-			ends = terms[i+1].start
-		}
-		if t.lost && t.start <= id.Offset && id.Offset < ends {
-			j.Unhandled++
-			if t.replayed[id.Offset] = true; len(t.replayed) > j.maxInFlight()+1 { // one in reserve for the oldest
-				j.violation(RuleLost, j.about(id), "%v and %d more were confirmed by member %d and not handled", id, len(t.replayed)-1, t.member)
-			}
-			return
-		}
-	}
-	j.Lost++
-	j.violation(RuleLost, j.about(id), "%v was never delivered", id)
-}
-
-// letter: a rejected record has one letter, and another one for each crash at most.
-func (j *judge) letter(id ID) {
-	rejected, acked := 0, false
-	again := 0 // owners that may have had it stored in vain: duplicates judges them
-	for _, d := range j.records[id] {
-		if _, ok := d.intends(reject); ok {
-			rejected++
-			if d.disturbed || d.how.FirstLeft >= 0 || d.lost {
-				again++
-			}
-		}
-		if _, ok := d.intends(ack); ok {
-			acked = true
-		}
-	}
-	letters := j.Letters[id]
-	j.LettersStored += letters
-	switch {
-	case rejected == 0 && letters > 0:
-		j.violation(RuleLetter, j.about(id), "%v has %d letters and was never rejected", id, letters)
-	case rejected > 0 && letters == 0 && !acked:
-		j.violation(RuleLetter, j.about(id), "%v was rejected and has no letter", id)
-	case letters > 1 && again == 0:
-		j.violation(RuleLetter, j.about(id), "%v has %d letters", id, letters)
-	}
-	j.ExtraLetters += max(0, letters-1)
-}
-
-// duplicates: a record is delivered again by another owner only if its last one was lost, or left something before it.
-func (j *judge) duplicates() {
-	if j.Policy == ackpolicy.AckFirst {
-		return
-	}
-	bound := map[*term]bool{}
-	for _, id := range sortedIDs(j.records) {
-		// Where one that has lost its session goes on, the earlier owner is to blame.
-		deliveries := slices.Clone(j.records[id])
-		slices.SortStableFunc(deliveries, func(a, b *delivery) int { return int(a.from - b.from) })
-		for i, d := range deliveries[1:] {
-			last := deliveries[i]
-			if d.term == last.term {
-				continue
-			}
-			at, settled := last.settledAt[id.Offset]
-			switch {
-			case last.lost:
-				j.Duplicates++
-				if last.replayed[id.Offset] = true; len(last.replayed) > j.MaxUncommitted && !bound[last.term] {
-					bound[last.term] = true
-					j.violation(RuleDuplicate, j.around(last.term), "more than %d records of %v were delivered again", j.MaxUncommitted, last.term)
-				}
-			case !settled || at > d.at: // it was left
-				j.Left++
-			case last.how.FirstLeft >= 0 && last.how.FirstLeft <= id.Offset && j.Ordering != ackpolicy.OrderByPartition:
-				j.Behind++
-			default:
-				j.violation(RuleDuplicate, j.about(id), "%v was settled by member %d, which ended well, and was delivered again to member %d",
-					id, last.member, d.member)
-			}
-		}
-	}
-	for _, terms := range j.byPartition {
-		for _, t := range terms {
-			if t.lost {
-				j.Bound += j.MaxUncommitted
-				j.MaxReplay = max(j.MaxReplay, len(t.replayed))
-			}
-		}
-	}
-}
-
-// stock counts, for a subscriber that promises less.
-func (j *judge) stock() {
-	for p, end := range j.Ends {
-		high := map[string]int64{}
-		for offset := range end {
-			id := ID{int32(p), offset}
-			acked := 0
-			for i, d := range j.records[id] {
-				if d.verdict == ack {
-					acked++
-				}
-				if i > 0 && j.records[id][i-1].verdict == ack {
-					j.Duplicates++
-				}
-			}
-			if acked == 0 {
-				j.Lost++
-			}
-		}
-		var all []*delivery
-		for offset := range end {
-			all = append(all, j.records[ID{int32(p), offset}]...)
-		}
-		slices.SortFunc(all, func(a, b *delivery) int { return int(a.at - b.at) })
-		for _, d := range all {
-			if lane := strings.Clone(key(d.ID)); d.verdict == ack {
-				if high[lane] > d.Offset {
-					j.Backward++
-				}
-				high[lane] = max(high[lane], d.Offset)
-			}
-		}
-	}
-}

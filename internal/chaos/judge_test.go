@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -9,85 +8,6 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
-
-// story is a ledger made by hand, of one partition. Each line is a millisecond after the one before.
-type story struct {
-	Record
-	now int64
-}
-
-func newStory(records int64) *story {
-	s := &story{now: int64(time.Hour)}
-	s.Spec = Spec{Policy: ackpolicy.NackOnError, MaxUncommitted: 3}
-	s.Ends, s.Stored, s.Letters = []int64{records}, []int64{records}, map[ID]int{}
-	s.add(Parent, Started, 0, 0, "")
-	return s
-}
-
-func (s *story) add(member int, kind string, offset int64, attempt int, detail string) {
-	s.wait(time.Millisecond)
-	s.Entries = append(s.Entries, Entry{s.now, member, kind, ID{0, offset}, attempt, detail})
-}
-
-func (s *story) wait(d time.Duration) { s.now += int64(d) }
-
-func (s *story) assigned(member int, start int64)   { s.add(member, Assigned, start, 0, "") }
-func (s *story) committed(member int, offset int64) { s.add(member, Committed, offset, 0, "") }
-func (s *story) start(member int, offset int64)     { s.add(member, Delivered, offset, 1, "") }
-func (s *story) killed(member int)                  { s.add(member, Killed, 0, 0, "signal: killed") }
-
-// end has the handler return.
-func (s *story) end(member int, offset int64) {
-	s.add(member, Done, offset, 1, ack)
-	s.add(member, Settled, offset, 1, "acked")
-}
-
-// handle is a delivery from its start to its end.
-func (s *story) handle(member int, offsets ...int64) {
-	for _, offset := range offsets {
-		s.start(member, offset)
-		s.end(member, offset)
-	}
-}
-
-// nacked is a delivery that fails.
-func (s *story) nacked(member int, offset int64, attempt int) {
-	s.add(member, Delivered, offset, attempt, "")
-	s.add(member, Done, offset, attempt, nack)
-	s.add(member, Settled, offset, attempt, "nacked")
-}
-
-func (s *story) again(member int, offset int64, attempt int) {
-	s.add(member, Delivered, offset, attempt, "")
-	s.add(member, Done, offset, attempt, ack)
-	s.add(member, Settled, offset, attempt, "acked")
-}
-
-func (s *story) rejected(member int, offset int64) {
-	s.start(member, offset)
-	s.add(member, Done, offset, 1, reject)
-	s.add(member, Settled, offset, 1, "rejected")
-}
-
-func (s *story) revoked(member int, watermark int64) {
-	s.revokedSo(member, watermark, howEnded{Clean: true, FirstLeft: -1})
-}
-
-func (s *story) revokedSo(member int, watermark int64, how howEnded) {
-	s.add(member, Revoked, watermark, 0, how.String()+" cause")
-}
-
-func (s *story) verb(member int, offset int64, verb, answer string) {
-	s.add(member, Call, offset, 1, verb)
-	s.add(member, Answer, offset, 1, verb+" "+answer)
-}
-
-// done ends a story well.
-func (s *story) done(member int) {
-	s.committed(member, s.Ends[0])
-	s.revoked(member, s.Ends[0])
-	s.add(member, Exited, 0, 0, "")
-}
 
 func TestJudge(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -364,6 +284,15 @@ func TestJudge(t *testing.T) {
 			s.add(0, Done, 0, 1, none)
 			s.done(0)
 		}, []string{RuleCommit, RuleLost, RuleVerb}, nil},
+		"AckSync gives up while the member closes": {1, func(s *story) {
+			s.Policy = ackpolicy.Manual
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.add(0, Closing, 0, 0, "")
+			s.verb(0, 0, ackSync, "false")
+			s.add(0, Done, 0, 1, none)
+			s.done(0)
+		}, nil, nil},
 		"an ack is accepted too late": {1, func(s *story) {
 			s.Policy = ackpolicy.Manual
 			s.assigned(0, 0)
@@ -520,70 +449,5 @@ func TestLife(t *testing.T) {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
-	}
-}
-
-func TestSchedule(t *testing.T) {
-	for _, length := range []time.Duration{10 * time.Second, 10 * time.Minute} {
-		all := Schedule(7, length, false)
-		if !slices.Equal(all, Schedule(7, length, false)) {
-			t.Error("the same seed makes another schedule")
-		}
-		if slices.Equal(all, Schedule(8, length, false)) {
-			t.Error("another seed makes the same schedule")
-		}
-		seen := map[Fault]bool{}
-		until := map[int]time.Duration{}
-		for _, a := range all {
-			seen[a.Fault] = true
-			if a.At < until[a.Slot] || a.At+a.For > length {
-				t.Errorf("%v begins too early or ends too late", a)
-			}
-			until[a.Slot] = a.At + a.For
-		}
-		for _, fault := range []Fault{Restart, Kill, PauseLong} {
-			if !seen[fault] {
-				t.Errorf("%v: no %s in %v", length, fault, slices.Sorted(maps.Keys(seen)))
-			}
-		}
-		for _, a := range Schedule(7, length, true) {
-			if !a.graceful() {
-				t.Errorf("%v is not graceful", a)
-			}
-		}
-	}
-}
-
-func TestLedger(t *testing.T) {
-	dir := t.TempDir()
-	for member := range 2 {
-		ledger, err := OpenLedger(dir, member)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ledger.Write(Delivered, ID{3, 5}, 2, "")
-		ledger.Write(Answer, ID{3, 5}, 2, "ack true")
-		if _, err := ledger.file.WriteString("12345 0 deli"); err != nil { // a crash of the machine
-			t.Fatal(err)
-		}
-		if err := ledger.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	entries, err := ReadLedgers(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for i, e := range entries {
-		if i > 0 && e.At < entries[i-1].At {
-			t.Error("not in the order of time")
-		}
-		e.At = 0
-		got = append(got, e.String())
-	}
-	want := []string{"0 0 delivered 3 5 2 ", "0 0 answer 3 5 2 ack true", "0 1 delivered 3 5 2 ", "0 1 answer 3 5 2 ack true"}
-	if !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
 	}
 }
