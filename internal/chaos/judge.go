@@ -282,4 +282,3 @@ func (j *judge) overtaken(terms []*term) {
 		}
 	}
 }
-
