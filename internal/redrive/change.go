@@ -15,7 +15,13 @@ import (
 
 // change carries out send, skip and reopen, while nobody else does.
 func (r *run) change(ctx context.Context) (err error) {
-	lock, held, err := acquire(ctx, r.client, r.group, r.topic, r.ids(), sessionTimeout, func(holder string) {
+	// Its own connections: on those of the others a heartbeat could come late.
+	beats, err := r.connection.client(r.group)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = beats.Close() }()
+	lock, held, err := acquire(ctx, beats, r.group, r.topic, r.ids(), sessionTimeout, func(holder string) {
 		fmt.Fprintf(r.stderr, "Another redrive of %s is at work, or was killed a moment ago: %s. Waiting up to %v.\n",
 			r.topic, holder, sessionTimeout+2*time.Second)
 	})

@@ -32,6 +32,7 @@ func (b *bed) start(args ...string) *child {
 		if c.cmd.ProcessState == nil {
 			_ = c.cmd.Process.Kill()
 			_ = c.cmd.Wait()
+			b.t.Logf("it had come to this: %s%s", c.out.String(), c.err.String())
 		}
 	})
 	return c

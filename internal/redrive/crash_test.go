@@ -188,7 +188,7 @@ func TestStoppedAndWokenUp(t *testing.T) {
 	b.want(exitDone, []string{"was killed a moment ago", "Sent "}, "send")
 	b.wantValues(0, numbers(n)...)
 	zombie.signal(syscall.SIGCONT)
-	zombie.want(exitFailed, "another")
+	zombie.want(exitFailed, "Stopped: ")
 	b.wantValues(0, numbers(n)...)
 	b.wantStored(0, n)
 }

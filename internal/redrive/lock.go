@@ -15,7 +15,7 @@ import (
 
 var (
 	errBusy = errors.New("another redrive of this topic is at work")
-	errLost = errors.New("this redrive was taken for dead, or removed from its group: another one may have gone on")
+	errLost = errors.New("this redrive was taken for dead, since Kafka did not hear of it in time, or was removed from its group")
 )
 
 // lock is the membership of the only member of a consumer group. The coordinator

@@ -19,7 +19,7 @@ import (
 const childEnv = "ACKPOLICY_REDRIVE_CHILD"
 
 func TestMain(m *testing.M) {
-	sessionTimeout = 2 * time.Second
+	sessionTimeout = 4 * time.Second
 	if text, ok := os.LookupEnv(childEnv); ok {
 		var args []string
 		if err := json.Unmarshal([]byte(text), &args); err != nil {

@@ -115,15 +115,14 @@ func sending(err error, m *sarama.ProducerMessage) error {
 	return fmt.Errorf("cannot write to %s, partition %d: %w", m.Topic, m.Partition, fenced(err))
 }
 
-// fenced is errFenced for the errors by which a broker says that a newer sender is at work.
+// fenced names the errors by which a broker says that this sender is not the one any more.
 func fenced(err error) error {
-	for _, sign := range []error{
-		sarama.ErrProducerFenced, sarama.ErrInvalidProducerEpoch,
-		sarama.ErrUnknownMemberId, sarama.ErrIllegalGeneration, sarama.ErrFencedInstancedId,
-	} {
-		if errors.Is(err, sign) {
-			return errFenced
-		}
+	is := func(target error) bool { return errors.Is(err, target) }
+	switch {
+	case is(sarama.ErrProducerFenced), is(sarama.ErrInvalidProducerEpoch):
+		return errFenced
+	case is(sarama.ErrUnknownMemberId), is(sarama.ErrIllegalGeneration), is(sarama.ErrFencedInstancedId):
+		return errLost
 	}
 	return err
 }
