@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -213,6 +215,48 @@ func TestInterrupt(t *testing.T) {
 	}
 	b.want(exitDone, nil, "send")
 	if got := values(b.read(b.origin, 0, sarama.ReadUncommitted)); !slices.Equal(got, numbers(n)) {
+		t.Errorf("the origin holds %v", got)
+	}
+}
+
+// Whom the coordinator has thrown out sends nothing more, which needs kfake to hit.
+func TestThrownOut(t *testing.T) {
+	t.Parallel()
+	for name, key := range map[string]kmsg.Key{"at a heartbeat": kmsg.Heartbeat, "at a commit": kmsg.TxnOffsetCommit} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBedOn(t, brokertest.NewFake(t), 1)
+			b.letters(0, 200)
+			b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{key}, Group: b.group(), Err: kerr.UnknownMemberID})
+			b.want(exitFailed, []string{"this redrive was taken for dead", "Stopped: "}, "send", "-rate", "50")
+			b.want(exitDone, nil, "send")
+			b.wantValues(0, numbers(200)...)
+		})
+	}
+}
+
+// Errors that pass do not end it.
+func TestPassingErrors(t *testing.T) {
+	t.Parallel()
+	b := newBedOn(t, brokertest.NewFake(t), 1)
+	b.letters(0, 100)
+	for _, fault := range []kfake.Fault{
+		{Keys: []kmsg.Key{kmsg.JoinGroup}, Err: kerr.CoordinatorLoadInProgress},
+		{Keys: []kmsg.Key{kmsg.SyncGroup}, Err: kerr.NotCoordinator},
+		{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.CoordinatorNotAvailable},
+		{Keys: []kmsg.Key{kmsg.OffsetFetch}, Err: kerr.UnstableOffsetCommit},
+		{Keys: []kmsg.Key{kmsg.Fetch}, Err: kerr.NotLeaderForPartition},
+		{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotLeaderForPartition},
+		{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicasAfterAppend},
+		{Keys: []kmsg.Key{kmsg.AddPartitionsToTxn}, Err: kerr.ConcurrentTransactions},
+		{Keys: []kmsg.Key{kmsg.TxnOffsetCommit}, Err: kerr.CoordinatorLoadInProgress},
+		{Keys: []kmsg.Key{kmsg.EndTxn}, Err: kerr.RequestTimedOut, TopLevel: true},
+		{Keys: []kmsg.Key{kmsg.EndTxn}, Err: kerr.NotCoordinator, TopLevel: true},
+	} {
+		b.broker.Kfake().Fault(fault)
+	}
+	b.want(exitDone, []string{"Sent 100 letters."}, "send", "-rate", "50")
+	if got := values(b.read(b.origin, 0, sarama.ReadUncommitted)); !slices.Equal(got, numbers(100)) {
 		t.Errorf("the origin holds %v", got)
 	}
 }

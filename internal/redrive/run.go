@@ -11,6 +11,7 @@ import (
 	"log"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -99,7 +100,11 @@ func (r *run) findPartitions() error {
 		err = errNoTopic
 	}
 	if errors.Is(err, sarama.ErrOutOfBrokers) {
-		return fmt.Errorf("cannot connect to %s: %w", strings.Join(r.brokers, ","), err)
+		hint := ""
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+			hint = ". A broker that wants TLS, or other credentials, closes the connection"
+		}
+		return fmt.Errorf("cannot connect to %s: %w%s", strings.Join(r.brokers, ","), err, hint)
 	}
 	if err != nil {
 		return fmt.Errorf("dead letter topic %s: %w", r.topic, err)

@@ -1,0 +1,62 @@
+package redrive
+
+import (
+	"bytes"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestMeter(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var lines bytes.Buffer
+		m := newMeter(&lines, "sending", 400)
+		for i := range 250 {
+			time.Sleep(100 * time.Millisecond)
+			m.update(i + 1)
+		}
+		m.clear()
+		want := "sending: 100 of 400 letters (25 %), 10/s, 30s left\nsending: 200 of 400 letters (50 %), 10/s, 20s left\n"
+		if lines.String() != want {
+			t.Errorf("not on a terminal: got %q", lines.String())
+		}
+
+		var screen bytes.Buffer
+		m = newMeter(&screen, "reading", 0)
+		m.terminal = true
+		time.Sleep(time.Second)
+		m.update(1000)
+		m.update(2000) // too soon
+		time.Sleep(time.Second)
+		m.update(2)
+		m.clear()
+		want = "\rreading: 1000 letters, 1000/s\rreading: 2 letters, 1/s      \r                       \r"
+		if screen.String() != want {
+			t.Errorf("on a terminal: got %q", screen.String())
+		}
+	})
+}
+
+func TestPace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, test := range []struct {
+			rate  float64
+			batch int
+			took  time.Duration // for 100 letters
+		}{{0, 50, 0}, {1, 1, 99 * time.Second}, {0.5, 1, 198 * time.Second}, {100, 10, 900 * time.Millisecond}, {1e6, 50, 50 * time.Microsecond}} {
+			p := &pace{rate: test.rate}
+			if n := p.batch(50); n != test.batch {
+				t.Errorf("%v/s: batches of %d", test.rate, n)
+			}
+			began := time.Now()
+			for range 100 / test.batch {
+				check(t, p.wait(t.Context(), test.batch))
+			}
+			if took := time.Since(began); took != test.took {
+				t.Errorf("100 letters at %v/s took %v", test.rate, took)
+			}
+		}
+	})
+}
