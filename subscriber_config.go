@@ -225,11 +225,6 @@ func (o Ordering) lanes() partition.Order {
 func (c *SubscriberConfig) saramaConfigs() (fetch, side *sarama.Config) {
 	fetch = copySarama(c.Kafka.OverwriteSaramaConfig)
 	side = copySarama(c.Kafka.OverwriteSaramaConfig)
-	if group := &fetch.Consumer.Group; c.Kafka.ConsumerGroup != "" {
-		// A JoinGroup answers once the slowest member is back, up to the
-		// rebalance timeout; a read timeout below that never gets an answer.
-		fetch.Net.ReadTimeout = max(fetch.Net.ReadTimeout, group.Rebalance.Timeout+5*time.Second)
-	}
 	// Commits and re-reads answer in milliseconds; a drain must not wait for more.
 	side.Net.ReadTimeout = min(side.Net.ReadTimeout, 10*time.Second)
 	return fetch, side

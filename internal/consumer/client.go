@@ -7,35 +7,56 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// clients are the two connections of a subscription: commits on the one that
-// also fetches would wait behind the fetch.
+// clients are the connections of a subscription, which sarama lends to one
+// request at a time: commits would wait behind a fetch, and a fetch behind a
+// JoinGroup, which is answered once all members have come or are given up.
 type clients struct {
-	fetch *positionClient
+	fetch *fetchClient
 	side  sarama.Client // commits, and reads single records again
 }
 
-func open(cfg *Config) (*clients, error) {
-	fetch, err := sarama.NewClient(cfg.Brokers, cfg.Sarama)
-	if err != nil {
+func open(cfg *Config) (_ *clients, err error) {
+	c := &clients{fetch: &fetchClient{offsets: map[positionKey]int64{}}}
+	defer func() {
+		if err != nil {
+			_ = c.close()
+		}
+	}()
+	if c.fetch.Client, err = sarama.NewClient(cfg.Brokers, cfg.Sarama); err != nil {
 		return nil, err
 	}
-	c := &clients{fetch: &positionClient{Client: fetch, offsets: map[positionKey]int64{}}}
 	if c.side, err = sarama.NewClient(cfg.Brokers, cfg.Side); err != nil {
-		_ = fetch.Close()
 		return nil, err
 	}
-	return c, nil
+	if cfg.Group != "" {
+		// A JoinGroup answers once the slowest member is back, up to the
+		// rebalance timeout; a read timeout below that never gets an answer.
+		member := *cfg.Sarama
+		member.Net.ReadTimeout = max(member.Net.ReadTimeout, member.Consumer.Group.Rebalance.Timeout+5*time.Second)
+		c.fetch.member, err = sarama.NewClient(cfg.Brokers, &member)
+	}
+	return c, err
 }
 
 func (c *clients) close() error {
-	return errors.Join(c.fetch.Client.Close(), c.side.Close())
+	var errs []error
+	for _, client := range []sarama.Client{c.fetch.Client, c.fetch.member, c.side} {
+		if client != nil {
+			errs = append(errs, client.Close())
+		}
+	}
+	return errors.Join(errs...)
 }
 
-// positionClient remembers what GetOffset answered. sarama resolves "newest" and
+// fetchClient is what sarama's consumer group takes for its only client. It asks
+// the coordinator over another one.
+//
+// And it remembers what GetOffset answered. sarama resolves "newest" and
 // "oldest" inside ConsumePartition and tells nobody the outcome; asking the broker
 // once more, later, may answer beyond records that were fetched already.
-type positionClient struct {
+type fetchClient struct {
 	sarama.Client
+	member sarama.Client // nil without a group
 
 	mu      sync.Mutex
 	offsets map[positionKey]int64
@@ -47,7 +68,15 @@ type positionKey struct {
 	which     int64 // sarama.OffsetNewest or OffsetOldest
 }
 
-func (c *positionClient) GetOffset(topic string, partition int32, which int64) (int64, error) {
+func (c *fetchClient) Coordinator(group string) (*sarama.Broker, error) {
+	return c.member.Coordinator(group)
+}
+
+func (c *fetchClient) RefreshCoordinator(group string) error {
+	return c.member.RefreshCoordinator(group)
+}
+
+func (c *fetchClient) GetOffset(topic string, partition int32, which int64) (int64, error) {
 	offset, err := c.Client.GetOffset(topic, partition, which)
 	if err == nil {
 		c.mu.Lock()
@@ -58,7 +87,7 @@ func (c *positionClient) GetOffset(topic string, partition int32, which int64) (
 }
 
 // position answers what sarama resolved for a partition it consumes.
-func (c *positionClient) position(topic string, partition int32, which int64) (int64, bool) {
+func (c *fetchClient) position(topic string, partition int32, which int64) (int64, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	offset, ok := c.offsets[positionKey{topic, partition, which}]
