@@ -105,10 +105,10 @@ func fakeTopic(t *testing.T, broker *brokertest.Broker, records ...brokertest.Re
 }
 
 // fakeTopicOf is an empty topic on a broker of the test's own.
-func fakeTopicOf(t *testing.T, broker *brokertest.Broker, partitions int32) (topic string, at change) {
+func fakeTopicOf(t *testing.T, broker *brokertest.Broker, partitions int32, settings ...string) (topic string, at change) {
 	t.Helper()
 	topic = brokertest.Topic(t)
-	check(t, brokertest.CreateTopic(broker.Addrs(), topic, partitions))
+	check(t, brokertest.CreateTopic(broker.Addrs(), topic, partitions, settings...))
 	return topic, func(c *ackpolicy.SubscriberConfig) { c.Kafka.Brokers = broker.Addrs() }
 }
 

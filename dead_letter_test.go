@@ -24,7 +24,12 @@ var errPoison = errors.New("poison")
 // letters reads everything that a dead letter topic's partition holds.
 func letters(t *testing.T, topic string, partition int32, n int) []*sarama.ConsumerMessage {
 	t.Helper()
-	consumer, err := sarama.NewConsumer(shared.Addrs(), sarama.NewConfig())
+	return lettersOf(t, shared, topic, partition, n)
+}
+
+func lettersOf(t *testing.T, broker *brokertest.Broker, topic string, partition int32, n int) []*sarama.ConsumerMessage {
+	t.Helper()
+	consumer, err := sarama.NewConsumer(broker.Addrs(), sarama.NewConfig())
 	check(t, err)
 	defer consumer.Close()
 	pc, err := consumer.ConsumePartition(topic, partition, sarama.OffsetOldest)
@@ -34,7 +39,7 @@ func letters(t *testing.T, topic string, partition int32, n int) []*sarama.Consu
 	for len(all) < n {
 		all = append(all, await(t, "a letter", pc.Messages()))
 	}
-	if end, err := brokertest.EndOffset(shared.Addrs(), topic, partition); err != nil || end != int64(n) {
+	if end, err := brokertest.EndOffset(broker.Addrs(), topic, partition); err != nil || end != int64(n) {
 		t.Errorf("%s/%d ends at %d (%v), want %d letters", topic, partition, end, err, n)
 	}
 	return all

@@ -23,78 +23,77 @@ var fuzzSeed = flag.Uint64("fuzzseed", 1, "seed of the records of TestAnyRecord"
 func TestAnyRecord(t *testing.T) {
 	t.Parallel()
 	const partitions, records = 3, 1000
-	topic := brokertest.Topic(t)
-	check(t, brokertest.CreateTopic(shared.Addrs(), topic, partitions, "max.message.bytes=12000000"))
-	written := writeAny(t, topic, partitions, records)
-	for _, policy := range policies {
-		for _, order := range []ackpolicy.Ordering{ackpolicy.OrderByPartition, ackpolicy.OrderByKey} {
-			t.Run(fmt.Sprint(policy, " by ", order), func(t *testing.T) {
-				t.Parallel()
-				dlq := brokertest.Topic(t)
-				cfg := config(brokertest.Group(t), ordering(order, 0), readCommitted)
-				cfg.MaxBufferedBytes = 4 << 20
-				cfg.DeadLetter = ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}, Topic: func(string) string { return dlq }}
-				var mu sync.Mutex
-				seen := map[recordID]int{}
-				s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
-					id := recordID{d.Partition(), d.Offset()}
-					mu.Lock()
-					seen[id]++
-					mu.Unlock()
-					w, ok := written[id]
-					if !ok {
-						t.Errorf("%v was delivered, and never written or aborted", id)
-						return nil
-					}
-					if err := w.differs(msg, d); err != nil {
-						t.Errorf("%v: %v", id, err)
-					}
-					fails := w.fails && d.Attempt() == 1
-					switch {
-					case policy == ackpolicy.Manual && fails:
-						d.Nack()
-					case policy == ackpolicy.Manual:
-						d.Ack()
-					case fails && d.Offset()%2 == 0:
-						panic(errBoom)
-					case fails:
-						return errBoom
-					}
+	broker := brokertest.New(t) // large fetches would keep the others' broker busy
+	topic, at := fakeTopicOf(t, broker, partitions, "max.message.bytes=12000000")
+	written := writeAny(t, broker, topic, partitions, records)
+	orders := []ackpolicy.Ordering{ackpolicy.OrderByKey, ackpolicy.OrderByPartition, ackpolicy.Unordered}
+	for i, policy := range policies {
+		order := orders[i%len(orders)]
+		t.Run(fmt.Sprint(policy, " by ", order), func(t *testing.T) {
+			dlq := brokertest.Topic(t)
+			cfg := config(brokertest.Group(t), at, ordering(order, 0), readCommitted)
+			cfg.MaxBufferedBytes = 4 << 20
+			cfg.DeadLetter = ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}, Topic: func(string) string { return dlq }}
+			var mu sync.Mutex
+			seen := map[recordID]int{}
+			s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+				id := recordID{d.Partition(), d.Offset()}
+				mu.Lock()
+				seen[id]++
+				mu.Unlock()
+				w, ok := written[id]
+				if !ok {
+					t.Errorf("%v was delivered, and never written or aborted", id)
 					return nil
-				}, policy.Middleware)
-				ends := map[int32]int64{}
-				for id := range written {
-					ends[id.partition] = max(ends[id.partition], id.offset+1)
 				}
-				for p, end := range ends {
-					waitCommitted(t, cfg.Kafka.ConsumerGroup, topic, p, end)
+				if err := w.differs(msg, d); err != nil {
+					t.Errorf("%v: %v", id, err)
 				}
-				s.stop()
-				rejected := map[int32]int{}
-				for id, w := range written {
-					want := 1
-					if w.fails && (policy == ackpolicy.NackOnError || policy == ackpolicy.Manual) {
-						want = 2
-					}
-					if seen[id] != want {
-						t.Errorf("%v was delivered %d times, want %d", id, seen[id], want)
-					}
-					if w.fails && policy == ackpolicy.RejectOnError {
-						rejected[id.partition]++
+				fails := w.fails && d.Attempt() == 1
+				switch {
+				case policy == ackpolicy.Manual && fails:
+					d.Nack()
+				case policy == ackpolicy.Manual:
+					d.Ack()
+				case fails && d.Offset()%2 == 0:
+					panic(errBoom)
+				case fails:
+					return errBoom
+				}
+				return nil
+			}, policy.Middleware)
+			ends := map[int32]int64{}
+			for id := range written {
+				ends[id.partition] = max(ends[id.partition], id.offset+1)
+			}
+			for p, end := range ends {
+				check(t, brokertest.WaitCommitted(broker.Addrs(), cfg.Kafka.ConsumerGroup, topic, p, end, patience))
+			}
+			s.stop()
+			rejected := map[int32]int{}
+			for id, w := range written {
+				want := 1
+				if w.fails && (policy == ackpolicy.NackOnError || policy == ackpolicy.Manual) {
+					want = 2
+				}
+				if seen[id] != want {
+					t.Errorf("%v was delivered %d times, want %d", id, seen[id], want)
+				}
+				if w.fails && policy == ackpolicy.RejectOnError {
+					rejected[id.partition]++
+				}
+			}
+			for p, n := range rejected {
+				for _, letter := range lettersOf(t, broker, dlq, p, n) {
+					var offset int64
+					_, err := fmt.Sscan(headers(letter)[ackpolicy.HeaderOffset], &offset)
+					check(t, err)
+					if err := written[recordID{p, offset}].differsRaw(letter); err != nil {
+						t.Errorf("letter of %d/%d: %v", p, offset, err)
 					}
 				}
-				for p, n := range rejected {
-					for _, letter := range letters(t, dlq, p, n) {
-						var offset int64
-						_, err := fmt.Sscan(headers(letter)[ackpolicy.HeaderOffset], &offset)
-						check(t, err)
-						if err := written[recordID{p, offset}].differsRaw(letter); err != nil {
-							t.Errorf("letter of %d/%d: %v", p, offset, err)
-						}
-					}
-				}
-			})
-		}
+			}
+		})
 	}
 }
 
@@ -143,7 +142,7 @@ func (w anyRecord) differsRaw(r *sarama.ConsumerMessage) error {
 }
 
 // writeAny writes the records in batches, some of them in transactions, and answers those that were not aborted.
-func writeAny(t *testing.T, topic string, partitions int32, n int) map[recordID]anyRecord {
+func writeAny(t *testing.T, broker *brokertest.Broker, topic string, partitions int32, n int) map[recordID]anyRecord {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(*fuzzSeed, 0))
 	written := map[recordID]anyRecord{}
@@ -167,7 +166,7 @@ func writeAny(t *testing.T, topic string, partitions int32, n int) map[recordID]
 			if transactional {
 				cfg.Producer.Transaction.ID = brokertest.Group(t)
 			}
-			p, err := sarama.NewSyncProducer(shared.Addrs(), cfg)
+			p, err := sarama.NewSyncProducer(broker.Addrs(), cfg)
 			check(t, err)
 			producers[name] = p
 		}
