@@ -217,14 +217,19 @@ func (t DeadLetterTopic) detail(client sarama.Client, admin sarama.ClusterAdmin,
 
 // largestRecord answers the topic's max.message.bytes; 0 where we may not ask.
 func largestRecord(admin sarama.ClusterAdmin, topic string) int {
-	entries, err := admin.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: topic, ConfigNames: []string{"max.message.bytes"}})
+	const name = "max.message.bytes"
+	results, err := admin.DescribeConfigs([]*sarama.ConfigResource{
+		{Type: sarama.TopicResource, Name: topic, ConfigNames: []string{name}},
+	}, sarama.DescribeConfigsOptions{})
 	if err != nil {
 		return 0
 	}
-	for _, e := range entries {
-		if e.Name == "max.message.bytes" {
-			n, _ := strconv.Atoi(e.Value)
-			return n
+	for _, r := range results {
+		for _, e := range r.Configs {
+			if e.Name == name {
+				n, _ := strconv.Atoi(e.Value)
+				return n
+			}
 		}
 	}
 	return 0

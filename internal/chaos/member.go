@@ -78,12 +78,9 @@ func (m Membership) run(commands io.Reader) error {
 	defer cancel()
 	go func() {
 		scanner := bufio.NewScanner(commands)
-		for scanner.Scan() {
-			if scanner.Text() == CommandCancel {
-				cancel()
-				return
-			}
-			break
+		if scanner.Scan() && scanner.Text() == CommandCancel {
+			cancel()
+			return
 		}
 		_ = router.Close()
 	}()

@@ -46,11 +46,6 @@ const (
 	brokerSlot = slots + 1
 )
 
-// losesSession tells whether the member is thrown out of its group.
-func (f Fault) losesSession() bool {
-	return f == PauseLong || f == CutLong || f == StallLong
-}
-
 func (f Fault) graceful() bool { return f == Restart || f == Cancel || f == Join }
 
 // Schedule is the same for the same seed and length. With graceful, members only restart, join and leave.

@@ -3,6 +3,7 @@ package consumer
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/IBM/sarama"
 )

@@ -157,8 +157,8 @@ func (r *run) load(ctx context.Context, stable bool) error {
 	return nil
 }
 
-// enough ends a walk early.
-var enough = errors.New("enough")
+// errEnough ends a walk early.
+var errEnough = errors.New("enough")
 
 // walk calls visit for the chosen letters of the parts, in order, and done with the end
 // of each part, from which on there is no more letter.
@@ -183,15 +183,15 @@ func (r *run) walk(ctx context.Context, visit func(p *part, l *letter) error, en
 				return err
 			}
 			if left--; left == 0 {
-				return enough
+				return errEnough
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, enough) {
+		if err != nil && !errors.Is(err, errEnough) {
 			return err
 		}
 		if ended != nil {
-			if errors.Is(err, enough) {
+			if errors.Is(err, errEnough) {
 				s.to = rest
 			}
 			if err := ended(p, span{rest, s.to}); err != nil {
