@@ -2,6 +2,7 @@ package redrive
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -104,17 +105,10 @@ func (l *letter) headers(keep string) []sarama.RecordHeader {
 	return out
 }
 
-// kind is the reason with everything that holds a digit replaced, so that reasons
-// which differ by an id only are counted as one.
+var withDigits = regexp.MustCompile(`[\pL\pN_-]*\pN[\pL\pN_-]*`)
+
+// kind is the reason with every word that holds a digit replaced, so that reasons which
+// differ by an id only are counted as one.
 func (l *letter) kind() string {
-	words := strings.Fields(l.Reason)
-	for i, word := range words {
-		if strings.ContainsAny(word, "0123456789") {
-			words[i] = "#"
-		}
-	}
-	if len(words) == 0 {
-		return "unknown"
-	}
-	return cut(strings.Join(words, " "), 100)
+	return known(withDigits.ReplaceAllString(cut(strings.Join(strings.Fields(l.Reason), " "), 100), "#"))
 }

@@ -80,12 +80,12 @@ type pace struct {
 	next time.Time
 }
 
-// batch is how many letters may go at once: a tenth of a second's, so that they come evenly.
+// batch is how many letters may go at once: a quarter of a second's, so that they come evenly.
 func (p *pace) batch(most int) int {
 	if p.rate == 0 {
 		return most
 	}
-	return max(1, min(most, int(p.rate/10)))
+	return max(1, min(most, int(p.rate/4)))
 }
 
 // wait waits until n more letters may go.
@@ -94,8 +94,11 @@ func (p *pace) wait(ctx context.Context, n int) error {
 		return context.Cause(ctx)
 	}
 	now := time.Now()
-	if p.next.Before(now) {
+	if p.next.IsZero() {
 		p.next = now
+	}
+	if late := now.Add(-time.Second); p.next.Before(late) {
+		p.next = late // no more than that is made up for
 	}
 	if !wait.For(p.next.Sub(now), ctx.Done()) {
 		return context.Cause(ctx)

@@ -137,8 +137,12 @@ func (s *summary) print(w io.Writer) {
 		return
 	}
 	fmt.Fprintf(w, "\n%s", letters(s.total))
-	if !s.oldest.IsZero() {
-		fmt.Fprintf(w, ", rejected from %s to %s", stamp(s.oldest), stamp(s.newest))
+	switch oldest, newest := stamp(s.oldest), stamp(s.newest); {
+	case s.oldest.IsZero():
+	case oldest == newest:
+		fmt.Fprintf(w, ", rejected at %s", oldest)
+	default:
+		fmt.Fprintf(w, ", rejected from %s to %s", oldest, newest)
 	}
 	fmt.Fprintln(w)
 	printCounts(w, "reason", s.reasons)
