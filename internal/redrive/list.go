@@ -13,13 +13,12 @@ func (r *run) list(ctx context.Context) error {
 	defer out.Flush()
 	rows := newTable(out, r.all, r.command == cmdSend)
 	found := newSummary()
-	to := &destinations{client: r.client, from: r.topic, to: r.to}
 	err := r.walk(ctx, func(p *part, l *letter) error {
 		found.add(l)
 		done := p.done.has(l.record.Offset)
 		goes, target := "-", (*jsonPlace)(nil)
 		if r.command == cmdSend {
-			d, err := to.of(l)
+			d, err := r.goals.of(l)
 			found.goes(l, d, err)
 			if err == nil {
 				goes = fmt.Sprintf("%s %d", d.topic, d.partition(l))

@@ -3,6 +3,7 @@ package redrive
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -28,6 +29,12 @@ func TestMain(m *testing.M) {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		context.AfterFunc(ctx, stop)
 		os.Exit(Main(ctx, args, os.Getenv, os.Stdout, os.Stderr))
+	}
+	// The tests wait for brokers and timers more than they compute.
+	parallel := flag.Lookup("test.parallel")
+	flag.Parse()
+	if parallel.Value.String() == parallel.DefValue {
+		_ = parallel.Value.Set("16")
 	}
 	goleak.VerifyTestMain(withBroker{m},
 		// sarama's metrics start one goroutine for the process and never end it.

@@ -73,7 +73,8 @@ examples:
 exit status: 0 done, 1 failed, 2 wrong flags, 3 done but for letters that cannot be
 sent, 130 interrupted.
 
-flags:
+'ackpolicy-redrive send -h' tells the flags of send, and so on. Those of %s:
+
 `
 
 // parseOptions reads the command line. The flags that a command has no use for are
@@ -103,7 +104,7 @@ func parseOptions(args []string, getenv func(string) string, now time.Time, help
 	flags.Usage = func() {}
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprint(help, usage)
+			fmt.Fprintf(help, usage, o.command)
 			flags.SetOutput(help)
 			flags.PrintDefaults()
 			return nil, flag.ErrHelp
@@ -200,7 +201,7 @@ func (o *options) check() error {
 		want(o.to == "" || o.to != o.topic, "-to is the dead letter topic itself")
 		want(slices.Contains([]string{headersOrigin, headersAll, headersNone}, o.headers), "-headers: want origin, all or none")
 		want(slices.Contains([]string{timestampNow, timestampOriginal}, o.timestamp), "-timestamp: want now or original")
-		want(o.rate >= 0 && !math.IsInf(o.rate, 0), "-rate: want 0 or more")
+		want(o.rate == 0 || o.rate >= 0.001 && !math.IsInf(o.rate, 0), "-rate: want 0, or 0.001 letters a second and more")
 		want(o.batch >= 1 && o.batch <= 10_000, "-batch: want 1 to 10000")
 	}
 	if o.command == cmdSkip || o.command == cmdReopen {

@@ -54,17 +54,19 @@ func Main(ctx context.Context, args []string, getenv func(string) string, stdout
 type run struct {
 	*options
 	client         sarama.Client
-	parts          []*part
+	goals          *destinations
+	partitions     []int32 // all of the topic
+	parts          []*part // those that are asked for
+	used           bool    // Kafka stores progress of the group
 	stdout, stderr io.Writer
 	say            io.Writer // for what is said to people: not stdout, if that is for scripts
 }
 
 // part is a partition of the dead letter topic.
 type part struct {
-	id       int32
-	log      span   // as it was at the start
-	done     *marks // what is done of it
-	anything bool   // Kafka stores progress
+	id   int32
+	log  span   // as it was at the start
+	done *marks // what is done of it
 }
 
 func execute(ctx context.Context, o *options, stdout, stderr io.Writer) (err error) {
@@ -77,6 +79,7 @@ func execute(ctx context.Context, o *options, stdout, stderr io.Writer) (err err
 	}
 	defer func() { _ = client.Close() }()
 	r := &run{options: o, client: client, stdout: stdout, stderr: stderr, say: stdout}
+	r.goals = &destinations{client: client, from: o.topic, to: o.to}
 	if o.json {
 		r.say = stderr
 	}
@@ -110,6 +113,7 @@ func (r *run) findPartitions() error {
 		return fmt.Errorf("dead letter topic %s: %w", r.topic, err)
 	}
 	slices.Sort(partitions)
+	r.partitions = partitions
 	for p := range r.at {
 		if !slices.Contains(partitions, p) {
 			return usageError{fmt.Errorf("-at: topic %s has no partition %d, it has %d", r.topic, p, len(partitions))}
@@ -128,23 +132,16 @@ func (r *run) findPartitions() error {
 	return nil
 }
 
-func (r *run) ids() []int32 {
-	ids := make([]int32, len(r.parts))
-	for i, p := range r.parts {
-		ids[i] = p.id
-	}
-	return ids
-}
-
 // load reads what is done.
 func (r *run) load(ctx context.Context, stable bool) error {
-	progress, err := loadProgress(ctx, r.client, r.group, r.topic, r.ids(), stable)
+	progress, err := loadProgress(ctx, r.client, r.group, r.topic, r.partitions, stable)
 	if err != nil {
 		return err
 	}
+	r.used = len(progress) > 0
 	for _, p := range r.parts {
 		s, found := progress[p.id]
-		p.done, p.anything = &marks{floor: p.log.from}, found
+		p.done = &marks{floor: p.log.from}
 		if !found {
 			continue
 		}
