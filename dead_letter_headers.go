@@ -122,9 +122,10 @@ func letterHeaders(record []*sarama.RecordHeader, letter []sarama.RecordHeader) 
 	out := make([]sarama.RecordHeader, 0, len(record)+len(letter)+1)
 	rejections := 1
 	again := slices.ContainsFunc(record, func(h *sarama.RecordHeader) bool { return string(h.Key) == HeaderTopic })
+	ours := slices.ContainsFunc(letter, func(l sarama.RecordHeader) bool { return string(l.Key) == HeaderTopic })
 	for _, h := range record {
 		key := string(h.Key)
-		if key == HeaderRejections {
+		if ours && key == HeaderRejections {
 			n, _ := strconv.Atoi(string(h.Value))
 			rejections = n + 1
 			continue
@@ -134,11 +135,8 @@ func letterHeaders(record []*sarama.RecordHeader, letter []sarama.RecordHeader) 
 			out = append(out, *h)
 		}
 	}
-	ours := false
 	for _, l := range letter {
-		key := string(l.Key)
-		ours = ours || key == HeaderTopic
-		if !(again && slices.Contains(origin, key)) {
+		if !(again && slices.Contains(origin, string(l.Key))) {
 			out = append(out, l)
 		}
 	}

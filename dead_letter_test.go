@@ -265,6 +265,32 @@ func TestLetterOfALetter(t *testing.T) {
 	}
 }
 
+// Under another profile, what HeadersAckpolicy wrote earlier is the record's own, the count included.
+func TestLetterOfAnotherProfile(t *testing.T) {
+	t.Parallel()
+	own := map[string]string{ackpolicy.HeaderTopic: "first", ackpolicy.HeaderOffset: "7", ackpolicy.HeaderRejections: "2"}
+	record := brokertest.Record{Value: []byte("x")}
+	for key, value := range own {
+		record.Headers = append(record.Headers, sarama.RecordHeader{Key: []byte(key), Value: []byte(value)})
+	}
+	topic := newTopic(t, 1, record)
+	cfg := config(brokertest.Group(t))
+	cfg.DeadLetter = ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}, Headers: ackpolicy.HeadersSpring}
+	s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return ackpolicy.RejectWith(errPoison) },
+		ackpolicy.NackOnError.Middleware)
+	waitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, 1)
+	s.stop()
+	got := headers(letters(t, topic+".dlq", 0, 1)[0])
+	for key, want := range own {
+		if got[key] != want {
+			t.Errorf("header %s: got %q, want %q", key, got[key], want)
+		}
+	}
+	if got["kafka_dlt-original-topic"] != topic {
+		t.Errorf("origin: got %q, want %q", got["kafka_dlt-original-topic"], topic)
+	}
+}
+
 func TestDeadLetterTopicIsChecked(t *testing.T) {
 	t.Parallel()
 	topic := newTopic(t, 1)
