@@ -1,6 +1,7 @@
 package redrive
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
@@ -101,5 +102,27 @@ func TestLargeTopic(t *testing.T) {
 	b.want(exitDone, []string{"Sent 5008 letters."}, "send", "-batch", "1000")
 	if got := b.read(b.origin, 0, sarama.ReadCommitted); len(got) != 5008 || len(got[7].Value) != len(value) || string(got[5007].Value) != "4999" {
 		t.Errorf("%d letters came back", len(got))
+	}
+}
+
+// Where the broker stamps letters, the header still tells the record's own time.
+func TestLogAppendTime(t *testing.T) {
+	t.Parallel()
+	b := &bed{t: t, broker: shared, origin: brokertest.Topic(t)}
+	b.dlq = b.origin + ".dlq"
+	check(t, brokertest.CreateTopic(b.broker.Addrs(), b.origin, 1))
+	check(t, brokertest.CreateTopic(b.broker.Addrs(), b.dlq, 1, "message.timestamp.type=LogAppendTime"))
+	stamped := time.Now().Add(-2 * time.Hour).Truncate(time.Millisecond)
+	headers := ackpolicy.HeadersAckpolicy(b.sample(ackpolicy.Letter{Timestamp: stamped}))
+	b.put(b.dlq, 0, brokertest.Record{Value: []byte("x"), Headers: headers, Timestamp: stamped})
+	r := b.want(exitDone, nil, "list", "-json")
+	var letter jsonLetter
+	check(t, json.Unmarshal([]byte(r.out), &letter))
+	if age := time.Since(*letter.Timestamp); b.broker.Real() && (age > time.Minute || age < -time.Minute) { // kfake stamps nothing
+		t.Errorf("the letter is %v old", age)
+	}
+	b.want(exitDone, nil, "send", "-timestamp", "original")
+	if got := b.read(b.origin, 0, sarama.ReadCommitted); !got[0].Timestamp.Equal(stamped) {
+		t.Errorf("it came back as of %v, not %v", got[0].Timestamp, stamped)
 	}
 }
