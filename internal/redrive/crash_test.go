@@ -260,3 +260,24 @@ func TestPassingErrors(t *testing.T) {
 		t.Errorf("the origin holds %v", got)
 	}
 }
+
+// A commit carries the membership, so that Kafka refuses it once that is over.
+func TestCommitOfAFormerMember(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, 1)
+	b.letters(0, 1)
+	client, err := (&connection{brokers: b.broker.Addrs()}).client(b.group())
+	check(t, err)
+	defer client.Close()
+	l, _, err := acquire(t.Context(), client, b.group(), b.dlq, []int32{0}, sessionTimeout, func(string) {})
+	check(t, err)
+	s, err := newSender(client, l, b.dlq)
+	check(t, err)
+	check(t, s.send(nil, map[int32]*marks{0: {floor: 0}}))
+	l.release()
+	if err := s.send(nil, map[int32]*marks{0: {floor: 1}}); !errors.Is(err, errLost) {
+		t.Errorf("after the end of the membership: %v", err)
+	}
+	s.close()
+	b.wantStored(0, 0)
+}
