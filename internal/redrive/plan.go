@@ -60,15 +60,17 @@ func offsetsRetention(client sarama.Client) time.Duration {
 	if err != nil {
 		return usual
 	}
-	entries, err := admin.DescribeConfig(sarama.ConfigResource{
-		Type: sarama.BrokerResource, Name: strconv.Itoa(int(broker.ID())), ConfigNames: []string{name},
-	})
+	results, err := admin.DescribeConfigs([]*sarama.ConfigResource{
+		{Type: sarama.BrokerResource, Name: strconv.Itoa(int(broker.ID())), ConfigNames: []string{name}},
+	}, sarama.DescribeConfigsOptions{})
 	if err != nil {
 		return usual // it may be forbidden
 	}
-	for _, entry := range entries {
-		if minutes, err := strconv.Atoi(entry.Value); err == nil && entry.Name == name && minutes > 0 {
-			return time.Duration(minutes) * time.Minute
+	for _, r := range results {
+		for _, entry := range r.Configs {
+			if minutes, err := strconv.Atoi(entry.Value); err == nil && entry.Name == name && minutes > 0 {
+				return time.Duration(minutes) * time.Minute
+			}
 		}
 	}
 	return usual
