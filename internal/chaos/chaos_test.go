@@ -97,6 +97,7 @@ func run(t *testing.T, length time.Duration, graceful bool) {
 func one(t *testing.T, spec chaos.Spec, schedule []chaos.Action) {
 	broker := brokertest.New(t)
 	spec.Brokers, spec.Topic, spec.Group = broker.Addrs(), brokertest.Topic(t), brokertest.Group(t)
+	spec.Fake = !broker.Real()
 	spec.Dir = t.TempDir()
 	if *keep != "" {
 		spec.Dir = fmt.Sprintf("%s/%s-%d-%s", *keep, t.Name(), spec.Seed, spec.Protocol)

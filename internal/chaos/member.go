@@ -54,11 +54,10 @@ func Main(membership string) int {
 }
 
 func (m Membership) run(commands io.Reader) error {
-	ledger, err := OpenLedger(m.Dir, m.Member)
+	ledger, err := OpenLedger(m.Dir, m.Member) // not closed: a batch may be at its last acks when the process ends
 	if err != nil {
 		return err
 	}
-	defer ledger.Close()
 	sarama.Logger = log.New(os.Stderr, "[sarama] ", log.LstdFlags|log.Lmicroseconds)
 	logger := watermill.NewStdLogger(false, false)
 	sub, err := m.subscriber(ledger, logger)
@@ -77,16 +76,14 @@ func (m Membership) run(commands io.Reader) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
-		scanner := bufio.NewScanner(commands)
-		if scanner.Scan() && scanner.Text() == CommandCancel {
+		<-router.Running() // Close before that waits for handlers that never start
+		fmt.Println(running)
+		command, _ := bufio.NewReader(commands).ReadString('\n')
+		if command == CommandCancel+"\n" {
 			cancel()
 			return
 		}
 		_ = router.Close()
-	}()
-	go func() {
-		<-router.Running()
-		fmt.Println(running)
 	}()
 	return router.Run(ctx)
 }

@@ -35,6 +35,7 @@ type Spec struct {
 	Ordering       ackpolicy.Ordering
 	Policy         ackpolicy.Policy
 	Stock          bool // watermill-kafka's own Subscriber, without a policy
+	Fake           bool // the broker is kfake
 	Calm           bool // no handler nacks: then a clean end leaves nothing
 	MaxUncommitted int
 	Brokers        []string
