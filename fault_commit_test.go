@@ -2,10 +2,12 @@ package ackpolicy_test
 
 import (
 	"flag"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -53,4 +55,43 @@ func TestCommitsRefusedForLong(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A partition that a bound has paused is not fetched any more, and all of it comes once there is room.
+func TestPausedPartitionIsNotFetched(t *testing.T) {
+	t.Parallel()
+	const bound, records = 10, 400
+	broker := brokertest.NewFake(t)
+	topic, at := fakeTopicOf(t, broker, 1)
+	for i := 0; i < records; i += 20 { // batches that a fetch can tell apart
+		_, err := brokertest.Produce(broker.Addrs(), topic, 0, large(20, 5_000)...)
+		check(t, err)
+	}
+	var asked atomic.Int64 // the highest offset
+	broker.Kfake().ControlKey(int16(kmsg.Fetch), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		broker.Kfake().KeepControl()
+		for _, topic := range request.(*kmsg.FetchRequest).Topics {
+			for _, p := range topic.Partitions {
+				asked.Store(max(asked.Load(), p.FetchOffset))
+			}
+		}
+		return nil, nil, false
+	})
+	stuck, release := make(chan ackpolicy.StuckEvent, 10), make(chan struct{})
+	group := brokertest.Group(t)
+	cfg := config(group, at)
+	cfg.MaxUncommitted = bound
+	cfg.Kafka.OverwriteSaramaConfig.Consumer.Fetch.Default = 100_000
+	cfg.Kafka.OverwriteSaramaConfig.ChannelBufferSize = 0
+	cfg.Hooks.Stuck = func(e ackpolicy.StuckEvent) { stuck <- e }
+	s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+		return until(msg.Context(), release)
+	}, ackpolicy.NackOnError.Middleware)
+	await(t, "the hook", stuck) // after seconds in which all could have come
+	if at := asked.Load(); at == records {
+		t.Error("fetched to the end though paused")
+	}
+	close(release)
+	check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, records, patience))
+	s.stop()
 }
