@@ -24,8 +24,9 @@ import (
 //
 // Each place of a table has a partition with two records. The handler ends as the place says on the first; the second is
 // what shows whether that one holds the commit.
+//
+// It does not run beside other tests: so many partitions want a broker of their own, so to say.
 func TestMiddlewares(t *testing.T) {
-	t.Parallel()
 	topic := newTopic(t, int32(len(places)))
 	for p := range int32(len(places)) {
 		produce(t, topic, p, brokertest.Record{

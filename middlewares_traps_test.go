@@ -39,7 +39,9 @@ func TestInstantAckOutsideLosesTheOrder(t *testing.T) {
 	}, middleware.InstantAck, afterwards, ackpolicy.NackOnError.Middleware)
 	s.journal.wait(t, 2)
 	s.stop()
-	s.journal.want(t, "0#1", "1#1")
+	if all := s.journal.all(); len(all) != 2 { // the one that failed is lost
+		t.Errorf("deliveries: %v", s.journal.names())
+	}
 }
 
 // Inside of a policy, it does not: the delivery is finished when the handler is.
