@@ -171,6 +171,7 @@ func (b *bench) run(c bcase) error {
 	if len(b.only) > 0 {
 		who = b.only
 	}
+	results := map[string][]result{}
 	var able []string
 	for _, w := range who {
 		ok, err := there(w)
@@ -179,13 +180,13 @@ func (b *bench) run(c bcase) error {
 		}
 		if ok {
 			able = append(able, w)
+			results[w] = nil // known, but not run yet
 		}
 	}
 	topic, err := b.load(c)
 	if err != nil {
 		return err
 	}
-	results := map[string][]result{}
 	for run := range b.runs {
 		for _, w := range able { // in turn, so that a drift of the machine hits all alike
 			j := job{

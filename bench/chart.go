@@ -19,7 +19,7 @@ func chartOf(tables []table) string {
 		best, limit := 0.0, 0.0
 		for _, r := range t.rows {
 			switch {
-			case !r.there:
+			case r.missing != "":
 			case r.name == t.c.limit:
 				limit = r.rate
 			default:

@@ -215,7 +215,9 @@ func (b *bench) start(j job) (result, error) {
 	cmd.Env = append(os.Environ(), "ACKPOLICY_BENCH_JOB="+string(text))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Run(); ctx.Err() != nil {
+		return result{}, fmt.Errorf("%s did not end within %v\n%s", j.Consumer, b.timeout, stderr.String())
+	} else if err != nil {
 		return result{}, fmt.Errorf("%s: %w\n%s", j.Consumer, err, stderr.String())
 	}
 	var r result

@@ -58,7 +58,7 @@ func (b *bench) uses(l *language) bool {
 	return slices.ContainsFunc(b.tables, func(t table) bool {
 		return slices.ContainsFunc(t.rows, func(r row) bool {
 			c, err := find(r.name)
-			return err == nil && c.peer == l && r.there
+			return err == nil && c.peer == l && r.missing == ""
 		})
 	})
 }

@@ -10,7 +10,7 @@ import (
 
 type row struct {
 	name, guarantee   string
-	there             bool // or the other figures mean nothing
+	missing           string // why there are no figures; empty: there are
 	rate, low, high   float64
 	allocs, cpu, peak float64 // 0: not known
 	ratio, share      float64 // to the baseline, of the limit
@@ -34,7 +34,8 @@ func median(rs []result, of func(result) float64) float64 {
 	return values[middle]
 }
 
-// newTable has a row for each consumer; one without results is not there.
+// newTable has a row for each consumer. One that is no key of the results is not
+// there; one that is, without a result, failed in every run.
 func newTable(c bcase, who []string, results map[string][]result) table {
 	t := table{c: c}
 	rate := func(r result) float64 { return r.Rate }
@@ -49,8 +50,12 @@ func newTable(c bcase, who []string, results map[string][]result) table {
 	for _, w := range who {
 		consumer, _ := find(w)
 		r := row{name: w, guarantee: consumer.guarantee}
-		if rs := results[w]; len(rs) > 0 {
-			r.there = true
+		switch rs, able := results[w]; {
+		case !able:
+			r.missing = "not there"
+		case len(rs) == 0:
+			r.missing = "failed"
+		default:
 			r.rate = median(rs, rate)
 			r.low, r.high = slices.MinFunc(rs, byRate).Rate, slices.MaxFunc(rs, byRate).Rate
 			r.allocs = median(rs, func(r result) float64 { return r.Allocs })
@@ -77,8 +82,8 @@ func (t table) lines() [][]string {
 		return fmt.Sprintf(format, v)
 	}
 	for _, r := range t.rows {
-		if !r.there {
-			out = append(out, []string{r.name, "not there", "", "", "", "", "", "", r.guarantee})
+		if r.missing != "" {
+			out = append(out, []string{r.name, r.missing, "", "", "", "", "", "", r.guarantee})
 			continue
 		}
 		out = append(out, []string{

@@ -23,11 +23,12 @@ func TestMedian(t *testing.T) {
 
 func TestTableComparesWithBaselineAndLimit(t *testing.T) {
 	c := bcase{name: "x", baseline: "stock loop", limit: "memory loop"}
-	who := []string{"memory loop", "stock loop", "ackpolicy loop", "ppc key"}
+	who := []string{"memory loop", "stock loop", "ackpolicy loop", "ppc key", "spring batch"}
 	got := newTable(c, who, map[string][]result{
 		"memory loop":    {{Rate: 2000}},
 		"stock loop":     {{Rate: 100}, {Rate: 200}, {Rate: 300}},
 		"ackpolicy loop": {{Rate: 1000.2, Allocs: 3}, {Rate: 1000.9, Allocs: 1}, {Rate: 1000.5, Allocs: 2}},
+		"spring batch":   nil,
 	}).lines()
 	want := [][]string{
 		got[0],
@@ -35,6 +36,7 @@ func TestTableComparesWithBaselineAndLimit(t *testing.T) {
 		{"stock loop", "200", "100–300", "1.00", "10.0", "–", "–", "–", "at least once, order per partition"},
 		{"ackpolicy loop", "1,001", "1,000–1,001", "5.00", "50.0", "2.0", "–", "–", "at least once, order per partition"},
 		{"ppc key", "not there", "", "", "", "", "", "", "at least once, order per key"},
+		{"spring batch", "failed", "", "", "", "", "", "", "at least once, order per partition"},
 	}
 	for i := range want {
 		if strings.Join(got[i], "|") != strings.Join(want[i], "|") {
