@@ -280,10 +280,10 @@ func (c *Claim) over(mark int) bool {
 
 // regulate pauses the partition if its window is too full and stays so.
 func (c *Claim) regulate(timer *time.Timer, done <-chan struct{}) {
-	if c.paused || !c.over(highMark) {
-		return
+	if c.crowded() {
+		c.evict()
 	}
-	if c.bytes.Load() > c.cfg.MaxBufferedBytes && c.evict() && !c.over(highMark) {
+	if c.paused || !c.over(highMark) {
 		return
 	}
 	held := time.NewTimer(holdBack)

@@ -6,6 +6,7 @@ package consumer
 import (
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -127,32 +128,32 @@ func (s *shared) closingNow() bool {
 	}
 }
 
-// evict pushes waiting records out of memory until the subscription is a
-// quarter below its bound, and tells whether that made enough room.
-func (s *shared) evict() bool {
+// evict pushes all records that wait for long out of memory. All of them: a
+// record's bytes lie in the answer that brought it, with those of every
+// partition on the broker, so that a few that stay would keep the rest.
+func (s *shared) evict() {
 	if !s.evicting.TryLock() {
-		return false // another claim is at it
+		return // another claim is at it
 	}
 	defer s.evicting.Unlock()
 	if time.Now().Before(s.evictNext) {
-		return false
+		return
 	}
-	want := s.bytes.Load() - s.cfg.MaxBufferedBytes*3/4
 	s.claimsMu.Lock()
 	claims := slices.Collect(maps.Keys(s.claims))
 	s.claimsMu.Unlock()
 	soon := Now() + int64(evictAfter)
 	for _, c := range claims {
-		if want <= 0 {
-			break
-		}
-		want -= c.part.Evict(want, soon)
+		c.part.Evict(math.MaxInt64, soon)
 	}
-	if want > 0 { // it costs a look at every record: not again at once
+	if s.crowded() { // it costs a look at every record: not again at once
 		s.evictNext = time.Now().Add(200 * time.Millisecond)
 	}
-	return s.bytes.Load() <= s.cfg.MaxBufferedBytes
 }
+
+// crowded tells that what waits for long has to go: half of the bound is for
+// what can be handed out.
+func (s *shared) crowded() bool { return s.bytes.Load() > s.cfg.MaxBufferedBytes/2 }
 
 // nobodyReads tells whether messages are offered and the application holds none
 // that it might be busy with.
