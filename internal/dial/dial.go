@@ -89,11 +89,14 @@ func (d *Dialer) dialed() {
 	}
 }
 
+// Close takes the connection off the list only once it is closed: sarama closes in
+// goroutines that nobody waits for, and Cut must not return before them.
 func (c *conn) Close() error {
+	err := c.Conn.Close()
 	c.d.mu.Lock()
 	delete(c.d.all, c)
 	c.d.mu.Unlock()
-	return c.Conn.Close()
+	return err
 }
 
 // Cut ends every connection, makes no more, and waits for those being made.
