@@ -132,14 +132,37 @@ func Produce(addrs []string, topic string, partition int32, records ...Record) (
 		}
 		messages[i] = msg
 	}
-	producer, err := sarama.NewSyncProducer(addrs, cfg)
+	client, err := sarama.NewClient(addrs, cfg)
 	if err != nil {
 		return -1, fmt.Errorf("producing to %s/%d: %w", topic, partition, err)
 	}
-	if err := errors.Join(producer.SendMessages(messages), producer.Close()); err != nil {
+	err = send(client, topic, partition, messages)
+	if err := errors.Join(err, client.Close()); err != nil {
 		return -1, fmt.Errorf("producing to %s/%d: %w", topic, partition, err)
 	}
 	return messages[0].Offset, nil
+}
+
+func send(client sarama.Client, topic string, partition int32, messages []*sarama.ProducerMessage) error {
+	// A producer takes no message for a partition that its broker has not heard of yet.
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(pollInterval) {
+		_, err := client.Leader(topic, partition)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+	}
+	producer, err := sarama.NewSyncProducerFromClient(client)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(producer.SendMessages(messages), producer.Close())
+	if failed := (sarama.ProducerErrors)(nil); errors.As(err, &failed) {
+		return fmt.Errorf("%w: %w", err, failed[0].Err)
+	}
+	return err
 }
 
 // Committed returns the offset that the broker stores for the group, -1 if none.

@@ -123,7 +123,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 			Confirmed: func(m partition.Mark) { c.do(c.part.Committed(m)) },
 			Fenced: func(error) {
 				c.part.GiveUp() // others may own the partition by now
-				_, _ = c.part.Stop()
+				_, _ = c.part.Stop(0)
 				close(c.fenced)
 			},
 		})

@@ -30,7 +30,8 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 		for range messages { //nolint:revive // nothing is to be done with them
 		}
 	}()
-	drained, w := c.part.Stop()
+	// A nacked record with settled ones behind it is waited for, if that leaves its handler half of the time.
+	drained, w := c.part.Stop(Now() + int64(budget/2))
 	close(c.draining)
 	c.do(w)
 	timedOut := c.awaitDrained(drained, cause, budget)
@@ -77,6 +78,9 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 	defer timer.Stop()
 	look := time.NewTicker(readerPatience / 2)
 	defer look.Stop()
+	redelivery := time.NewTimer(time.Hour)
+	defer redelivery.Stop()
+	c.arm(redelivery)
 	for idle, stuck := 0, 0; ; {
 		select {
 		case <-drained:
@@ -84,7 +88,10 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 		case <-timer.C:
 			return true
 		case <-c.kick:
-			c.start(int(c.spawn.Swap(0)))
+			c.serve(redelivery)
+		case <-redelivery.C:
+			c.do(c.part.Tick(Now()))
+			c.arm(redelivery)
 		case <-look.C:
 			if idle++; !c.nobodyReads() {
 				idle = 0
@@ -94,7 +101,7 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 				c.part.GiveUp()
 				close(c.quit)
 			}
-			if stuck++; !c.waitsForLast() {
+			if stuck++; !c.waitsForLast() && !c.part.Futile() {
 				stuck = 0
 			}
 			if stuck == 2 {

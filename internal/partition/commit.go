@@ -63,8 +63,32 @@ func (p *Partition[R]) lastLeft() bool {
 			return true
 		}
 	}
-	_, ok := p.hole()
-	return ok
+	_, ok, soon := p.hole()
+	return ok || soon
+}
+
+// Futile tells that every handler which runs in a drain waits for a commit that cannot
+// come: the record that it waits for is not handed out again.
+func (p *Partition[R]) Futile() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.stopped || p.closed || p.nrunning == 0 || p.nrunning != p.nwaiting || p.nreject > 0 || p.late() {
+		return false
+	}
+	if _, ok, soon := p.hole(); ok || soon {
+		return false
+	}
+	for d := p.running.first; d != nil; d = d.next {
+		if d.seq < p.head { // its commit is under way
+			return false
+		}
+	}
+	return true
+}
+
+// late tells that a record may yet be settled whose handler returned without that.
+func (p *Partition[R]) late() bool {
+	return p.npending > 0 && p.cfg.Late != nil && p.cfg.Late.Load()
 }
 
 // ArmLow asks for Work.Low once, as soon as at most n records are ready and
@@ -108,14 +132,15 @@ var stateNames = [...]string{
 }
 
 // Stop ends the handing out, but for records below one that is settled: those
-// would bring it with them when they come again. The returned channel closes once no
+// would bring it with them when they come again. Of those, nacked ones count that
+// come due until then, in Unix nanoseconds. The returned channel closes once no
 // handler runs, no dead letter is being stored, none of those records is left
 // and, where the application settles late, nothing is pending.
-func (p *Partition[R]) Stop() (<-chan struct{}, Work) {
+func (p *Partition[R]) Stop(until int64) (<-chan struct{}, Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.stopped {
-		p.stopped = true
+		p.stopped, p.until = true, until
 		p.drained = make(chan struct{})
 		p.checkDrained()
 	}
@@ -131,13 +156,10 @@ func (p *Partition[R]) GiveUp() {
 }
 
 func (p *Partition[R]) checkDrained() {
-	if p.drained == nil || p.nrunning > 0 || p.nreject > 0 {
+	if p.drained == nil || p.nrunning > 0 || p.nreject > 0 || p.late() {
 		return
 	}
-	if _, ok := p.hole(); ok {
-		return
-	}
-	if p.npending > 0 && p.cfg.Late != nil && p.cfg.Late.Load() {
+	if _, ok, soon := p.hole(); ok || soon {
 		return
 	}
 	select {

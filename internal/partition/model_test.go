@@ -17,12 +17,14 @@ type model struct {
 	commit  int // records below are committed
 	now     int64
 	stopped bool
+	until   int64 // the end of a drain
 }
 
 type modelRec struct {
 	offset  int64
 	key     string
 	attempt int
+	again   int // deliveries after a nack in the drain
 	fate    state
 	dueAt   int64
 	runs    []*modelRun // unfinished deliveries
@@ -173,7 +175,7 @@ func (h *harness) taken(d *Delivery[*modelRec]) {
 	if rec != h.m.recs[i] {
 		h.failf("offset %d came with record %v", d.Offset(), rec)
 	}
-	if h.m.stopped && !h.m.hole(i) {
+	if ok, _ := h.m.hole(i); h.m.stopped && !ok {
 		h.failf("record %d handed out of a stopped partition", rec.offset)
 	}
 	isHead := i == h.m.head()
@@ -183,6 +185,9 @@ func (h *harness) taken(d *Delivery[*modelRec]) {
 	}
 	if n := h.nrunning(); n > h.m.max || (n == h.m.max && !reserve) {
 		h.failf("record %d handed out with %d of %d slots in use", rec.offset, n, h.m.max)
+	}
+	if h.m.stopped && rec.fate != queued {
+		rec.again++
 	}
 	rec.attempt++
 	if d.Attempt() != rec.attempt || d.Offset() != rec.offset {
@@ -344,6 +349,10 @@ func run(t testing.TB, data []byte) {
 		}
 		return Verdict{}
 	}
+	var last []byte
+	if stop {
+		data, last = data[:len(data)-len(data)/4], data[len(data)-len(data)/4:]
+	}
 	for len(data) > 0 {
 		op := next()
 		switch op % 14 {
@@ -429,30 +438,42 @@ func run(t testing.TB, data []byte) {
 		h.check()
 	}
 	if stop {
-		h.drain()
+		data = last
+		h.drain(next, verdict)
 	} else {
 		h.finale()
 	}
 }
 
-// hole tells whether a stopped partition still hands a record out.
-func (m *model) hole(i int) bool {
+// hole tells whether a stopped partition still hands a record out, soon whether
+// that waits for its time only.
+func (m *model) hole(i int) (ok, soon bool) {
 	r := m.recs[i]
-	if r.fate != queued || m.bound > 0 && uint64(i-m.commit) >= m.bound {
-		return false
+	again := r.fate == parked || r.fate == due
+	switch {
+	case again && r.again == drainTries:
+		return false, false
+	case !again && (r.fate != queued || m.bound > 0 && uint64(i-m.commit) >= m.bound):
+		return false, false
+	case !slices.ContainsFunc(m.recs[i:], func(o *modelRec) bool { return o.fate == settled }):
+		return false, false
 	}
-	if !slices.ContainsFunc(m.recs[i:], func(o *modelRec) bool { return o.fate == settled }) {
-		return false
+	for j, o := range m.recs {
+		if o != r && m.sameLane(o, r) && (len(o.runs) > 0 || (o.fate == parked || o.fate == due) && (!again || j < i)) {
+			return false, false
+		}
 	}
-	return !slices.ContainsFunc(m.recs, func(o *modelRec) bool {
-		return o != r && m.sameLane(o, r) && (len(o.runs) > 0 || o.fate == parked || o.fate == due)
-	})
+	if again && r.dueAt > m.now {
+		return false, r.dueAt <= m.until
+	}
+	return true, false
 }
 
 // drain stops the partition: what its handlers have finishes, and with it what
 // lies below a settled record. Nothing else is handed out.
-func (h *harness) drain() {
-	drained, w := h.p.Stop()
+func (h *harness) drain(next func() int, verdict func() Verdict) {
+	h.m.until = h.m.now + int64(next()%32)
+	drained, w := h.p.Stop(h.m.until)
 	h.m.stopped = true
 	h.work(w)
 	h.lookAll()
@@ -464,37 +485,36 @@ func (h *harness) drain() {
 			return false
 		}
 	}
-	for len(h.runs) > 0 {
-		if closed() {
-			h.failf("drained with %d handlers at work", len(h.runs))
+	rest := func() (letter int, now, soon bool) {
+		for i := range h.m.recs {
+			n, s := h.m.hole(i)
+			now, soon = now || n, soon || s
 		}
-		h.finish(0, Verdict{Status: Acked})
-		h.lookAll()
-		h.check()
+		return slices.IndexFunc(h.old, func(o *modelRun) bool { return o.status == Rejected && o.rec.fate == rejecting }), now, soon
 	}
-	for i, r := range h.m.recs {
-		if h.m.hole(i) {
-			h.failf("record %d is left below a settled one", r.offset)
-		}
-	}
-	for _, o := range h.old {
-		if o.status == Rejected && o.rec.fate == rejecting {
-			if closed() {
-				h.failf("drained with a letter to be stored")
-			}
+	for !closed() {
+		letter, now, soon := rest()
+		switch {
+		case len(h.runs) > 0:
+			h.finish(next()%len(h.runs), verdict())
+		case letter >= 0:
+			o := h.old[letter]
 			o.rec.fate = settled
 			_, w := h.p.Release(o.d)
 			h.work(w)
-			h.lookAll()
-			for len(h.runs) > 0 {
-				h.finish(0, Verdict{Status: Acked})
-				h.lookAll()
-			}
+		case now:
+			h.failf("a record is left below a settled one")
+		case soon:
+			h.m.now++
+			h.work(h.p.Tick(h.m.now))
+		default:
+			h.failf("not drained")
 		}
+		h.lookAll()
+		h.check()
 	}
-	h.check()
-	if !closed() {
-		h.failf("not drained")
+	if letter, now, soon := rest(); len(h.runs) > 0 || letter >= 0 || now || soon {
+		h.failf("drained with %d handlers at work, letter %d, a record below a settled one: %v, %v", len(h.runs), letter, now, soon)
 	}
 	h.p.Close()
 	for _, o := range h.old {

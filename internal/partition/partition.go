@@ -99,6 +99,7 @@ type entry[R any] struct {
 	dueAt   int64
 	size    int
 	attempt int
+	again   uint8 // deliveries after a nack in a drain
 	state   state
 	// Its record was pushed out of memory, was copied, was met waiting: see evict.go.
 	evicted, detached, met bool
@@ -140,7 +141,8 @@ type Partition[R any] struct {
 	waiter  Waiter
 	held    bool
 	stopped bool
-	gaveUp  bool // nobody takes what a stopped partition still hands out
+	until   int64 // nacked records that come due until then are part of the drain
+	gaveUp  bool  // nobody takes what a stopped partition still hands out
 	closed  bool
 	drained chan struct{}
 }
@@ -233,8 +235,12 @@ func (p *Partition[R]) take(d *Delivery[R]) bool {
 			return true
 		}
 	}
-	if seq, ok := p.hole(); ok && p.nrunning < p.cfg.MaxInFlight && p.cfg.Limit.acquire(&p.waiter) {
-		if p.at(seq).lane.first == seq+1 { // or it was abandoned, and is in no queue
+	if seq, ok, _ := p.hole(); ok && p.nrunning < p.cfg.MaxInFlight && p.cfg.Limit.acquire(&p.waiter) {
+		e := p.at(seq)
+		if e.state == due {
+			e.again++
+			p.unqueue(seq)
+		} else if e.lane.first == seq+1 { // or it was abandoned, and is in no queue
 			p.unqueue(seq)
 		}
 		p.deliver(d, seq)
@@ -246,21 +252,38 @@ func (p *Partition[R]) take(d *Delivery[R]) bool {
 	return false
 }
 
-// hole answers what a stopped partition still hands out: a record that was
-// never settled, below one that is. Left to the next owner, it would bring all
-// that is settled behind it with it once more. One that waits for its lane's nacked
-// record is left all the same.
-func (p *Partition[R]) hole() (seq uint64, ok bool) {
+// drainTries is how often a drain hands out a nacked record again: one that fails
+// each time must not hold every deploy for as long as it may take.
+const drainTries = 3
+
+// hole answers what a stopped partition still hands out: a record that is not
+// settled, below one that is. Left to the next owner, it would bring all that is
+// settled behind it with it once more. soon tells that there will be one: a nacked
+// record comes due in time. One that fails again and again is left, and so is what
+// waits for it in its lane.
+func (p *Partition[R]) hole() (seq uint64, ok, soon bool) {
 	if !p.stopped || p.closed || p.held || p.gaveUp {
-		return 0, false
+		return 0, false, false
 	}
 	for seq = p.head; seq < p.high && seq < p.admitted; seq++ {
 		e := p.at(seq)
-		if e.state == queued && (p.cfg.Order == Unordered || e.lane.inFlight == 0 && len(e.lane.parked) == 0) {
-			return seq, true
+		switch {
+		case e.state != queued && e.state != due && e.state != parked:
+			continue
+		case e.state != queued && e.again == drainTries:
+			continue
+		case p.cfg.Order == Unordered:
+		case e.lane.inFlight > 0:
+			continue
+		case len(e.lane.parked) > 0 && e.lane.parked[0] != seq:
+			continue
 		}
+		if e.state != parked {
+			return seq, true, false
+		}
+		soon = soon || e.dueAt <= p.until
 	}
-	return 0, false
+	return 0, false, soon
 }
 
 // headTakeable tells whether the oldest unsettled record may run out of turn: a
@@ -349,7 +372,7 @@ func (p *Partition[R]) wakeForHole(w *Work) {
 	if p.awake > p.nrunning || p.awake >= p.cfg.MaxInFlight {
 		return
 	}
-	if _, ok := p.hole(); ok && p.cfg.Limit.room(&p.waiter) {
+	if _, ok, _ := p.hole(); ok && p.cfg.Limit.room(&p.waiter) {
 		p.rouse(w, 1)
 	}
 }
