@@ -75,7 +75,7 @@ func TestWaitingRecordIsGone(t *testing.T) {
 	}
 	s := consume(t, cfg, topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
 		if d.Attempt() == 1 && d.Offset() < keys {
-			return ackpolicy.NackAfter(3 * time.Second)
+			return ackpolicy.NackAfter(6 * time.Second) // enough to remove them meanwhile
 		}
 		return nil
 	}, ackpolicy.NackOnError.Middleware)

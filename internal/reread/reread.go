@@ -20,6 +20,7 @@ type Reader struct {
 	partition int32
 	turn      chan struct{}                     // held by whoever fetches
 	ahead     map[int64]*sarama.ConsumerMessage // guarded by turn
+	oldest    int64                             // where the log is known to begin; guarded by turn
 }
 
 // New returns a reader. It needs no closing.
@@ -43,6 +44,9 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 	}
 	if m := r.take(offset); m != nil {
 		return m, nil
+	}
+	if offset < r.oldest {
+		return nil, ErrGone // what retention removes is often much at once
 	}
 	records, reached, err := r.fetch(offset)
 	if err != nil {
@@ -90,6 +94,7 @@ func (r *Reader) fetch(offset int64) (records map[int64]*sarama.ConsumerMessage,
 		if err != nil || offset >= oldest {
 			return nil, false, errors.Join(block.Err, err)
 		}
+		r.oldest = oldest
 		return nil, true, nil
 	case block.Err != sarama.ErrNoError:
 		_ = r.client.RefreshMetadata(r.topic)

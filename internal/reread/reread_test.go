@@ -49,6 +49,9 @@ func TestGone(t *testing.T) {
 	if _, err := r.Read(nil, 1); !errors.Is(err, ErrGone) {
 		t.Errorf("a record that was removed: %v", err)
 	}
+	if _, err := r.Read(nil, 0); !errors.Is(err, ErrGone) {
+		t.Errorf("one before it: %v", err)
+	}
 	if m, err := r.Read(nil, 2); err != nil || string(m.Value) != "c" {
 		t.Errorf("the one behind it: %v, %v", m, err)
 	}
