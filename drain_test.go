@@ -1,10 +1,12 @@
 package ackpolicy_test
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -105,6 +107,71 @@ func TestDrainLeavesNoHolesBelowAWait(t *testing.T) {
 				wantCommitted(t, group, topic, 0, 3)
 			}
 		})
+	}
+}
+
+// A nacked record is left to the next owner, so a handler that waits for a commit past it waits in vain: that must not
+// take all the time of the drain.
+func TestDrainEndsWaitsBehindANackedRecord(t *testing.T) {
+	t.Parallel()
+	for how, rebalance := range map[string]bool{"closing": false, "rebalance": true} {
+		t.Run("AckSync, "+how, func(t *testing.T) {
+			t.Parallel()
+			cause := ackpolicy.ErrClosing
+			if rebalance {
+				cause = ackpolicy.ErrRevoked
+			}
+			answers := make(chan error, 2)
+			drainBehindANack(t, rebalance, config(brokertest.Group(t)), func(msg *message.Message, d *ackpolicy.Delivery) error {
+				if d.Offset() == 0 {
+					return ackpolicy.NackAfter(time.Hour)
+				}
+				answers <- d.AckSync(msg.Context())
+				return nil
+			}, ackpolicy.NackOnError.Middleware)
+			if err := await(t, "AckSync", answers); !errors.Is(err, cause) {
+				t.Errorf("AckSync: %v, want %v", err, cause)
+			}
+		})
+		t.Run("ConfirmFirst, "+how, func(t *testing.T) {
+			t.Parallel()
+			cfg := config(brokertest.Group(t))
+			cfg.Kafka.Unmarshaler = refusing{func() bool { return true }} // record 0: nacked
+			cfg.Backoff = func(int, error) time.Duration { return time.Hour }
+			drainBehindANack(t, rebalance, cfg, func(_ *message.Message, d *ackpolicy.Delivery) error {
+				t.Errorf("%s was handled, and its commit cannot have come", name(d))
+				return nil
+			}, confirmFirst)
+		})
+	}
+}
+
+// drainBehindANack ends an assignment whose record 0 waits after a nack and whose record 1 waits for a commit.
+func drainBehindANack(t *testing.T, rebalance bool, cfg ackpolicy.SubscriberConfig, h handle, mw message.HandlerMiddleware) {
+	group, topic := cfg.Kafka.ConsumerGroup, newTopic(t, 1, keyed("a", "b")...)
+	ordering(ackpolicy.OrderByKey, 2)(&cfg)
+	drainTimeout(patience / 2)(&cfg)
+	nacked, acked := make(chan struct{}, 2), make(chan struct{}, 2) // the partition may come back after the rebalance
+	released := make(chan ackpolicy.RevokedEvent, 2)
+	cfg.Hooks.Undecodable = func(ackpolicy.UndecodableEvent) { nacked <- struct{}{} }
+	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
+		if e.Offset == 0 {
+			nacked <- struct{}{}
+		} else {
+			acked <- struct{}{}
+		}
+	}
+	cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released <- e }
+	s := consume(t, cfg, topic, h, mw)
+	await(t, "the nack", nacked)
+	await(t, "the ack", acked)
+	if rebalance {
+		consume(t, config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Manual.Middleware)
+	} else {
+		s.stop()
+	}
+	if e := await(t, "the release", released); e.TimedOut || e.Nacked != 1 || e.Running != 0 {
+		t.Errorf("released as %+v", e)
 	}
 }
 

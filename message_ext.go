@@ -124,7 +124,8 @@ func (d *Delivery) Reject(reason error) bool {
 // covers it, and so every earlier record of the partition is settled too. Where ctx
 // ends first, the record stays acked and ctx's error is returned. Other errors:
 // one that names the status on a nacked or rejected delivery; ErrRevoked or
-// ErrClosing where the record is no longer ours; ErrNoConsumerGroup, after the
+// ErrClosing where the record is no longer ours, or its partition is draining and
+// leaves an earlier record to its next owner; ErrNoConsumerGroup, after the
 // ack, where nothing can be committed; ErrNotKafka, without an ack, on a message of another subscriber.
 func (d *Delivery) AckSync(ctx context.Context) error {
 	if d.sub == nil {

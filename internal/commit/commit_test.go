@@ -272,7 +272,7 @@ func TestEndConfirms(t *testing.T) {
 	go func() { unsent <- b.s.Confirm(context.Background(), own) }()
 	until(t, func() bool { return b.s.waiting.Load() == 2 })
 	closing := errors.New("closing")
-	b.s.EndConfirms(closing)
+	b.s.EndConfirms(0, closing)
 	var not *NotStored
 	if err := <-sent; !errors.As(err, &not) || !not.Sent || !errors.Is(err, closing) {
 		t.Fatalf("sent: %v", err)

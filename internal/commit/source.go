@@ -219,27 +219,28 @@ func (s *Source) Flush(ctx context.Context) error {
 	return s.Wait(ctx, mark.Seq-1)
 }
 
-// EndWaits ends the waits of Wait. What they wait for is still sent.
-func (s *Source) EndWaits(cause error) {
+// EndWaits ends the waits of Wait for records from a sequence number on. What they
+// wait for is still sent.
+func (s *Source) EndWaits(from uint64, cause error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	s.serve(func(w *waiter) (error, bool) {
-		return s.notStored(w, cause), !w.start && !w.confirm
+		return s.notStored(w, cause), !w.start && !w.confirm && w.seq >= from
 	})
 }
 
-// EndConfirms ends the waits of Confirm: the drain's time is up. What was never
-// sent for them is not sent any more, so those records are left to the next owner.
-func (s *Source) EndConfirms(cause error) {
+// EndConfirms ends the waits of Confirm for records from a sequence number on. What
+// was never sent for them is not sent any more, so those records are left to the next owner.
+func (s *Source) EndConfirms(from uint64, cause error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	for _, w := range s.waiters {
-		if w.confirm && w.seq >= max(s.sent, s.flying) && (s.limit == nil || w.seq < s.limit.Seq) {
+		if w.confirm && w.seq >= from && w.seq >= max(s.sent, s.flying) && (s.limit == nil || w.seq < s.limit.Seq) {
 			s.limit = &w.mark
 		}
 	}
 	s.serve(func(w *waiter) (error, bool) {
-		return s.notStored(w, cause), w.confirm
+		return s.notStored(w, cause), w.confirm && w.seq >= from
 	})
 }
 

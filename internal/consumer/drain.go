@@ -36,7 +36,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	c.do(w)
 	timedOut := c.awaitDrained(drained, cause, budget)
 	if timedOut && c.source != nil {
-		c.source.EndConfirms(cause)
+		c.source.EndConfirms(0, cause)
 	}
 	c.ended = cause
 	left, running := c.part.Close()
@@ -82,6 +82,7 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 	defer redelivery.Stop()
 	c.arm(redelivery)
 	for idle, stuck := 0, 0; ; {
+		c.endVainWaits(cause)
 		select {
 		case <-drained:
 			return false
@@ -101,16 +102,31 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 				c.part.GiveUp()
 				close(c.quit)
 			}
-			if stuck++; !c.waitsForLast() && !c.part.Futile() {
+			if stuck++; !c.waitsForLast() {
 				stuck = 0
 			}
 			if stuck == 2 {
 				stuck = 0
-				c.source.EndConfirms(cause)
-				c.source.EndWaits(cause)
+				c.endWaits(0, cause)
 			}
 		}
 	}
+}
+
+// endVainWaits ends the waits for commits that would pass a record which this
+// partition leaves: its next owner is the first who can settle it.
+func (c *Claim) endVainWaits(cause error) {
+	if c.source == nil || !c.source.Waiting() {
+		return
+	}
+	if seq, ok := c.part.Leaves(); ok {
+		c.endWaits(seq, cause)
+	}
+}
+
+func (c *Claim) endWaits(from uint64, cause error) {
+	c.source.EndConfirms(from, cause)
+	c.source.EndWaits(from, cause)
 }
 
 // waitsForLast tells whether a handler waits for a commit that has to wait for a

@@ -67,25 +67,6 @@ func (p *Partition[R]) lastLeft() bool {
 	return ok || soon
 }
 
-// Futile tells that every handler which runs in a drain waits for a commit that cannot
-// come: the record that it waits for is not handed out again.
-func (p *Partition[R]) Futile() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.stopped || p.closed || p.nrunning == 0 || p.nrunning != p.nwaiting || p.nreject > 0 || p.late() {
-		return false
-	}
-	if _, ok, soon := p.hole(); ok || soon {
-		return false
-	}
-	for d := p.running.first; d != nil; d = d.next {
-		if d.seq < p.head { // its commit is under way
-			return false
-		}
-	}
-	return true
-}
-
 // late tells that a record may yet be settled whose handler returned without that.
 func (p *Partition[R]) late() bool {
 	return p.npending > 0 && p.cfg.Late != nil && p.cfg.Late.Load()
@@ -145,6 +126,37 @@ func (p *Partition[R]) Stop(until int64) (<-chan struct{}, Work) {
 		p.checkDrained()
 	}
 	return p.drained, p.work()
+}
+
+// Leaves answers the first record that a stopped partition leaves to its next
+// owner, as far as can be told by now: no commit passes it any more.
+func (p *Partition[R]) Leaves() (seq uint64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.stopped {
+		return 0, false
+	}
+	for seq = p.head; seq < p.high; seq++ {
+		if p.leaves(p.at(seq)) {
+			return seq, true
+		}
+	}
+	return 0, false
+}
+
+func (p *Partition[R]) leaves(e *entry[R]) bool {
+	allWait := p.nrunning == p.nwaiting
+	switch e.state {
+	case queued:
+		return p.gaveUp
+	case parked:
+		return p.gaveUp || e.again == drainTries || e.dueAt > p.until
+	case due: // one whose lane waits for it needs the lane
+		return p.gaveUp || e.again == drainTries || allWait && p.cfg.Order != Unordered && e.lane.inFlight > 0
+	case pending: // a handler may yet settle it, or the application late
+		return allWait && !p.late()
+	}
+	return false
 }
 
 // GiveUp ends the handing out for good: nobody takes what is handed out.
