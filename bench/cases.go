@@ -146,6 +146,7 @@ type bench struct {
 	only        []string
 	loaded      map[string]bool
 	tables      []table
+	sections    []section
 }
 
 func findCase(name string) (bcase, error) {

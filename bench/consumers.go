@@ -37,6 +37,7 @@ type job struct {
 // meter counts records, and knows when the first and the last one came.
 type meter struct {
 	job   job
+	each  func(m *meter, value []byte) // the handler, where it is not serve
 	count atomic.Int64
 	first sync.Once
 	begin func()
@@ -55,8 +56,17 @@ func (m *meter) finish() { m.last.Do(func() { close(m.done) }) }
 
 func (m *meter) handled() int64 { return min(m.count.Load(), m.job.Records) }
 
-// handle is the handler's work, the same in every consumer.
-func (m *meter) handle() {
+// handle is the handler, the same in every consumer.
+func (m *meter) handle(value []byte) {
+	if m.each != nil {
+		m.each(m, value)
+		return
+	}
+	m.serve()
+}
+
+// serve does the job's work and counts the record.
+func (m *meter) serve() {
 	m.first.Do(m.start)
 	if m.job.Work > 0 {
 		time.Sleep(m.job.Work)
@@ -131,11 +141,14 @@ func stock(read reader) func(context.Context, job, *meter) error {
 	}
 }
 
-func ours(o ackpolicy.Ordering, read reader) func(context.Context, job, *meter) error {
+func ours(o ackpolicy.Ordering, read reader, change ...func(*ackpolicy.SubscriberConfig)) func(context.Context, job, *meter) error {
 	return func(ctx context.Context, j job, m *meter) error {
 		cfg := ackpolicy.SubscriberConfig{Kafka: kafkaConfig(j), Ordering: o}
 		if o != ackpolicy.OrderByPartition {
 			cfg.MaxInFlight = j.Concurrency
+		}
+		for _, c := range change {
+			c(&cfg)
 		}
 		sub, err := ackpolicy.NewSubscriber(cfg, watermill.NopLogger{})
 		if err != nil {
@@ -152,7 +165,7 @@ func loop(ctx context.Context, sub message.Subscriber, j job, m *meter) error {
 	}
 	go func() {
 		for msg := range messages {
-			m.handle()
+			m.handle(msg.Payload)
 			msg.Ack()
 		}
 	}()
@@ -168,7 +181,7 @@ func concurrentLoop(ctx context.Context, sub message.Subscriber, j job, m *meter
 	for range j.Concurrency * j.Partitions {
 		go func() {
 			for msg := range messages {
-				m.handle()
+				m.handle(msg.Payload)
 				msg.Ack()
 			}
 		}()
@@ -184,8 +197,8 @@ func router(mw ...message.HandlerMiddleware) reader {
 			return err
 		}
 		r.AddMiddleware(mw...)
-		r.AddConsumerHandler("bench", j.Topic, sub, func(*message.Message) error {
-			m.handle()
+		r.AddConsumerHandler("bench", j.Topic, sub, func(msg *message.Message) error {
+			m.handle(msg.Payload)
 			return nil
 		})
 		go func() {
@@ -250,7 +263,7 @@ func (saramaHandler) Setup(sarama.ConsumerGroupSession) error   { return nil }
 func (saramaHandler) Cleanup(sarama.ConsumerGroupSession) error { return nil }
 func (h saramaHandler) ConsumeClaim(s sarama.ConsumerGroupSession, c sarama.ConsumerGroupClaim) error {
 	for msg := range c.Messages() {
-		h.m.handle()
+		h.m.handle(msg.Value)
 		s.MarkMessage(msg, "")
 	}
 	return nil
@@ -295,8 +308,8 @@ func franzGroup(ctx context.Context, j job, m *meter) error {
 		var parts sync.WaitGroup
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 			parts.Go(func() {
-				for range p.Records {
-					m.handle()
+				for _, r := range p.Records {
+					m.handle(r.Value)
 				}
 			})
 		})

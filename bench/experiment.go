@@ -25,12 +25,15 @@ type experiment struct {
 	// child is the part that runs in a process of its own, if there is one. What it
 	// answers is handed back as JSON.
 	child func(spec []byte) (any, error)
+	// study is what is published with the cases' tables. It is nil, or run runs it.
+	study func() study
 }
 
 func experiments() []experiment {
 	return []experiment{
-		{"soak", "random outcomes, restarts and kills for as long as is wanted: fates, order, memory", runSoak, soakMemberMain},
-		{"parked", "200,000 records of 10 KB parked at once: memory, reading them again, order", runParked, parkedChild},
+		{name: "soak", about: "random outcomes, restarts and kills for as long as is wanted: fates, order, memory", run: runSoak, child: soakMemberMain},
+		{name: "parked", about: "200,000 records of 10 KB parked at once: memory, reading them again, order", run: runParked, child: parkedChild},
+		studied("latency", "from when a record was due to be sent to its handler's start, at a fixed rate", newLatency, timedChild),
 	}
 }
 
@@ -189,7 +192,12 @@ func spread(values []float64, format string) string {
 	if len(values) == 0 {
 		return ""
 	}
-	return fmt.Sprintf(format+" ("+format+"–"+format+")", middle(values), slices.Min(values), slices.Max(values))
+	return fmt.Sprintf(format+" ("+lowHigh(values, format)+")", middle(values))
+}
+
+// lowHigh are the lowest and the highest.
+func lowHigh(values []float64, format string) string {
+	return fmt.Sprintf(format+"–"+format, slices.Min(values), slices.Max(values))
 }
 
 // errorLogger logs errors only.

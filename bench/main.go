@@ -53,7 +53,7 @@ func main() {
 func parent() error {
 	var (
 		names   = flag.String("case", "noop,1ms,10ms", "cases to run, by comma; -list shows them")
-		all     = flag.Bool("all", false, "run all cases")
+		all     = flag.Bool("all", false, "run all cases and, without -only, the experiments that are published with them")
 		only    = flag.String("only", "", "consumers to run, by comma; empty: those of the case")
 		runs    = flag.Int("runs", 3, "runs of each consumer")
 		list    = flag.Bool("list", false, "list cases and consumers")
@@ -98,6 +98,11 @@ func parent() error {
 			return err
 		}
 	}
+	if *all && *only == "" {
+		if err := b.studies(); err != nil {
+			return err
+		}
+	}
 	if *out != "" {
 		return b.write(*out)
 	}
@@ -114,10 +119,21 @@ func child(text string) error {
 	if err != nil {
 		return err
 	}
+	r, err := measure(j, c.run, nil)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// measure runs a consumer to the job's end and answers the figures. It does not wait
+// for the consumer to close: the process ends. each is the handler, if it is not the
+// meter's own.
+func measure(j job, run func(context.Context, job, *meter) error, each func(*meter, []byte)) (result, error) {
 	var began time.Time
 	var before, after runtime.MemStats
 	var cpu time.Duration
-	m := &meter{job: j, done: make(chan struct{})}
+	m := &meter{job: j, each: each, done: make(chan struct{})}
 	m.begin = func() {
 		runtime.ReadMemStats(&before)
 		if j.Profile != "" {
@@ -138,17 +154,21 @@ func child(text string) error {
 			Rate:      n / took.Seconds(),
 			Allocs:    float64(after.Mallocs-before.Mallocs) / n,
 			CPUMicros: float64(spent.Microseconds()) / n,
+			PeakMiB:   peakMiB(),
 		}
 	}()
+	failed := make(chan error, 1)
 	go func() {
-		if err := c.run(context.Background(), j, m); err != nil {
-			fmt.Fprintln(os.Stderr, j.Consumer+":", err)
-			os.Exit(1)
+		if err := run(context.Background(), j, m); err != nil {
+			failed <- fmt.Errorf("%s: %w", j.Consumer, err)
 		}
 	}()
-	r := <-finished
-	r.PeakMiB = peakMiB()
-	return json.NewEncoder(os.Stdout).Encode(r)
+	select {
+	case r := <-finished:
+		return r, nil
+	case err := <-failed:
+		return result{}, err
+	}
 }
 
 func startProfile(file string) {

@@ -43,6 +43,9 @@ Each consumer ran %s in a process of its own, in turn on one broker, to its last
 			}
 		}
 	}
+	for _, sec := range b.sections {
+		s.WriteString(sec.markdown())
+	}
 	return s.String()
 }
 

@@ -81,7 +81,7 @@ func TestMeterEndsWithTheLastRecordOrTheLimit(t *testing.T) {
 	} {
 		m := &meter{job: c.job, begin: func() {}, done: make(chan struct{})}
 		for range 3 {
-			m.handle()
+			m.handle(nil)
 		}
 		<-m.done
 		if got := m.handled(); got != c.want {
