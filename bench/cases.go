@@ -28,17 +28,21 @@ type bcase struct {
 	limit       string
 }
 
-// describe is the case in words.
-func (c bcase) describe() string {
-	handler := "does nothing"
+// handler is what it does, in words.
+func (c bcase) handler() string {
 	switch {
 	case c.work > 0 && c.spin > 0:
-		handler = fmt.Sprintf("waits %s and computes for %s", plain(c.work), plain(c.spin))
+		return fmt.Sprintf("waits %s and computes for %s", plain(c.work), plain(c.spin))
 	case c.work > 0:
-		handler = fmt.Sprintf("waits %s", plain(c.work))
+		return fmt.Sprintf("waits %s", plain(c.work))
 	case c.spin > 0:
-		handler = fmt.Sprintf("computes for %s", plain(c.spin))
+		return fmt.Sprintf("computes for %s", plain(c.spin))
 	}
+	return "does nothing"
+}
+
+// describe is the case in words.
+func (c bcase) describe() string {
 	keys := thousands(c.keys) + " keys"
 	if c.zipf > 0 {
 		keys += fmt.Sprintf(" by Zipf's law with s = %g", c.zipf)
@@ -48,7 +52,7 @@ func (c bcase) describe() string {
 		partitions = "1 partition"
 	}
 	return fmt.Sprintf("%s; the handler %s, %d at once a partition where the consumer can; %s records of %s B, %s, %s",
-		c.about, handler, c.concurrency, thousands(int(c.records)), thousands(c.size), keys, partitions)
+		c.about, c.handler(), c.concurrency, thousands(int(c.records)), thousands(c.size), keys, partitions)
 }
 
 // plain writes a duration with a space before its unit.
@@ -260,6 +264,7 @@ func (b *bench) load(c bcase) (string, error) {
 	cfg.Producer.Return.Successes = true
 	cfg.Producer.Flush.Messages = 2000
 	cfg.Producer.Flush.Frequency = 10 * time.Millisecond
+	cfg.Producer.Retry.Max = 20 // a topic that is only just there has partitions without a leader
 	cfg.Metadata.AllowAutoTopicCreation = false
 	admin, err := sarama.NewClusterAdmin(b.brokers, cfg)
 	if err != nil {

@@ -102,6 +102,7 @@ var consumers = []consumer{
 	{name: "ackpolicy unordered", guarantee: "at least once", run: ours(ackpolicy.Unordered, router(ackpolicy.NackOnError.Middleware))},
 	{name: "ackpolicy ack_first", guarantee: "at most once but for a crash's uncommitted acks", run: ours(ackpolicy.Unordered, router(ackpolicy.AckFirst.Middleware))},
 	{name: "ackpolicy confirm_first", guarantee: "at most once", run: ours(ackpolicy.Unordered, router(ackpolicy.Middleware{ConfirmFirst: true}.Middleware))},
+	{name: "hash lanes", guarantee: "order per key; a crash loses what slower lanes hold", run: hashLanes},
 	{name: "ppc key", guarantee: "at least once, order per key", peer: java},
 	{name: "ppc unordered", guarantee: "at least once", peer: java},
 	{name: "spring record", guarantee: "at least once, order per partition, a commit a record", peer: java},

@@ -34,6 +34,11 @@ func experiments() []experiment {
 		{name: "soak", about: "random outcomes, restarts and kills for as long as is wanted: fates, order, memory", run: runSoak, child: soakMemberMain},
 		{name: "parked", about: "200,000 records of 10 KB parked at once: memory, reading them again, order", run: runParked, child: parkedChild},
 		studied("latency", "from when a record was due to be sent to its handler's start, at a fixed rate", newLatency, timedChild),
+		studied("skew", "a hot key and cold ones: a queue a key beside lanes by hash", newSkew, nil),
+		studied("siblings", "fast partitions beside a slow one, and alone", newSiblings, siblingsChild),
+		studied("scale", "processor time a record over numbers of keys and of partitions", newScale, nil),
+		studied("acksync", "AckSync on an idle partition beside a bare OffsetCommit", newAckSync, nil),
+		studied("commits", "commits once a second beside none", newCommits, commitsChild),
 	}
 }
 
@@ -80,7 +85,7 @@ func printExperiments() {
 func brokersFromEnv() ([]string, error) {
 	brokers := os.Getenv("KAFKA_BROKERS")
 	if brokers == "" {
-		return nil, errors.New("KAFKA_BROKERS is not set: run through scripts/kafka.sh run 4.3.0 -- go -C bench run .")
+		return nil, errors.New("KAFKA_BROKERS is not set: run it through scripts/kafka.sh, as README.md tells")
 	}
 	return strings.Split(brokers, ","), nil
 }

@@ -24,7 +24,7 @@ func newLatency() study {
 	return &latency{
 		consumers: "sarama group,franz-go group,stock router,ackpolicy router,ackpolicy key",
 		rate:      2000, work: time.Millisecond, concurrency: 64, partitions: 4, keys: 10_000, size: 100,
-		warmUp: time.Second, run: 4 * time.Second,
+		warmUp: time.Second / 2, run: 3 * time.Second,
 	}
 }
 

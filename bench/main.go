@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"runtime/pprof"
 	"strings"
@@ -172,7 +173,11 @@ func measure(j job, run func(context.Context, job, *meter) error, each func(*met
 }
 
 func startProfile(file string) {
-	f, err := os.Create(file)
+	err := os.MkdirAll(filepath.Dir(file), 0o755)
+	var f *os.File
+	if err == nil {
+		f, err = os.Create(file)
+	}
 	if err == nil {
 		err = pprof.StartCPUProfile(f)
 	}

@@ -29,6 +29,7 @@ type latencies struct {
 	P50, P99, P999, Max float64
 }
 
+// timedResult has the latencies of all records, those of the hot key, and those of the cold ones.
 type timedResult struct{ All, Hot, Cold latencies }
 
 // run has the consumer start on a topic of its own, and sends once it reads every partition.
@@ -60,6 +61,7 @@ func (t timed) run(key func(record int64) int64) (timedResult, error) {
 		return timedResult{}, err
 	}
 	timeout := time.Minute + t.WarmUp + t.For
+	// The child is the same whichever experiment asks.
 	return inChild[timedResult]("latency", t, timeout, func(ctx context.Context) error {
 		var once sync.Once
 		var failed error
