@@ -148,7 +148,6 @@ type parkedBook struct {
 	next      []uint32 // by key: the turn of the record that is to be acked next
 	first     time.Time
 	again     time.Time
-	last      time.Time
 	waiting   []*ackpolicy.Delivery // under Manual
 	peak      func() int64
 	done      chan struct{}
