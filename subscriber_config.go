@@ -79,8 +79,8 @@ type SubscriberConfig struct {
 	// (without a group: the oldest unsettled record) and the highest delivered one, a
 	// partition: the most that a crash replays. 0 is 100,000; Unlimited is no bound.
 	MaxUncommitted int
-	// MaxBufferedBytes is how many bytes of records a subscription holds before
-	// it pauses fetching; what was asked for already still comes, and every
+	// MaxBufferedBytes is how many bytes of records, with 160 more for each and 56
+	// for each header, a subscription holds before it pauses fetching; what was asked for already still comes, and every
 	// partition may hold one record, however large. 0 is 64 MiB.
 	MaxBufferedBytes int64
 	// CommitInterval between commits that nobody waits for; 0 is sarama's

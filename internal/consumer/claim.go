@@ -244,10 +244,17 @@ func (c *Claim) detach() {
 	}
 }
 
+// What a record and a header take beside their bytes: sarama's structs, as the heap
+// rounds them. For small records it is the greater part.
+const (
+	messageSize = 160
+	headerSize  = 56
+)
+
 func sizeOf(m *sarama.ConsumerMessage) int {
-	n := len(m.Key) + len(m.Value)
+	n := messageSize + len(m.Key) + len(m.Value)
 	for _, h := range m.Headers {
-		n += len(h.Key) + len(h.Value)
+		n += headerSize + len(h.Key) + len(h.Value)
 	}
 	return n
 }
