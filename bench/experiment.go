@@ -210,18 +210,18 @@ func errorLogger() watermill.LoggerAdapter {
 	return &watermill.StdLoggerAdapter{ErrorLogger: log.New(os.Stderr, "", log.LstdFlags|log.Lmicroseconds)}
 }
 
-// errorLoggerWithout is errorLogger without the lines of one message.
-func errorLoggerWithout(message string) watermill.LoggerAdapter {
-	return quietLogger{errorLogger(), message}
+// errorLoggerWithout is errorLogger without the lines that begin with one of these.
+func errorLoggerWithout(beginnings ...string) watermill.LoggerAdapter {
+	return quietLogger{errorLogger(), beginnings}
 }
 
 type quietLogger struct {
 	watermill.LoggerAdapter
-	without string
+	without []string
 }
 
 func (l quietLogger) Error(msg string, err error, fields watermill.LogFields) {
-	if msg != l.without {
+	if !slices.ContainsFunc(l.without, func(beginning string) bool { return strings.HasPrefix(msg, beginning) }) {
 		l.LoggerAdapter.Error(msg, err, fields)
 	}
 }

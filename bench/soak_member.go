@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -39,6 +40,7 @@ type soakMember struct {
 	soakSpec
 	events *os.File
 	late   sync.WaitGroup
+	idle   atomic.Int64 // goroutines after the last session
 }
 
 // Words of the parent on a member's standard input.
@@ -64,6 +66,7 @@ func soakMemberMain(text []byte) (any, error) {
 				return nil, err
 			}
 			stop = nil
+			m.idle.Store(int64(runtime.NumGoroutine()))
 			fmt.Println(soakStop)
 		}
 	}
@@ -89,12 +92,13 @@ func (m *soakMember) tellOf(kind byte, topic string, partition int32, offset, a 
 	m.tell(soakEvent{Kind: kind, Partition: m.partition(topic, partition), Offset: offset, A: a})
 }
 
-// sample tells the process's memory, after a collection.
+// sample tells the process's memory, after a collection, and how many goroutines the
+// last session left: in a session there are as many as it has partitions and work.
 func (m *soakMember) sample() {
 	for range time.Tick(m.Sample) {
 		heap := liveHeap()
 		resident, _ := memoryOf("self")
-		m.tell(soakEvent{Kind: evSample, Offset: int64(heap), A: resident, B: int64(runtime.NumGoroutine())})
+		m.tell(soakEvent{Kind: evSample, Offset: int64(heap), A: resident, B: m.idle.Load()})
 	}
 }
 
@@ -103,10 +107,13 @@ func (m *soakMember) config() ackpolicy.SubscriberConfig {
 		Kafka:      kafkaConfig(job{Brokers: m.Brokers, Group: m.Group}),
 		Ordering:   m.Ordering,
 		DeadLetter: ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}},
+		// Amid a rebalance the group takes no commit before it has given up a member that was
+		// killed, and handlers that wait for one hold the drain so long.
+		DrainTimeout: m.Session + 8*time.Second,
 		Hooks: ackpolicy.Hooks{
 			Assigned: func(e ackpolicy.AssignedEvent) { m.tellOf(evAssigned, e.Topic, e.Partition, e.Start, 0) },
 			Settled: func(e ackpolicy.SettledEvent) {
-				m.tellOf(evSettled, e.Topic, e.Partition, e.Offset, int64(e.Status))
+				m.tell(soakEvent{evSettled, 0, m.partition(e.Topic, e.Partition), e.Offset, int64(e.Status), int64(e.Attempt)})
 			},
 			Committed: func(e ackpolicy.CommittedEvent) { m.tellOf(evCommitted, e.Topic, e.Partition, e.Offset, 0) },
 			Revoked: func(e ackpolicy.RevokedEvent) {
@@ -117,9 +124,6 @@ func (m *soakMember) config() ackpolicy.SubscriberConfig {
 				if e.Err != nil {
 					bits |= releasedFailed
 					fmt.Fprintf(os.Stderr, "soak: member %d, %s/%d released: %v\n", m.Member, e.Topic, e.Partition, e.Err)
-				}
-				if e.Running+e.Pending+e.Nacked > 0 {
-					bits |= releasedLeft
 				}
 				m.tellOf(evReleased, e.Topic, e.Partition, e.Offset, bits)
 			},
@@ -140,7 +144,7 @@ func (m *soakMember) config() ackpolicy.SubscriberConfig {
 
 // start joins the group; stop leaves it gracefully.
 func (m *soakMember) start() (stop func() error, err error) {
-	logger := errorLoggerWithout("Handler returned error") // which is what they are to do
+	logger := errorLoggerWithout("Handler returned error", "Panic recovered in handler") // which is what they are to do
 	sub, err := ackpolicy.NewSubscriber(m.config(), logger)
 	if err != nil {
 		return nil, err
@@ -175,44 +179,37 @@ var errSoak = errors.New("as the soak wants it")
 func (m *soakMember) handle(msg *message.Message, d *ackpolicy.Delivery, manual bool) error {
 	at := soakEvent{Partition: m.partition(d.Topic(), d.Partition()), Offset: d.Offset(), B: int64(decodeStamp(msg.Payload).key)}
 	plan := newSoakPlan(m.Seed, at.Partition, at.Offset, d.Attempt(), manual)
-	start, end := at, at
-	start.Kind, start.A = evStart, int64(d.Attempt())
-	end.Kind = evEnd
-	m.tell(start)
+	tell := func(kind byte, a int64) {
+		e := at
+		e.Kind, e.A = kind, a
+		m.tell(e)
+	}
+	tell(evStart, int64(d.Attempt()))
 	time.Sleep(plan.work)
 	var err error
 	switch plan.act {
-	case actReturn:
 	case actVerb: // a verb goes before what the handler returns
 		d.Ack()
 		err = errSoak
 	case actAckSync:
+		tell(evWait, 0)
 		m.ackSync(msg.Context(), d, at)
 	case actError:
 		err = errSoak
-	case actPanic:
-		end.A = toNack
-		m.tell(end)
-		panic(errSoak)
 	case actNackAfter:
 		err = ackpolicy.NackAfter(plan.delay)
 	case actReject:
 		err = ackpolicy.RejectWith(errSoak)
 	case actSignalAck:
 		err = fmt.Errorf("wrapped: %w", ackpolicy.ErrAck)
+	}
+	tell(evEnd, plan.verdict())
+	switch plan.act {
+	case actPanic:
+		panic(errSoak)
 	case actLateAck, actLateNack, actLateReject:
-		end.A = toSettleLate
-		if plan.act == actLateNack {
-			end.A = toNackLate
-		}
-		m.tell(end)
 		m.settleLate(d, plan)
-		return nil
 	}
-	if plan.nacks() {
-		end.A = toNack
-	}
-	m.tell(end)
 	return err
 }
 

@@ -25,8 +25,21 @@ const (
 	actLateReject
 )
 
-func (p soakPlan) nacks() bool {
-	return p.act == actError || p.act == actPanic || p.act == actNackAfter
+// verdict is what becomes of the delivery, as evEnd tells it.
+func (p soakPlan) verdict() int64 {
+	switch p.act {
+	case actError, actPanic, actNackAfter:
+		return statusNacked
+	case actReject:
+		return statusRejected
+	case actLateAck:
+		return statusAcked | settledLate
+	case actLateNack:
+		return statusNacked | settledLate
+	case actLateReject:
+		return statusRejected | settledLate
+	}
+	return statusAcked
 }
 
 // chances are in thousandths; what is missing is an ack.

@@ -5,6 +5,39 @@ import (
 	"slices"
 )
 
+// memorySeries is what a process was seen to hold, at equal intervals.
+type memorySeries struct{ heap, resident, goroutines []float64 }
+
+func (s *memorySeries) add(heap, resident, goroutines float64) {
+	s.heap = append(s.heap, heap)
+	s.resident = append(s.resident, resident)
+	s.goroutines = append(s.goroutines, goroutines)
+}
+
+// What a series may rise by, at least: a heap that settles, pages that the runtime
+// has not given back, handlers that happen to run.
+const heapSlack, residentSlack, goroutineSlack = 4 << 20, 16 << 20, 30
+
+func (s memorySeries) trends() (heap, resident, goroutines trend) {
+	return newTrend(s.heap, heapSlack), newTrend(s.resident, residentSlack), newTrend(s.goroutines, goroutineSlack)
+}
+
+func (s memorySeries) short() bool {
+	heap, _, _ := s.trends()
+	return heap.short
+}
+
+func (s memorySeries) rises() bool {
+	heap, resident, goroutines := s.trends()
+	return heap.rises() || resident.rises() || goroutines.rises()
+}
+
+func (s memorySeries) text() string {
+	heap, resident, goroutines := s.trends()
+	return fmt.Sprintf("second half of %d samples: heap %s; resident %s; goroutines %s", len(s.heap),
+		heap.text(1<<20, "MiB"), resident.text(1<<20, "MiB"), goroutines.text(1, ""))
+}
+
 // trend tells whether a series that was sampled at equal intervals rises.
 type trend struct {
 	from, to float64 // the line through the second half, at its ends

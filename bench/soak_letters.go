@@ -1,0 +1,47 @@
+package main
+
+// letterCount counts a record's rejections and the dead letters seen of it. Either
+// may be told first.
+type letterCount struct{ rejected, letters int }
+
+func (j *judge) reject(id soakRecord) { j.count(id, letterCount{rejected: 1}) }
+
+// letter tells of a dead letter that was read.
+func (j *judge) letter(id soakRecord) { j.count(id, letterCount{letters: 1}) }
+
+// count forgets a record with a letter for each rejection.
+func (j *judge) count(id soakRecord, by letterCount) {
+	c := j.letters[id]
+	c.rejected += by.rejected
+	c.letters += by.letters
+	if c.rejected == c.letters {
+		delete(j.letters, id)
+	} else {
+		j.letters[id] = c
+	}
+}
+
+// bury takes note of a letter that is stored.
+func (j *judge) bury(p *soakPartition, e soakEvent) {
+	p.buried[p.nburied%len(p.buried)] = e.Offset
+	p.nburied++
+	if j.belated(p, e, true) {
+		return
+	}
+	if f := p.open[e.Offset]; f != nil && f.status == statusRejected && !f.final {
+		j.final(p, e.Offset, f)
+	}
+}
+
+// checkLetters wants at least one letter a rejected record, and at most one a rejection:
+// whoever is given a record whose letter was not stored rejects it once more.
+func (j *judge) checkLetters() {
+	for id, c := range j.letters {
+		switch {
+		case c.letters == 0:
+			j.violation("%d/%d: rejected, and no dead letter", id.partition, id.offset)
+		case c.letters > c.rejected:
+			j.violation("%d/%d: %d dead letters, rejected %d times", id.partition, id.offset, c.letters, c.rejected)
+		}
+	}
+}
