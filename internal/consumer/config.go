@@ -6,7 +6,6 @@ package consumer
 import (
 	"errors"
 	"maps"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -144,7 +143,7 @@ func (s *shared) evict() {
 	s.claimsMu.Unlock()
 	soon := Now() + int64(evictAfter)
 	for _, c := range claims {
-		c.part.Evict(math.MaxInt64, soon)
+		c.part.Evict(soon)
 	}
 	if s.crowded() { // it costs a look at every record: not again at once
 		s.evictNext = time.Now().Add(200 * time.Millisecond)

@@ -1,40 +1,25 @@
 package partition
 
-// Evict pushes records out of memory that wait for long: first those whose handler
-// returned without settling them, for whom nobody may ever ask again; then nacked
-// ones whose time comes after soon, and those behind them in their lanes. It stops
-// once want bytes are freed and answers how many were. Whoever is handed such a
-// record reads it again and restores it.
-func (p *Partition[R]) Evict(want int64, soon int64) (freed int64) {
+// Evict pushes the records out of memory that wait for long: those whose handler
+// returned without settling them, for whom nobody may ever ask again, nacked ones
+// whose time comes after soon, and those behind them in their lanes. Whoever is handed
+// such a record reads it again and restores it.
+func (p *Partition[R]) Evict(soon int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return 0
+		return
 	}
-	if p.npending > 0 {
-		freed = p.pushOut(want, func(e *entry[R]) bool { return e.state == pending })
-	}
-	if freed < want {
-		freed += p.pushOut(want-freed, func(e *entry[R]) bool { return p.waits(e, soon) })
-	}
-	return freed
-}
-
-func (p *Partition[R]) pushOut(want int64, idle func(*entry[R]) bool) (freed int64) {
-	// The youngest first: they wait longest.
-	for seq := p.tail; seq != p.head && freed < want; {
-		seq--
+	for seq := p.head; seq != p.tail; seq++ {
 		e := p.at(seq)
-		if e.evicted || e.size == 0 || !idle(e) {
+		if e.evicted || e.size == 0 || e.state != pending && !p.waits(e, soon) {
 			continue
 		}
 		if e.d != nil && p.cfg.Strip != nil {
 			e.d.record, e.d.evicted = p.cfg.Strip(e.record), true
 		}
 		p.forget(e)
-		freed += int64(e.size)
 	}
-	return freed
 }
 
 // waits tells whether a record is not handed out before soon.

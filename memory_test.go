@@ -1,0 +1,103 @@
+package ackpolicy_test
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+const mebibyte = 1 << 20
+
+// The tests of this file measure the heap of the whole process. So they are not parallel: no other test runs meanwhile.
+
+// heap is what the process holds after a collection.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // the first one only takes pools' and finalizers' holds off some of it
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// consumeCounted is consume without a journal, which would hold the deliveries. It waits until n of them have begun.
+func consumeCounted(t *testing.T, cfg ackpolicy.SubscriberConfig, topic string, n int64, h handle, mw message.HandlerMiddleware) *service {
+	t.Helper()
+	s := newService(t)
+	var began atomic.Int64
+	s.router.AddMiddleware(mw)
+	s.router.AddConsumerHandler("handler", topic, newSubscriber(t, cfg, s.log), func(msg *message.Message) error {
+		defer began.Add(1)
+		d, _ := ackpolicy.FromMessage(msg)
+		return h(msg, d)
+	})
+	s.start(t)
+	eventually(t, fmt.Sprint(n, " deliveries"), func() bool { return began.Load() >= n })
+	return s
+}
+
+// sized makes records of a size, each with a key of its own.
+func sized(n, size int) []brokertest.Record {
+	records := make([]brokertest.Record, n)
+	for i := range records {
+		records[i] = brokertest.Record{Key: fmt.Append(nil, "key ", i), Value: bytes.Repeat([]byte{'.'}, size)}
+	}
+	return records
+}
+
+// Records that wait for long, nacked or pending, leave memory, all of them: a record's bytes are a part of the fetch that
+// brought it, with those of all partitions, so that a few that stayed would keep all the others.
+func TestWaitingRecordsLeaveMemory(t *testing.T) {
+	const partitions, records, size, bound = 4, 400, 50_000, 8 * mebibyte // 76 MiB in all
+	for name, c := range map[string]struct {
+		verdict error
+		policy  message.HandlerMiddleware
+	}{
+		"nacked":  {ackpolicy.NackAfter(time.Hour), ackpolicy.NackOnError.Middleware},
+		"pending": {nil, ackpolicy.Manual.Middleware},
+	} {
+		t.Run(name, func(t *testing.T) {
+			topic := newTopic(t, partitions)
+			for p := range int32(partitions) {
+				produce(t, topic, p, sized(records, size)...)
+			}
+			cfg := config(brokertest.Group(t), ordering(ackpolicy.OrderByKey, 16))
+			cfg.MaxBufferedBytes = bound
+			before := heap()
+			consumeCounted(t, cfg, topic, partitions*records, func(*message.Message, *ackpolicy.Delivery) error { return c.verdict }, c.policy)
+			// Now, and not later: what stays is copied out of its fetch after a while.
+			if more := heap() - before; more > 2*bound {
+				t.Errorf("the heap is larger by %.1f MiB, want at most %d", float64(more)/mebibyte, 2*bound/mebibyte)
+			}
+		})
+	}
+}
+
+// A few records that wait for long, nacked or pending, among many that do not, are copied out of the fetches that brought
+// them, which they would keep as a whole.
+func TestWaitingRecordsLeaveTheirFetch(t *testing.T) {
+	const records, size, every, bound = 4000, 10_000, 40, 8 * mebibyte // 38 MiB in all, 1 of which waits
+	topic := newTopic(t, 1, sized(records, size)...)
+	before := heap()
+	consumeCounted(t, config(brokertest.Group(t), ordering(ackpolicy.OrderByKey, 16)), topic, records,
+		func(_ *message.Message, d *ackpolicy.Delivery) error {
+			switch d.Offset() % (2 * every) {
+			case 0:
+				return nil
+			case every:
+				return ackpolicy.NackAfter(time.Hour)
+			}
+			return ackpolicy.ErrAck
+		}, ackpolicy.Manual.Middleware)
+	var more int64
+	if !poll(func() bool { more = heap() - before; return more <= bound }) {
+		t.Errorf("the heap is larger by %.1f MiB, want at most %d", float64(more)/mebibyte, bound/mebibyte)
+	}
+}
