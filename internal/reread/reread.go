@@ -4,6 +4,7 @@ package reread
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/IBM/sarama"
 )
@@ -12,16 +13,23 @@ import (
 // compaction removed it meanwhile.
 var ErrGone = errors.New("the record is no longer in the log: retention or compaction removed it")
 
-// Reader reads the records of one partition. It keeps what came along with the
-// last one asked for, since records that waited together come up together.
+// Reader reads the records of one partition. It keeps what came along with those
+// asked for lately, since records that waited together come up together.
 type Reader struct {
 	client    sarama.Client // not the one that consumes: a read would wait behind its fetch
 	topic     string
 	partition int32
-	turn      chan struct{}                     // held by whoever fetches
-	ahead     map[int64]*sarama.ConsumerMessage // guarded by turn
-	oldest    int64                             // where the log is known to begin; guarded by turn
+	turn      chan struct{} // held by whoever fetches
+	ahead     []fetched     // the latest first; guarded by turn
+	oldest    int64         // where the log is known to begin; guarded by turn
 }
+
+// fetched is what a fetch brought, by offset, and nobody has asked for yet.
+type fetched map[int64]*sarama.ConsumerMessage
+
+// kept is how many fetches are kept. Handlers at once ask out of order, and so each may
+// ask for what lies just before the last fetch. Each holds its bytes as a whole.
+const kept = 3
 
 // New returns a reader. It needs no closing.
 func New(client sarama.Client, topic string, partition int32) *Reader {
@@ -52,7 +60,10 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 	if err != nil {
 		return nil, err
 	}
-	r.ahead = records
+	if len(records) > 0 {
+		r.ahead = slices.Insert(r.ahead, 0, fetched(records))
+		r.ahead = slices.Delete(r.ahead, min(len(r.ahead), kept), len(r.ahead))
+	}
 	if m := r.take(offset); m != nil {
 		return m, nil
 	}
@@ -62,9 +73,15 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 	return nil, errNothing
 }
 
-func (r *Reader) take(offset int64) *sarama.ConsumerMessage {
-	m := r.ahead[offset]
-	delete(r.ahead, offset)
+// take answers what was fetched already, and forgets it.
+func (r *Reader) take(offset int64) (m *sarama.ConsumerMessage) {
+	for _, f := range r.ahead {
+		if m == nil {
+			m = f[offset]
+		}
+		delete(f, offset)
+	}
+	r.ahead = slices.DeleteFunc(r.ahead, func(f fetched) bool { return len(f) == 0 })
 	return m
 }
 

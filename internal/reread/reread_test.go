@@ -2,7 +2,10 @@ package reread
 
 import (
 	"errors"
+	"math/rand/v2"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/IBM/sarama"
@@ -35,6 +38,34 @@ func TestRead(t *testing.T) {
 		if err != nil || string(m.Value) != string(rune('a'+offset)) || m.Offset != offset {
 			t.Fatalf("offset %d: %+v, %v", offset, m, err)
 		}
+	}
+}
+
+// Handlers at once ask out of order: what a fetch brought is not fetched again for that.
+func TestReadsOutOfOrderFetchOnce(t *testing.T) {
+	const records, size, atOnce = 1000, 10_000, 64
+	b := brokertest.NewFake(t)
+	r := reader(t, b, slices.Repeat([]string{strings.Repeat(".", size)}, records)...)
+	var fetches atomic.Int32
+	b.Kfake().ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		b.Kfake().KeepControl()
+		fetches.Add(1)
+		return nil, nil, false
+	})
+	random := rand.New(rand.NewPCG(1, 1))
+	for first := 0; first < records; first += atOnce {
+		for _, i := range random.Perm(min(atOnce, records-first)) {
+			if m, err := r.Read(nil, int64(first+i)); err != nil || m.Offset != int64(first+i) {
+				t.Fatalf("offset %d: %+v, %v", first+i, m, err)
+			}
+		}
+	}
+	// In order it would be 10, of 1 MiB each; with the last one only it was 374.
+	if n := fetches.Load(); n > 150 {
+		t.Errorf("%d fetches", n)
+	}
+	if len(r.ahead) > kept {
+		t.Errorf("%d fetches are kept, want at most %d", len(r.ahead), kept)
 	}
 }
 
