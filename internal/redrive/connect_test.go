@@ -8,14 +8,18 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 )
@@ -81,4 +85,46 @@ func certificate(t *testing.T, caFile, certFile, keyFile string) tls.Certificate
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	check(t, err)
 	return pair
+}
+
+// What docs/dead-letters.md says of ACLs is enough, and nothing less is.
+func TestACLs(t *testing.T) {
+	t.Parallel()
+	topics, groups, ids := kmsg.ACLResourceTypeTopic, kmsg.ACLResourceTypeGroup, kmsg.ACLResourceTypeTransactionalId
+	allow := func(resource kmsg.ACLResourceType, name string, operation kmsg.ACLOperation) kfake.ACL {
+		return kfake.ACL{Resource: resource, Name: name, Pattern: kmsg.ACLResourcePatternTypeLiteral, Operation: operation, Allow: true}
+	}
+	list := []kfake.ACL{allow(topics, "orders.dlq", kmsg.ACLOperationRead), allow(groups, "orders.dlq-redrive", kmsg.ACLOperationDescribe)}
+	send := append(slices.Clone(list), allow(groups, "orders.dlq-redrive", kmsg.ACLOperationRead),
+		allow(topics, "orders", kmsg.ACLOperationWrite), allow(ids, "orders.dlq-redrive", kmsg.ACLOperationWrite))
+	password := filepath.Join(t.TempDir(), "password")
+	check(t, os.WriteFile(password, []byte("secret"), 0o600))
+	run := func(acls []kfake.ACL, command string) result {
+		broker := brokertest.NewFake(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.SeedTopics(1, "orders", "orders.dlq"),
+			kfake.Superuser("PLAIN", "root", "secret"), kfake.User("PLAIN", "alice", "secret", acls...))
+		cfg := sarama.NewConfig()
+		cfg.Net.SASL.Enable, cfg.Net.SASL.User, cfg.Net.SASL.Password = true, "root", "secret"
+		cfg.Producer.Return.Successes = true
+		producer, err := sarama.NewSyncProducer(broker.Addrs(), cfg)
+		check(t, err)
+		_, _, err = producer.SendMessage(&sarama.ProducerMessage{
+			Topic: "orders.dlq", Headers: []sarama.RecordHeader{header("topic_poisoned", "orders")},
+		})
+		check(t, errors.Join(err, producer.Close()))
+		b := &bed{t: t, broker: broker, origin: "orders", dlq: "orders.dlq"}
+		return b.run(command, "-sasl", "plain", "-user", "alice", "-password-file", password)
+	}
+	for command, acls := range map[string][]kfake.ACL{cmdList: list, cmdSend: send} {
+		if r := run(acls, command); r.code != exitDone {
+			t.Errorf("%s with what the docs say: %v", command, r)
+		}
+		for i, missing := range acls {
+			if command == cmdSend && missing.Operation == kmsg.ACLOperationDescribe {
+				continue // Read implies it
+			}
+			if r := run(slices.Delete(slices.Clone(acls), i, i+1), command); r.code != exitFailed {
+				t.Errorf("%s without %v on %s: %v", command, missing.Operation, missing.Name, r)
+			}
+		}
+	}
 }

@@ -66,22 +66,29 @@ func TestKill(t *testing.T) {
 // it is written again, and once for those that read what is committed.
 func TestKilledBeforeTheCommit(t *testing.T) {
 	t.Parallel()
-	b := newBedOn(t, brokertest.NewFake(t), 1)
-	b.letters(0, 5)
-	c := b.start("send")
-	gone := make(chan struct{})
-	b.broker.Kfake().ControlKey(int16(kmsg.EndTxn), func(kmsg.Request) (kmsg.Response, error, bool) {
-		defer close(gone)
-		c.signal(os.Kill)
-		return nil, errors.New("the network is gone, too"), true
-	})
-	c.want(-1)
-	<-gone
-	b.wantStored(0, -1)
-	b.want(exitDone, []string{"is at work, or was killed a moment ago", "Sent 5 letters."}, "send")
-	b.wantValues(0, numbers(5)...)
-	if again := repeats(values(b.read(b.origin, 0, sarama.ReadUncommitted))); again != 5 {
-		t.Errorf("%d letters were written twice, not 5", again)
+	for name, key := range map[string]kmsg.Key{
+		"before the progress": kmsg.AddOffsetsToTxn, "amid the progress": kmsg.TxnOffsetCommit, "before the end": kmsg.EndTxn,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBedOn(t, brokertest.NewFake(t), 1)
+			b.letters(0, 5)
+			c := b.start("send")
+			gone := make(chan struct{})
+			b.broker.Kfake().ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
+				defer close(gone)
+				c.signal(os.Kill)
+				return nil, errors.New("the network is gone, too"), true
+			})
+			c.want(-1)
+			<-gone
+			b.wantStored(0, -1)
+			b.want(exitDone, []string{"is at work, or was killed a moment ago", "Sent 5 letters."}, "send")
+			b.wantValues(0, numbers(5)...)
+			if again := repeats(values(b.read(b.origin, 0, sarama.ReadUncommitted))); again != 5 {
+				t.Errorf("%d letters were written twice, not 5", again)
+			}
+		})
 	}
 }
 

@@ -91,6 +91,16 @@ func TestMarksCapacity(t *testing.T) {
 	}
 }
 
+// What something else stored is not taken for marks.
+func TestMarksOfOthers(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"x", "redrive2", metadataNone + ":", metadataSpans + "!", metadataSpans + "AA", metadataSpans + "BQ", metadataBitmap + "!"} {
+		if m, err := parseMarks(5, text); !errors.Is(err, errNotMetadata) {
+			t.Errorf("%q is %+v, %v", text, m, err)
+		}
+	}
+}
+
 func FuzzParseMarks(f *testing.F) {
 	m := &marks{floor: 5, spans: []span{{7, 9}, {12, 40}, {1 << 40, 1<<40 + 1}}}
 	text, err := m.metadata()
