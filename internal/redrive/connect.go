@@ -1,8 +1,6 @@
 package redrive
 
 import (
-	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -12,6 +10,7 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/xdg-go/scram"
 )
 
 const clientID = "ackpolicy-redrive"
@@ -92,10 +91,10 @@ func (c *connection) secure(cfg *sarama.Config) error {
 		cfg.Net.SASL.Mechanism = sarama.SASLTypePlaintext
 	case "scram-sha-256":
 		cfg.Net.SASL.Mechanism = sarama.SASLTypeSCRAMSHA256
-		cfg.Net.SASL.SCRAMClientGeneratorFunc = func() sarama.SCRAMClient { return newScram(sha256.New) }
+		cfg.Net.SASL.SCRAMClientGeneratorFunc = func() sarama.SCRAMClient { return &scramClient{hash: scram.SHA256} }
 	case "scram-sha-512":
 		cfg.Net.SASL.Mechanism = sarama.SASLTypeSCRAMSHA512
-		cfg.Net.SASL.SCRAMClientGeneratorFunc = func() sarama.SCRAMClient { return newScram(sha512.New) }
+		cfg.Net.SASL.SCRAMClientGeneratorFunc = func() sarama.SCRAMClient { return &scramClient{hash: scram.SHA512} }
 	default:
 		return fmt.Errorf("-sasl %s: want plain, scram-sha-256 or scram-sha-512", c.sasl)
 	}
