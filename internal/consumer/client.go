@@ -34,6 +34,9 @@ func open(cfg *Config) (_ *clients, err error) {
 		// rebalance timeout; a read timeout below that never gets an answer.
 		member := *cfg.Sarama
 		member.Net.ReadTimeout = max(member.Net.ReadTimeout, member.Consumer.Group.Rebalance.Timeout+5*time.Second)
+		// Whoever asks for the coordinator tries again by itself. With retries inside of each of
+		// its many, it would be silent for more than a minute.
+		member.Metadata.Retry.Max = 0
 		c.fetch.member, err = sarama.NewClient(cfg.Brokers, &member)
 	}
 	return c, err
