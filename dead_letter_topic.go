@@ -97,7 +97,7 @@ func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin s
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("ackpolicy: DeadLetter: topic %s on %v: %w", name, brokers, err)
+		return nil, fmt.Errorf("ackpolicy: DeadLetter: topic %s on %v: %w", name, brokers, dial.Explain(cfg, err))
 	}
 	return opened, nil
 }
@@ -153,6 +153,9 @@ func (t DeadLetterTopic) ensure(ctx context.Context, client sarama.Client, name,
 		if partitions, perr := client.Partitions(name); perr == nil && len(partitions) > 0 {
 			return nil
 		}
+	}
+	if errors.Is(err, sarama.ErrTopicAuthorizationFailed) {
+		return fmt.Errorf("the user needs the right to write to it: %w", err)
 	}
 	if t.Create == nil {
 		return fmt.Errorf("it is not there: create it, or set DeadLetterTopic.Create: %w", errors.Join(err, sarama.ErrUnknownTopicOrPartition))

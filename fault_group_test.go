@@ -266,37 +266,6 @@ func TestTopicMadeAnew(t *testing.T) {
 	}
 }
 
-// Rights that are taken away stop a partition, with an error that says so; given back, it goes on without a loss.
-func TestRightsTakenAway(t *testing.T) {
-	t.Parallel()
-	for name, fault := range map[string]kfake.Fault{
-		"to the topic": {Keys: []kmsg.Key{kmsg.Fetch}, Err: kerr.TopicAuthorizationFailed},
-		"to the group": {Keys: []kmsg.Key{kmsg.Heartbeat, kmsg.JoinGroup, kmsg.OffsetCommit}, Err: kerr.GroupAuthorizationFailed},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			broker := brokertest.NewFake(t)
-			topic, at := fakeTopic(t, broker, numbered(2)...)
-			group := brokertest.Group(t)
-			cfg := config(group, at)
-			cfg.Kafka.OverwriteSaramaConfig.Consumer.Retry.Backoff = 100 * time.Millisecond
-			s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-			check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 2, patience))
-			fault.Count = -1
-			refused := broker.Kfake().Fault(fault)
-			_, err := brokertest.Produce(broker.Addrs(), topic, 0, numbered(2)...)
-			check(t, err)
-			eventually(t, "an error that says so", func() bool { return len(with(s.log.at("error"), "not authorized")) > 0 })
-			if n := refused.Hits(); n > 200 {
-				t.Errorf("%d refused requests: a hot loop", n)
-			}
-			refused.Remove()
-			check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 4, patience))
-			s.stop()
-		})
-	}
-}
-
 func admin(t testing.TB, broker *brokertest.Broker, do func(sarama.ClusterAdmin) error) {
 	t.Helper()
 	cfg := sarama.NewConfig()

@@ -57,7 +57,7 @@ func TestPageShowsWhatIsTested(t *testing.T) {
 	}
 }
 
-// The code on the page is the examples' code.
+// The code on these pages is the examples' code.
 func TestPageShowsExamples(t *testing.T) {
 	unindented := func(file string) string {
 		text, err := os.ReadFile(file)
@@ -68,16 +68,21 @@ func TestPageShowsExamples(t *testing.T) {
 		}
 		return strings.Join(lines, "\n")
 	}
-	examples := unindented("example_middlewares_test.go")
-	blocks := strings.Split(unindented(middlewaresPage), "```go\n")[1:]
-	for _, block := range blocks {
-		code, _, _ := strings.Cut(block, "```")
-		if !strings.Contains(examples, code) {
-			t.Errorf("not in the examples:\n%s", code)
+	for page, file := range map[string]string{
+		middlewaresPage:      "example_middlewares_test.go",
+		"docs/operations.md": "example_secure_test.go",
+	} {
+		examples := unindented(file)
+		blocks := strings.Split(unindented(page), "```go\n")[1:]
+		for _, block := range blocks {
+			code, _, _ := strings.Cut(block, "```")
+			if !strings.Contains(examples, code) {
+				t.Errorf("%s: not in %s:\n%s", page, file, code)
+			}
 		}
-	}
-	if len(blocks) == 0 {
-		t.Error("no code on the page")
+		if len(blocks) == 0 {
+			t.Errorf("no code on %s", page)
+		}
 	}
 }
 

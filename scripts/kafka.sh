@@ -4,20 +4,25 @@ set -euo pipefail
 
 usage() {
 	cat <<'USAGE'
-usage: scripts/kafka.sh start [VERSION] [--brokers N]             start a cluster, print its KAFKA_BROKERS
+usage: scripts/kafka.sh start [VERSION] [--brokers N] [--secure]  start a cluster, print its KAFKA_BROKERS
        scripts/kafka.sh stop                                      stop it and remove its data
        scripts/kafka.sh status
-       scripts/kafka.sh run [VERSION] [--brokers N] -- CMD...     run CMD beside a fresh cluster, then stop that
+       scripts/kafka.sh run [VERSION] [--brokers N] [--secure] -- CMD...
+                                                                  run CMD beside a fresh cluster, then stop that
        scripts/kafka.sh stop-broker N | start-broker N | restart-broker N
        scripts/kafka.sh fetch [VERSION]                           download the jars only
 
 The default VERSION is 4.3.0. A command under `run` may stop and start the brokers of its own cluster.
+With --secure the brokers also listen with SASL over TLS, at KAFKA_SECURE_BROKERS; KAFKA_SECURE_CA names the file
+of the CA to trust. Users: app, who has no rights until ACLs give some, and admin, who has all; for both the password
+is secret, and the mechanism PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. KAFKA_BROKERS stays open to everybody.
 Jars are kept in $ACKPOLICY_KAFKA_HOME (default: ${XDG_CACHE_HOME:-$HOME/.cache}/watermill-ackpolicy/kafka).
 USAGE
 }
 
 readonly default_version=4.3.0
 readonly start_seconds=120 stop_seconds=30
+readonly secure_users=(admin app) secure_password=secret store_password=changeit
 cache=${ACKPOLICY_KAFKA_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/watermill-ackpolicy/kafka}
 # The running cluster: a directory with one subdirectory a broker. `run` exports its own.
 state=${ACKPOLICY_KAFKA_STATE:-$cache/current}
@@ -91,32 +96,81 @@ free_ports() { # N
 	echo "${found[@]}"
 }
 
+# Makes a CA, and a certificate of it that all brokers have.
+certify() { # DIR
+	local name
+	keystore() { keytool "$1" -storepass "$store_password" -keystore "$2.p12" -alias "$2" "${@:3}"; }
+	mkdir -p "$1"
+	(
+		cd "$1"
+		for name in ca broker; do
+			keystore -genkeypair $name -storetype PKCS12 -keyalg EC -groupname secp256r1 -validity 30 \
+				-dname "CN=kafka.sh $name" -ext bc:c
+		done
+		keystore -exportcert ca -rfc >ca.pem
+		keystore -certreq broker | keystore -gencert ca -rfc -validity 30 -ext san=ip:127.0.0.1,dns:localhost >broker.pem
+		cat broker.pem ca.pem | keystore -importcert broker -noprompt
+	) >"$1/log" 2>&1 || {
+		cat "$1/log" >&2
+		die "keytool could not make certificates"
+	}
+}
+
+# The settings of the listener with SASL over TLS. Who comes by the other one is User:ANONYMOUS, and may do all.
+secure_properties() { # DIR
+	local user users=""
+	for user in "${secure_users[@]}"; do users+=" user_$user=\"$secure_password\""; done
+	cat <<PROPERTIES
+listener.name.secure.ssl.keystore.type=PKCS12
+listener.name.secure.ssl.keystore.location=$1/broker.p12
+listener.name.secure.ssl.keystore.password=$store_password
+listener.name.secure.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.secure.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required$users;
+listener.name.secure.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.secure.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:admin
+PROPERTIES
+}
+
 configure() { # VERSION BROKERS
-	local version=$1 brokers=$2 ports i voters="" addrs="" libs cluster_id=ackpolicyTestCluster00
+	local version=$1 brokers=$2 ports i port voters="" addrs="" secure_addrs="" libs cluster_id=ackpolicyTestCluster00
+	local listeners users=() user
 	local replicas=$brokers
 	((replicas <= 3)) || replicas=3
 	local min_isr=$(((replicas + 1) / 2))
 	libs=$(fetch "$version")
-	read -ra ports <<<"$(free_ports $((2 * brokers)))"
+	# Of the ports a broker has one for clients, one for controllers, and one for clients with SASL over TLS.
+	read -ra ports <<<"$(free_ports $((3 * brokers)))"
 	for ((i = 0; i < brokers; i++)); do
-		voters+=${voters:+,}$((i + 1))@127.0.0.1:${ports[2 * i + 1]}
-		addrs+=${addrs:+,}127.0.0.1:${ports[2 * i]}
+		addrs+=${addrs:+,}127.0.0.1:${ports[3 * i]}
+		voters+=${voters:+,}$((i + 1))@127.0.0.1:${ports[3 * i + 1]}
+		secure_addrs+=${secure_addrs:+,}127.0.0.1:${ports[3 * i + 2]}
 	done
 	echo "$version" >"$state/version"
 	echo "$libs" >"$state/libs"
 	echo "$addrs" >"$state/addrs"
+	if [[ $secure ]]; then
+		certify "$state/tls"
+		echo "$secure_addrs" >"$state/secure_addrs"
+		for user in "${secure_users[@]}"; do
+			for i in 256 512; do users+=(--add-scram "SCRAM-SHA-$i=[name=$user,password=$secure_password]"); done
+		done
+	fi
 	for ((i = 1; i <= brokers; i++)); do
 		mkdir -p "$state/$i"
-		echo "${ports[2 * i - 2]}" >"$state/$i/port"
+		port=${ports[3 * i - 3]}
+		echo "$port" >"$state/$i/port"
+		listeners=PLAINTEXT://127.0.0.1:$port${secure:+,SECURE://127.0.0.1:${ports[3 * i - 1]}}
 		cat >"$state/$i/server.properties" <<PROPERTIES
 process.roles=broker,controller
 node.id=$i
 controller.quorum.voters=$voters
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-listeners=PLAINTEXT://127.0.0.1:${ports[2 * i - 2]},CONTROLLER://127.0.0.1:${ports[2 * i - 1]}
-advertised.listeners=PLAINTEXT://127.0.0.1:${ports[2 * i - 2]}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
+listeners=$listeners,CONTROLLER://127.0.0.1:${ports[3 * i - 2]}
+advertised.listeners=$listeners
 log.dirs=$state/$i/data
 auto.create.topics.enable=true
 num.partitions=1
@@ -134,8 +188,9 @@ num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=8388608
 PROPERTIES
+		[[ ! $secure ]] || secure_properties "$state/tls" >>"$state/$i/server.properties"
 		java -Xmx256m -cp "$libs/*" -Dorg.slf4j.simpleLogger.defaultLogLevel=warn kafka.tools.StorageTool \
-			format -t "$cluster_id" -c "$state/$i/server.properties" >"$state/$i/format.log" 2>&1 || {
+			format -t "$cluster_id" -c "$state/$i/server.properties" "${users[@]}" >"$state/$i/format.log" 2>&1 || {
 			tail -n 20 "$state/$i/format.log" >&2
 			die "could not format the storage of broker $i"
 		}
@@ -256,19 +311,24 @@ start() { # VERSION BROKERS
 	rm -f "$link"
 	ln -s "$state" "$link"
 	trap - EXIT INT TERM HUP
-	echo "export KAFKA_BROKERS=$(cat "$state/addrs")"
+	environment | sed 's/^/export /'
+}
+
+environment() {
+	echo "KAFKA_BROKERS=$(cat "$state/addrs")"
+	[[ ! -f $state/secure_addrs ]] || printf '%s\n' "KAFKA_SECURE_BROKERS=$(cat "$state/secure_addrs")" "KAFKA_SECURE_CA=$state/tls/ca.pem"
 }
 
 run() { # VERSION BROKERS CMD...
-	local version=$1 brokers=$2 cmd="" signalled="" status=0
+	local version=$1 brokers=$2 cmd="" signalled="" status=0 variable
 	shift 2
 	state=$(new_state)
 	trap stop_cluster EXIT
 	trap 'exit 130' INT TERM HUP
 	start_cluster "$version" "$brokers"
 	say "Kafka $version on $(cat "$state/addrs")"
-	export KAFKA_BROKERS ACKPOLICY_KAFKA_STATE=$state
-	KAFKA_BROKERS=$(cat "$state/addrs")
+	export ACKPOLICY_KAFKA_STATE=$state
+	while read -r variable; do export "${variable?}"; done < <(environment)
 	# The command gets a process group of its own: a signal then ends all of it, and the broker after it.
 	trap 'signalled=1; [[ -z $cmd ]] || kill -TERM -- "-$cmd" 2>/dev/null || true' INT TERM HUP
 	set -m
@@ -290,7 +350,8 @@ run() { # VERSION BROKERS CMD...
 status() {
 	local i dir
 	[[ -d $state/ ]] || die "no cluster is running"
-	echo "Kafka $(cat "$state/version"), KAFKA_BROKERS=$(cat "$state/addrs")"
+	echo "Kafka $(cat "$state/version")"
+	environment
 	for i in $(brokers); do
 		dir=$state/$i
 		if alive "$dir"; then
@@ -301,13 +362,14 @@ status() {
 	done
 }
 
-version=$default_version brokers=1
+version=$default_version brokers=1 secure=""
 parse() { # the arguments after the subcommand; the rest is left in `rest`
 	rest=()
 	while (($#)); do
 		case $1 in
 		--brokers) brokers=${2:?--brokers needs a number} && shift ;;
 		--brokers=*) brokers=${1#*=} ;;
+		--secure) secure=1 ;;
 		--)
 			shift
 			rest=("$@")

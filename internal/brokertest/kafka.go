@@ -18,7 +18,7 @@ const (
 // Each helper connects, does its work and disconnects, in about 1 ms with kfake and 6 ms with Kafka: nothing is cached
 // that a broker restart would make stale, and no goroutine outlives the call for a leak check to find.
 
-func config() *sarama.Config {
+func config(addrs []string) *sarama.Config {
 	cfg := sarama.NewConfig()
 	cfg.ClientID = "brokertest"
 	cfg.Version = sarama.V2_8_0_0
@@ -27,12 +27,15 @@ func config() *sarama.Config {
 	cfg.Metadata.Retry.Max = 50 // a broker creates the offsets topic when the first group asks for its coordinator
 	cfg.Metadata.Retry.Backoff = 100 * time.Millisecond
 	cfg.Admin.Retry.Max = 50
+	if s, ok := secured.Load(strings.Join(addrs, ",")); ok {
+		s.(*Secure).Use(cfg, sarama.SASLTypePlaintext, SecureAdmin, SecurePassword)
+	}
 	return cfg
 }
 
 func withClient(addrs []string, do func(sarama.Client) error) error {
 	return retry(func() error {
-		client, err := sarama.NewClient(addrs, config())
+		client, err := sarama.NewClient(addrs, config(addrs))
 		if err != nil {
 			return err
 		}
@@ -42,7 +45,7 @@ func withClient(addrs []string, do func(sarama.Client) error) error {
 
 func withAdmin(addrs []string, do func(sarama.ClusterAdmin) error) error {
 	return retry(func() error {
-		admin, err := sarama.NewClusterAdmin(addrs, config())
+		admin, err := sarama.NewClusterAdmin(addrs, config(addrs))
 		if err != nil {
 			return err
 		}
@@ -111,7 +114,7 @@ func Produce(addrs []string, topic string, partition int32, records ...Record) (
 	if len(records) == 0 {
 		return -1, nil
 	}
-	cfg := config()
+	cfg := config(addrs)
 	cfg.Producer.Partitioner = sarama.NewManualPartitioner
 	cfg.Producer.RequiredAcks = sarama.WaitForAll
 	cfg.Producer.Return.Successes = true

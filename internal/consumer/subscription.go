@@ -67,7 +67,7 @@ func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, nil, fmt.Errorf("cannot connect to Kafka brokers %v: %w", s.cfg.Brokers, err)
+		return nil, nil, fmt.Errorf("cannot connect to Kafka brokers %v: %w", s.cfg.Brokers, dial.Explain(s.cfg.Sarama, err))
 	}
 	if s.cfg.Group != "" {
 		return c, nil, nil

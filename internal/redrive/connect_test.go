@@ -8,23 +8,21 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 )
 
-// These need a broker with accounts or certificates, and so kfake.
+// These need a broker with accounts or certificates of their own, and so kfake.
 
 func TestSASL(t *testing.T) {
 	t.Parallel()
@@ -87,44 +85,52 @@ func certificate(t *testing.T, caFile, certFile, keyFile string) tls.Certificate
 	return pair
 }
 
-// What docs/dead-letters.md says of ACLs is enough, and nothing less is.
+// What docs/dead-letters.md says of ACLs is enough, and nothing less is; over TLS.
 func TestACLs(t *testing.T) {
 	t.Parallel()
-	topics, groups, ids := kmsg.ACLResourceTypeTopic, kmsg.ACLResourceTypeGroup, kmsg.ACLResourceTypeTransactionalId
-	allow := func(resource kmsg.ACLResourceType, name string, operation kmsg.ACLOperation) kfake.ACL {
-		return kfake.ACL{Resource: resource, Name: name, Pattern: kmsg.ACLResourcePatternTypeLiteral, Operation: operation, Allow: true}
+	broker := brokertest.NewSecure(t)
+	dir := t.TempDir()
+	password, caFile := filepath.Join(dir, "password"), filepath.Join(dir, "ca")
+	check(t, os.WriteFile(password, []byte(brokertest.SecurePassword), 0o600))
+	check(t, os.WriteFile(caFile, broker.CA, 0o600))
+	login := []string{"-tls-ca", caFile, "-sasl", "scram-sha-512", "-user", brokertest.SecureUser, "-password-file", password}
+	type right struct {
+		resource  sarama.AclResourceType
+		name      string
+		operation sarama.AclOperation
 	}
-	list := []kfake.ACL{allow(topics, "orders.dlq", kmsg.ACLOperationRead), allow(groups, "orders.dlq-redrive", kmsg.ACLOperationDescribe)}
-	send := append(slices.Clone(list), allow(groups, "orders.dlq-redrive", kmsg.ACLOperationRead),
-		allow(topics, "orders", kmsg.ACLOperationWrite), allow(ids, "orders.dlq-redrive", kmsg.ACLOperationWrite))
-	password := filepath.Join(t.TempDir(), "password")
-	check(t, os.WriteFile(password, []byte("secret"), 0o600))
-	run := func(acls []kfake.ACL, command string) result {
-		broker := brokertest.NewFake(t, kfake.EnableSASL(), kfake.EnableACLs(), kfake.SeedTopics(1, "orders", "orders.dlq"),
-			kfake.Superuser("PLAIN", "root", "secret"), kfake.User("PLAIN", "alice", "secret", acls...))
-		cfg := sarama.NewConfig()
-		cfg.Net.SASL.Enable, cfg.Net.SASL.User, cfg.Net.SASL.Password = true, "root", "secret"
-		cfg.Producer.Return.Successes = true
-		producer, err := sarama.NewSyncProducer(broker.Addrs(), cfg)
-		check(t, err)
-		_, _, err = producer.SendMessage(&sarama.ProducerMessage{
-			Topic: "orders.dlq", Headers: []sarama.RecordHeader{header("topic_poisoned", "orders")},
+	for _, command := range []string{cmdList, cmdSend} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			b := newBedOn(t, broker.Broker, 1)
+			b.letter(0, "k", "v", ackpolicy.Letter{})
+			rights := []right{
+				{sarama.AclResourceTopic, b.dlq, sarama.AclOperationRead},
+				{sarama.AclResourceGroup, b.group(), sarama.AclOperationDescribe},
+			}
+			if command == cmdSend {
+				rights = []right{ // Read implies Describe
+					{sarama.AclResourceTopic, b.dlq, sarama.AclOperationRead},
+					{sarama.AclResourceGroup, b.group(), sarama.AclOperationRead},
+					{sarama.AclResourceTopic, b.origin, sarama.AclOperationWrite},
+					{sarama.AclResourceTransactionalID, b.group(), sarama.AclOperationWrite},
+				}
+			}
+			for _, r := range rights {
+				check(t, broker.Allow(r.resource, r.name, r.operation))
+			}
+			args := append([]string{command}, login...)
+			probe := args
+			if command == cmdSend {
+				probe = append(args, "-dry-run")
+			}
+			for _, r := range rights {
+				check(t, broker.Forbid(r.resource, r.name, r.operation))
+				eventually(t, "a refusal without "+r.operation.String()+" on "+r.name, func() bool { return b.run(args...).code == exitFailed })
+				check(t, broker.Allow(r.resource, r.name, r.operation))
+				eventually(t, "the right to be back", func() bool { return b.run(probe...).code == exitDone })
+			}
+			b.want(exitDone, map[string][]string{cmdList: {"1 letter,"}, cmdSend: {"Sent 1 letter."}}[command], args...)
 		})
-		check(t, errors.Join(err, producer.Close()))
-		b := &bed{t: t, broker: broker, origin: "orders", dlq: "orders.dlq"}
-		return b.run(command, "-sasl", "plain", "-user", "alice", "-password-file", password)
-	}
-	for command, acls := range map[string][]kfake.ACL{cmdList: list, cmdSend: send} {
-		if r := run(acls, command); r.code != exitDone {
-			t.Errorf("%s with what the docs say: %v", command, r)
-		}
-		for i, missing := range acls {
-			if command == cmdSend && missing.Operation == kmsg.ACLOperationDescribe {
-				continue // Read implies it
-			}
-			if r := run(slices.Delete(slices.Clone(acls), i, i+1), command); r.code != exitFailed {
-				t.Errorf("%s without %v on %s: %v", command, missing.Operation, missing.Name, r)
-			}
-		}
 	}
 }

@@ -23,11 +23,16 @@ type sender struct {
 
 // newSender ends what an earlier sender of the group has left undone.
 func newSender(client sarama.Client, l *lock, topic string) (*sender, error) {
-	producer, err := sarama.NewSyncProducerFromClient(client)
-	if err != nil {
-		return nil, fmt.Errorf("cannot begin transactions as %s: %w", client.Config().Producer.Transaction.ID, err)
+	id := client.Config().Producer.Transaction.ID
+	// The producer would try again for long.
+	_, err := client.TransactionCoordinator(id)
+	if !errors.Is(err, sarama.ErrTransactionalIDAuthorizationFailed) {
+		var producer sarama.SyncProducer
+		if producer, err = sarama.NewSyncProducerFromClient(client); err == nil {
+			return &sender{producer, l, topic}, nil
+		}
 	}
-	return &sender{producer, l, topic}, nil
+	return nil, fmt.Errorf("cannot begin transactions as %s: %w", id, err)
 }
 
 // batchError is a batch that was not sent.
