@@ -26,7 +26,7 @@ func TestCommitsRefusedForLong(t *testing.T) {
 			broker := brokertest.NewFake(t)
 			topic, at := fakeTopic(t, broker, numbered(records)...)
 			group := brokertest.Group(t)
-			fault := refuseCommits(broker, -1)
+			fault, began := refuseCommits(broker, -1), time.Now()
 			stuck := make(chan ackpolicy.StuckEvent, 10)
 			cfg := config(group, at, ordering(order, 0))
 			cfg.MaxUncommitted = bound
@@ -48,6 +48,11 @@ func TestCommitsRefusedForLong(t *testing.T) {
 				t.Errorf("told again: %+v", <-stuck)
 			}
 			fault.Remove()
+			// An error line after 5 s, then each half minute.
+			told, failing := len(with(s.log.at("error"), "Commit keeps failing")), time.Since(began)
+			if most := int((failing + 25*time.Second) / (30 * time.Second)); told > most || told < most-1 || *refusal > 10*time.Second && told == 0 {
+				t.Errorf("%d error lines in %v", told, failing)
+			}
 			check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, records, patience))
 			s.stop()
 			if n := len(s.journal.all()); n != records {

@@ -41,7 +41,7 @@ type Config struct {
 	// Committed, Failed and Fenced tell of each partition in a commit's answer.
 	// They are called without any lock held.
 	Committed func(topic string, partition int32, offset int64)
-	Failed    func(topic string, partition int32, offset int64, err error, attempt int)
+	Failed    func(topic string, partition int32, offset int64, err error, t Trouble)
 	Fenced    func(topic string, partition int32, offset int64, err error)
 }
 
@@ -117,7 +117,7 @@ func (c *Committer) run() {
 		default:
 		}
 		var again bool
-		if again, rebalancing = c.commit(attempt + 1); again {
+		if again, rebalancing = c.commit(); again {
 			attempt++
 		} else {
 			attempt = 0
@@ -174,7 +174,7 @@ func (c *Committer) gather() []due {
 
 // commit sends what is due. It answers whether some of it must be sent again soon,
 // and whether a rebalance is why.
-func (c *Committer) commit(attempt int) (again, rebalancing bool) {
+func (c *Committer) commit() (again, rebalancing bool) {
 	// The membership first: a watermark that is older than a rebalance must not go
 	// out under the generation that came with it, to a partition others own by now.
 	member, generation := c.session.MemberID(), c.session.GenerationID()
@@ -202,7 +202,7 @@ func (c *Committer) commit(attempt int) (again, rebalancing bool) {
 			rebalancing = rebalancing || errors.Is(perr, sarama.ErrIllegalGeneration) || errors.Is(perr, sarama.ErrRebalanceInProgress)
 			refresh = refresh || err != nil || errors.Is(perr, sarama.ErrNotCoordinatorForConsumer) ||
 				errors.Is(perr, sarama.ErrConsumerCoordinatorNotAvailable)
-			c.cfg.Failed(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, perr, attempt)
+			c.cfg.Failed(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, perr, d.source.streak.failed(time.Now()))
 		}
 	}
 	if refresh {
@@ -213,6 +213,7 @@ func (c *Committer) commit(attempt int) (again, rebalancing bool) {
 }
 
 func (c *Committer) stored(d due) {
+	d.source.streak = streak{}
 	if d.source.confirm(d.mark) {
 		c.Urge()
 	}

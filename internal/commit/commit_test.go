@@ -3,6 +3,7 @@ package commit
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -38,6 +39,7 @@ type bed struct {
 	mark      partition.Mark
 	confirmed partition.Mark
 	failed    []error
+	attempts  []int
 	fenced    error
 	running   atomic.Int32
 
@@ -66,10 +68,10 @@ func newBed(t *testing.T, stored, cooperative bool) *bed {
 	b.c = New(Config{
 		Client: client, Group: b.group, Interval: time.Hour, Cooperative: cooperative,
 		Committed: func(string, int32, int64) {},
-		Failed: func(_ string, _ int32, _ int64, err error, _ int) {
+		Failed: func(_ string, _ int32, _ int64, err error, trouble Trouble) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			b.failed = append(b.failed, err)
+			b.failed, b.attempts = append(b.failed, err), append(b.attempts, trouble.Attempt)
 		},
 		Fenced: func(string, int32, int64, error) {},
 	}, b)
@@ -179,16 +181,21 @@ func TestRetries(t *testing.T) {
 		t.Run(refusal.Message, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, true, false)
-			b.move(3, 3)
-			fault := b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: refusal, Count: 2})
-			if err := b.s.Wait(deadline(t), 2); err != nil {
-				t.Fatal(err)
+			for _, offset := range []int64{3, 6} { // attempts are counted from a success on
+				b.move(offset, uint64(offset))
+				fault := b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: refusal, Count: 2})
+				if err := b.s.Wait(deadline(t), uint64(offset-1)); err != nil {
+					t.Fatal(err)
+				}
+				b.wantStored(t, offset)
+				if fault.Hits() != 2 {
+					t.Errorf("%d faults", fault.Hits())
+				}
 			}
-			b.wantStored(t, 3)
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			if fault.Hits() != 2 || len(b.failed) != 2 {
-				t.Fatalf("%d faults, %d failures told", fault.Hits(), len(b.failed))
+			if !slices.Equal(b.attempts, []int{1, 2, 1, 2}) {
+				t.Errorf("told of the attempts %v", b.attempts)
 			}
 		})
 	}

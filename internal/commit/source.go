@@ -30,6 +30,7 @@ type Source struct {
 	c   *Committer
 
 	waiting atomic.Int32 // len(waiters), to look at without the lock
+	streak  streak       // the committer's goroutine's own
 
 	// Guarded by the committer's lock.
 	has      bool   // a commit of this epoch, or the start, is stored

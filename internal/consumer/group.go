@@ -101,7 +101,7 @@ func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 		},
 		Failed: h.s.commitFailed,
 		Fenced: func(topic string, partition int32, offset int64, err error) {
-			h.s.commitFailed(topic, partition, offset, errors.Join(errors.New("the group went on without this member"), err), 0)
+			h.s.commitFailed(topic, partition, offset, errors.Join(errors.New("the group went on without this member"), err), commit.Trouble{})
 		},
 	}, session)
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
@@ -175,19 +176,25 @@ func (s *Subscription) revokeBudget() time.Duration {
 	return min(max(budget, consumer.Group.Rebalance.Timeout/4), s.cfg.DrainTimeout)
 }
 
-func (s *Subscription) commitFailed(topic string, p int32, offset int64, err error, attempt int) {
-	fields := watermill.LogFields{"kafka_partition": p, "offset": offset, "attempt": attempt}
+// commitFailed tells of an attempt that is made again or, without a trouble, is not.
+func (s *Subscription) commitFailed(topic string, p int32, offset int64, err error, t commit.Trouble) {
+	fields := watermill.LogFields{"kafka_partition": p, "offset": offset, "attempt": t.Attempt}
 	switch {
-	case attempt == 0:
+	case t.Attempt == 0:
 		s.cfg.Logger.Error("Commit refused", err, fields)
-	case attempt == 3 || (attempt > 3 && attempt%30 == 0):
+	case t.Lasts:
+		fields["failing_for"] = t.Failing.Round(time.Second).String()
 		s.cfg.Logger.Error("Commit keeps failing, it is tried again", err, fields)
 	default:
+		log := s.cfg.Logger.Debug
+		if t.Attempt == 3 { // not one that a rebalance, or a coordinator that moves, refuses once
+			log = s.cfg.Logger.Info
+		}
 		fields["err"] = err.Error()
-		s.cfg.Logger.Debug("Commit failed, it is tried again", fields)
+		log("Commit failed, it is tried again", fields)
 	}
 	if s.cfg.Events.CommitFailed != nil {
-		s.cfg.Events.CommitFailed(topic, p, offset, err, attempt)
+		s.cfg.Events.CommitFailed(topic, p, offset, err, t.Attempt)
 	}
 }
 
