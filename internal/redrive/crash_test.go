@@ -288,3 +288,48 @@ func TestCommitOfAFormerMember(t *testing.T) {
 	s.close()
 	b.wantStored(0, 0)
 }
+
+// Whom a newer producer has fenced stops soon, wherever it finds out, and has sent nothing.
+func TestFenced(t *testing.T) {
+	t.Parallel()
+	for name, values := range map[string][]string{"with letters": {"x"}, "with marks only": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, 1)
+			var messages []*sarama.ProducerMessage
+			for _, value := range values {
+				messages = append(messages, &sarama.ProducerMessage{
+					Topic: b.origin, Value: sarama.StringEncoder(value), Metadata: &letter{record: &sarama.ConsumerMessage{}},
+				})
+			}
+			c := &connection{brokers: b.broker.Addrs()}
+			client, err := c.client(b.group())
+			check(t, err)
+			defer client.Close()
+			l, _, err := acquire(t.Context(), client, b.group(), b.dlq, []int32{0}, sessionTimeout, func(string) {})
+			check(t, err)
+			defer l.release()
+			s, err := newSender(client, l, b.dlq)
+			check(t, err)
+			defer s.close()
+			newer, err := c.client(b.group())
+			check(t, err)
+			defer newer.Close()
+			other, err := newSender(newer, l, b.dlq)
+			check(t, err)
+			defer other.close()
+
+			began := time.Now()
+			if err := s.send(messages, map[int32]*marks{0: {floor: 1}}); !errors.Is(err, errFenced) {
+				t.Errorf("it says: %v", err)
+			}
+			if took := time.Since(began); took > sessionTimeout {
+				t.Errorf("it noticed after %v", took)
+			}
+			b.wantStored(0, -1)
+			if end := b.originEnd(0); end > 0 {
+				t.Errorf("%d records were written", end)
+			}
+		})
+	}
+}

@@ -3,6 +3,7 @@ package redrive
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/IBM/sarama"
 )
@@ -23,16 +24,22 @@ type sender struct {
 
 // newSender ends what an earlier sender of the group has left undone.
 func newSender(client sarama.Client, l *lock, topic string) (*sender, error) {
-	id := client.Config().Producer.Transaction.ID
-	// The producer would try again for long.
-	_, err := client.TransactionCoordinator(id)
-	if !errors.Is(err, sarama.ErrTransactionalIDAuthorizationFailed) {
-		var producer sarama.SyncProducer
-		if producer, err = sarama.NewSyncProducerFromClient(client); err == nil {
-			return &sender{producer, l, topic}, nil
+	cfg := &client.Config().Producer
+	s := &sender{lock: l, topic: topic}
+	// The producer tries again what cannot succeed any more, too: then without pauses.
+	cfg.Retry.BackoffFunc = func(int, int) time.Duration {
+		if s.producer.TxnStatus()&sarama.ProducerTxnFlagFatalError != 0 {
+			return 0
+		}
+		return cfg.Retry.Backoff
+	}
+	_, err := client.TransactionCoordinator(cfg.Transaction.ID)
+	if !errors.Is(err, sarama.ErrTransactionalIDAuthorizationFailed) { // which it would ask for again and again, too
+		if s.producer, err = sarama.NewSyncProducerFromClient(client); err == nil {
+			return s, nil
 		}
 	}
-	return nil, fmt.Errorf("cannot begin transactions as %s: %w", id, err)
+	return nil, fmt.Errorf("cannot begin transactions as %s: %w", cfg.Transaction.ID, err)
 }
 
 // batchError is a batch that was not sent.
