@@ -18,6 +18,7 @@ const (
 	// A broker that is restarted, or a leader that moves, is waited for this long.
 	readPatience = time.Minute
 	readPause    = 200 * time.Millisecond
+	emptyAnswers = 3
 )
 
 // bounds answers where a partition starts and ends, for a reader that sees only
@@ -62,13 +63,22 @@ type reader struct {
 // no record in the span.
 func (r *reader) read(ctx context.Context, s span, visit func(m *sarama.ConsumerMessage, from int64) error) (rest int64, err error) {
 	rest = s.from
+	empty := 0
 	deadline := time.Now().Add(readPatience)
 	for at := s.from; at < s.to; {
 		if ctx.Err() != nil {
 			return rest, context.Cause(ctx)
 		}
-		records, next, err := r.fetch(at)
+		records, next, stable, err := r.fetch(at)
+		if err == nil && next == at && stable >= s.to {
+			// A fetch answers the first records there are: none are left below what is stable,
+			// since compaction took the last ones. An answer can be empty for other reasons, once.
+			if empty++; empty == emptyAnswers {
+				return rest, nil
+			}
+		}
 		if err == nil && next > at {
+			empty = 0
 			for _, m := range records {
 				if m.Offset < at {
 					continue
@@ -101,12 +111,13 @@ func orNothing(err error) error {
 	return err
 }
 
-// fetch answers the records from an offset on, and where to go on.
-func (r *reader) fetch(from int64) (records []*sarama.ConsumerMessage, next int64, err error) {
+// fetch answers the records from an offset on, where to go on, and up to where
+// transactions have ended.
+func (r *reader) fetch(from int64) (records []*sarama.ConsumerMessage, next, stable int64, err error) {
 	leader, err := r.client.Leader(r.topic, r.partition)
 	if err != nil {
 		_ = r.client.RefreshMetadata(r.topic)
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	request := &sarama.FetchRequest{
 		// From version 3 on the first batch comes whole, however large; 10 has zstd.
@@ -117,27 +128,27 @@ func (r *reader) fetch(from int64) (records []*sarama.ConsumerMessage, next int6
 	if err != nil {
 		_ = leader.Close()
 		_ = r.client.RefreshMetadata(r.topic)
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	block := response.GetBlock(r.topic, r.partition)
 	switch {
 	case block == nil:
-		return nil, 0, sarama.ErrIncompleteResponse
+		return nil, 0, 0, sarama.ErrIncompleteResponse
 	case errors.Is(block.Err, sarama.ErrOffsetOutOfRange): // retention was quicker
 		oldest, err := r.client.GetOffset(r.topic, r.partition, sarama.OffsetOldest)
 		if err != nil || oldest <= from {
-			return nil, 0, errors.Join(block.Err, err)
+			return nil, 0, 0, errors.Join(block.Err, err)
 		}
-		return nil, oldest, nil
+		return nil, oldest, 0, nil
 	case block.Err != sarama.ErrNoError:
 		_ = r.client.RefreshMetadata(r.topic)
-		return nil, 0, block.Err
+		return nil, 0, 0, block.Err
 	}
 	records, next = committed(block, from)
 	for _, m := range records {
 		m.Topic, m.Partition = r.topic, r.partition
 	}
-	return records, next, nil
+	return records, next, block.LastStableOffset, nil
 }
 
 // committed answers the records of a response but for those of aborted transactions,

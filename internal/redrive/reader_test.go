@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -88,6 +89,34 @@ func TestGaps(t *testing.T) {
 	if m.floor != 11 || len(m.spans) > 0 {
 		t.Errorf("%+v", m)
 	}
+}
+
+// Where compaction took the last letters there is nothing to wait for.
+func TestNothingAtTheEnd(t *testing.T) {
+	t.Parallel()
+	b := newBedOn(t, brokertest.NewFake(t), 1)
+	b.letters(0, 5)
+	b.want(exitDone, []string{"Sent 2 letters."}, "send", "-at", "0:0-1")
+	b.broker.Kfake().ControlKey(int16(kmsg.Fetch), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		b.broker.Kfake().KeepControl()
+		asked := request.(*kmsg.FetchRequest).Topics[0]
+		if asked.Partitions[0].FetchOffset < 2 {
+			return nil, nil, false
+		}
+		partition := kmsg.NewFetchResponseTopicPartition()
+		partition.HighWatermark, partition.LastStableOffset, partition.RecordBatches = 5, 5, []byte{}
+		topic := kmsg.NewFetchResponseTopic()
+		topic.Topic, topic.Partitions = asked.Topic, append(topic.Partitions, partition)
+		response := request.ResponseKind().(*kmsg.FetchResponse)
+		response.Topics = append(response.Topics, topic)
+		return response, nil, true
+	})
+	began := time.Now()
+	b.want(exitDone, []string{"No letter in " + b.dlq + " is open."}, "send")
+	if took := time.Since(began); took > readPatience/2 {
+		t.Errorf("it took %v", took)
+	}
+	b.wantStored(0, 2)
 }
 
 // Letters larger than a fetch, and more of them than one holds.
