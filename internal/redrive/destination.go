@@ -86,12 +86,9 @@ const (
 
 // message is the record on its way back. A nil key or value is one, an empty one is another.
 func (d *destination) message(l *letter, headers, timestamp string) *sarama.ProducerMessage {
-	m := &sarama.ProducerMessage{Topic: d.topic, Partition: d.partition(l), Headers: l.headers(headers)}
-	if l.record.Key != nil {
-		m.Key = sarama.ByteEncoder(l.record.Key)
-	}
-	if l.record.Value != nil {
-		m.Value = sarama.ByteEncoder(l.record.Value)
+	m := &sarama.ProducerMessage{
+		Topic: d.topic, Partition: d.partition(l), Headers: l.headers(headers),
+		Key: sarama.ByteEncoder(l.record.Key), Value: sarama.ByteEncoder(l.record.Value),
 	}
 	if timestamp == timestampOriginal {
 		m.Timestamp = l.record.Timestamp
