@@ -220,9 +220,13 @@ func headersOf(m *sarama.ConsumerMessage) map[string]string {
 // wantStored asserts the offset that the group stores; -1: none.
 func (b *bed) wantStored(partition int32, want int64) {
 	b.t.Helper()
-	got, err := brokertest.Committed(b.broker.Addrs(), b.group(), b.dlq, partition)
-	check(b.t, err)
-	if got != want {
-		b.t.Errorf("stored offset of partition %d: got %d, want %d", partition, got, want)
+	var got int64
+	var err error
+	// Kafka tells the end of a transaction before its offsets are to be seen.
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if got, err = brokertest.Committed(b.broker.Addrs(), b.group(), b.dlq, partition); err == nil && got == want {
+			return
+		}
 	}
+	b.t.Errorf("stored offset of partition %d: got %d, %v, want %d", partition, got, err, want)
 }
