@@ -48,6 +48,7 @@ require_tools() {
 
 require_java() { # VERSION
 	local java wanted=11
+	[[ $1 != [012].* ]] || die "Kafka $1 needs ZooKeeper: its brokers without it take no idempotent producers. Want 3 or newer"
 	[[ $1 == [123].* ]] || wanted=17
 	java=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/^ *java\.specification\.version = //p')
 	[[ ${java%%.*} -ge $wanted ]] || die "Kafka $1 needs Java $wanted or newer, this is Java ${java:-unknown}"
