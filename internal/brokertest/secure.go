@@ -120,10 +120,12 @@ func (c *scramClient) Begin(user, password, authzID string) error {
 // Allow gives SecureUser a right to the topic, group or transactional id of exactly this name.
 func (s *Secure) Allow(resource sarama.AclResourceType, name string, operation sarama.AclOperation) error {
 	err := withAdmin(s.addrs, func(admin sarama.ClusterAdmin) error {
-		return admin.CreateACL(
-			sarama.Resource{ResourceType: resource, ResourceName: name, ResourcePatternType: sarama.AclPatternLiteral},
-			sarama.Acl{Principal: "User:" + SecureUser, Host: "*", Operation: operation, PermissionType: sarama.AclPermissionAllow},
-		)
+		return admin.CreateACLs([]*sarama.ResourceAcls{{
+			Resource: sarama.Resource{ResourceType: resource, ResourceName: name, ResourcePatternType: sarama.AclPatternLiteral},
+			Acls: []*sarama.Acl{
+				{Principal: "User:" + SecureUser, Host: "*", Operation: operation, PermissionType: sarama.AclPermissionAllow},
+			},
+		}})
 	})
 	if err != nil {
 		return fmt.Errorf("allowing to %v %s: %w", operation.String(), name, err)
