@@ -37,11 +37,18 @@ type Middleware struct {
 	// Logger tells of rejected messages of other subscribers, and warns; nil is the
 	// Subscriber's, and no log on the messages of others.
 	Logger watermill.LoggerAdapter
-
-	nested *sync.Once // warns of nested policies
 }
 
-func (m Middleware) logger(d *Delivery) watermill.LoggerAdapter {
+// guarded is a handler behind the middleware. Its methods take a pointer: the
+// Router gives each message a goroutine, and to outgrow the stack that this begins
+// with takes a fifth of a message's time.
+type guarded struct {
+	Middleware
+	next            message.HandlerFunc
+	nested, unnamed sync.Once // warned of
+}
+
+func (m *guarded) logger(d *Delivery) watermill.LoggerAdapter {
 	switch {
 	case m.Logger != nil:
 		return m.Logger
@@ -53,34 +60,37 @@ func (m Middleware) logger(d *Delivery) watermill.LoggerAdapter {
 
 // Middleware implements Watermill's message.HandlerMiddleware.
 func (m Middleware) Middleware(h message.HandlerFunc) message.HandlerFunc {
-	m.nested = &sync.Once{}
 	if err := m.validate(); err != nil {
 		return func(*message.Message) ([]*message.Message, error) { return nil, err }
 	}
-	warn := &sync.Once{}
-	return func(msg *message.Message) ([]*message.Message, error) {
-		ctx := msg.Context()
-		d, ok := FromContext(ctx)
-		depth, void := 0, false
-		if ok {
-			depth, void, ok = d.enter(msg, ctx)
-		}
-		if !ok {
-			d = foreignDelivery(msg, m.logger(nil))
-			depth, void, _ = d.enter(msg, ctx)
-		}
-		policy := m.policyFor(d, ctx, warn)
-		switch {
-		case policy == AckFirst:
-			if err := m.ackFirst(d); err != nil {
-				d.leave(0, plan{}) // without a plan: the Router's signal means what it means in Watermill
-				return nil, err
-			}
-		case void:
-			m.warnVoid(d, policy)
-		}
-		return m.run(d, depth, policy, h, msg)
+	return (&guarded{Middleware: m, next: h}).handle
+}
+
+func (m *guarded) handle(msg *message.Message) ([]*message.Message, error) {
+	ctx := msg.Context()
+	d, ok := FromContext(ctx)
+	depth, void := 0, false
+	if ok {
+		depth, void, ok = d.enter(msg, ctx)
 	}
+	if !ok {
+		d = foreignDelivery(msg, m.logger(nil))
+		depth, void, _ = d.enter(msg, ctx)
+	}
+	policy := m.Policy
+	if len(m.Handlers) > 0 {
+		policy = m.policyFor(d, ctx)
+	}
+	switch {
+	case policy == AckFirst:
+		if err := m.ackFirst(d); err != nil {
+			d.leave(0, plan{}) // without a plan: the Router's signal means what it means in Watermill
+			return nil, err
+		}
+	case void:
+		m.warnVoid(d, policy)
+	}
+	return m.run(d, depth, policy, msg)
 }
 
 func (m Middleware) validate() error {
@@ -99,16 +109,13 @@ func (m Middleware) validate() error {
 	return fmt.Errorf("ackpolicy: bad configuration, nothing is acked: %w", errors.Join(errs...))
 }
 
-func (m Middleware) policyFor(d *Delivery, ctx context.Context, warn *sync.Once) Policy {
-	if len(m.Handlers) == 0 {
-		return m.Policy
-	}
+func (m *guarded) policyFor(d *Delivery, ctx context.Context) Policy {
 	name := message.HandlerNameFromCtx(ctx)
 	if p, ok := m.Handlers[name]; ok {
 		return p
 	}
 	if m.Policy == AckFirst {
-		warn.Do(func() {
+		m.unnamed.Do(func() {
 			m.logger(d).Info("Handler is not in Middleware.Handlers and Middleware.Policy was left at its zero value: its messages are acked before it runs (ack_first)",
 				watermill.LogFields{"level": "warning", "handler_name": name})
 		})
@@ -116,7 +123,7 @@ func (m Middleware) policyFor(d *Delivery, ctx context.Context, warn *sync.Once)
 	return m.Policy
 }
 
-func (m Middleware) ackFirst(d *Delivery) error {
+func (m *guarded) ackFirst(d *Delivery) error {
 	d.mu.Lock()
 	d.first = true
 	d.mu.Unlock()
@@ -133,7 +140,7 @@ func (m Middleware) ackFirst(d *Delivery) error {
 }
 
 // warnVoid tells of a policy that an outer middleware has made void.
-func (m Middleware) warnVoid(d *Delivery, policy Policy) {
+func (m *guarded) warnVoid(d *Delivery, policy Policy) {
 	m.nested.Do(func() {
 		m.logger(d).Error("Policy "+policy.String()+" has no effect: a middleware around it has acked the message already (ack_first)",
 			errors.New("nested policies: use Middleware.Handlers"), nil)
@@ -161,7 +168,7 @@ func (d *Delivery) confirm() error {
 }
 
 // run calls the handler and leaves the plan, or settles at once on a signal.
-func (m Middleware) run(d *Delivery, depth int, policy Policy, h message.HandlerFunc, msg *message.Message) (produced []*message.Message, err error) {
+func (m *guarded) run(d *Delivery, depth int, policy Policy, msg *message.Message) (produced []*message.Message, err error) {
 	returned := false
 	defer func() {
 		if returned {
@@ -180,7 +187,7 @@ func (m Middleware) run(d *Delivery, depth int, policy Policy, h message.Handler
 		}
 		panic(r)
 	}()
-	produced, err = h(msg)
+	produced, err = m.next(msg)
 	returned = true
 	return m.end(d, depth, policy, produced, err)
 }
@@ -196,7 +203,7 @@ func panicError(r any) error {
 }
 
 // end turns how the handler ended into settlement and plan.
-func (m Middleware) end(d *Delivery, depth int, policy Policy, produced []*message.Message, err error) ([]*message.Message, error) {
+func (m *guarded) end(d *Delivery, depth int, policy Policy, produced []*message.Message, err error) ([]*message.Message, error) {
 	if d.sub != nil {
 		d.settleAs(d.msg) // which was set before the message was sent
 	}
@@ -225,7 +232,7 @@ func (m Middleware) end(d *Delivery, depth int, policy Policy, produced []*messa
 }
 
 // endForeign does at once what our own subscriber would do at the Router's signal.
-func (m Middleware) endForeign(d *Delivery, policy Policy, p plan, produced []*message.Message, err error) ([]*message.Message, error) {
+func (m *guarded) endForeign(d *Delivery, policy Policy, p plan, produced []*message.Message, err error) ([]*message.Message, error) {
 	if policy == Manual && (err == nil || p.onNack == doNothing) {
 		if waitErr := d.foreign.wait(d); waitErr != nil {
 			return nil, errors.Join(err, waitErr)
