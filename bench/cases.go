@@ -64,12 +64,12 @@ func plain(d time.Duration) string {
 
 var cases = []bcase{
 	{name: "noop", about: "The bare cost of a record, in a Subscribe loop",
-		records: 1_000_000, concurrency: 1, partitions: 4, size: 100, keys: 10_000,
+		records: 3_000_000, concurrency: 1, partitions: 4, size: 100, keys: 10_000,
 		consumers: []string{"memory loop", "sarama group", "franz-go group", "stock loop", "ackpolicy loop",
 			"ppc key", "spring batch", "spring record", "faststream ack", "faststream ack_first"},
 		baseline: "stock loop", limit: "memory loop"},
 	{name: "router", about: "The same through a Router; ackpolicy with NackOnError.Middleware",
-		records: 1_000_000, concurrency: 1, partitions: 4, size: 100, keys: 10_000,
+		records: 3_000_000, concurrency: 1, partitions: 4, size: 100, keys: 10_000,
 		consumers: []string{"memory router", "stock router", "ackpolicy router"},
 		baseline:  "stock router", limit: "memory router"},
 	{name: "1ms", about: "A short wait, as for a fast database",
