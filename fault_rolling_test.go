@@ -4,7 +4,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,10 +77,7 @@ func TestRollingRestart(t *testing.T) {
 	for n := 1; n <= len(brokers); n++ {
 		before := began.size()
 		eventually(t, "records to flow", func() bool { return began.size() > before+2*rate })
-		out, err := exec.Command("scripts/kafka.sh", "restart-broker", strconv.Itoa(n)).CombinedOutput()
-		if err != nil {
-			t.Fatalf("restarting broker %d: %v\n%s", n, err, out)
-		}
+		ofCluster(t, "restart-broker", strconv.Itoa(n))
 	}
 	before := began.size()
 	eventually(t, "records to flow", func() bool { return began.size() > before+2*rate })

@@ -38,7 +38,9 @@ func (s *scale) measure(b *bench) (section, error) {
 	type point struct{ keys, partitions int }
 	results := map[point][]result{}
 	for run := range b.runs {
-		for _, c := range append(slices.Clone(byKeys), byPartitions...) {
+		cases := append(slices.Clone(byKeys), byPartitions...)
+		first := run % len(cases) // no case has the same place in each run
+		for _, c := range append(slices.Clone(cases[first:]), cases[:first]...) {
 			k := point{c.keys, c.partitions}
 			if len(results[k]) > run { // it is in both lists
 				continue
@@ -61,17 +63,27 @@ func (s *scale) measure(b *bench) (section, error) {
 		}
 	}
 	out := section{name: "scale", about: fmt.Sprintf(
-		"Processor time a record over keys and partitions, with %d handlers at once over all partitions; %s, the handler %s; %s records of 100 B; medians of the runs",
+		"Processor time a record over keys and partitions, with %d handlers at once over all partitions; %s, the handler %s; %s records of 100 B; medians of the runs, and of what each is beside the mean of its run: "+
+			"the machine is not as fast in each",
 		s.concurrency, who, shape(1, 1).handler(), thousands(int(s.records)))}
-	out.lines = [][]string{{"keys", "partitions", "handlers a partition", "CPU s/M", "min–max", "allocs", "records/s"}}
-	cpu := func(r result) float64 { return r.CPUMicros }
+	out.lines = [][]string{{"keys", "partitions", "handlers a partition", "CPU s/M", "min–max", "× mean", "allocs", "records/s"}}
+	means := make([]float64, b.runs)
+	for _, rs := range results {
+		for run, r := range rs {
+			means[run] += r.CPUMicros / float64(len(results))
+		}
+	}
 	table := func(cases []bcase) (cpus []float64) {
 		for _, c := range cases {
 			rs := results[point{c.keys, c.partitions}]
-			all := figures(rs, cpu)
-			cpus = append(cpus, middle(all))
+			all := figures(rs, func(r result) float64 { return r.CPUMicros })
+			beside := make([]float64, len(all))
+			for run, cpu := range all {
+				beside[run] = cpu / means[run]
+			}
+			cpus = append(cpus, middle(beside))
 			out.lines = append(out.lines, []string{thousands(c.keys), fmt.Sprint(c.partitions), fmt.Sprint(c.concurrency),
-				fmt.Sprintf("%.2f", middle(all)), lowHigh(all, "%.2f"),
+				fmt.Sprintf("%.2f", middle(all)), lowHigh(all, "%.2f"), fmt.Sprintf("%.2f", middle(beside)),
 				fmt.Sprintf("%.1f", median(rs, func(r result) float64 { return r.Allocs })), thousands(int(median(rs, func(r result) float64 { return r.Rate })))})
 		}
 		return cpus

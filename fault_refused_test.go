@@ -1,0 +1,89 @@
+package ackpolicy_test
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// TestCommitsRefusedForLong on Apache Kafka: a broker stops, and the log of offsets wants three replicas, so it stores
+// nothing. No other test may run beside it. Needs scripts/kafka.sh run --brokers 3.
+func TestCommitsRefusedByKafka(t *testing.T) {
+	if os.Getenv("ACKPOLICY_KAFKA_STATE") == "" || len(shared.Addrs()) != 3 {
+		t.Skip("needs a cluster of three brokers: scripts/kafka.sh run --brokers 3 -- go test -run TestCommitsRefusedByKafka .")
+	}
+	const bound, records = 20, 100
+	group, topic := brokertest.Group(t), newTopic(t, 1, numbered(1)...)
+	stuck := make(chan ackpolicy.StuckEvent, 10)
+	cfg := config(group, ordering(ackpolicy.OrderByKey, 4))
+	cfg.MaxUncommitted = bound
+	cfg.Hooks.Stuck = func(e ackpolicy.StuckEvent) { stuck <- e }
+	s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	waitCommitted(t, group, topic, 0, 1)
+
+	replicas := "3"
+	offsetsLog(t, sarama.IncrementalAlterConfigsEntry{Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &replicas})
+	stopped := strconv.Itoa(int(coordinator(t, group)%3) + 1) // another one than the group's
+	ofCluster(t, "stop-broker", stopped)
+	heal := func() {
+		offsetsLog(t, sarama.IncrementalAlterConfigsEntry{Operation: sarama.IncrementalAlterConfigsOperationDelete})
+	}
+	t.Cleanup(func() {
+		heal()
+		ofCluster(t, "start-broker", stopped)
+	})
+	healed := time.After(*refusal)
+	produce(t, topic, 0, numbered(records-1)...)
+	e := await(t, "the hook", stuck)
+	if e.Bound != "MaxUncommitted" || e.Offset != 1+bound || e.Err == nil {
+		t.Errorf("the hook was told %+v", e)
+	}
+	<-healed
+	if n := len(s.journal.all()); n != 1+bound {
+		t.Errorf("%d records delivered while nothing is committed, want %d", n, 1+bound)
+	}
+	wantCommitted(t, group, topic, 0, 1)
+	heal()
+	waitCommitted(t, group, topic, 0, records)
+	s.stop()
+	if n := len(s.journal.all()); n != records {
+		t.Errorf("%d deliveries of %d records", n, records)
+	}
+	t.Logf("refused for %v: the hook said %q; %s", *refusal, e.Err, strings.Join(with(s.log.at("error"), "Commit"), "\n"))
+}
+
+// coordinator answers the group's, by its id, 1 to 3.
+func coordinator(t *testing.T, group string) int32 {
+	t.Helper()
+	client, err := sarama.NewClient(shared.Addrs(), nil)
+	check(t, err)
+	defer client.Close()
+	broker, err := client.Coordinator(group)
+	check(t, err)
+	return broker.ID()
+}
+
+// ofCluster has the script that started the cluster do something with it.
+func ofCluster(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("scripts/kafka.sh", args...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+}
+
+func offsetsLog(t *testing.T, entry sarama.IncrementalAlterConfigsEntry) {
+	t.Helper()
+	admin(t, shared, func(a sarama.ClusterAdmin) error {
+		return a.IncrementalAlterConfig(sarama.TopicResource, "__consumer_offsets",
+			map[string]sarama.IncrementalAlterConfigsEntry{"min.insync.replicas": entry}, false)
+	})
+}
