@@ -106,3 +106,33 @@ func TestDrainEndsWaitsBehindAForgottenRecord(t *testing.T) {
 	}
 	wantCommitted(t, group, topic, 0, 0)
 }
+
+// Nor do handlers that wait for commits with all slots keep a nacked record that comes due from its own.
+func TestDrainFullOfWaits(t *testing.T) {
+	t.Parallel()
+	cfg := config(brokertest.Group(t), ordering(ackpolicy.OrderByKey, 2), drainTimeout(patience))
+	group, topic := cfg.Kafka.ConsumerGroup, newTopic(t, 1, keyed("a", "b", "c")...)
+	acked := make(chan struct{}, 10)
+	released := make(chan ackpolicy.RevokedEvent, 10)
+	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
+		if e.Offset != 0 {
+			acked <- struct{}{}
+		}
+	}
+	cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released <- e }
+	consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+		if d.Offset() > 0 {
+			return d.AckSync(msg.Context())
+		}
+		if d.Attempt() == 1 {
+			return ackpolicy.NackAfter(5 * time.Second) // the other member comes before
+		}
+		return nil
+	}, ackpolicy.NackOnError.Middleware)
+	await(t, "the first ack", acked)
+	await(t, "the second ack", acked)
+	consume(t, config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Manual.Middleware)
+	if e := await(t, "the release", released); e.TimedOut || e.Offset != 3 {
+		t.Errorf("released as %+v", e)
+	}
+}

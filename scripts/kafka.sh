@@ -191,7 +191,7 @@ log.cleaner.dedupe.buffer.size=8388608
 PROPERTIES
 		[[ ! $secure ]] || secure_properties "$state/tls" >>"$state/$i/server.properties"
 		java -Xmx256m -cp "$libs/*" -Dorg.slf4j.simpleLogger.defaultLogLevel=warn kafka.tools.StorageTool \
-			format -t "$cluster_id" -c "$state/$i/server.properties" "${users[@]}" >"$state/$i/format.log" 2>&1 || {
+			format -t "$cluster_id" -c "$state/$i/server.properties" ${users[@]+"${users[@]}"} >"$state/$i/format.log" 2>&1 || {
 			tail -n 20 "$state/$i/format.log" >&2
 			die "could not format the storage of broker $i"
 		}

@@ -123,7 +123,8 @@ func (s *shared) newClaim(start claimStart) *Claim {
 			Confirmed: func(m partition.Mark) { c.do(c.part.Committed(m)) },
 			Fenced: func(error) {
 				c.part.GiveUp() // others may own the partition by now
-				_, _ = c.part.Stop(0)
+				_, w := c.part.Stop(0)
+				c.do(w)
 				close(c.fenced)
 			},
 		})
@@ -237,8 +238,9 @@ func (c *Claim) push(m *sarama.ConsumerMessage) {
 	c.do(w)
 }
 
-// detach copies what has waited for long.
+// detach copies what has waited for long, and drops what was read ahead and is not asked for.
 func (c *Claim) detach() {
+	c.reader.Rest()
 	for next, more := uint64(0), true; more; {
 		next, more = c.part.Detach(next, detachBytes, Now()+int64(evictAfter))
 	}

@@ -35,9 +35,19 @@ func open(cfg *Config) (_ *clients, err error) {
 		member := *cfg.Sarama
 		member.Net.ReadTimeout = max(member.Net.ReadTimeout, member.Consumer.Group.Rebalance.Timeout+5*time.Second)
 		// Whoever asks for the coordinator tries again by itself. With retries inside of each of
-		// its many, it would be silent for more than a minute.
+		// its many, it would be silent for more than a minute. The heartbeat counts its own by
+		// the same setting: it gets as many more.
+		retries := member.Metadata.Retry.Max
 		member.Metadata.Retry.Max = 0
-		c.fetch.member, err = sarama.NewClient(cfg.Brokers, &member)
+		group := *cfg.Sarama
+		group.Metadata.Retry.Max = (retries+1)*(retries+1) - 1
+		c.fetch.config = &group
+		for attempt := 0; ; attempt++ {
+			if c.fetch.member, err = sarama.NewClient(cfg.Brokers, &member); err == nil || attempt == retries {
+				break
+			}
+			time.Sleep(member.Metadata.Retry.Backoff) // as sarama does, with the retries that we took away
+		}
 	}
 	return c, err
 }
@@ -60,7 +70,8 @@ func (c *clients) close() error {
 // once more, later, may answer beyond records that were fetched already.
 type fetchClient struct {
 	sarama.Client
-	member sarama.Client // nil without a group
+	member sarama.Client  // nil without a group
+	config *sarama.Config // the group's; nil without one
 
 	mu      sync.Mutex
 	offsets map[positionKey]int64
@@ -70,6 +81,13 @@ type positionKey struct {
 	topic     string
 	partition int32
 	which     int64 // sarama.OffsetNewest or OffsetOldest
+}
+
+func (c *fetchClient) Config() *sarama.Config {
+	if c.config == nil {
+		return c.Client.Config()
+	}
+	return c.config
 }
 
 func (c *fetchClient) Coordinator(group string) (*sarama.Broker, error) {

@@ -81,7 +81,10 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 	redelivery := time.NewTimer(time.Hour)
 	defer redelivery.Stop()
 	c.arm(redelivery)
-	for idle, stuck := 0, 0; ; {
+	retries := time.NewTimer(budget / 2) // with thousands of nacked records, too, something is left for the last of them
+	defer retries.Stop()
+	var idle time.Time // since when nobody reads
+	for stuck := 0; ; {
 		c.endVainWaits(cause)
 		select {
 		case <-drained:
@@ -93,11 +96,15 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 		case <-redelivery.C:
 			c.do(c.part.Tick(Now()))
 			c.arm(redelivery)
+		case <-retries.C:
+			c.part.LeaveNacked()
 		case <-look.C:
-			if idle++; !c.nobodyReads() {
-				idle = 0
+			if !c.nobodyReads() {
+				idle = time.Time{}
+			} else if idle.IsZero() {
+				idle = time.Now()
 			}
-			if idle == 2 && !c.quitted {
+			if !c.quitted && !idle.IsZero() && time.Since(idle) >= readerPatience/2 {
 				c.quitted = true
 				c.part.GiveUp()
 				close(c.quit)

@@ -1,5 +1,7 @@
 package partition
 
+import "math"
+
 // Mark is a watermark that can be committed.
 type Mark struct {
 	Offset int64  // what to commit
@@ -152,11 +154,31 @@ func (p *Partition[R]) leaves(e *entry[R]) bool {
 	case parked:
 		return p.gaveUp || e.again == drainTries || e.dueAt > p.until
 	case due: // one whose lane waits for it needs the lane
-		return p.gaveUp || e.again == drainTries || allWait && p.cfg.Order != Unordered && e.lane.inFlight > 0
+		return p.gaveUp || e.again == drainTries || e.dueAt > p.until ||
+			allWait && p.cfg.Order != Unordered && e.lane.inFlight > 0 && !p.runsBefore(e)
 	case pending: // a handler may yet settle it, or the application late
 		return allWait && !p.late()
 	}
 	return false
+}
+
+// runsBefore tells whether a handler of the record's lane runs for an earlier one:
+// then what it waits for may come.
+func (p *Partition[R]) runsBefore(e *entry[R]) bool {
+	for d := p.running.first; d != nil; d = d.next {
+		if d.lane == e.lane && d.offset < e.offset {
+			return true
+		}
+	}
+	return false
+}
+
+// LeaveNacked ends the handing out of nacked records: half of the drain's time is up.
+func (p *Partition[R]) LeaveNacked() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.until = math.MinInt64
+	p.checkDrained()
 }
 
 // GiveUp ends the handing out for good: nobody takes what is handed out.

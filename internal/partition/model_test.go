@@ -410,13 +410,7 @@ func run(t testing.TB, data []byte) {
 		case 11:
 			b := next()
 			if b%2 == 0 && len(h.runs) > 0 { // a handler waits for a commit
-				r := h.runs[b/2%len(h.runs)]
-				by := 1
-				if r.waits {
-					by = -1
-				}
-				r.waits = !r.waits
-				h.work(h.p.Wait(r.d, by))
+				h.wait(h.runs[b/2%len(h.runs)])
 			} else if len(h.old) > 0 { // a letter is stored
 				r := h.old[b/2%len(h.old)]
 				want := r.status == Rejected && r.rec.fate == rejecting
@@ -447,7 +441,7 @@ func (m *model) hole(i int) (ok, soon bool) {
 	r := m.recs[i]
 	again := r.fate == parked || r.fate == due
 	switch {
-	case again && r.again == drainTries:
+	case again && (r.again == drainTries || r.dueAt > m.until):
 		return false, false
 	case !again && (r.fate != queued || m.bound > 0 && uint64(i-m.commit) >= m.bound):
 		return false, false
@@ -460,7 +454,7 @@ func (m *model) hole(i int) (ok, soon bool) {
 		}
 	}
 	if again && r.dueAt > m.now {
-		return false, r.dueAt <= m.until
+		return false, true
 	}
 	return true, false
 }
@@ -490,9 +484,11 @@ func (h *harness) drain(next func() int, verdict func() Verdict) {
 	}
 	for !closed() {
 		letter, now, soon := rest()
-		switch {
+		switch b := next(); {
+		case len(h.runs) > 0 && b%4 == 3: // a handler begins to wait for a commit, or ends that
+			h.wait(h.runs[b/4%len(h.runs)])
 		case len(h.runs) > 0:
-			h.finish(next()%len(h.runs), verdict())
+			h.finish(b%len(h.runs), verdict())
 		case letter >= 0:
 			o := h.old[letter]
 			o.rec.fate = settled
@@ -521,6 +517,15 @@ func (h *harness) drain(next func() int, verdict func() Verdict) {
 	if n := h.bytes.Load(); n != 0 {
 		h.failf("%d bytes left", n)
 	}
+}
+
+func (h *harness) wait(r *modelRun) {
+	by := 1
+	if r.waits {
+		by = -1
+	}
+	r.waits = !r.waits
+	h.work(h.p.Wait(r.d, by))
 }
 
 func (h *harness) verb(run *modelRun, v Verdict) {

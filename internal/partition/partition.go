@@ -235,7 +235,7 @@ func (p *Partition[R]) take(d *Delivery[R]) bool {
 			return true
 		}
 	}
-	if seq, ok, _ := p.hole(); ok && p.nrunning < p.cfg.MaxInFlight && p.cfg.Limit.acquire(&p.waiter) {
+	if seq, own, ok := p.takeHole(); ok {
 		e := p.at(seq)
 		if e.state == due {
 			e.again++
@@ -244,12 +244,24 @@ func (p *Partition[R]) take(d *Delivery[R]) bool {
 			p.unqueue(seq)
 		}
 		p.deliver(d, seq)
-		d.token = p.cfg.Limit != nil
+		d.token = own && p.cfg.Limit != nil
 		d.last = true
 		return true
 	}
 	p.awake--
 	return false
+}
+
+// takeHole answers a hole, if there is a slot for it: of its own, with a place under
+// the limit, or the one in reserve, as for any oldest record that handlers wait for.
+func (p *Partition[R]) takeHole() (seq uint64, own, ok bool) {
+	if seq, ok, _ = p.hole(); !ok {
+		return 0, false, false
+	}
+	if p.nrunning < p.cfg.MaxInFlight && p.cfg.Limit.acquire(&p.waiter) {
+		return seq, true, true
+	}
+	return seq, false, p.nrunning <= p.cfg.MaxInFlight && seq == p.head && p.headTakeable()
 }
 
 // drainTries is how often a drain hands out a nacked record again: one that fails
@@ -270,7 +282,7 @@ func (p *Partition[R]) hole() (seq uint64, ok, soon bool) {
 		switch {
 		case e.state != queued && e.state != due && e.state != parked:
 			continue
-		case e.state != queued && e.again == drainTries:
+		case e.state != queued && (e.again == drainTries || e.dueAt > p.until):
 			continue
 		case p.cfg.Order == Unordered:
 		case e.lane.inFlight > 0:
@@ -281,7 +293,7 @@ func (p *Partition[R]) hole() (seq uint64, ok, soon bool) {
 		if e.state != parked {
 			return seq, true, false
 		}
-		soon = soon || e.dueAt <= p.until
+		soon = true
 	}
 	return 0, false, soon
 }
@@ -369,10 +381,11 @@ func (p *Partition[R]) wake(w *Work) {
 }
 
 func (p *Partition[R]) wakeForHole(w *Work) {
-	if p.awake > p.nrunning || p.awake >= p.cfg.MaxInFlight {
+	if p.awake > p.nrunning || p.awake > p.cfg.MaxInFlight {
 		return
 	}
-	if _, ok, _ := p.hole(); ok && p.cfg.Limit.room(&p.waiter) {
+	seq, ok, _ := p.hole()
+	if ok && (p.awake < p.cfg.MaxInFlight && p.cfg.Limit.room(&p.waiter) || seq == p.head && p.headTakeable()) {
 		p.rouse(w, 1)
 	}
 }

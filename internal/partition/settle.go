@@ -205,7 +205,9 @@ func (p *Partition[R]) Abandon(d, next *Delivery[R]) (w Work, ok bool) {
 	if !p.closed && d.status == Pending {
 		e := p.at(d.seq)
 		e.state, e.d = queued, nil
-		e.attempt--
+		if e.attempt--; e.attempt > 0 {
+			p.park(d.seq, e.dueAt)
+		}
 	}
 	ok = p.take(next)
 	w = p.after(p.head)

@@ -21,6 +21,7 @@ type Reader struct {
 	partition int32
 	turn      chan struct{} // held by whoever fetches
 	ahead     []fetched     // the latest first; guarded by turn
+	used      bool          // since the last Rest; guarded by turn
 	oldest    int64         // where the log is known to begin; guarded by turn
 }
 
@@ -50,6 +51,7 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 	case <-stop:
 		return nil, ErrStopped
 	}
+	r.used = true
 	if m := r.take(offset); m != nil {
 		return m, nil
 	}
@@ -71,6 +73,19 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 		return nil, ErrGone // the log goes on behind it
 	}
 	return nil, errNothing
+}
+
+// Rest drops what was fetched and not asked for, if nobody has read since the last call.
+func (r *Reader) Rest() {
+	select {
+	case r.turn <- struct{}{}:
+		if !r.used {
+			r.ahead = nil
+		}
+		r.used = false
+		<-r.turn
+	default: // somebody reads
+	}
 }
 
 // take answers what was fetched already, and forgets it.

@@ -127,3 +127,22 @@ func TestReadStops(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What was read ahead is dropped once nobody has read for a while.
+func TestRest(t *testing.T) {
+	r := reader(t, brokertest.New(t), "a", "b", "c")
+	if _, err := r.Read(nil, 0); err != nil || len(r.ahead) == 0 {
+		t.Fatalf("%d fetches kept, %v", len(r.ahead), err)
+	}
+	r.Rest()
+	if len(r.ahead) == 0 {
+		t.Error("dropped at once")
+	}
+	r.Rest()
+	if len(r.ahead) > 0 {
+		t.Error("kept")
+	}
+	if m, err := r.Read(nil, 1); err != nil || string(m.Value) != "b" {
+		t.Errorf("read again: %v, %v", m, err)
+	}
+}
