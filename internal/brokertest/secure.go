@@ -17,7 +17,8 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/xdg-go/scram"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/scram"
 )
 
 // The users of a [Secure] broker. SecureUser has no rights until [Secure.Allow] gives some, SecureAdmin has all.
@@ -94,27 +95,9 @@ func (s *Secure) Use(cfg *sarama.Config, mechanism sarama.SASLMechanism, user, p
 	cfg.Net.SASL.Enable = true
 	cfg.Net.SASL.Mechanism = mechanism
 	cfg.Net.SASL.User, cfg.Net.SASL.Password = user, password
-	switch mechanism {
-	case sarama.SASLTypeSCRAMSHA256:
-		cfg.Net.SASL.SCRAMClientGeneratorFunc = func() sarama.SCRAMClient { return &scramClient{hash: scram.SHA256} }
-	case sarama.SASLTypeSCRAMSHA512:
-		cfg.Net.SASL.SCRAMClientGeneratorFunc = func() sarama.SCRAMClient { return &scramClient{hash: scram.SHA512} }
+	if mechanism == sarama.SASLTypeSCRAMSHA256 || mechanism == sarama.SASLTypeSCRAMSHA512 {
+		scram.Use(cfg, mechanism)
 	}
-}
-
-type scramClient struct {
-	hash scram.HashGeneratorFcn
-	*scram.ClientConversation
-}
-
-// Begin implements sarama.SCRAMClient.
-func (c *scramClient) Begin(user, password, authzID string) error {
-	client, err := c.hash.NewClient(user, password, authzID)
-	if err != nil {
-		return err
-	}
-	c.ClientConversation = client.NewConversation()
-	return nil
 }
 
 // Allow gives SecureUser a right to the topic, group or transactional id of exactly this name.

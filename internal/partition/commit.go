@@ -152,9 +152,9 @@ func (p *Partition[R]) leaves(e *entry[R]) bool {
 	case queued:
 		return p.gaveUp
 	case parked:
-		return p.gaveUp || e.again == drainTries || e.dueAt > p.until
+		return p.gaveUp || p.tried(e)
 	case due: // one whose lane waits for it needs the lane
-		return p.gaveUp || e.again == drainTries || e.dueAt > p.until ||
+		return p.gaveUp || p.tried(e) ||
 			allWait && p.cfg.Order != Unordered && e.lane.inFlight > 0 && !p.runsBefore(e)
 	case pending: // a handler may yet settle it, or the application late
 		return allWait && !p.late()

@@ -282,7 +282,7 @@ func (p *Partition[R]) hole() (seq uint64, ok, soon bool) {
 		switch {
 		case e.state != queued && e.state != due && e.state != parked:
 			continue
-		case e.state != queued && (e.again == drainTries || e.dueAt > p.until):
+		case e.state != queued && p.tried(e):
 			continue
 		case p.cfg.Order == Unordered:
 		case e.lane.inFlight > 0:
@@ -319,6 +319,11 @@ func (p *Partition[R]) headTakeable() bool {
 		}
 	}
 	return awaited
+}
+
+// tried tells that a drain does not hand a nacked record out again.
+func (p *Partition[R]) tried(e *entry[R]) bool {
+	return e.again == drainTries || e.dueAt > p.until
 }
 
 func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {

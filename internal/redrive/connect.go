@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-	"github.com/xdg-go/scram"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/scram"
 )
 
 const clientID = "ackpolicy-redrive"
@@ -90,11 +91,9 @@ func (c *connection) secure(cfg *sarama.Config) error {
 	case "plain":
 		cfg.Net.SASL.Mechanism = sarama.SASLTypePlaintext
 	case "scram-sha-256":
-		cfg.Net.SASL.Mechanism = sarama.SASLTypeSCRAMSHA256
-		cfg.Net.SASL.SCRAMClientGeneratorFunc = func() sarama.SCRAMClient { return &scramClient{hash: scram.SHA256} }
+		scram.Use(cfg, sarama.SASLTypeSCRAMSHA256)
 	case "scram-sha-512":
-		cfg.Net.SASL.Mechanism = sarama.SASLTypeSCRAMSHA512
-		cfg.Net.SASL.SCRAMClientGeneratorFunc = func() sarama.SCRAMClient { return &scramClient{hash: scram.SHA512} }
+		scram.Use(cfg, sarama.SASLTypeSCRAMSHA512)
 	default:
 		return fmt.Errorf("-sasl %s: want plain, scram-sha-256 or scram-sha-512", c.sasl)
 	}
