@@ -7,7 +7,7 @@ replace github.com/ackpolicy/watermill-ackpolicy => ../
 require (
 	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/IBM/sarama v1.61.1
-	github.com/ThreeDotsLabs/watermill v1.5.2
+	github.com/ThreeDotsLabs/watermill v1.5.3
 	github.com/ThreeDotsLabs/watermill-kafka/v3 v3.1.2
 	github.com/ackpolicy/watermill-ackpolicy v0.0.0-00010101000000-000000000000
 	github.com/twmb/franz-go v1.22.2

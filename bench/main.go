@@ -1,7 +1,7 @@
 // Command bench runs this library beside its peers on one broker and prints a table.
 //
-//	scripts/kafka.sh run 4.3.0 -- go -C bench run . -case noop
-//	scripts/kafka.sh run 4.3.0 -- go -C bench run . parked
+//	scripts/kafka.sh run -- go -C bench run . -case noop
+//	scripts/kafka.sh run -- go -C bench run . parked
 //
 // Every consumer runs in a process of its own, in turn, several times. A figure is
 // the median of the runs, with the lowest and the highest beside it. The rate is

@@ -12,7 +12,7 @@ DIR/summaries.txt, violations to DIR/chaos.log, and the ledgers of all members s
 USAGE
 }
 
-seeds=1,2,3,4,5 length=10m kafka=4.3.0 out=chaos-out args=(-chaos-stock)
+seeds=1,2,3,4,5 length=10m kafka=4.4.0 out=chaos-out args=(-chaos-stock)
 while (($#)); do
 	case $1 in
 	--seeds) seeds=$2 && shift ;;

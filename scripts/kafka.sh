@@ -12,7 +12,7 @@ usage: scripts/kafka.sh start [VERSION] [--brokers N] [--secure]  start a cluste
        scripts/kafka.sh stop-broker N | start-broker N | restart-broker N
        scripts/kafka.sh fetch [VERSION]                           download the jars only
 
-The default VERSION is 4.3.0. A command under `run` may stop and start the brokers of its own cluster.
+The default VERSION is 4.4.0. A command under `run` may stop and start the brokers of its own cluster.
 With --secure the brokers also listen with SASL over TLS, at KAFKA_SECURE_BROKERS; KAFKA_SECURE_CA names the file
 of the CA to trust. Users: app, who has no rights until ACLs give some, and admin, who has all; for both the password
 is secret, and the mechanism PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. KAFKA_BROKERS stays open to everybody.
@@ -20,7 +20,7 @@ Jars are kept in $ACKPOLICY_KAFKA_HOME (default: ${XDG_CACHE_HOME:-$HOME/.cache}
 USAGE
 }
 
-readonly default_version=4.3.0
+readonly default_version=4.4.0
 readonly start_seconds=120 stop_seconds=30
 readonly secure_users=(admin app) secure_password=secret store_password=changeit
 cache=${ACKPOLICY_KAFKA_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/watermill-ackpolicy/kafka}
