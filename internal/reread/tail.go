@@ -2,6 +2,7 @@ package reread
 
 import (
 	"math"
+	"reflect"
 
 	"github.com/IBM/sarama"
 )
@@ -9,7 +10,7 @@ import (
 // Tail is what a partition holds for a consumer from an offset on.
 type Tail struct {
 	End     int64 // of the partition; what an open transaction holds back does not count
-	Next    int64 // the offset asked for, or the one behind what no consumer gets: control records, aborted ones
+	Next    int64 // the offset asked for, or the one behind what no consumer gets: control records, aborted ones, batches that compaction emptied
 	Waiting bool  // a consumer at Next should get something
 }
 
@@ -71,8 +72,21 @@ func (r *Reader) Tail(from int64) (Tail, error) {
 		}
 		t.Next = max(t.Next, batch.LastOffset()+1)
 	}
-	t.Waiting = t.Next < t.End && len(block.RecordsSet) == 0
+	emptied := emptiedUpTo(block)
+	t.Next = max(t.Next, emptied)
+	t.Waiting = t.Next < t.End && len(block.RecordsSet) == 0 && emptied < 0
 	return t, nil
+}
+
+// emptiedUpTo returns the offset behind the last batch of an answer, which may be one that
+// compaction emptied: Kafka keeps it for its producer's sequence, and sarama's decoder drops it
+// and keeps only where it ends, in a field of its own. -1: the answer has no batch.
+func emptiedUpTo(block *sarama.FetchResponseBlock) int64 {
+	next := reflect.ValueOf(block).Elem().FieldByName("recordsNextOffset")
+	if next.Kind() != reflect.Pointer || next.IsNil() {
+		return -1 // or sarama has renamed it: then such a batch is taken for records
+	}
+	return next.Elem().Int()
 }
 
 // aborted may take a later, committed batch of the same producer for an aborted
