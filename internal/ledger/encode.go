@@ -1,0 +1,309 @@
+package ledger
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/base64"
+	"encoding/binary"
+	"hash/crc32"
+	"slices"
+	"sync"
+)
+
+const (
+	magic   = "ackpolicy"
+	version = 1
+	prefix  = magic + "1:"
+)
+
+const (
+	flagClean    = 1 << iota // the member left after a drain
+	flagTopicID              // 16 bytes follow
+	flagCrashes              // their number and time follow
+	flagBits                 // marks as a bitmap, not as runs
+	flagDeflated             // the body is compressed
+	flagRedrive              // Kind
+	flagDue                  // open records have due times
+	flagUnknown              // and above: of later versions
+)
+
+const (
+	// worthCompressing is the size of a body from which on compression is tried: what is
+	// smaller costs a broker no more than a commit without a ledger.
+	worthCompressing = 512
+	// maxBody bounds a body before its compression, so that no text inflates without bound.
+	maxBody = 256 << 10
+)
+
+// Kept is how much of a ledger its text holds.
+type Kept struct {
+	Blocks []bool // by index
+	Open   int    // the first so many
+	Due    bool   // their due times
+}
+
+// Encode writes a ledger as a text of at most room bytes. What does not fit is left
+// out: due times first, then open records from the highest down, then blocks from
+// the highest down, those that are awaited last. The text is empty if there is
+// no room for anything.
+func Encode(at Place, l *Ledger, room int) (string, Kept) {
+	e := encoder{at: at, l: l, room: room, blocks: make([]bool, len(l.Blocks)), open: len(l.Open), due: true}
+	e.keepBlocks(len(l.Blocks), true)
+	if text, _, ok := e.text(); ok {
+		return text, e.kept()
+	}
+	e.due = false
+	e.open = 0
+	levels := []level{
+		{len(l.Open), func(n int) { e.open = n }},
+		{len(l.Blocks), func(n int) { e.keepBlocks(n, true) }},
+		{len(l.Blocks), func(n int) { e.keepBlocks(n, false) }}, // not even all that are awaited
+	}
+	if _, _, ok := e.text(); !ok { // the blocks alone are too many
+		levels = levels[1:]
+	}
+	for _, level := range levels {
+		if text, ok := e.most(level.n, level.keep); ok {
+			return text, e.kept()
+		}
+	}
+	return "", Kept{Blocks: make([]bool, len(l.Blocks))}
+}
+
+// level is a kind of content of which the first so many may be kept.
+type level struct {
+	n    int
+	keep func(n int)
+}
+
+type encoder struct {
+	at   Place
+	l    *Ledger
+	room int
+
+	blocks []bool
+	open   int
+	due    bool
+}
+
+func (e *encoder) kept() Kept { return Kept{Blocks: e.blocks, Open: e.open, Due: e.due} }
+
+// keepBlocks keeps the first n blocks and, with awaited, those that are awaited;
+// without, only what is awaited of the first n.
+func (e *encoder) keepBlocks(n int, awaited bool) {
+	for i := range e.blocks {
+		if a := e.l.Blocks[i].Awaited; awaited {
+			e.blocks[i] = i < n || a
+		} else {
+			e.blocks[i] = i < n && a
+		}
+	}
+}
+
+// most sets about the highest number up to n with which the text fits. It finds it
+// by the sizes of its attempts, since each costs a compression, and is content with
+// a few percent less.
+func (e *encoder) most(n int, set func(int)) (best string, ok bool) {
+	fits, tooMany := -1, n+1
+	for try := n; ; {
+		set(try)
+		text, size, ok := e.text()
+		if ok {
+			fits, best = try, text
+		} else {
+			tooMany = try
+		}
+		if tooMany-fits <= 1+max(fits, 0)/32 {
+			break
+		}
+		guess := try * e.room / size
+		try = min(max(guess, fits+(tooMany-fits)/8, fits+1), tooMany-1-(tooMany-fits)/8)
+	}
+	if fits < 0 {
+		return "", false
+	}
+	set(fits)
+	return best, true
+}
+
+// text encodes what is kept, and returns its size also where it does not fit.
+func (e *encoder) text() (text string, size int, fits bool) {
+	head, flags := e.head()
+	runs, ends := e.runs()
+	rest := e.appendOpen(e.appendBlocks(nil, ends))
+	body, form := append(appendRuns(nil, e.at.Offset, runs), rest...), byte(0)
+	bodies := [][]byte{body, nil}
+	if n := len(runs); n > 0 && runs[n-1].To-e.at.Offset < 8*maxBody/2 {
+		bodies[1] = append(appendBits(nil, e.at.Offset, runs), rest...)
+		if len(bodies[1]) < len(body) {
+			body, form = bodies[1], flagBits
+		}
+	}
+	for i, other := range bodies {
+		// A compressed byte takes a bit or more.
+		if len(other) < worthCompressing || len(other) > maxBody || len(other)/8 >= len(body) {
+			continue
+		}
+		if other = deflate(other); len(other) < len(body) {
+			body, form = other, flagDeflated|byte(i)*flagBits
+		}
+	}
+	data := append([]byte{0, 0, 0, 0, flags | form}, head...)
+	size = len(prefix) + base64.RawStdEncoding.EncodedLen(len(data)+len(body))
+	if size > e.room || form&flagDeflated == 0 && len(body) > maxBody {
+		return "", size, false
+	}
+	data = append(data, body...)
+	binary.BigEndian.PutUint32(data, checksum(e.at, data[4:]))
+	return prefix + base64.RawStdEncoding.EncodeToString(data), size, true
+}
+
+// checksum covers the place, too.
+func checksum(at Place, data []byte) uint32 {
+	var n [12]byte
+	binary.BigEndian.PutUint64(n[:], uint64(at.Offset))
+	binary.BigEndian.PutUint32(n[8:], uint32(at.Partition))
+	crc := crc32.Update(0, castagnoli, []byte(prefix+at.Topic))
+	crc = crc32.Update(crc, castagnoli, n[:])
+	return crc32.Update(crc, castagnoli, data)
+}
+
+func (e *encoder) head() (head []byte, flags byte) {
+	if e.l.Clean {
+		flags |= flagClean
+	}
+	if e.l.Kind == Redrive {
+		flags |= flagRedrive
+	}
+	if e.l.TopicID != [16]byte{} {
+		flags |= flagTopicID
+		head = append(head, e.l.TopicID[:]...)
+	}
+	if e.l.Crashes > 0 {
+		flags |= flagCrashes
+		head = append(head, byte(min(e.l.Crashes, 255)))
+		head = binary.AppendVarint(head, e.l.CrashedAt.UnixMilli())
+	}
+	if e.due {
+		flags |= flagDue
+	}
+	return head, flags
+}
+
+// runs returns what is marked, neighbouring runs that touch as one, and where each
+// block ends.
+func (e *encoder) runs() (runs []Run, ends []int64) {
+	for i, kept := range e.blocks {
+		if !kept {
+			continue
+		}
+		b := &e.l.Blocks[i]
+		for _, r := range b.Runs {
+			if n := len(runs); n > 0 && runs[n-1].To == r.From {
+				runs[n-1].To = r.To
+			} else {
+				runs = append(runs, r)
+			}
+		}
+		ends = append(ends, b.end())
+	}
+	return runs, ends
+}
+
+// appendRuns writes the number of runs and, for each, the distance from the one
+// before, or from the offset, and its length.
+func appendRuns(to []byte, offset int64, runs []Run) []byte {
+	to = binary.AppendUvarint(to, uint64(len(runs)))
+	for _, r := range runs {
+		to = binary.AppendUvarint(to, uint64(r.From-offset))
+		to = binary.AppendUvarint(to, uint64(r.To-r.From))
+		offset = r.To
+	}
+	return to
+}
+
+// appendBits writes the number of bytes, and a bit for each offset from the committed one on.
+func appendBits(to []byte, offset int64, runs []Run) []byte {
+	bits := make([]byte, (runs[len(runs)-1].To-offset+7)/8)
+	for _, r := range runs {
+		for o := r.From - offset; o < r.To-offset; o++ {
+			bits[o/8] |= 1 << (o % 8)
+		}
+	}
+	return append(binary.AppendUvarint(to, uint64(len(bits))), bits...)
+}
+
+// appendBlocks writes the number of blocks and, for each, where it ends and its sum.
+func (e *encoder) appendBlocks(to []byte, ends []int64) []byte {
+	to = binary.AppendUvarint(to, uint64(len(ends)))
+	last := e.at.Offset
+	for i, kept := range e.blocks {
+		if kept {
+			to = binary.AppendUvarint(to, uint64(ends[0]-last))
+			to = binary.BigEndian.AppendUint32(to, e.l.Blocks[i].Sum)
+			last, ends = ends[0], ends[1:]
+		}
+	}
+	return to
+}
+
+// appendOpen writes the number of open records and, for each, its distance from the one
+// before, its attempts with a bit for in flight, its check and, with due times, how
+// long after the earliest it is due.
+func (e *encoder) appendOpen(to []byte) []byte {
+	open := e.l.Open[:e.open]
+	to = binary.AppendUvarint(to, uint64(len(open)))
+	base := int64(0)
+	if e.due {
+		base = earliest(open)
+		to = binary.AppendVarint(to, base)
+	}
+	last := e.at.Offset
+	for _, o := range open {
+		to = binary.AppendUvarint(to, uint64(o.Offset-last))
+		n := uint64(o.Attempts) << 1
+		if o.InFlight {
+			n |= 1
+		}
+		to = binary.AppendUvarint(to, n)
+		to = binary.BigEndian.AppendUint16(to, o.Check)
+		if e.due {
+			after := uint64(0)
+			if !o.Due.IsZero() {
+				after = uint64(o.Due.UnixMilli()-base) + 1
+			}
+			to = binary.AppendUvarint(to, after)
+		}
+		last = o.Offset + 1
+	}
+	return to
+}
+
+// earliest returns the first due time, in Unix milliseconds; 0 if there is none.
+func earliest(open []Open) int64 {
+	due := slices.DeleteFunc(slices.Clone(open), func(o Open) bool { return o.Due.IsZero() })
+	if len(due) == 0 {
+		return 0
+	}
+	return slices.MinFunc(due, func(a, b Open) int { return a.Due.Compare(b.Due) }).Due.UnixMilli()
+}
+
+// deflaters are kept, since each takes much memory. They do without matches: what is
+// left to compress is how long the runs are, and a match costs more than it saves.
+var deflaters = sync.Pool{New: func() any {
+	w, err := flate.NewWriter(nil, flate.HuffmanOnly)
+	if err != nil {
+		panic(err) // for a level that does not exist only
+	}
+	return w
+}}
+
+func deflate(data []byte) []byte {
+	w := deflaters.Get().(*flate.Writer)
+	defer deflaters.Put(w)
+	var out bytes.Buffer
+	w.Reset(&out)
+	_, _ = w.Write(data) // into memory: neither fails
+	_ = w.Close()
+	return out.Bytes()
+}

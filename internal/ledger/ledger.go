@@ -1,0 +1,120 @@
+// Package ledger is what stands in the metadata of an offset commit: which records
+// above the committed offset are settled, and how far the open ones have come.
+//
+// Kafka stores with each offset a text of at most offset.metadata.max.bytes, 4,096
+// by default. A ledger is such a text. docs/ledger.md has the format, byte by byte,
+// and the argument why a mark never skips a record that was not settled.
+//
+// The package is pure: no Kafka, no goroutine, no clock.
+package ledger
+
+import (
+	"errors"
+	"time"
+)
+
+// DefaultRoom is the default of a broker's offset.metadata.max.bytes.
+const DefaultRoom = 4096
+
+// Kind is who wrote a ledger.
+type Kind uint8
+
+const (
+	Consumer Kind = iota // a member of this library
+	Redrive              // ackpolicy-redrive
+)
+
+// Place is where a ledger stands. It is part of the checksum: a text that was
+// copied to another place is not trusted there.
+type Place struct {
+	Topic     string
+	Partition int32
+	Offset    int64 // the committed one
+}
+
+// Ledger is what is known of the records from the committed offset on.
+type Ledger struct {
+	Kind Kind
+	// TopicID is Kafka's id of the topic that the records were read from; zero where
+	// the broker gave none.
+	TopicID [16]byte
+	// Clean reports that the member left after a drain: nothing was in flight.
+	Clean bool
+	// Crashes is how many assignments in a row did not end cleanly, and CrashedAt
+	// when the last of them was taken over, in milliseconds. At most 255.
+	Crashes   int
+	CrashedAt time.Time
+	// Blocks are the settled records, in order.
+	Blocks []Block
+	// Open are the unsettled records that were delivered, in order.
+	Open []Open
+}
+
+// Block is settled records whose sum is checked as one: all of its marks hold, or none.
+type Block struct {
+	// Runs are in order and do not touch. A run may go over offsets that hold no record.
+	Runs []Run
+	// Sum is the sum of the fingerprints of its marked records, see [Fingerprint].
+	Sum uint32
+	// Awaited reports that somebody waits until the block is stored: it gets room
+	// before others. It is not stored.
+	Awaited bool
+}
+
+// Run is the settled records from one offset (inclusive) to another (exclusive).
+// From and To-1 are offsets of marked records.
+type Run struct{ From, To int64 }
+
+// Open is a record that was delivered and is not settled.
+type Open struct {
+	Offset   int64
+	Attempts int       // deliveries so far
+	Due      time.Time // when it may be delivered again, in milliseconds; zero: at once
+	InFlight bool      // a handler had it when this was stored
+	// Check is the low half of the record's fingerprint.
+	Check uint16
+}
+
+// The reasons why a text is not taken for a ledger.
+var (
+	// ErrForeign: the text is not of this library. An empty text is [ErrNone].
+	ErrForeign = errors.New("the metadata is not a ledger of this library")
+	// ErrNone: there is no metadata, as where a stock member or an admin tool committed.
+	ErrNone = errors.New("there is no metadata")
+	// ErrNewer: a later version of the library wrote it.
+	ErrNewer = errors.New("the ledger is of a later version of this library")
+	// ErrDamaged: it is cut, changed, or was copied from another topic, partition or offset.
+	ErrDamaged = errors.New("the ledger is damaged, or was stored for another topic, partition or offset")
+)
+
+// Marked reports whether a ledger of blocks marks an offset, and which block does.
+// The blocks must be in order.
+func Marked(blocks []Block, offset int64) (block int, marked bool) {
+	lo, hi := 0, len(blocks)
+	for lo < hi { // the first block that ends behind the offset
+		mid := (lo + hi) / 2
+		if blocks[mid].end() > offset {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	if lo == len(blocks) {
+		return 0, false
+	}
+	runs := blocks[lo].Runs
+	block = lo
+	lo, hi = 0, len(runs)
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if runs[mid].To > offset {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	return block, lo < len(runs) && runs[lo].From <= offset
+}
+
+// end is the offset behind the block's last mark.
+func (b *Block) end() int64 { return b.Runs[len(b.Runs)-1].To }
