@@ -42,6 +42,11 @@ type Kept struct {
 	Due    bool   // their due times
 }
 
+// Whole reports whether nothing of l was left out.
+func (k Kept) Whole(l *Ledger) bool {
+	return !slices.Contains(k.Blocks, false) && k.Open == len(l.Open) && k.Due
+}
+
 // Encode writes a ledger as a text of at most room bytes. What does not fit is left
 // out: due times first, then open records from the highest down, then blocks from
 // the highest down, those that are awaited last. The text is empty if there is

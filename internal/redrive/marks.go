@@ -1,12 +1,12 @@
 package redrive
 
 import (
-	"encoding/base64"
-	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
-	"strings"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 )
 
 // marks is which letters of a partition are done, that is sent or skipped: all
@@ -72,47 +72,25 @@ func (m *marks) remove(offset int64) {
 
 func (m *marks) clone() *marks { return &marks{m.floor, slices.Clone(m.spans)} }
 
-// Committed metadata is text of at most this many bytes: the default of a
-// broker's offset.metadata.max.bytes.
-const maxMetadata = 4096
-
-// What metadata begins with. The spans follow as base64, in the shorter of two
-// forms: distances and lengths, or a bit for each offset from the floor on.
-const (
-	metadataNone   = "redrive1"
-	metadataSpans  = metadataNone + ":s:"
-	metadataBitmap = metadataNone + ":b:"
-)
-
 var (
 	errMarksFull = errors.New("too many letters were left out between those that were sent or skipped: Kafka stores no more marks. " +
 		"Skip the oldest ones that are open, or send them elsewhere with -to")
 	errNotMetadata = errors.New("the offset was stored by something else")
 )
 
-// metadata encodes the spans.
-func (m *marks) metadata() (string, error) {
-	if len(m.spans) == 0 {
-		return metadataNone, nil
-	}
-	var lengths []byte
-	at := m.floor
-	for _, s := range m.spans {
-		lengths = binary.AppendUvarint(lengths, uint64(s.from-at))
-		lengths = binary.AppendUvarint(lengths, uint64(s.to-s.from))
-		at = s.to
-	}
-	text := metadataSpans + base64.RawStdEncoding.EncodeToString(lengths)
-	if size := (at-m.floor)/8 + 1; size < int64(len(lengths)) {
-		bits := make([]byte, size)
+// metadata is the ledger of the spans: a run each, in one block without a sum, since
+// a redrive does not skip what it has not read.
+func (m *marks) metadata(topic string, partition int32) (string, error) {
+	l := &ledger.Ledger{Kind: ledger.Redrive}
+	if len(m.spans) > 0 {
+		b := ledger.Block{}
 		for _, s := range m.spans {
-			for o := s.from - m.floor; o < s.to-m.floor; o++ {
-				bits[o/8] |= 1 << (o % 8)
-			}
+			b.Runs = append(b.Runs, ledger.Run{From: s.from, To: s.to})
 		}
-		text = metadataBitmap + base64.RawStdEncoding.EncodeToString(bits)
+		l.Blocks = []ledger.Block{b}
 	}
-	if len(text) > maxMetadata {
+	text, kept := ledger.Encode(ledger.Place{Topic: topic, Partition: partition, Offset: m.floor}, l, ledger.DefaultRoom)
+	if !kept.Whole(l) {
 		return "", errMarksFull
 	}
 	return text, nil
@@ -120,57 +98,21 @@ func (m *marks) metadata() (string, error) {
 
 // parseMarks reads what metadata wrote. Without metadata there is but the offset:
 // kafka-consumer-groups.sh stores it so when it resets one.
-func parseMarks(floor int64, metadata string) (*marks, error) {
-	m := &marks{floor: floor}
-	if metadata == "" || metadata == metadataNone {
-		return m, nil
-	}
-	lengths, isSpans := strings.CutPrefix(metadata, metadataSpans)
-	bits, isBitmap := strings.CutPrefix(metadata, metadataBitmap)
+func parseMarks(at ledger.Place, metadata string) (*marks, error) {
+	m := &marks{floor: at.Offset}
+	l, err := ledger.Decode(at, metadata)
 	switch {
-	case isSpans:
-		return m, m.parseSpans(lengths)
-	case isBitmap:
-		return m, m.parseBitmap(bits)
+	case errors.Is(err, ledger.ErrNone):
+		return m, nil
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", errNotMetadata, err)
+	case l.Kind != ledger.Redrive:
+		return nil, fmt.Errorf("%w: a subscriber of this library", errNotMetadata)
 	}
-	return nil, errNotMetadata
-}
-
-func (m *marks) parseSpans(text string) error {
-	data, err := base64.RawStdEncoding.DecodeString(text)
-	if err != nil {
-		return errNotMetadata
-	}
-	next := func() (int64, bool) {
-		v, n := binary.Uvarint(data)
-		if n <= 0 || v == 0 || v > math.MaxInt64 {
-			return 0, false
-		}
-		data = data[n:]
-		return int64(v), true
-	}
-	for at := m.floor; len(data) > 0; {
-		gap, ok := next()
-		length, ok2 := next()
-		if !ok || !ok2 || gap > math.MaxInt64-at || length > math.MaxInt64-at-gap {
-			return errNotMetadata
-		}
-		s := span{at + gap, at + gap + length}
-		m.spans, at = append(m.spans, s), s.to
-	}
-	return nil
-}
-
-func (m *marks) parseBitmap(text string) error {
-	bits, err := base64.RawStdEncoding.DecodeString(text)
-	if err != nil || m.floor > math.MaxInt64-int64(len(bits))*8 {
-		return errNotMetadata
-	}
-	base := m.floor
-	for i := range int64(len(bits)) * 8 {
-		if bits[i/8]&(1<<(i%8)) != 0 {
-			m.add(span{base + i, base + i + 1})
+	for _, b := range l.Blocks {
+		for _, r := range b.Runs {
+			m.add(span{r.From, r.To})
 		}
 	}
-	return nil
+	return m, nil
 }

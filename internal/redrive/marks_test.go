@@ -3,10 +3,11 @@ package redrive
 import (
 	"errors"
 	"maps"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 )
 
 // Against a model: a set of offsets.
@@ -31,9 +32,9 @@ func TestMarksModel(t *testing.T) {
 				}
 			}
 			wantMarks(t, m, model)
-			text, err := m.metadata()
+			text, err := m.metadata("dlq", 1)
 			check(t, err)
-			again, err := parseMarks(m.floor, text)
+			again, err := parseMarks(ledger.Place{Topic: "dlq", Partition: 1, Offset: m.floor}, text)
 			check(t, err)
 			if again.floor != m.floor || !slices.Equal(again.spans, m.spans) {
 				t.Fatalf("seed %d: %+v comes back as %+v from %q", seed, m, again, text)
@@ -61,70 +62,58 @@ func wantMarks(t *testing.T, m *marks, model map[int64]bool) {
 	}
 }
 
-// How many letters may be left out, at the worst.
+// How many letters may be left out, at the worst: half of them, at random.
 func TestMarksCapacity(t *testing.T) {
 	t.Parallel()
+	rng := rand.New(rand.NewPCG(1, 2))
 	m := &marks{}
-	for o := int64(1); o < 24_400; o += 2 {
-		m.add(span{o, o + 1})
+	grow := func(to int64) {
+		for o := int64(1) + max(0, m.last()); o < to; o++ {
+			if rng.IntN(2) == 0 {
+				m.add(span{o, o + 1})
+			}
+		}
 	}
-	text, err := m.metadata()
-	if err != nil || len(text) > maxMetadata {
-		t.Errorf("every second one of 24,400 letters: %d bytes, %v", len(text), err)
-	}
-	again, err := parseMarks(m.floor, text)
+	grow(23_000)
+	text, err := m.metadata("dlq", 1)
+	check(t, err)
+	again, err := parseMarks(ledger.Place{Topic: "dlq", Partition: 1, Offset: m.floor}, text)
 	if err != nil || !slices.Equal(again.spans, m.spans) {
 		t.Errorf("it comes back otherwise: %v", err)
 	}
-	for o := int64(24_401); o < 25_000; o += 2 {
-		m.add(span{o, o + 1})
-	}
-	if _, err := m.metadata(); !errors.Is(err, errMarksFull) {
-		t.Errorf("every second one of 25,000 letters: %v", err)
+	grow(26_000)
+	if _, err := m.metadata("dlq", 1); !errors.Is(err, errMarksFull) {
+		t.Errorf("half of 26,000 letters: %v", err)
 	}
 	far := &marks{}
 	for o := int64(1_000); o < 1_000_000; o += 2_000 {
 		far.add(span{o, o + 3})
 	}
-	if text, err := far.metadata(); err != nil {
+	if text, err := far.metadata("dlq", 1); err != nil {
 		t.Errorf("500 far apart: %d bytes, %v", len(text), err)
 	}
+}
+
+func (m *marks) last() int64 {
+	if len(m.spans) == 0 {
+		return m.floor
+	}
+	return m.spans[len(m.spans)-1].to
 }
 
 // What something else stored is not taken for marks.
 func TestMarksOfOthers(t *testing.T) {
 	t.Parallel()
-	for _, text := range []string{"x", "redrive2", metadataNone + ":", metadataSpans + "!", metadataSpans + "AA", metadataSpans + "BQ", metadataBitmap + "!"} {
-		if m, err := parseMarks(5, text); !errors.Is(err, errNotMetadata) {
+	at := ledger.Place{Topic: "dlq", Partition: 1, Offset: 5}
+	subscribers, _ := ledger.Encode(at, &ledger.Ledger{}, ledger.DefaultRoom)
+	elsewhere, err := (&marks{floor: 6}).metadata("dlq", 1)
+	check(t, err)
+	for _, text := range []string{"x", subscribers, elsewhere} {
+		if m, err := parseMarks(at, text); !errors.Is(err, errNotMetadata) {
 			t.Errorf("%q is %+v, %v", text, m, err)
 		}
 	}
-}
-
-func FuzzParseMarks(f *testing.F) {
-	m := &marks{floor: 5, spans: []span{{7, 9}, {12, 40}, {1 << 40, 1<<40 + 1}}}
-	text, err := m.metadata()
-	check(f, err)
-	f.Add(int64(5), text)
-	f.Add(int64(math.MaxInt64), text)
-	f.Add(int64(3), metadataBitmap+"/w")
-	f.Add(int64(3), metadataSpans)
-	f.Fuzz(func(t *testing.T, floor int64, text string) {
-		if floor < 0 {
-			return // Kafka stores none
-		}
-		m, err := parseMarks(floor, text)
-		if err != nil {
-			return
-		}
-		last := m.floor
-		for _, s := range m.spans {
-			if s.from <= last || s.to <= s.from {
-				t.Fatalf("%q: %+v", text, m)
-			}
-			last = s.to
-		}
-		m.add(span{floor, floor + min(10, math.MaxInt64-floor)})
-		m.remove(floor)
-	})
+	if m, err := parseMarks(at, ""); err != nil || m.floor != 5 || len(m.spans) > 0 {
+		t.Errorf("an offset without metadata is %+v, %v", m, err)
+	}
 }

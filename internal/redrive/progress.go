@@ -11,6 +11,7 @@ import (
 
 	"github.com/IBM/sarama"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
@@ -89,9 +90,9 @@ func loadProgress(ctx context.Context, client sarama.Client, group, topic string
 	return found, nil
 }
 
-// marksOf answers what is done of a partition that has these bounds.
-func marksOf(s stored, log span) (*marks, error) {
-	m, err := parseMarks(s.offset, s.metadata)
+// marksOf returns what is done of a partition that has these bounds.
+func marksOf(topic string, partition int32, s stored, log span) (*marks, error) {
+	m, err := parseMarks(ledger.Place{Topic: topic, Partition: partition, Offset: s.offset}, s.metadata)
 	if err != nil {
 		return nil, err
 	}

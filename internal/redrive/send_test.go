@@ -3,6 +3,7 @@ package redrive
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -258,9 +259,11 @@ func TestMarksFull(t *testing.T) {
 	b := newBed(t, 1)
 	const n = 26_000
 	records := make([]brokertest.Record, n)
-	for i := range records {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for i, place := range rng.Perm(n) {
+		handler := []string{"even", "odd"}[place%2]
 		records[i] = brokertest.Record{Value: []byte("x"), Headers: []sarama.RecordHeader{
-			header("topic_poisoned", b.origin), header("handler_poisoned", []string{"even", "odd"}[i%2]),
+			header("topic_poisoned", b.origin), header("handler_poisoned", handler),
 		}}
 	}
 	b.put(b.dlq, 0, records...)

@@ -67,7 +67,7 @@ func (e *batchError) Unwrap() error { return e.err }
 func (s *sender) send(messages []*sarama.ProducerMessage, progress map[int32]*marks) error {
 	offsets := make([]*sarama.PartitionOffsetMetadata, 0, len(progress))
 	for partition, m := range progress {
-		metadata, err := m.metadata()
+		metadata, err := m.metadata(s.topic, partition)
 		if err != nil {
 			return err
 		}
