@@ -41,9 +41,7 @@ func (s *subscription) events() consumer.Events {
 
 func (s *subscription) stuck(topic string, p int32, by consumer.Stuck) {
 	fields := watermill.LogFields{"kafka_partition": p, "kafka_partition_offset": by.Offset, "attempt": by.Attempt}
-	if by.Commit != nil {
-		s.logger.Error("Partition paused: "+by.Bound+" is reached because commits fail", by.Commit, fields)
-	} else {
+	if by.Commit == nil { // or the outage's line names it
 		s.logger.Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
 	}
 	if hook := s.sub.config.Hooks.Stuck; hook != nil {
@@ -61,8 +59,7 @@ func (s *subscription) released(topic string, p int32, r consumer.Released) {
 		}
 	}
 	switch {
-	case r.Err != nil:
-		s.logger.Error("Partition released, its last commit is not confirmed: the next owner may deliver records again", r.Err, fields())
+	case r.Err != nil: // one line for all partitions has told of it
 	case r.TimedOut && left > 0:
 		s.logger.Error("Partition released before all handlers finished: the next owner delivers their records again",
 			errors.New("drain timed out"), fields())

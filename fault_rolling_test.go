@@ -22,7 +22,7 @@ import (
 // understood tells whether a rolling restart may bring the error line, and why.
 func understood(line string) bool {
 	messages := []string{
-		"Kafka consumer error", "Kafka consumer group error", // sarama's own: it tries again
+		"Cannot fetch from Kafka, it is tried again", "No connection to Kafka, it is tried again", // sarama tries again
 		"Commit keeps failing, it is tried again",
 		"Kafka consumer stopped, it will reconnect", "Cannot reconnect to Kafka", // the whole membership anew
 	}

@@ -41,7 +41,7 @@ type Config struct {
 	// Committed, Failed and Fenced tell of each partition in a commit's answer.
 	// They are called without any lock held.
 	Committed func(topic string, partition int32, offset int64)
-	Failed    func(topic string, partition int32, offset int64, err error, t Trouble)
+	Failed    func(topic string, partition int32, offset int64, err error, attempt int)
 	Fenced    func(topic string, partition int32, offset int64, err error)
 }
 
@@ -202,7 +202,8 @@ func (c *Committer) commit() (again, rebalancing bool) {
 			rebalancing = rebalancing || errors.Is(perr, sarama.ErrIllegalGeneration) || errors.Is(perr, sarama.ErrRebalanceInProgress)
 			refresh = refresh || err != nil || errors.Is(perr, sarama.ErrNotCoordinatorForConsumer) ||
 				errors.Is(perr, sarama.ErrConsumerCoordinatorNotAvailable)
-			c.cfg.Failed(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, perr, d.source.streak.failed(time.Now()))
+			d.source.attempts++
+			c.cfg.Failed(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, perr, d.source.attempts)
 		}
 	}
 	if refresh {
@@ -213,7 +214,7 @@ func (c *Committer) commit() (again, rebalancing bool) {
 }
 
 func (c *Committer) stored(d due) {
-	d.source.streak = streak{}
+	d.source.attempts = 0
 	if d.source.confirm(d.mark) {
 		c.Urge()
 	}

@@ -68,10 +68,10 @@ func newBed(t *testing.T, stored, cooperative bool) *bed {
 	b.c = New(Config{
 		Client: client, Group: b.group, Interval: time.Hour, Cooperative: cooperative,
 		Committed: func(string, int32, int64) {},
-		Failed: func(_ string, _ int32, _ int64, err error, trouble Trouble) {
+		Failed: func(_ string, _ int32, _ int64, err error, attempt int) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			b.failed, b.attempts = append(b.failed, err), append(b.attempts, trouble.Attempt)
+			b.failed, b.attempts = append(b.failed, err), append(b.attempts, attempt)
 		},
 		Fenced: func(string, int32, int64, error) {},
 	}, b)

@@ -29,8 +29,8 @@ type Source struct {
 	cfg SourceConfig
 	c   *Committer
 
-	waiting atomic.Int32 // len(waiters), to look at without the lock
-	streak  streak       // the committer's goroutine's own
+	waiting  atomic.Int32 // len(waiters), to look at without the lock
+	attempts int          // since the last commit that succeeded; the committer's goroutine's own
 
 	// Guarded by the committer's lock.
 	has      bool   // a commit of this epoch, or the start, is stored

@@ -2,10 +2,13 @@ package consumer
 
 import (
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
 // clients are the connections of a subscription, which sarama lends to one
@@ -16,8 +19,8 @@ type clients struct {
 	side  sarama.Client // commits, and reads single records again
 }
 
-func open(cfg *Config) (_ *clients, err error) {
-	c := &clients{fetch: &fetchClient{offsets: map[positionKey]int64{}}}
+func open(cfg *Config, asked func(partition int32)) (_ *clients, err error) {
+	c := &clients{fetch: &fetchClient{offsets: map[positionKey]int64{}, asked: asked}}
 	defer func() {
 		if err != nil {
 			_ = c.close()
@@ -52,6 +55,28 @@ func open(cfg *Config) (_ *clients, err error) {
 	return c, err
 }
 
+// probe asks the brokers whether partitions can be fetched from an offset on; see health.
+func (c *clients) probe(topic string, from map[int32]int64) map[int32]error {
+	errs, at := map[int32]error{}, map[int32]reread.Position{}
+	began := time.Now()
+	for p, offset := range from {
+		if time.Since(began) > time.Second {
+			break // without a leader each takes its time
+		}
+		leader, epoch, err := c.fetch.Client.LeaderAndEpoch(topic, p)
+		if err != nil {
+			errs[p] = err
+			continue
+		}
+		at[p] = reread.Position{Offset: offset, Leader: leader.ID(), Epoch: epoch}
+	}
+	maps.Copy(errs, reread.Probe(c.side, topic, at))
+	if c.side.Closed() || c.fetch.Closed() {
+		return nil
+	}
+	return errs
+}
+
 func (c *clients) close() error {
 	var errs []error
 	for _, client := range []sarama.Client{c.fetch.Client, c.fetch.member, c.side} {
@@ -72,6 +97,7 @@ type fetchClient struct {
 	sarama.Client
 	member sarama.Client  // nil without a group
 	config *sarama.Config // the group's; nil without one
+	asked  func(partition int32)
 
 	mu      sync.Mutex
 	offsets map[positionKey]int64
@@ -96,6 +122,16 @@ func (c *fetchClient) Coordinator(group string) (*sarama.Broker, error) {
 
 func (c *fetchClient) RefreshCoordinator(group string) error {
 	return c.member.RefreshCoordinator(group)
+}
+
+// LeaderAndEpoch is what sarama asks for when it begins to fetch a partition, after each
+// fetch that succeeded and before each retry.
+func (c *fetchClient) LeaderAndEpoch(topic string, partition int32) (*sarama.Broker, int32, error) {
+	leader, epoch, err := c.Client.LeaderAndEpoch(topic, partition)
+	if err == nil {
+		c.asked(partition)
+	}
+	return leader, epoch, err
 }
 
 func (c *fetchClient) GetOffset(topic string, partition int32, which int64) (int64, error) {

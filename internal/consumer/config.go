@@ -107,14 +107,44 @@ type shared struct {
 	left     chan struct{}   // closed, and made anew, as a claim leaves
 	stalls   map[int32]int64 // where a partition's watchdog had us reconnect
 
+	health *health
+
 	evicting  sync.Mutex
 	evictNext time.Time // guarded by evicting
 }
 
 func newShared(cfg *Config) *shared {
-	return &shared{
+	s := &shared{
 		cfg: cfg, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
 		stalls: map[int32]int64{},
+	}
+	s.health = newHealth(cfg.Logger, s.closingNow, s.partitions)
+	return s
+}
+
+// partitions returns those that are consumed, and of each whether it is paused.
+func (s *shared) partitions() map[int32]bool {
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	paused := make(map[int32]bool, len(s.claims))
+	for c := range s.claims {
+		paused[c.partition] = c.resting.Load()
+	}
+	return paused
+}
+
+// probe asks the brokers whether partitions can be fetched.
+func (s *shared) probe(c *clients) func(partitions []int32) map[int32]error {
+	return func(partitions []int32) map[int32]error {
+		from := map[int32]int64{}
+		s.claimsMu.Lock()
+		for claim := range s.claims {
+			if slices.Contains(partitions, claim.partition) {
+				from[claim.partition] = claim.part.Next()
+			}
+		}
+		s.claimsMu.Unlock()
+		return c.probe(s.cfg.Topic, from)
 	}
 }
 

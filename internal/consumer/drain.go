@@ -61,6 +61,11 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 		}
 		c.source.Close(cause)
 	}
+	if released.Err != nil {
+		c.health.failed(unconfirmed, c.partition, failure{err: released.Err, fields: watermill.LogFields{
+			"cause": cause.Error(), "kafka_partition_offset": released.Committed,
+		}})
+	}
 	c.slots.Wait()
 	c.letters.close()
 	c.exit(c)

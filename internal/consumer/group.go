@@ -24,7 +24,12 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	var errs sync.WaitGroup
 	errs.Go(func() {
 		for err := range group.Errors() {
-			s.logError("Kafka consumer group error", err)
+			k, p := connecting, everywhere
+			var at *sarama.ConsumerError
+			if errors.As(err, &at) {
+				k, p, err = fetching, at.Partition, at.Err
+			}
+			s.health.failed(k, p, failure{err: err})
 		}
 	})
 	defer errs.Wait()
@@ -38,6 +43,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	for ctx.Err() == nil && err == nil {
 		began := time.Now()
 		err = group.Consume(ctx, []string{s.cfg.Topic}, handler)
+		s.health.session(false)
 		if short++; time.Since(began) > time.Second {
 			short = 0
 		}
@@ -83,6 +89,7 @@ type groupHandler struct {
 // Setup begins a session: with eager rebalances each assignment, with
 // cooperative ones the whole membership.
 func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
+	h.s.health.session(true)
 	cfg := h.s.cfg
 	var instance *string
 	if id := cfg.Sarama.Consumer.Group.InstanceId; id != "" {
@@ -95,13 +102,14 @@ func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 		Interval:    cfg.CommitInterval,
 		Cooperative: h.s.cooperative,
 		Committed: func(topic string, partition int32, offset int64) {
+			h.s.health.works(committing, partition)
 			if cfg.Events.Committed != nil {
 				cfg.Events.Committed(topic, partition, offset)
 			}
 		},
 		Failed: h.s.commitFailed,
 		Fenced: func(topic string, partition int32, offset int64, err error) {
-			h.s.commitFailed(topic, partition, offset, errors.Join(errors.New("the group went on without this member"), err), commit.Trouble{})
+			h.s.commitFailed(topic, partition, offset, err, 0)
 		},
 	}, session)
 	return nil

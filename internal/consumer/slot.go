@@ -92,12 +92,10 @@ func (c *Claim) readAgain(stop <-chan struct{}, offset int64) (*sarama.ConsumerM
 	for attempt := 1; ; attempt++ {
 		record, err := c.reader.Read(stop, offset)
 		if err == nil || errors.Is(err, reread.ErrGone) {
+			c.health.works(rereading, c.partition)
 			return record, err
 		}
-		if attempt%10 == 3 {
-			c.logger.Error("Cannot read a record again that waits for its delivery, it is tried again", err,
-				watermill.LogFields{"kafka_partition_offset": offset, "attempt": attempt})
-		}
+		c.health.failed(rereading, c.partition, failure{err: err, fields: watermill.LogFields{"kafka_partition_offset": offset}})
 		if !wait.For(wait.Backoff(attempt, 20*time.Millisecond, time.Second), stop) {
 			return nil, err
 		}

@@ -3,7 +3,6 @@ package consumer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/IBM/sarama"
@@ -22,13 +21,14 @@ func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	s.health.session(true)
 	var claims sync.WaitGroup
 	for _, p := range partitions {
 		claims.Go(func() {
 			// One partition that ends is a reason to start anew for all.
 			defer cancel(nil)
 			if err := s.consumePartition(ctx, cancel, c, wrapped, p); err != nil {
-				s.logError("Cannot consume partition", fmt.Errorf("topic %s, partition %d: %w", s.cfg.Topic, p, err))
+				s.health.failed(fetching, p, failure{err: err})
 			}
 		})
 	}
@@ -73,7 +73,7 @@ func (s *Subscription) consumePartition(ctx context.Context, reconnect context.C
 	var errs sync.WaitGroup
 	errs.Go(func() {
 		for err := range pc.Errors() {
-			s.logError("Kafka consumer error", err)
+			s.health.failed(fetching, p, failure{err: err.Err})
 		}
 	})
 	claim := s.shared.newClaim(claimStart{

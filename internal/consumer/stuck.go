@@ -3,6 +3,8 @@ package consumer
 import (
 	"errors"
 	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
 )
 
 // stuckAfter is how long one record, or a commit, holds a full window before that is told.
@@ -62,6 +64,7 @@ func (c *Claim) watch() {
 		if now.Commit = c.source.Failure(); now.Commit == nil {
 			now.Commit = errUnconfirmed
 		}
+		c.health.failed(blocked, c.partition, failure{err: now.Commit, fields: watermill.LogFields{"kafka_partition_offset": now.Offset}})
 	}
 	if c.cfg.Events.Stuck != nil {
 		c.cfg.Events.Stuck(c.topic, c.partition, now)

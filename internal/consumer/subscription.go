@@ -11,7 +11,6 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 
-	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
@@ -43,6 +42,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 		s.limit = partition.NewLimit(cfg.MaxInFlightTotal)
 	}
 	s.dialer = dial.New(cfg.Sarama, cfg.Side)
+	s.watchRetries()
 	s.cooperative = isCooperative(cfg.Sarama)
 	starting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -63,7 +63,7 @@ func (s *Subscription) Done() <-chan struct{} { return s.done }
 func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {
 	connected := context.AfterFunc(ctx, s.dialer.Cut)
 	defer connected()
-	c, err := open(s.cfg)
+	c, err := open(s.cfg, s.health.asked)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -83,6 +83,8 @@ func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {
 
 func (s *Subscription) run(outer, closing context.Context, c *clients, partitions []int32) {
 	defer close(s.done)
+	go s.health.run()
+	defer s.health.close()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var watch sync.WaitGroup
@@ -119,10 +121,10 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 		if c != nil {
 			began := time.Now()
 			err := s.consume(ctx, c, partitions)
-			if err = errors.Join(err, c.close()); err != nil && !s.closingNow() {
-				s.logError("Kafka consumer stopped, it will reconnect", err)
-			} else if err != nil {
+			if err = errors.Join(err, c.close()); err != nil && s.closingNow() {
 				s.cfg.Logger.Info("Kafka consumer closed with an error", watermill.LogFields{"err": err.Error()})
+			} else if err != nil {
+				s.health.failed(connecting, everywhere, failure{text: "Kafka consumer stopped, it will reconnect", err: err})
 			}
 			if time.Since(began) > time.Minute {
 				sleep = s.cfg.ReconnectSleep
@@ -132,11 +134,11 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 			return
 		}
 		sleep = min(2*sleep, max(s.cfg.ReconnectSleep, 30*time.Second))
-		s.cfg.Logger.Info("Reconnecting consumer", nil)
+		s.cfg.Logger.Debug("Reconnecting consumer", nil)
 		var err error
 		if c, partitions, err = s.open(ctx); err != nil {
 			c = nil
-			s.logError("Cannot reconnect to Kafka", err)
+			s.health.failed(connecting, everywhere, failure{text: "Cannot reconnect to Kafka", err: err})
 		}
 	}
 }
@@ -161,6 +163,8 @@ func (s *Subscription) awaitClaims(limit time.Duration) {
 }
 
 func (s *Subscription) consume(ctx context.Context, c *clients, partitions []int32) error {
+	s.health.connected(s.probe(c))
+	defer s.health.session(false)
 	if s.cfg.Group == "" {
 		return s.consumeAll(ctx, c, partitions)
 	}
@@ -176,34 +180,30 @@ func (s *Subscription) revokeBudget() time.Duration {
 	return min(max(budget, consumer.Group.Rebalance.Timeout/4), s.cfg.DrainTimeout)
 }
 
-// commitFailed tells of an attempt that is made again or, without a trouble, is not.
-func (s *Subscription) commitFailed(topic string, p int32, offset int64, err error, t commit.Trouble) {
-	fields := watermill.LogFields{"kafka_partition": p, "offset": offset, "attempt": t.Attempt}
-	switch {
-	case t.Attempt == 0:
-		s.cfg.Logger.Error("Commit refused", err, fields)
-	case t.Lasts:
-		fields["failing_for"] = t.Failing.Round(time.Second).String()
-		s.cfg.Logger.Error("Commit keeps failing, it is tried again", err, fields)
-	default:
-		log := s.cfg.Logger.Debug
-		if t.Attempt == 3 { // not one that a rebalance, or a coordinator that moves, refuses once
-			log = s.cfg.Logger.Info
-		}
-		fields["err"] = err.Error()
-		log("Commit failed, it is tried again", fields)
+// commitFailed tells of an attempt that is made again or, if it is number 0, is not.
+func (s *Subscription) commitFailed(topic string, p int32, offset int64, err error, attempt int) {
+	k := committing
+	if attempt == 0 {
+		k = refused
 	}
+	s.health.failed(k, p, failure{err: err, fields: watermill.LogFields{"kafka_partition_offset": offset}})
 	if s.cfg.Events.CommitFailed != nil {
-		s.cfg.Events.CommitFailed(topic, p, offset, err, t.Attempt)
+		s.cfg.Events.CommitFailed(topic, p, offset, err, attempt)
 	}
 }
 
-func (s *Subscription) logError(msg string, err error) {
-	if s.closingNow() {
-		s.cfg.Logger.Info(msg, watermill.LogFields{"err": err.Error()})
-		return
+// watchRetries has health told of each fetch that sarama tries again.
+func (s *Subscription) watchRetries() {
+	retry := &s.cfg.Sarama.Consumer.Retry
+	user, pause := retry.BackoffFunc, retry.Backoff
+	retry.BackoffFunc = func(retries int) time.Duration {
+		pause := pause
+		if user != nil {
+			pause = user(retries)
+		}
+		s.health.retry(retries, pause)
+		return pause
 	}
-	s.cfg.Logger.Error(msg, err, nil)
 }
 
 // untilClosing ends ctx when the subscription closes.

@@ -109,6 +109,12 @@ func (r *Reader) lost(leader *sarama.Broker, err error) error {
 // request asks for records from an offset on.
 func (r *Reader) request(offset int64) *sarama.FetchRequest {
 	config := r.client.Config()
+	request := newRequest(config)
+	request.AddBlock(r.topic, r.partition, offset, config.Consumer.Fetch.Default, -1)
+	return request
+}
+
+func newRequest(config *sarama.Config) *sarama.FetchRequest {
 	// From version 3 on the first batch comes whole, however large.
 	request := &sarama.FetchRequest{MaxBytes: math.MaxInt32, SessionEpoch: -1, Version: 4}
 	switch {
@@ -117,6 +123,5 @@ func (r *Reader) request(offset int64) *sarama.FetchRequest {
 	case config.Version.IsAtLeast(sarama.V1_1_0_0):
 		request.Version = 7
 	}
-	request.AddBlock(r.topic, r.partition, offset, config.Consumer.Fetch.Default, -1)
 	return request
 }

@@ -1,0 +1,102 @@
+package ackpolicy_test
+
+import (
+	"flag"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// outageFor is how long the outages of these tests last.
+var outageFor = flag.Duration("outage", 12*time.Second, "how long the outages of TestOutage last")
+
+// An outage makes a few lines, however many partitions it stops and whatever of Kafka fails: the first comes soon,
+// and the last one says that it is over and how long it took.
+func TestOutageInTheLog(t *testing.T) {
+	t.Parallel()
+	const partitions = 16
+	for _, kind := range []string{"group", "no group", "only fetching", "only fetching, with an error", "only commits"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			broker := brokertest.New(t)
+			if strings.HasPrefix(kind, "only") {
+				broker = brokertest.NewFake(t)
+			}
+			topic, group := brokertest.Topic(t), brokertest.Group(t)
+			check(t, brokertest.CreateTopic(broker.Addrs(), topic, partitions))
+			produce := func() {
+				for p := range int32(partitions) {
+					_, err := brokertest.Produce(broker.Addrs(), topic, p, numbered(2)...)
+					check(t, err)
+				}
+			}
+			if kind == "no group" {
+				group = ""
+			}
+			network := &brokertest.Network{}
+			cfg := config(group, func(c *ackpolicy.SubscriberConfig) { c.Kafka.Brokers = broker.Addrs() })
+			network.Use(cfg.Kafka.OverwriteSaramaConfig)
+			produce()
+			s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			s.journal.wait(t, 2*partitions)
+			lines := func() []string { return with(s.log.at("error", "info"), "provider=kafka") }
+			before := len(lines())
+
+			heal := network.Heal
+			fault := func(key kmsg.Key, err *kerr.Error) {
+				heal = broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{key}, Err: err, Count: -1}).Remove
+			}
+			switch kind {
+			case "only fetching": // sarama has no error for it
+				fault(kmsg.Fetch, kerr.LeaderNotAvailable)
+			case "only fetching, with an error":
+				fault(kmsg.Fetch, kerr.KafkaStorageError)
+			case "only commits":
+				fault(kmsg.OffsetCommit, kerr.CoordinatorLoadInProgress)
+				produce()
+			default:
+				network.Cut()
+			}
+			began := time.Now()
+			eventually(t, "the first line", func() bool { return len(lines()) > before })
+			if first := time.Since(began); first > 10*time.Second {
+				t.Errorf("the first line came after %v", first)
+			}
+			<-time.After(time.Until(began.Add(*outageFor)))
+			heal()
+			lasted := time.Since(began)
+			produce()
+			eventually(t, "the end in the log", func() bool { return len(with(lines(), "Kafka works again")) > 0 })
+			s.journal.wait(t, 4*partitions)
+			ours := lines()[before:]
+			if len(ours) > 10 || !strings.Contains(ours[len(ours)-1], "Kafka works again") {
+				t.Errorf("%d lines, want at most 10, the last of which says that it is over", len(ours))
+			}
+			took := failingFor(t, ours[len(ours)-1])
+			if took < lasted-6*time.Second || took > lasted+patience {
+				t.Errorf("it took %v, and the log says %v", lasted, took)
+			}
+			t.Logf("%d lines in %v:\n%s", len(ours), lasted, strings.Join(ours, "\n"))
+		})
+	}
+}
+
+// failingFor reads the field from a line.
+func failingFor(t testing.TB, line string) time.Duration {
+	t.Helper()
+	_, value, found := strings.Cut(line, "failing_for=")
+	if !found {
+		t.Fatal("no failing_for in", line)
+	}
+	d, err := time.ParseDuration(strings.Fields(value)[0])
+	check(t, err)
+	return d
+}

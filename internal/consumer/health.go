@@ -1,0 +1,351 @@
+package consumer
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
+)
+
+// symptom is one way in which a subscription notices that Kafka does not work.
+type symptom int
+
+// The order is the one in which they are reported: a line names the first, and the others beside it.
+const (
+	connecting symptom = iota
+	fetching
+	committing
+	refused
+	unconfirmed
+	blocked
+	rereading
+	symptoms // how many there are
+)
+
+var kinds = [symptoms]struct {
+	name, text string
+	quiet      time.Duration // it is reported once it has lasted for so long
+	once       bool          // it is no state, but something that happened
+}{
+	connecting: {name: "connecting", text: "No connection to Kafka, it is tried again"},
+	fetching:   {name: "fetching", text: "Cannot fetch from Kafka, it is tried again"},
+	// A coordinator that moves takes a second or two.
+	committing:  {name: "committing", text: "Commit keeps failing, it is tried again", quiet: 5 * time.Second},
+	refused:     {name: "commits refused", text: "Commit refused: the group went on without this member", once: true},
+	unconfirmed: {name: "last commits not confirmed", text: "Partition released, its last commit is not confirmed: the next owner may deliver records again", once: true},
+	blocked:     {name: "paused", text: "Partition paused: MaxUncommitted is reached because commits fail", once: true},
+	rereading:   {name: "reading again", text: "Cannot read a record again that waits for its delivery, it is tried again", quiet: time.Second},
+}
+
+const (
+	// gather is how long a first failure waits for those of other partitions, to share a line.
+	gather = 200 * time.Millisecond
+	// examine is how often a subscription that fails is looked at.
+	examine = time.Second
+	// recovered is how long everything must have worked for the outage to be over.
+	recovered = 5 * time.Second
+)
+
+// everywhere stands for the partition where a failure is not one of a partition.
+const everywhere int32 = -1
+
+// failure is the last one of a symptom at a partition.
+type failure struct {
+	text   string // "": the symptom's own
+	err    error
+	fields watermill.LogFields
+	since  time.Time // the first one
+	last   time.Time
+	asked  time.Time // see health.asked
+}
+
+// health gathers what fails between a subscription and Kafka. One outage shows at
+// each partition, in the commits and in the membership: all of it together makes
+// a few lines, and one when it is over.
+type health struct {
+	logger  watermill.LoggerAdapter
+	claims  func() map[int32]bool // the partitions that are consumed; true: paused
+	closing func() bool
+
+	kick, stop, done chan struct{}
+
+	failing atomic.Bool // there is an outage
+
+	mu        sync.Mutex
+	outage    outage.Outage
+	report    outage.Report
+	due       bool                                     // a line
+	last      time.Time                                // something failed
+	consuming bool                                     // a session is under way
+	probe     func(partitions []int32) map[int32]error // asks the broker whether they can be fetched
+	open      [symptoms]map[int32]*failure
+	had       [symptoms]map[int32]struct{} // the partitions concerned since the outage began
+	reported  [symptoms]bool
+	retries
+}
+
+func newHealth(logger watermill.LoggerAdapter, closing func() bool, claims func() map[int32]bool) *health {
+	h := &health{
+		logger: logger, closing: closing, claims: claims,
+		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	h.forget()
+	return h
+}
+
+// forget begins anew after an outage.
+func (h *health) forget() {
+	for k := range symptoms {
+		h.open[k], h.had[k], h.reported[k] = map[int32]*failure{}, map[int32]struct{}{}, false
+	}
+	h.due = false
+	h.failing.Store(false)
+}
+
+// failed takes note of a failure. It may be called from any goroutine, and logs at the debug level only.
+func (h *health) failed(k symptom, p int32, f failure) {
+	now := time.Now()
+	h.mu.Lock()
+	f.since, f.last = now, now
+	if before, ok := h.open[k][p]; ok {
+		f.since = before.since
+	}
+	h.open[k][p], h.had[k][p] = &f, struct{}{}
+	h.last = now
+	if k == fetching {
+		h.explained++
+	}
+	report, due := h.outage.Failed()
+	h.report, h.due = report, h.due || due
+	h.failing.Store(true)
+	h.mu.Unlock()
+	h.wake()
+	h.logger.Debug(f.textOf(k), f.fieldsOf(p).Add(watermill.LogFields{"err": f.err.Error()}))
+}
+
+func (h *health) wake() {
+	select {
+	case h.kick <- struct{}{}:
+	default:
+	}
+}
+
+// works ends a symptom at a partition.
+func (h *health) works(k symptom, p int32) {
+	if !h.failing.Load() {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.open[k], p)
+}
+
+// connected gives the way to ask the brokers.
+func (h *health) connected(probe func(partitions []int32) map[int32]error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.probe = probe
+}
+
+// session tells that a session is under way, or that none is.
+func (h *health) session(consuming bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.consuming = consuming
+	if consuming {
+		delete(h.open[connecting], everywhere)
+	}
+}
+
+// run writes the lines, until close.
+func (h *health) run() {
+	defer close(h.done)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for looking := false; ; {
+		select {
+		case <-h.kick:
+			if !looking {
+				looking = true
+				timer.Reset(gather)
+			}
+		case <-timer.C:
+			if looking = h.examine(); looking {
+				timer.Reset(examine)
+			}
+		case <-h.stop:
+			h.tell() // what has not had its line yet
+			return
+		}
+	}
+}
+
+// close ends run and waits for it.
+func (h *health) close() {
+	close(h.stop)
+	<-h.done
+}
+
+// examine looks at everything that fails: whether it still does, and whether it is
+// to be reported. It returns false once there is no outage.
+func (h *health) examine() bool {
+	h.askBroker()
+	began := time.Now()
+	h.tell()
+	claims := h.claims()
+	now := time.Now()
+	h.mu.Lock()
+	if !h.failing.Load() {
+		h.mu.Unlock()
+		return false
+	}
+	fails := !h.consuming
+	for k, open := range h.open {
+		for p, f := range open {
+			paused, ours := claims[p]
+			switch {
+			case f.last.After(began): // not told yet
+			case kinds[k].once && h.reported[k],
+				p != everywhere && !ours,
+				paused && symptom(k) == fetching:
+				delete(open, p)
+			}
+		}
+		fails = fails || len(open) > 0
+	}
+	if fails {
+		h.last = now
+	}
+	if now.Sub(h.last) < recovered {
+		h.mu.Unlock()
+		return true
+	}
+	report, _ := h.outage.Over()
+	report.For -= now.Sub(h.last)
+	var had []string
+	for k := range symptoms {
+		if h.reported[k] {
+			had = append(had, kinds[k].name+listed(slices.Collect(maps.Keys(h.had[k]))))
+		}
+	}
+	h.forget()
+	h.mu.Unlock()
+	if len(had) > 0 {
+		h.logger.Info("Kafka works again", report.AddTo(watermill.LogFields{"failed": strings.Join(had, ", ")}))
+	}
+	return false
+}
+
+// tell writes the lines that are due: one for each symptom that has had none in this
+// outage, and every now and then one for all.
+func (h *health) tell() {
+	type line struct {
+		text   string
+		err    error
+		fields watermill.LogFields
+	}
+	var lines []line
+	h.mu.Lock()
+	var ripe []symptom
+	for k := range symptoms {
+		if h.ripe(k) {
+			ripe = append(ripe, k)
+		}
+	}
+	write := func(k symptom) {
+		f, fields := h.latest(k)
+		var also []string
+		for _, other := range ripe {
+			if other != k {
+				also = append(also, kinds[other].name+listed(slices.Collect(maps.Keys(h.open[other]))))
+			}
+		}
+		if also != nil {
+			fields["failing_too"] = strings.Join(also, ", ")
+		}
+		h.reported[k], h.due = true, false
+		lines = append(lines, line{f.textOf(k), f.err, h.report.AddTo(fields)})
+	}
+	for _, k := range ripe {
+		if !h.reported[k] {
+			write(k)
+		}
+	}
+	if h.due && len(ripe) > 0 {
+		write(ripe[0])
+	}
+	h.mu.Unlock()
+	for _, l := range lines {
+		h.logger.Error(l.text, l.err, l.fields)
+	}
+}
+
+// ripe reports whether a symptom is there that is to be reported.
+func (h *health) ripe(k symptom) bool {
+	if h.closing() && k <= committing {
+		return false // what matters by now is what it leads to
+	}
+	for _, f := range h.open[k] {
+		if time.Since(f.since) >= kinds[k].quiet {
+			return true
+		}
+	}
+	return false
+}
+
+// latest returns the last failure of a symptom, and the fields that name the partitions.
+func (h *health) latest(k symptom) (last *failure, fields watermill.LogFields) {
+	at := everywhere
+	for p, f := range h.open[k] {
+		if last == nil || f.last.After(last.last) {
+			last, at = f, p
+		}
+	}
+	if len(h.open[k]) == 1 {
+		return last, last.fieldsOf(at)
+	}
+	partitions := strings.Trim(listed(slices.Collect(maps.Keys(h.open[k]))), " ()")
+	return last, watermill.LogFields{"kafka_partitions": partitions}
+}
+
+func (f *failure) textOf(k symptom) string {
+	if f.text != "" {
+		return f.text
+	}
+	return kinds[k].text
+}
+
+func (f *failure) fieldsOf(p int32) watermill.LogFields {
+	fields := watermill.LogFields{}
+	if p != everywhere {
+		fields["kafka_partition"] = p
+	}
+	return fields.Add(f.fields)
+}
+
+// most is how many partitions a line names.
+const most = 10
+
+// listed names partitions: how many, and the first ones.
+func listed(partitions []int32) string {
+	slices.Sort(partitions)
+	partitions = slices.DeleteFunc(partitions, func(p int32) bool { return p == everywhere })
+	if len(partitions) == 0 {
+		return ""
+	}
+	var names []string
+	for _, p := range partitions[:min(most, len(partitions))] {
+		names = append(names, fmt.Sprint(p))
+	}
+	if len(partitions) > most {
+		names = append(names, "…")
+	}
+	return fmt.Sprintf(" (%d: %s)", len(partitions), strings.Join(names, ", "))
+}
