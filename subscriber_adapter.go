@@ -28,9 +28,8 @@ type Subscriber struct {
 	closing context.Context // ends with Close
 	close   context.CancelFunc
 
-	mu        sync.Mutex
-	instances map[string]bool // static member ids in use
-	done      sync.WaitGroup  // a subscription each; added to only while not closed
+	mu   sync.Mutex
+	done sync.WaitGroup // a subscription each; added to only while not closed
 }
 
 var (
@@ -62,10 +61,9 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 		return nil, err
 	}
 	s := &Subscriber{
-		config:    config,
-		logger:    logger.With(watermill.LogFields{"subscriber_uuid": watermill.NewShortUUID()}),
-		upstream:  upstream,
-		instances: map[string]bool{},
+		config:   config,
+		logger:   logger.With(watermill.LogFields{"subscriber_uuid": watermill.NewShortUUID()}),
+		upstream: upstream,
 	}
 	s.closing, s.close = context.WithCancel(context.Background())
 	return s, nil
@@ -78,7 +76,8 @@ func (s *Subscriber) String() string { return "kafka.Subscriber" }
 // Subscribe joins the consumer group, or without one reads every partition, and
 // returns the channel of messages. It fails if no broker can be reached. The
 // channel closes after Close, or after ctx has ended, once the handlers in flight
-// have finished, what is settled is committed and the group left.
+// have finished, what is settled is committed and the group left. It closes, too, when another
+// process takes over the static member id (Consumer.Group.InstanceId).
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	instance, err := s.begin(topic)
 	if err != nil {
@@ -96,6 +95,10 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	_, sub.defaultMarshaler = s.config.Kafka.Unmarshaler.(kafka.DefaultMarshaler)
 	cfg := sub.consumerConfig(topic)
 	cfg.Sarama.Consumer.Group.InstanceId = instance
+	if instance != "" {
+		sub.logger = sub.logger.With(watermill.LogFields{"group_instance_id": instance})
+		cfg.Logger = sub.logger
+	}
 	sub.logger.Info("Subscribing to Kafka topic", nil)
 
 	letters, err := s.openDeadLetter(ctx, topic)
@@ -121,9 +124,8 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	return sub.output, nil
 }
 
-// begin enters a subscription that Close waits for, and answers its static
-// member id: members with one id fence each other. The first keeps the id, others
-// get a suffix that is the same at the next start.
+// begin enters a subscription that Close waits for, and returns its static member
+// id, "" if it has none.
 func (s *Subscriber) begin(topic string) (instance string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,22 +133,15 @@ func (s *Subscriber) begin(topic string) (instance string, err error) {
 		return "", errors.New("ackpolicy: subscriber closed")
 	}
 	s.done.Add(1)
-	id := s.config.Kafka.OverwriteSaramaConfig.Consumer.Group.InstanceId
-	if id == "" {
+	group, id := s.config.Kafka.ConsumerGroup, s.config.Kafka.OverwriteSaramaConfig.Consumer.Group.InstanceId
+	if group == "" || id == "" {
 		return "", nil
 	}
-	instance = id
-	for n := 1; s.instances[instance]; n++ {
-		instance = fmt.Sprintf("%s-%s-%d", id, topic, n)
-	}
-	s.instances[instance] = true
-	return instance, nil
+	return instances.take(group, id, topic), nil
 }
 
 func (s *Subscriber) end(instance string) {
-	s.mu.Lock()
-	delete(s.instances, instance)
-	s.mu.Unlock()
+	instances.release(s.config.Kafka.ConsumerGroup, instance)
 	s.done.Done()
 }
 

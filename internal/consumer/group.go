@@ -24,6 +24,9 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	var errs sync.WaitGroup
 	errs.Go(func() {
 		for err := range group.Errors() {
+			if errors.Is(err, sarama.ErrFencedInstancedId) {
+				continue // that is the end, and told as such
+			}
 			k, p := connecting, everywhere
 			var at *sarama.ConsumerError
 			if errors.As(err, &at) {
@@ -42,7 +45,12 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	short := 0 // sessions in a row that ended at once
 	for ctx.Err() == nil && err == nil {
 		began := time.Now()
-		err = group.Consume(ctx, []string{s.cfg.Topic}, handler)
+		var session context.Context
+		session, h.endSession = context.WithCancelCause(ctx)
+		joined := h.joining(session)
+		err = group.Consume(session, []string{s.cfg.Topic}, handler)
+		h.endSession(nil)
+		joined()
 		s.health.session(false)
 		if short++; time.Since(began) > time.Second {
 			short = 0
@@ -51,12 +59,16 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 			wait.For(wait.Backoff(short-2, 100*time.Millisecond, 5*time.Second), ctx.Done())
 		}
 	}
-	if errors.Is(context.Cause(ctx), errStalled) {
-		err = errors.Join(err, errStalled)
+	cause := context.Cause(ctx)
+	if cause != nil && !errors.Is(cause, context.Canceled) {
+		err = errors.Join(err, cause)
 	}
 	// Close leaves the group; only after Consume, or it swallows every error.
 	if closeErr := group.Close(); closeErr != nil {
 		err = errors.Join(err, closeErr)
+	}
+	if errors.Is(cause, errForeign) {
+		err = errors.Join(err, h.leaveStatic())
 	}
 	return err
 }
@@ -82,8 +94,14 @@ type groupHandler struct {
 	s         *Subscription
 	clients   *clients
 	group     sarama.ConsumerGroup
-	reconnect context.CancelCauseFunc
+	reconnect context.CancelCauseFunc // ends the membership
 	committer *commit.Committer
+
+	endSession context.CancelCauseFunc // the next session joins the group again
+	joined     func()                  // the session has begun
+
+	foreign sync.Once
+	member  string // the member's id; of the last session
 }
 
 // Setup begins a session: with eager rebalances each assignment, with
@@ -91,10 +109,13 @@ type groupHandler struct {
 func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.s.health.session(true)
 	cfg := h.s.cfg
+	h.member = session.MemberID()
+	h.assigned(session)
 	var instance *string
 	if id := cfg.Sarama.Consumer.Group.InstanceId; id != "" {
 		instance = &id
 	}
+	end := h.endSession
 	h.committer = commit.New(commit.Config{
 		Client:      h.clients.side,
 		Group:       cfg.Group,
@@ -109,14 +130,23 @@ func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 		},
 		Failed: h.s.commitFailed,
 		Fenced: func(topic string, partition int32, offset int64, err error) {
+			if errors.Is(err, sarama.ErrFencedInstancedId) {
+				h.reconnect(err)
+				return
+			}
 			h.s.commitFailed(topic, partition, offset, err, 0)
+			// The heartbeat need not notice, and nothing can be committed any more: join again.
+			end(err)
 		},
 	}, session)
 	return nil
 }
 
 // Cleanup ends a session, after its last claim.
-func (h *groupHandler) Cleanup(sarama.ConsumerGroupSession) error {
+func (h *groupHandler) Cleanup(session sarama.ConsumerGroupSession) error {
+	if cause := context.Cause(session.Context()); errors.Is(cause, sarama.ErrFencedInstancedId) {
+		h.reconnect(cause)
+	}
 	h.committer.Close()
 	return nil
 }
@@ -126,6 +156,12 @@ func (h *groupHandler) Cleanup(sarama.ConsumerGroupSession) error {
 func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
 	s := h.s
 	topic, partition := claim.Topic(), claim.Partition()
+	if topic != s.cfg.Topic {
+		h.refuse(topic, partition)
+		for range claim.Messages() { //nolint:revive // they are not ours
+		}
+		return nil
+	}
 	offset, stored := h.start(session, claim)
 	c := s.shared.newClaim(claimStart{
 		topic: topic, partition: partition, offset: offset, stored: stored,
@@ -158,7 +194,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	return nil
 }
 
-// start answers the offset the claim reads from, and whether the group has it stored.
+// start returns the offset the claim reads from, and whether the group has it stored.
 func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (int64, bool) {
 	s, topic, partition := h.s, claim.Topic(), claim.Partition()
 	if offset := claim.InitialOffset(); offset >= 0 {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -95,6 +94,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 		select {
 		case <-outer.Done():
 		case <-closing.Done():
+		case <-finished: // for good: another process has our static id
 		}
 		close(s.closing)
 		began := time.Now()
@@ -123,6 +123,11 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 			err := s.consume(ctx, c, partitions)
 			if err = errors.Join(err, c.close()); err != nil && s.closingNow() {
 				s.cfg.Logger.Info("Kafka consumer closed with an error", watermill.LogFields{"err": err.Error()})
+			} else if errors.Is(err, sarama.ErrFencedInstancedId) {
+				// To join again would fence the other one, which would do the same.
+				s.cfg.Logger.Error("Another process has taken over the static member id: this subscription ends. Give each process an id of its own", err,
+					watermill.LogFields{"group_instance_id": s.cfg.Sarama.Consumer.Group.InstanceId})
+				return
 			} else if err != nil {
 				s.health.failed(connecting, everywhere, failure{text: "Kafka consumer stopped, it will reconnect", err: err})
 			}
@@ -221,19 +226,4 @@ func (s *Subscription) untilClosing(ctx context.Context) (context.Context, conte
 		cancel()
 		watch.Wait()
 	}
-}
-
-func isCooperative(cfg *sarama.Config) bool {
-	rebalance := &cfg.Consumer.Group.Rebalance
-	strategies := rebalance.GroupStrategies
-	if rebalance.Strategy != nil {
-		strategies = []sarama.BalanceStrategy{rebalance.Strategy}
-	}
-	for _, s := range strategies { // as sarama chooses
-		p, ok := s.(sarama.RebalanceProtocolBalanceStrategy)
-		if !ok || !slices.Contains(p.SupportedProtocols(), sarama.RebalanceProtocolCooperative) {
-			return false
-		}
-	}
-	return len(strategies) > 0
 }

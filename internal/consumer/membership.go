@@ -1,0 +1,103 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
+)
+
+// waitTold is how long a member waits for its assignment before it says so.
+const waitTold = 3 * time.Second
+
+// joining watches that a session begins, and says so when it does not. The session's
+// claims need not be ours to begin: a JoinGroup is answered when all members have come, or were given up.
+func (h *groupHandler) joining(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	joined := make(chan struct{})
+	h.joined = sync.OnceFunc(func() { close(joined) })
+	fields := watermill.LogFields{}
+	if h.member != "" {
+		fields["member_id"] = h.member
+	}
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		waits := outage.Outage{Quiet: waitTold}
+		look := time.NewTicker(waitTold / 3)
+		defer look.Stop()
+		for waits.Failed(); ; {
+			select {
+			case <-joined:
+				return
+			case <-ctx.Done():
+				return
+			case <-look.C:
+			}
+			if report, tell := waits.Failed(); tell {
+				h.s.cfg.Logger.Info("Waiting for the consumer group: the assignment comes once its other members have joined again, or were given up at their "+
+					"session or rebalance timeout, and its coordinator answers", fields.Add(watermill.LogFields{"waiting_for": report.For.Round(time.Millisecond).String()}))
+			}
+		}
+	})
+	return func() {
+		cancel()
+		watch.Wait()
+	}
+}
+
+// assigned tells what a session begins with.
+func (h *groupHandler) assigned(session sarama.ConsumerGroupSession) {
+	h.joined()
+	h.s.cfg.Logger.Info("Joined the consumer group", watermill.LogFields{
+		"member_id": session.MemberID(), "generation": session.GenerationID(),
+		"kafka_partitions": fmt.Sprint(session.Claims()[h.s.cfg.Topic]),
+	})
+}
+
+// errForeign ends a membership that got partitions of a topic which it did not subscribe to.
+var errForeign = errors.New("partitions of a topic were assigned that is not subscribed to")
+
+// refuse ends the membership over a partition that is not ours to read. The broker hands a static member
+// that comes back what its id had before, whatever it subscribes to now. Once its id has left the group, it is assigned what it asks for.
+func (h *groupHandler) refuse(topic string, partition int32) {
+	h.foreign.Do(func() {
+		fix := "the static member id belonged to a member that subscribed to it: use an id for one application only; this member leaves the group and joins it again"
+		if h.s.cfg.Sarama.Consumer.Group.InstanceId == "" {
+			fix = "look at the balance strategies of the group's members; this member joins again"
+		}
+		h.s.cfg.Logger.Error("A partition of another topic was assigned, nothing of it is handed out or committed", errors.New(fix),
+			watermill.LogFields{"topic": topic, "kafka_partition": partition, "subscribed_topic": h.s.cfg.Topic})
+		h.reconnect(errForeign)
+	})
+}
+
+// leaveStatic takes the member's static id out of the group, which to close a static member does not.
+func (h *groupHandler) leaveStatic() error {
+	id := h.s.cfg.Sarama.Consumer.Group.InstanceId
+	if id == "" {
+		return nil
+	}
+	coordinator, err := h.clients.fetch.Coordinator(h.s.cfg.Group)
+	if err != nil {
+		return err
+	}
+	// Version 3 is the first that takes a static id, and what Kafka 2.4 brought with it.
+	response, err := coordinator.LeaveGroup(&sarama.LeaveGroupRequest{
+		Version: 3, GroupId: h.s.cfg.Group,
+		Members: []sarama.MemberIdentity{{MemberId: h.member, GroupInstanceId: &id}},
+	})
+	if err != nil {
+		_ = coordinator.Close()
+		return err
+	}
+	if response.Err != sarama.ErrNoError {
+		return response.Err
+	}
+	return nil
+}
