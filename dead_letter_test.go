@@ -214,7 +214,7 @@ func TestOnUndecodable(t *testing.T) {
 			s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 			s.journal.wait(t, 2)
 			if test.stored == 1 {
-				eventually(t, "a second try", func() bool { return len(with(s.log.at("error"), "cannot be decoded")) > 1 })
+				eventually(t, "a second try", func() bool { return len(with(s.log.at("error", "debug"), "cannot be decoded")) > 1 })
 			}
 			waitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, test.stored)
 			s.stop()

@@ -50,6 +50,7 @@ func (s *subscription) stuck(topic string, p int32, by consumer.Stuck) {
 }
 
 func (s *subscription) released(topic string, p int32, r consumer.Released) {
+	s.undecoded.released(p)
 	left := r.Left.Running + r.Left.Pending + r.Left.Nacked + r.Left.Letters
 	fields := func() watermill.LogFields {
 		return watermill.LogFields{

@@ -13,8 +13,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // Subscriber reads Kafka topics. It stands in for watermill-kafka's Subscriber
@@ -210,6 +208,7 @@ type subscription struct {
 	output           chan *message.Message
 	defaultMarshaler bool
 	deadLetter       DeadLetter // nil: none
+	undecoded        undecoded
 }
 
 func (s *subscription) consumerConfig(topic string) consumer.Config {
@@ -236,29 +235,6 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		cfg.MaxUncommitted = uint64(c.MaxUncommitted)
 	}
 	return cfg
-}
-
-// undecodable decides about a record that no message can be made of. One that is
-// kept is tried again with backoff, so that a fixed Unmarshaler, or a person, finds it.
-func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
-	c := &s.sub.config
-	r := d.kafka.Record()
-	if hook := c.Hooks.Undecodable; hook != nil {
-		hook(UndecodableEvent{r.Topic, r.Partition, r.Offset, d.Attempt(), err})
-	}
-	if c.OnUndecodable == UndecodableReject || (c.OnUndecodable == UndecodableAuto && s.deadLetter != nil) {
-		err = fmt.Errorf("cannot be decoded: %w", err)
-		d.settle(d.verdict(doReject, noDelay, err), err)
-		return partition.Verdict{}
-	}
-	delay := wait.Backoff(d.Attempt(), 100*time.Millisecond, 30*time.Second)
-	if c.Backoff != nil {
-		delay = s.backoff(d.Attempt(), err)
-	}
-	s.logger.Error("Record cannot be decoded, it is kept and tried again: nothing is committed past it", err, watermill.LogFields{
-		"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset, "attempt": d.Attempt(), "retry_in": delay.String(),
-	})
-	return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay)}
 }
 
 // backoff answers how long a record waits that was nacked without a delay.

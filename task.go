@@ -32,6 +32,9 @@ func (t *task) Run(stop <-chan struct{}) (v partition.Verdict, sent bool) {
 	if err != nil {
 		return d.sub.undecodable(d, err), true
 	}
+	if d.sub.undecoded.some.Load() {
+		d.sub.decoded(d)
+	}
 	d.mu.Lock()
 	d.msg = msg
 	canceled := d.canceled
@@ -62,6 +65,7 @@ func (t *task) Run(stop <-chan struct{}) (v partition.Verdict, sent bool) {
 // Gone implements consumer.Task: the record cannot be had any more, so it is given up.
 func (t *task) Gone(err error) partition.Verdict {
 	d := (*Delivery)(t)
+	d.sub.undecoded.over(d.Partition(), d.Offset())
 	d.settle(partition.Verdict{Status: partition.Rejected}, err) // there is nothing to put into a letter
 	return partition.Verdict{}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
@@ -138,6 +139,30 @@ func TestUndecodable(t *testing.T) {
 	}
 	fixed.Store(true)
 	waitCommitted(t, group, topic, 0, 3)
+	s.stop()
+}
+
+// However short the pause between attempts, an undecodable record makes few lines, and one when it is decoded at last.
+func TestUndecodableInTheLog(t *testing.T) {
+	t.Parallel()
+	const attempts = 200
+	group, topic := brokertest.Group(t), newTopic(t, 1, numbered(3)...)
+	var tried atomic.Int32
+	cfg := config(group, ordering(ackpolicy.Unordered, 4))
+	cfg.Kafka.Unmarshaler = refusing{func() bool { return tried.Add(1) <= attempts }}
+	cfg.Backoff = func(int, error) time.Duration { return time.Millisecond }
+	began := time.Now()
+	s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Ack.Middleware)
+	waitCommitted(t, group, topic, 0, 3)
+	lines, most := with(s.log.at("error"), "cannot be decoded"), 1+int(time.Since(began)/(10*time.Second))
+	if n := len(lines); n == 0 || n > most {
+		t.Errorf("%d error lines of %d attempts, want 1 to %d", n, attempts, most)
+	} else if len(with(lines[:1], "kafka_partition=0", "kafka_partition_offset=0", "attempt=1 ", "failing_for=0s", "retry_in=1ms")) == 0 {
+		t.Errorf("the first line: %s", lines[0])
+	}
+	if len(with(s.log.at("info"), "Record decoded at last", "kafka_partition=0", "kafka_partition_offset=0", "failing_for=")) != 1 {
+		t.Error("no line, or several, that it is over")
+	}
 	s.stop()
 }
 
