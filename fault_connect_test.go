@@ -2,6 +2,9 @@ package ackpolicy_test
 
 import (
 	"context"
+	"fmt"
+	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -76,6 +79,67 @@ func TestCoordinatorAwayForAMoment(t *testing.T) {
 	}
 	s.stop()
 	s.journal.want(t, "0#1", "1#1", "2#1", "3#1", "4#1")
+}
+
+// limited lets a number of connections through; those after it are accepted and closed at once, as brokers do
+// with what exceeds max.connections.per.ip.
+type limited struct {
+	brokertest.Network
+	left atomic.Int32
+	full net.Listener
+}
+
+func newLimited(t testing.TB, left int32) *limited {
+	full, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		for {
+			c, err := full.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = full.Close()
+		<-closed
+	})
+	l := &limited{full: full}
+	l.left.Store(left)
+	return l
+}
+
+func (l *limited) Dial(network, addr string) (net.Conn, error) {
+	if l.left.Add(-1) < 0 {
+		addr = l.full.Addr().String()
+	}
+	return l.Network.Dial(network, addr)
+}
+
+// A broker that accepts no more connections closes them at once, as it does where TLS or SASL are set wrong. The
+// error names the limit, and once the settings have worked it blames nothing else.
+func TestConnectionLimit(t *testing.T) {
+	t.Parallel()
+	for _, left := range []int32{0, 1, 2} {
+		t.Run(fmt.Sprint(left, " left"), func(t *testing.T) {
+			t.Parallel()
+			topic := newTopic(t, 1, numbered(1)...)
+			cfg := config(brokertest.Group(t))
+			cfg.Kafka.OverwriteSaramaConfig.Metadata.Retry.Max = 0
+			cfg.Kafka.OverwriteSaramaConfig.Net.Proxy.Enable = true
+			cfg.Kafka.OverwriteSaramaConfig.Net.Proxy.Dialer = newLimited(t, left)
+			_, err := newSubscriber(t, cfg, newLog(t)).Subscribe(context.Background(), topic)
+			if err == nil || !strings.Contains(err.Error(), "max.connections.per.ip") {
+				t.Fatal("the limit is not named:", err)
+			}
+			if blamed := strings.Contains(err.Error(), "TLS"); blamed != (left == 0) {
+				t.Error("TLS is blamed or not:", err)
+			}
+		})
+	}
 }
 
 // A connection that breaks as a subscription opens is made again.

@@ -19,7 +19,7 @@ type clients struct {
 	side  sarama.Client // commits, and reads single records again
 }
 
-func open(cfg *Config, asked func(partition int32)) (_ *clients, err error) {
+func open(cfg *Config, asked func(partition int32), worked func()) (_ *clients, err error) {
 	c := &clients{fetch: &fetchClient{offsets: map[positionKey]int64{}, asked: asked}}
 	defer func() {
 		if err != nil {
@@ -29,6 +29,7 @@ func open(cfg *Config, asked func(partition int32)) (_ *clients, err error) {
 	if c.fetch.Client, err = sarama.NewClient(cfg.Brokers, cfg.Sarama); err != nil {
 		return nil, err
 	}
+	worked()
 	if c.side, err = sarama.NewClient(cfg.Brokers, cfg.Side); err != nil {
 		return nil, err
 	}

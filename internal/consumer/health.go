@@ -73,6 +73,7 @@ type health struct {
 	logger  watermill.LoggerAdapter
 	claims  func() map[int32]bool // the partitions that are consumed; true: paused
 	closing func() bool
+	explain func(error) error // adds what to look at
 
 	kick, stop, done chan struct{}
 
@@ -93,7 +94,7 @@ type health struct {
 
 func newHealth(logger watermill.LoggerAdapter, closing func() bool, claims func() map[int32]bool) *health {
 	h := &health{
-		logger: logger, closing: closing, claims: claims,
+		logger: logger, closing: closing, claims: claims, explain: func(err error) error { return err },
 		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.forget()
@@ -283,7 +284,7 @@ func (h *health) tell() {
 	}
 	h.mu.Unlock()
 	for _, l := range lines {
-		h.logger.Error(l.text, l.err, l.fields)
+		h.logger.Error(l.text, h.explain(l.err), l.fields)
 	}
 }
 

@@ -41,6 +41,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 		s.limit = partition.NewLimit(cfg.MaxInFlightTotal)
 	}
 	s.dialer = dial.New(cfg.Sarama, cfg.Side)
+	s.health.explain = func(err error) error { return s.dialer.Explain(s.cfg.Sarama, err) }
 	s.watchRetries()
 	s.cooperative = isCooperative(cfg.Sarama)
 	starting, cancel := context.WithCancelCause(ctx)
@@ -62,12 +63,12 @@ func (s *Subscription) Done() <-chan struct{} { return s.done }
 func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {
 	connected := context.AfterFunc(ctx, s.dialer.Cut)
 	defer connected()
-	c, err := open(s.cfg, s.health.asked)
+	c, err := open(s.cfg, s.health.asked, s.dialer.Worked)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, nil, fmt.Errorf("cannot connect to Kafka brokers %v: %w", s.cfg.Brokers, dial.Explain(s.cfg.Sarama, err))
+		return nil, nil, fmt.Errorf("cannot connect to Kafka brokers %v: %w", s.cfg.Brokers, s.dialer.Explain(s.cfg.Sarama, err))
 	}
 	if s.cfg.Group != "" {
 		return c, nil, nil

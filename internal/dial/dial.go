@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -17,8 +18,9 @@ type Dialer struct {
 	inner interface {
 		Dial(network, addr string) (net.Conn, error)
 	}
-	ctx context.Context
-	end context.CancelFunc
+	ctx    context.Context
+	end    context.CancelFunc
+	worked atomic.Bool
 
 	mu      sync.Mutex
 	all     map[*conn]struct{}

@@ -11,11 +11,42 @@ import (
 )
 
 // Explain adds to an error of connecting what to look at in the configuration.
-func Explain(cfg *sarama.Config, err error) error {
-	if hint := hint(cfg, err); hint != "" {
-		return fmt.Errorf("%w: %s", err, hint)
+func Explain(cfg *sarama.Config, err error) error { return explained(err, hint(cfg, err)) }
+
+func explained(err error, hint string) error {
+	if hint == "" {
+		return err
 	}
-	return err
+	return fmt.Errorf("%w: %s", err, hint)
+}
+
+// Worked notes that the brokers have answered: the configuration is one that they accept.
+func (d *Dialer) Worked() { d.worked.Store(true) }
+
+// Explain is [Explain] for the dialer's connections.
+func (d *Dialer) Explain(cfg *sarama.Config, err error) error {
+	switch {
+	case !d.worked.Load():
+		return Explain(cfg, err)
+	case closed(err):
+		return explained(err, "the broker closed the connection, though it has accepted others with these settings. It stops, or "+limits)
+	case withoutReason(err):
+		return err
+	}
+	return Explain(cfg, err)
+}
+
+// limits is why a broker closes connections that it has just accepted, before it reads from them.
+const limits = "it has as many as it accepts: see the broker's max.connections.per.ip (and its overrides), max.connections and connection.creation.rate"
+
+// closed reports whether the other side ended a connection.
+func closed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// withoutReason reports whether sarama has left out what the brokers answered.
+func withoutReason(err error) bool {
+	return errors.Is(err, sarama.ErrOutOfBrokers) && errors.Unwrap(err) == nil
 }
 
 func hint(cfg *sarama.Config, err error) string {
@@ -28,10 +59,10 @@ func hint(cfg *sarama.Config, err error) string {
 		return "connect to a name that the certificate holds, or set Net.TLS.Config.ServerName to one"
 	case errors.Is(err, sarama.ErrSASLAuthenticationFailed):
 		return "check Net.SASL.User, Net.SASL.Password and Net.SASL.Mechanism"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+	case closed(err):
 		return "the broker closed the connection. If it is up, compare Net.TLS.Enable, Net.SASL.Enable and the credentials " +
-			"with what this listener wants"
-	case errors.Is(err, sarama.ErrOutOfBrokers) && errors.Unwrap(err) == nil && cfg.Net.SASL.Enable:
+			"with what this listener wants. Or " + limits
+	case withoutReason(err) && cfg.Net.SASL.Enable:
 		// What a broker answers is logged by sarama, and left out of its error, but for a wrong password.
 		return fmt.Sprintf("a broker refused. Does this listener offer Net.SASL.Mechanism %s?", cfg.Net.SASL.Mechanism)
 	}
