@@ -123,7 +123,7 @@ func (p *Partition[R]) Stop(until int64) (<-chan struct{}, Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.stopped {
-		p.stopped, p.until = true, until
+		p.stopped, p.until, p.holes = true, until, p.head
 		p.drained = make(chan struct{})
 		p.checkDrained()
 	}

@@ -31,7 +31,7 @@ func (p *Partition[R]) waits(e *entry[R], soon int64) bool {
 		if e.lane == nil || p.cfg.Order == Unordered || len(e.lane.parked) == 0 {
 			return false
 		}
-		first := p.at(e.lane.parked[0])
+		first := p.at(uint64(e.lane.parked[0]))
 		return first.state == parked && first.dueAt > soon
 	}
 	return false

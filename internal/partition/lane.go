@@ -4,14 +4,14 @@ package partition
 // Unordered partition is the exception: it hands out any number.
 type lane struct {
 	key         string
-	keyed       bool     // it is in the map under key
-	first, last uint64   // never delivered, in order, as seq+1; 0: none
-	n           int      // how many those are
-	parked      []uint64 // nacked records, by seq; they go before the others
-	live        int      // unsettled records
-	inFlight    int      // unfinished deliveries
-	queued      bool     // it is in the ready queue
-	next        *lane    // in the ready queue or the free list
+	keyed       bool           // it is in the map under key
+	first, last uint64         // never delivered, in order, as seq+1; 0: none
+	n           int            // how many those are
+	parked      heap[sequence] // nacked records; they go before the others
+	live        int            // unsettled records
+	inFlight    int            // unfinished deliveries
+	queued      bool           // it is in the ready queue
+	next        *lane          // in the ready queue or the free list
 }
 
 type laneQueue struct {
@@ -102,7 +102,7 @@ func (p *Partition[R]) canTake(l *lane) bool {
 		return false
 	}
 	if len(l.parked) > 0 {
-		return p.at(l.parked[0]).state == due
+		return p.at(uint64(l.parked[0])).state == due
 	}
 	return l.first != 0
 }
@@ -139,9 +139,7 @@ func (p *Partition[R]) next(l *lane) (uint64, bool) {
 			return 0, false
 		}
 	} else if len(l.parked) > 0 {
-		seq := l.parked[0]
-		p.unpark(l, 0)
-		return seq, true
+		return p.unpark(l), true
 	}
 	seq := l.first - 1
 	p.unqueue(seq)
@@ -154,7 +152,7 @@ func (p *Partition[R]) unqueue(seq uint64) {
 	l := e.lane
 	if e.state == due {
 		if p.cfg.Order != Unordered { // there, redo drops it when it comes up
-			p.unpark(l, 0)
+			p.unpark(l)
 		}
 		return
 	}
@@ -172,16 +170,15 @@ func (p *Partition[R]) unqueue(seq uint64) {
 func (p *Partition[R]) park(seq uint64, now int64) (timer bool) {
 	e := p.at(seq)
 	e.state, e.d = parked, nil
+	p.leave(seq)
+	if !p.tried(e) {
+		p.holes = min(p.holes, seq)
+	}
 	if l := e.lane; p.cfg.Order != Unordered {
 		if len(l.parked) == 0 {
 			p.nready -= l.n
 		}
-		i := len(l.parked)
-		l.parked = append(l.parked, seq)
-		for ; i > 0 && l.parked[i-1] > seq; i-- {
-			l.parked[i] = l.parked[i-1]
-		}
-		l.parked[i] = seq
+		l.parked.push(sequence(seq))
 	}
 	if e.dueAt <= now {
 		p.fallDue(seq)
@@ -190,11 +187,13 @@ func (p *Partition[R]) park(seq uint64, now int64) (timer bool) {
 	return p.timers.push(redelivery{at: e.dueAt, seq: seq, attempt: e.attempt})
 }
 
-func (p *Partition[R]) unpark(l *lane, i int) {
-	l.parked = append(l.parked[:i], l.parked[i+1:]...)
+// unpark removes the first nacked record of a lane.
+func (p *Partition[R]) unpark(l *lane) uint64 {
+	seq := l.parked.pop()
 	if len(l.parked) == 0 {
 		p.nready += l.n
 	}
+	return uint64(seq)
 }
 
 func (p *Partition[R]) fallDue(seq uint64) {
@@ -242,54 +241,4 @@ func (p *Partition[R]) Tick(now int64) Work {
 		}
 	}
 	return p.work()
-}
-
-// redelivery is when a parked record is due; it is void if the record has been
-// settled or delivered since.
-type redelivery struct {
-	at      int64
-	seq     uint64
-	attempt int
-}
-
-// timerHeap is a binary heap, the earliest first.
-type timerHeap []redelivery
-
-func (h *timerHeap) push(t redelivery) (first bool) {
-	s := append(*h, t)
-	i := len(s) - 1
-	for i > 0 {
-		up := (i - 1) / 2
-		if s[up].at <= s[i].at {
-			break
-		}
-		s[up], s[i] = s[i], s[up]
-		i = up
-	}
-	*h = s
-	return i == 0
-}
-
-func (h *timerHeap) pop() redelivery {
-	s := *h
-	top := s[0]
-	n := len(s) - 1
-	s[0] = s[n]
-	s = s[:n]
-	for i := 0; ; {
-		c := 2*i + 1
-		if c >= n {
-			break
-		}
-		if c+1 < n && s[c+1].at < s[c].at {
-			c++
-		}
-		if s[i].at <= s[c].at {
-			break
-		}
-		s[i], s[c] = s[c], s[i]
-		i = c
-	}
-	*h = s
-	return top
 }

@@ -547,6 +547,7 @@ func (h *harness) verb(run *modelRun, v Verdict) {
 func (h *harness) cumulative(run *modelRun) {
 	h.log = append(h.log, fmt.Sprintf("cumulative %d", run.rec.offset))
 	h.settle(run, Verdict{Status: Acked})
+	var others []Acknowledged
 	if run.status == Acked {
 		for _, r := range h.m.recs {
 			if r == run.rec {
@@ -554,6 +555,7 @@ func (h *harness) cumulative(run *modelRun) {
 			}
 			switch r.fate {
 			case pending, parked, due:
+				others = append(others, Acknowledged{r.offset, r.attempt})
 				if r.fate == pending {
 					for _, o := range h.old {
 						if o.rec == r && o.status == Pending {
@@ -565,9 +567,9 @@ func (h *harness) cumulative(run *modelRun) {
 			}
 		}
 	}
-	status, _, _, w := h.p.AckCumulative(run.d, h.m.now)
-	if status != run.status {
-		h.failf("cumulative ack of %d: %d, want %d", run.rec.offset, status, run.status)
+	status, _, acked, w := h.p.AckCumulative(run.d, h.m.now)
+	if status != run.status || !slices.Equal(acked, others) {
+		h.failf("cumulative ack of %d: %d and %v, want %d and %v", run.rec.offset, status, acked, run.status, others)
 	}
 	h.work(w)
 }

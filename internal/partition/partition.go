@@ -101,6 +101,7 @@ type entry[R any] struct {
 	attempt int
 	again   uint8 // deliveries after a nack in a drain
 	state   state
+	open    bool // it is in Partition.open
 	// Its record was pushed out of memory, was copied, was met waiting: see evict.go.
 	evicted, detached, met bool
 	d                      *Delivery[R] // the latest delivery while it is unsettled
@@ -127,8 +128,12 @@ type Partition[R any] struct {
 	ready   laneQueue
 	nready  int // records queued in lanes that no parked record holds
 	redo    []uint64
-	timers  timerHeap
+	timers  heap[redelivery]
 	running deliveryList[R]
+	// What a cumulative ack may settle: all records that are pending, parked or due,
+	// and others that were so.
+	open  heap[sequence]
+	holes uint64 // no hole lies below
 
 	awake    int // slots that hold a delivery or look for one
 	slots    int // slots started
@@ -277,17 +282,19 @@ func (p *Partition[R]) hole() (seq uint64, ok, soon bool) {
 	if !p.stopped || p.closed || p.held || p.gaveUp {
 		return 0, false, false
 	}
-	for seq = p.head; seq < p.high && seq < p.admitted; seq++ {
+	p.holes = max(p.holes, p.head)
+	for seq = p.holes; seq < p.high && seq < p.admitted; seq++ {
 		e := p.at(seq)
 		switch {
-		case e.state != queued && e.state != due && e.state != parked:
-			continue
-		case e.state != queued && p.tried(e):
+		case e.state != queued && (e.state != due && e.state != parked || p.tried(e)):
+			if seq == p.holes {
+				p.holes++ // whatever becomes of it, it is none again before park or Abandon
+			}
 			continue
 		case p.cfg.Order == Unordered:
 		case e.lane.inFlight > 0:
 			continue
-		case len(e.lane.parked) > 0 && e.lane.parked[0] != seq:
+		case len(e.lane.parked) > 0 && uint64(e.lane.parked[0]) != seq:
 			continue
 		}
 		if e.state != parked {

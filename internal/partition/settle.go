@@ -188,6 +188,7 @@ func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool) {
 	case d.status == Pending:
 		p.at(d.seq).state = pending
 		p.npending++
+		p.leave(d.seq)
 	}
 	p.enqueue(d.lane)
 	p.release(d.lane)
@@ -205,6 +206,7 @@ func (p *Partition[R]) Abandon(d, next *Delivery[R]) (w Work, ok bool) {
 	if !p.closed && d.status == Pending {
 		e := p.at(d.seq)
 		e.state, e.d = queued, nil
+		p.holes = min(p.holes, d.seq)
 		if e.attempt--; e.attempt > 0 {
 			p.park(d.seq, e.dueAt)
 		}
@@ -228,36 +230,44 @@ func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, 
 	defer p.mu.Unlock()
 	head := p.head
 	first, _ = p.settle(d, Verdict{Status: Acked}, now)
-	if d.status == Acked && !p.closed {
-		for seq := head; seq < d.seq; seq++ {
-			if seq < p.head {
-				continue
-			}
-			e := p.at(seq)
-			l := e.lane
-			switch e.state {
-			case pending:
-				e.d.status = Acked
-				p.settledLate()
-			case parked, due:
-				if p.cfg.Order != Unordered {
-					for i, s := range l.parked {
-						if s == seq {
-							p.unpark(l, i)
-							break
-						}
-					}
-				}
-			default:
-				continue
-			}
-			acked = append(acked, Acknowledged{e.offset, e.attempt})
-			p.done(seq)
-			p.enqueue(l)
+	for d.status == Acked && !p.closed && len(p.open) > 0 && uint64(p.open[0]) < d.seq {
+		seq := uint64(p.open.pop())
+		if seq < p.head {
+			continue
 		}
+		e := p.at(seq)
+		e.open = false
+		l := e.lane
+		switch e.state {
+		case pending:
+			e.d.status = Acked
+			p.settledLate()
+		case parked, due: // the first of its lane: those before it are acked by now
+			if p.cfg.Order != Unordered {
+				p.unpark(l)
+			}
+		default:
+			continue
+		}
+		acked = append(acked, Acknowledged{e.offset, e.attempt})
+		p.done(seq)
+		p.enqueue(l)
 	}
 	w = p.after(head)
 	return p.status(d), first, acked, w
+}
+
+// leave enters a record that no handler has into what a cumulative ack may settle.
+func (p *Partition[R]) leave(seq uint64) {
+	e := p.at(seq)
+	if e.open {
+		return
+	}
+	for len(p.open) > 0 && uint64(p.open[0]) < p.head {
+		p.open.pop()
+	}
+	e.open = true
+	p.open.push(sequence(seq))
 }
 
 // Release settles a rejected record that was held until its dead letter was stored.

@@ -1,0 +1,140 @@
+package partition
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+// unsettled is a window of n records whose handlers have returned without
+// settling them, behind one whose handler runs.
+func unsettled(t *testing.T, order Order, n int) (*Partition[int], []*Delivery[int]) {
+	t.Helper()
+	p := New(Config[int]{
+		Order: order, MaxInFlight: 2, Committed: true,
+		Key: func(r int) []byte { return []byte{byte(r), byte(r >> 8), byte(min(r, 1))} },
+	})
+	if order == ByPartition {
+		p.cfg.MaxInFlight = 1
+	}
+	for i := range n + 1 {
+		if _, err := p.Push(int64(i), i, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take := func() *Delivery[int] {
+		d := &Delivery[int]{}
+		if _, ok := p.Take(d); !ok {
+			t.Fatal("nothing to take")
+		}
+		return d
+	}
+	held := take()
+	if order == ByPartition { // one at a time: the held record, too, is unsettled only
+		next := &Delivery[int]{}
+		if _, ok, _ := p.FinishAndTake(held, Verdict{}, 0, next); !ok {
+			t.Fatal("nothing to take")
+		}
+		held = next
+	} else {
+		held = take()
+	}
+	all := make([]*Delivery[int], 0, n)
+	for d := held; ; {
+		next := &Delivery[int]{}
+		_, ok, _ := p.FinishAndTake(d, Verdict{}, 0, next)
+		all = append(all, d)
+		if !ok {
+			break
+		}
+		d = next
+	}
+	if len(all) != n {
+		t.Fatalf("%d of %d records delivered", len(all), n)
+	}
+	return p, all
+}
+
+// TestLinear holds what is done under the partition's lock to time that grows with the
+// number of records, not with its square: four times as many take four times as long,
+// not sixteen.
+func TestLinear(t *testing.T) {
+	later := Verdict{Status: Nacked, DueAt: math.MaxInt64}
+	settle := func(p *Partition[int], d *Delivery[int], v Verdict) {
+		if _, first, _ := p.Settle(d, v, 0); !first {
+			t.Fatalf("record %d was settled before", d.Offset())
+		}
+	}
+	newestFirst := func(p *Partition[int], all []*Delivery[int], v Verdict) {
+		for i := len(all) - 1; i >= 0; i-- {
+			settle(p, all[i], v)
+		}
+	}
+	cases := map[string]struct {
+		order   Order
+		prepare func(p *Partition[int], all []*Delivery[int])
+		do      func(p *Partition[int], all []*Delivery[int])
+	}{
+		"AckCumulative a record, behind a held one": {order: Unordered, do: func(p *Partition[int], all []*Delivery[int]) {
+			for _, d := range all {
+				p.AckCumulative(d, 0)
+			}
+		}},
+		"AckCumulative a record by key, behind a held one": {order: ByKey, do: func(p *Partition[int], all []*Delivery[int]) {
+			for _, d := range all {
+				p.AckCumulative(d, 0)
+			}
+		}},
+		"late nacks, newest first": {order: ByPartition, do: func(p *Partition[int], all []*Delivery[int]) {
+			newestFirst(p, all, later)
+		}},
+		"late nacks that are due, newest first": {order: ByPartition, do: func(p *Partition[int], all []*Delivery[int]) {
+			newestFirst(p, all, Verdict{Status: Nacked})
+		}},
+		"one AckCumulative over nacked ones": {
+			order: ByPartition,
+			prepare: func(p *Partition[int], all []*Delivery[int]) {
+				for _, d := range all[:len(all)-1] {
+					settle(p, d, later)
+				}
+			},
+			do: func(p *Partition[int], all []*Delivery[int]) { p.AckCumulative(all[len(all)-1], 0) },
+		},
+		"late acks in a drain, newest first": {
+			order:   Unordered,
+			prepare: func(p *Partition[int], all []*Delivery[int]) { p.Stop(0) },
+			do:      func(p *Partition[int], all []*Delivery[int]) { newestFirst(p, all, Verdict{Status: Acked}) },
+		},
+		"late nacks in a drain": {
+			order:   Unordered,
+			prepare: func(p *Partition[int], all []*Delivery[int]) { p.Stop(0) },
+			do: func(p *Partition[int], all []*Delivery[int]) {
+				settle(p, all[len(all)-1], Verdict{Status: Acked})
+				newestFirst(p, all[:len(all)-1], later)
+			},
+		},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			took := func(n int) time.Duration {
+				best := time.Hour
+				for range 5 { // the others share the machine
+					p, all := unsettled(t, c.order, n)
+					if c.prepare != nil {
+						c.prepare(p, all)
+					}
+					began := time.Now()
+					c.do(p, all)
+					best = min(best, time.Since(began))
+				}
+				return best
+			}
+			const n = 10_000
+			few, many := took(n), took(4*n)
+			t.Logf("%d records: %v, %d: %v", n, few, 4*n, many)
+			if many > 12*few+20*time.Millisecond {
+				t.Errorf("%d records took %v, %d took %v", n, few, 4*n, many)
+			}
+		})
+	}
+}
