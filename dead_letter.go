@@ -54,7 +54,7 @@ func (s *subscription) bury(d *Delivery, reason error) {
 				hook(BuriedEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err})
 			}
 		}()
-		record, err := d.kafka.Whole(ctx, s.sub.config.Kafka.Tracer != nil)
+		record, err := d.kafka.Original(ctx, s.sub.config.Kafka.Tracer != nil)
 		if err != nil {
 			return err
 		}

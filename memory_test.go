@@ -101,3 +101,39 @@ func TestWaitingRecordsLeaveTheirFetch(t *testing.T) {
 		t.Errorf("the heap is larger by %.1f MiB, want at most %d", float64(more)/mebibyte, bound/mebibyte)
 	}
 }
+
+// A Delivery that the application keeps after the end keeps nothing of its partition's window.
+func TestKeptDeliveryKeepsLittle(t *testing.T) {
+	const records, size, most = 600, 50_000, 6 * mebibyte // 28 MiB in all
+	topic := newTopic(t, 1, sized(records, size)...)
+	var kept []*ackpolicy.Delivery
+	before := heap()
+	full := make(chan struct{})
+	s := consumeCounted(t, config(brokertest.Group(t), drainTimeout(time.Second)), topic, 3,
+		func(msg *message.Message, d *ackpolicy.Delivery) error {
+			kept = append(kept, d) // pending, acked, and with its handler at the end
+			switch d.Offset() {
+			case 1:
+				return ackpolicy.ErrAck
+			case 2:
+				close(full)
+			case 3:
+				<-msg.Context().Done()
+			}
+			return nil
+		}, ackpolicy.Manual.Middleware)
+	<-full
+	eventually(t, "a full window", func() bool { return heap()-before > records*size/2 })
+	s.stop()
+	if more := heap() - before; more > most {
+		t.Errorf("the heap is larger by %.1f MiB, want at most %d", float64(more)/mebibyte, most/mebibyte)
+	}
+	for i, want := range []ackpolicy.Status{ackpolicy.Revoked, ackpolicy.Acked, ackpolicy.Revoked, ackpolicy.Revoked} {
+		d := kept[i]
+		if d.Topic() != topic || d.Partition() != 0 || d.Offset() != int64(i) || string(d.Key()) != fmt.Sprint("key ", i) ||
+			d.Timestamp().IsZero() || d.Attempt() != 1 || d.Status() != want {
+			t.Errorf("kept: topic %s, partition %d, offset %d, key %q, timestamp %v, attempt %d, %v, want offset %d, %v",
+				d.Topic(), d.Partition(), d.Offset(), d.Key(), d.Timestamp(), d.Attempt(), d.Status(), i, want)
+		}
+	}
+}

@@ -90,6 +90,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		}),
 		output: make(chan *message.Message),
 	}
+	sub.interceptors.all = s.config.Kafka.OverwriteSaramaConfig.Consumer.Interceptors
 	_, sub.defaultMarshaler = s.config.Kafka.Unmarshaler.(kafka.DefaultMarshaler)
 	cfg := sub.consumerConfig(topic)
 	cfg.Sarama.Consumer.Group.InstanceId = instance
@@ -207,6 +208,7 @@ type subscription struct {
 	logger           watermill.LoggerAdapter
 	output           chan *message.Message
 	defaultMarshaler bool
+	interceptors     interceptors
 	deadLetter       DeadLetter // nil: none
 	undecoded        undecoded
 }

@@ -64,7 +64,8 @@ type SubscriberConfig struct {
 	// Kafka is watermill-kafka's own configuration; each of its fields is
 	// honoured. With Consumer.Offsets.AutoCommit disabled in its sarama
 	// configuration, which is copied and never changed, every ack is committed at
-	// once rather than at CommitInterval.
+	// once rather than at CommitInterval. Its Consumer.Interceptors are called for each
+	// delivery of a record, with a copy of it, from the goroutines that deliver.
 	Kafka kafka.SubscriberConfig
 	// Ordering: OrderByPartition by default.
 	Ordering Ordering
@@ -81,7 +82,8 @@ type SubscriberConfig struct {
 	MaxUncommitted int
 	// MaxBufferedBytes is how many bytes of records, with 160 more for each and 56
 	// for each header, a subscription holds before it pauses fetching; what was asked for already still comes, and every
-	// partition may hold one record, however large. 0 is 64 MiB.
+	// partition may hold one record, however large. Each running handler has a copy of
+	// its record's key and value beside that. 0 is 64 MiB.
 	MaxBufferedBytes int64
 	// CommitInterval between commits that nobody waits for; 0 is sarama's
 	// Consumer.Offsets.AutoCommit.Interval (1 s).
@@ -234,6 +236,7 @@ func copySarama(user *sarama.Config) *sarama.Config {
 	c := *user
 	c.Consumer.Offsets.AutoCommit.Enable = false // we commit
 	c.Consumer.Return.Errors = true              // we read them
+	c.Consumer.Interceptors = nil                // we call them, for each delivery
 	rebalance := &c.Consumer.Group.Rebalance
 	// While sarama waits to rejoin, the group is a generation ahead of the session
 	// and refuses its commits: shorter pauses, and as many more of them.

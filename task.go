@@ -26,9 +26,9 @@ func (s *subscription) newTask() consumer.Task {
 func (t *task) Delivery() *consumer.Delivery { return &t.kafka }
 
 // Run implements consumer.Task.
-func (t *task) Run(stop <-chan struct{}) (v partition.Verdict, sent bool) {
+func (t *task) Run(stop <-chan struct{}, copies *consumer.Copies) (v partition.Verdict, sent bool) {
 	d := (*Delivery)(t)
-	msg, err := d.sub.decode(d.kafka.Record())
+	msg, err := d.sub.decode(d.kafka.Record(), copies)
 	if err != nil {
 		return d.sub.undecodable(d, err), true
 	}
@@ -132,10 +132,19 @@ func (t *task) Cancel() {
 	}
 }
 
-// decode makes a message of a record, anew for each delivery.
-func (s *subscription) decode(record *sarama.ConsumerMessage) (msg *message.Message, err error) {
-	if s.defaultMarshaler {
-		return decodeDefault(record), nil
+// decode makes a message of a record, for each delivery from the record as it came and
+// with memory of its own.
+func (s *subscription) decode(record *sarama.ConsumerMessage, copies *consumer.Copies) (msg *message.Message, err error) {
+	if len(s.interceptors.all) > 0 {
+		record = copies.Record(record)
+		s.interceptors.intercept(record, s.logger)
+		if s.defaultMarshaler {
+			return decodeDefault(record, record.Value), nil
+		}
+	} else if s.defaultMarshaler {
+		return decodeDefault(record, copies.Bytes(record.Value)), nil
+	} else {
+		record = copies.Record(record)
 	}
 	defer func() {
 		if r := recover(); r != nil {
@@ -150,8 +159,8 @@ func (s *subscription) decode(record *sarama.ConsumerMessage) (msg *message.Mess
 }
 
 // decodeDefault is kafka.DefaultMarshaler's Unmarshal with one map less.
-func decodeDefault(record *sarama.ConsumerMessage) *message.Message {
-	msg := message.NewMessage("", record.Value)
+func decodeDefault(record *sarama.ConsumerMessage, payload []byte) *message.Message {
+	msg := message.NewMessage("", payload)
 	for _, h := range record.Headers {
 		if string(h.Key) == kafka.UUIDHeaderKey {
 			msg.UUID = string(h.Value)

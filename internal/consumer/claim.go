@@ -108,7 +108,6 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		Bytes:          &s.bytes,
 		Late:           &s.late,
 		Detach:         detached,
-		Strip:          stripped,
 		Start:          start.offset,
 		// A record handed out before the start is stored would be lost if we died
 		// now: the next owner would begin at the newest offset again.

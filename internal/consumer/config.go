@@ -62,8 +62,9 @@ type Task interface {
 	// Delivery answers the record's handle, to be filled by the slot.
 	Delivery() *Delivery
 	// Run hands the record to the application and returns its verdict once it is
-	// finished. sent is false if stop closed before anybody took it.
-	Run(stop <-chan struct{}) (v partition.Verdict, sent bool)
+	// finished. sent is false if stop closed before anybody took it. The record is
+	// not to be changed: what the application is given is copied.
+	Run(stop <-chan struct{}, copies *Copies) (v partition.Verdict, sent bool)
 	// Gone stands for Run where the record is no longer in Kafka.
 	Gone(err error) partition.Verdict
 	// Finished follows the settlement of Run's verdict.

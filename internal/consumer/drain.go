@@ -68,6 +68,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	}
 	c.slots.Wait()
 	c.letters.close()
+	c.reader = nil // and what it has read ahead: a delivery that the application keeps keeps the claim
 	c.exit(c)
 	c.logger.Debug("Partition released", watermill.LogFields{"cause": cause.Error(), "committed": released.Committed})
 	if c.cfg.Events.Released != nil {

@@ -95,6 +95,7 @@ func (c *Claim) storeLetters() {
 func (l *letters) close() {
 	l.mu.Lock()
 	l.closed = true
+	l.queue = nil
 	l.mu.Unlock()
 	l.idle.Wait()
 }

@@ -17,6 +17,7 @@ import (
 // slot carries records to the application, one at a time, until the claim drains.
 func (c *Claim) slot() {
 	defer c.slots.Done()
+	var copies Copies
 	task := c.newTask()
 	w, ok := c.part.Take(&task.Delivery().Delivery)
 	c.do(w)
@@ -31,7 +32,7 @@ func (c *Claim) slot() {
 			c.do(w)
 		}
 		d := &task.Delivery().Delivery
-		verdict, sent := c.serveOne(task)
+		verdict, sent := c.serveOne(task, &copies)
 		if !sent {
 			next := c.newTask()
 			w, ok = c.part.Abandon(d, &next.Delivery().Delivery)
@@ -52,7 +53,7 @@ func (c *Claim) slot() {
 }
 
 // serveOne runs a task, after reading its record again where memory no longer holds it.
-func (c *Claim) serveOne(task Task) (v partition.Verdict, sent bool) {
+func (c *Claim) serveOne(task Task, copies *Copies) (v partition.Verdict, sent bool) {
 	d := &task.Delivery().Delivery
 	if d.Evicted() {
 		stop := c.draining
@@ -63,20 +64,22 @@ func (c *Claim) serveOne(task Task) (v partition.Verdict, sent bool) {
 		switch {
 		case errors.Is(err, reread.ErrGone):
 			c.part.Restore(d, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()})
+			task.Delivery().describe(d.Record(), copies)
 			return task.Gone(err), true
 		case err != nil: // draining
 			return v, false
 		}
 		c.part.Restore(d, record)
 	}
+	task.Delivery().describe(d.Record(), copies)
 	if !d.Last() {
-		return task.Run(c.draining)
+		return task.Run(c.draining, copies)
 	}
 	offer := task.Delivery()
 	offer.offered = true
 	c.offering.Add(1)
 	defer offer.Sent() // or it went nowhere: not decoded, or no longer ours
-	return task.Run(c.quit)
+	return task.Run(c.quit, copies)
 }
 
 // Sent tells that the application has taken the message. The slot calls it.
@@ -134,8 +137,10 @@ func (c *Claim) do(w partition.Work) {
 // Delivery is the handle of one handing out of a record.
 type Delivery struct {
 	partition.Delivery[*sarama.ConsumerMessage]
-	claim   *Claim
-	offered bool // counted in offering: handed out in a drain, taken by nobody yet
+	claim     *Claim
+	key       []byte
+	timestamp stamp
+	offered   bool // counted in offering: handed out in a drain, taken by nobody yet
 }
 
 // Settle settles the delivery unless it is settled; see partition.Settle.

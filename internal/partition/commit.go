@@ -135,7 +135,7 @@ func (p *Partition[R]) Stop(until int64) (<-chan struct{}, Work) {
 func (p *Partition[R]) Leaves() (seq uint64, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.stopped {
+	if !p.stopped || p.closed {
 		return 0, false
 	}
 	for seq = p.head; seq < p.high; seq++ {
@@ -255,7 +255,21 @@ func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
 	for d := p.running.first; d != nil; d = d.next {
 		running = append(running, d)
 	}
+	p.drop()
 	return left, running
+}
+
+// drop forgets the window of a closed partition: the application may keep a
+// delivery for as long as it likes, and with it the partition.
+func (p *Partition[R]) drop() {
+	for seq := p.head; seq != p.tail; seq++ {
+		if d := p.at(seq).d; d != nil && d.finished {
+			d.drop()
+		}
+	}
+	p.tail, p.admitted = p.head, p.head
+	p.ring, p.lanes, p.spare, p.only, p.ready = nil, nil, nil, lane{}, laneQueue{}
+	p.redo, p.timers, p.open = nil, nil, nil
 }
 
 type deliveryList[R any] struct{ first *Delivery[R] }

@@ -15,11 +15,17 @@ func (p *Partition[R]) Evict(soon int64) {
 		if e.evicted || e.size == 0 || e.state != pending && !p.waits(e, soon) {
 			continue
 		}
-		if e.d != nil && p.cfg.Strip != nil {
-			e.d.record, e.d.evicted = p.cfg.Strip(e.record), true
+		if e.d != nil {
+			e.d.drop()
 		}
 		p.forget(e)
 	}
+}
+
+// drop takes a delivery's record from it.
+func (d *Delivery[R]) drop() {
+	var none R
+	d.record, d.evicted = none, true
 }
 
 // waits tells whether a record is not handed out before soon.
@@ -98,9 +104,9 @@ func (p *Partition[R]) Restore(d *Delivery[R], record R) {
 	}
 }
 
-// Record answers a delivery's record at any time; whole is false once its bytes
-// were pushed out.
-func (p *Partition[R]) Record(d *Delivery[R]) (record R, whole bool) {
+// Record returns a delivery's record while its handler runs or it is unsettled; ok is
+// false after that, and once the record was pushed out.
+func (p *Partition[R]) Record(d *Delivery[R]) (record R, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return d.record, !d.evicted

@@ -112,9 +112,6 @@ func (m *model) awaited(i int) bool {
 	return false
 }
 
-// stripped is what is left of a record that was pushed out of memory.
-var stripped = &modelRec{}
-
 // keyless records are lanes of their own, so a model record without a key has key "".
 func keyOf(r *modelRec) []byte {
 	if r.key == "" {
@@ -244,10 +241,12 @@ func (h *harness) check() {
 		h.failf("head %d, want %d", got, want)
 	}
 	for _, run := range append(slices.Clone(h.runs), h.old...) {
-		if r, whole := h.p.Record(run.d); whole && r != run.rec || !whole && r != stripped {
-			h.failf("record %d attempt %d: holds %v, whole %v", run.rec.offset, run.attempt, r, whole)
-		} else if !whole && !run.done {
+		if r, ok := h.p.Record(run.d); ok && r != run.rec || !ok && r != nil {
+			h.failf("record %d attempt %d: holds %v, %v", run.rec.offset, run.attempt, r, ok)
+		} else if !ok && !run.done {
 			h.failf("record %d was pushed out while its handler runs", run.rec.offset)
+		} else if ok && run.done && run.status != Pending && (run.status != Rejected || run.rec.fate != rejecting) {
+			h.failf("record %d attempt %d: settled, its delivery still holds the record", run.rec.offset, run.attempt)
 		}
 		if got := h.p.Status(run.d); got != run.status {
 			h.failf("record %d attempt %d: status %d, want %d", run.rec.offset, run.attempt, got, run.status)
@@ -323,9 +322,8 @@ func run(t testing.TB, data []byte) {
 	}
 	var bytes atomic.Int64
 	cfg.Bytes = &bytes
-	cfg.Strip = func(*modelRec) *modelRec { return stripped }
 	cfg.Detach = func(r *modelRec) *modelRec {
-		if r == nil || r == stripped || r.fate == inFlight || r.fate == settled {
+		if r == nil || r.fate == inFlight || r.fate == settled {
 			t.Fatalf("record %v copied", r)
 		}
 		return r

@@ -58,8 +58,6 @@ type Config[R any] struct {
 	Late *atomic.Bool
 	// Detach copies a record; nil where it shares its memory with no other.
 	Detach func(record R) R
-	// Strip answers what a delivery keeps of a record that is pushed out; nil: all of it.
-	Strip func(record R) R
 	// Held hands nothing out before Open.
 	Held bool
 	// Start is the offset of the first record that can come.

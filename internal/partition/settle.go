@@ -47,7 +47,7 @@ type Delivery[R any] struct {
 func (d *Delivery[R]) Last() bool { return d.last }
 
 // Seq, Offset and Attempt do not change after Take. Nor does Record before the
-// delivery is finished; from then on ask Partition.Record.
+// delivery is finished; from then on see Partition.Record.
 func (d *Delivery[R]) Seq() uint64   { return d.seq }
 func (d *Delivery[R]) Offset() int64 { return d.offset }
 func (d *Delivery[R]) Record() R     { return d.record }
@@ -102,6 +102,9 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 		p.nreject++
 	default:
 		p.done(d.seq)
+	}
+	if d.finished {
+		p.settledDrop(d)
 	}
 	return true, timer
 }
@@ -181,6 +184,7 @@ func (p *Partition[R]) end(d *Delivery[R]) (granted []*Waiter) {
 func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool) {
 	switch {
 	case p.closed:
+		d.drop()
 	case d.status == Nacked:
 		if e := p.at(d.seq); d.seq >= p.head && e.d == d && e.state == nacked {
 			timer = p.park(d.seq, now)
@@ -190,9 +194,21 @@ func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool) {
 		p.npending++
 		p.leave(d.seq)
 	}
-	p.enqueue(d.lane)
-	p.release(d.lane)
+	if !p.closed {
+		p.enqueue(d.lane)
+		p.release(d.lane)
+		p.settledDrop(d)
+	}
+	d.lane = nil
 	return timer
+}
+
+// settledDrop takes a finished delivery's record from it, where it needs it no longer:
+// the application may keep the delivery, and with the record the whole fetch.
+func (p *Partition[R]) settledDrop(d *Delivery[R]) {
+	if d.status != Pending && (d.status != Rejected || d.seq < p.head || p.at(d.seq).d != d) {
+		d.drop()
+	}
 }
 
 // Abandon ends a delivery that reached nobody. Only a stopped partition may
@@ -203,7 +219,9 @@ func (p *Partition[R]) Abandon(d, next *Delivery[R]) (w Work, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	granted := p.end(d)
-	if !p.closed && d.status == Pending {
+	if p.closed {
+		p.finish(d, 0)
+	} else if d.status == Pending {
 		e := p.at(d.seq)
 		e.state, e.d = queued, nil
 		p.holes = min(p.holes, d.seq)
@@ -241,6 +259,7 @@ func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, 
 		switch e.state {
 		case pending:
 			e.d.status = Acked
+			e.d.drop()
 			p.settledLate()
 		case parked, due: // the first of its lane: those before it are acked by now
 			if p.cfg.Order != Unordered {
@@ -278,7 +297,9 @@ func (p *Partition[R]) Release(d *Delivery[R]) (ok bool, w Work) {
 	if !p.closed && d.seq >= p.head && p.at(d.seq).d == d && p.at(d.seq).state == rejecting {
 		p.nreject--
 		p.done(d.seq)
-		ok = true
+		if ok = true; d.finished {
+			d.drop()
+		}
 	}
 	return ok, p.after(head)
 }
