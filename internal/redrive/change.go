@@ -43,6 +43,9 @@ func (r *run) change(ctx context.Context) (err error) {
 	r.nothing(found)
 	r.troubles(found)
 	if found.sendable() > 0 {
+		if err := r.consent(found); err != nil {
+			return err
+		}
 		if err := r.send(held, sender, found.sendable()); err != nil {
 			return err
 		}

@@ -37,7 +37,7 @@ func TestSASL(t *testing.T) {
 			broker := brokertest.NewFake(t, kfake.EnableSASL(), kfake.Superuser(mechanism, "al,i=ce", "s,e=cret"), kfake.SeedTopics(1, "orders", "orders.dlq"))
 			b := &bed{t: t, broker: broker, origin: "orders", dlq: "orders.dlq"}
 			args := []string{"send", "-sasl", flag, "-user", "al,i=ce", "-password-file"}
-			b.want(exitDone, []string{"No letter in orders.dlq is open."}, append(args, password)...)
+			b.want(exitDone, []string{"There are no letters in orders.dlq: it is empty."}, append(args, password)...)
 			b.want(exitFailed, []string{"cannot connect to", "credentials"}, append(args, wrong)...)
 		})
 	}
@@ -56,7 +56,7 @@ func TestTLS(t *testing.T) {
 		Certificates: []tls.Certificate{pair}, ClientCAs: trusted, ClientAuth: tls.RequireAndVerifyClientCert,
 	}))
 	b := &bed{t: t, broker: broker, origin: "orders", dlq: "orders.dlq"}
-	b.want(exitDone, []string{"No letter in orders.dlq is open."}, "send", "-tls-ca", caFile, "-tls-cert", certFile, "-tls-key", keyFile)
+	b.want(exitDone, []string{"There are no letters in orders.dlq: it is empty."}, "send", "-tls-ca", caFile, "-tls-cert", certFile, "-tls-key", keyFile)
 	b.want(exitFailed, []string{"cannot connect to", "certificate"}, "list", "-tls-ca", caFile)
 	b.want(exitFailed, []string{"cannot connect to", "certificate"}, "list", "-tls", "-tls-cert", certFile, "-tls-key", keyFile)
 }

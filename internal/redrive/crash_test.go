@@ -108,7 +108,7 @@ func TestKilledAfterTheCommit(t *testing.T) {
 		stored, err := brokertest.Committed(b.broker.Addrs(), b.group(), b.dlq, 0)
 		return err == nil && stored == 5
 	})
-	b.want(exitDone, []string{"is open."}, "send")
+	b.want(exitDone, []string{"is open:"}, "send")
 	if got := values(b.read(b.origin, 0, sarama.ReadUncommitted)); !slices.Equal(got, numbers(5)) {
 		t.Errorf("the origin holds %v", got)
 	}

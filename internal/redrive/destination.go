@@ -19,7 +19,14 @@ type destinations struct {
 	client sarama.Client
 	from   string
 	to     string // instead of the origin, unless empty
-	known  map[string]*destination
+	known  map[string]found
+}
+
+// found is what a topic was found to be, or why it cannot be used: to ask for one
+// that is missing takes sarama seconds.
+type found struct {
+	*destination
+	err error
 }
 
 type destination struct {
@@ -30,7 +37,7 @@ type destination struct {
 
 var topicName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
 
-// of answers where a letter goes. It asks for a topic's partitions once.
+// of returns where a letter goes. It asks for a topic's partitions once.
 func (d *destinations) of(l *letter) (*destination, error) {
 	topic := d.to
 	if topic == "" {
@@ -43,24 +50,26 @@ func (d *destinations) of(l *letter) (*destination, error) {
 		return nil, errItself
 	}
 	if known, ok := d.known[topic]; ok {
-		return known, nil
+		return known.destination, known.err
 	}
 	if !topicName.MatchString(topic) {
 		return nil, fmt.Errorf("topic %s: %w", clean(cut(topic, 100)), errNoTopic)
 	}
+	var f found
 	partitions, err := d.client.Partitions(topic)
-	if errors.Is(err, sarama.ErrUnknownTopicOrPartition) || err == nil && len(partitions) == 0 {
-		err = errNoTopic
+	switch {
+	case errors.Is(err, sarama.ErrUnknownTopicOrPartition), err == nil && len(partitions) == 0:
+		f.err = fmt.Errorf("topic %s: %w", topic, errNoTopic)
+	case err != nil:
+		f.err = fmt.Errorf("topic %s: %w", topic, err)
+	default:
+		f.destination = &destination{topic, int32(len(partitions)), sarama.NewHashPartitioner(topic)}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("topic %s: %w", topic, err)
-	}
-	found := &destination{topic, int32(len(partitions)), sarama.NewHashPartitioner(topic)}
 	if d.known == nil {
-		d.known = map[string]*destination{}
+		d.known = map[string]found{}
 	}
-	d.known[topic] = found
-	return found, nil
+	d.known[topic] = f
+	return f.destination, f.err
 }
 
 // partition is the number that the record had at first, where there is such a one, so

@@ -64,6 +64,14 @@ func (p places) within(partition int32, s span) span {
 	return span{max(reach.from, s.from), min(reach.to, s.to)}
 }
 
+// words follow the topic's name where not all of it was asked for.
+func (p places) words() string {
+	if p == nil {
+		return ""
+	}
+	return " in the partitions of -at"
+}
+
 // parsePlaces reads "2", "2:17", "2:17-40", "2:17-" and lists of them.
 func parsePlaces(text string) (places, error) {
 	p := places{}
@@ -94,6 +102,11 @@ func parsePlaces(text string) (places, error) {
 
 // parseMoment reads a time, or how long ago it is.
 func parseMoment(text string, now time.Time) (time.Time, error) {
+	if days, ok := strings.CutSuffix(text, "d"); ok { // which time.ParseDuration does not know
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
+			return now.AddDate(0, 0, -int(n)), nil
+		}
+	}
 	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
 		return now.Add(-ago), nil
 	}
@@ -102,5 +115,5 @@ func parseMoment(text string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q is no time: want 2006-01-02T15:04:05Z, a date (both UTC), or how long ago, such as 90m", text)
+	return time.Time{}, fmt.Errorf("%q is no time: want 2006-01-02T15:04:05Z, a date (both UTC), or how long ago, such as 90m or 2d", text)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -131,12 +132,15 @@ func (b *bed) args(args []string) []string {
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		command, args = args[:1:1], args[1:]
 	}
+	if slices.Equal(command, []string{cmdSend}) {
+		command = append(command, "-yes")
+	}
 	return append(append(command, "-brokers", strings.Join(b.broker.Addrs(), ","), "-topic", b.dlq), args...)
 }
 
 func (b *bed) runIn(ctx context.Context, args ...string) result {
 	var out, errs bytes.Buffer
-	code := Main(ctx, b.args(args), func(string) string { return "" }, &out, &errs)
+	code := Main(ctx, b.args(args), func(string) string { return "" }, strings.NewReader(""), &out, &errs)
 	return result{code, out.String(), errs.String()}
 }
 

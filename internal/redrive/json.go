@@ -51,12 +51,9 @@ type jsonPlace struct {
 
 func forScripts(l *letter, done, whole bool) *jsonLetter {
 	j := &jsonLetter{
-		Partition: l.record.Partition, Offset: l.record.Offset, State: "open",
+		Partition: l.record.Partition, Offset: l.record.Offset, State: state(done),
 		Group: l.Group, Handler: l.Handler, Reason: l.Reason, Attempts: l.Attempts, Rejections: l.Rejections,
 		Timestamp: presentable(l.record.Timestamp), ValueBytes: len(l.record.Value),
-	}
-	if done {
-		j.State = "done"
 	}
 	if l.profile != nil {
 		j.Profile = l.profile.name

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"slices"
 )
 
 // list shows the chosen letters: for list and show, and for the dry run of what
@@ -59,20 +60,21 @@ func (r *run) list(ctx context.Context) error {
 
 // nothing says why there is nothing to see.
 func (r *run) nothing(found *summary) {
-	if found.total > 0 {
-		return
-	}
-	what := "open"
-	if r.command == cmdReopen {
-		what = "sent or skipped"
-	}
-	if r.all {
-		what = "at all"
-	}
+	chosen := ""
 	if r.narrow() {
-		what += " that the filters choose"
+		chosen = " that the filters choose"
 	}
-	fmt.Fprintf(r.say, "No letter in %s is %s.\n", r.topic, what)
+	switch {
+	case found.total > 0:
+	case !slices.ContainsFunc(r.parts, func(p *part) bool { return p.log.from < p.log.to }):
+		fmt.Fprintf(r.say, "There are no letters in %s%s: it is empty.\n", r.topic, r.at.words())
+	case r.all:
+		fmt.Fprintf(r.say, "There are no letters in %s%s.\n", r.topic, chosen)
+	case r.command == cmdReopen:
+		fmt.Fprintf(r.say, "No letter in %s%s was sent or skipped.\n", r.topic, chosen)
+	default:
+		fmt.Fprintf(r.say, "No letter in %s%s is open: all were sent or skipped, and 'list -all' shows them.\n", r.topic, chosen)
+	}
 }
 
 func (r *run) dry(found *summary) error {

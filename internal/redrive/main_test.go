@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		context.AfterFunc(ctx, stop)
-		os.Exit(Main(ctx, args, os.Getenv, os.Stdout, os.Stderr))
+		os.Exit(Main(ctx, args, os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 	}
 	// The tests wait for brokers and timers more than they compute.
 	parallel := flag.Lookup("test.parallel")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -30,12 +29,7 @@ const (
 
 func newMeter(w io.Writer, doing string, total int) *meter {
 	now := time.Now()
-	m := &meter{w: w, doing: doing, total: total, began: now, last: now}
-	if file, ok := w.(*os.File); ok {
-		info, err := file.Stat()
-		m.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
-	}
-	return m
+	return &meter{w: w, terminal: isTerminal(w), doing: doing, total: total, began: now, last: now}
 }
 
 func (m *meter) update(n int) {

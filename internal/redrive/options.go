@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -46,6 +47,7 @@ type options struct {
 	rate      float64
 	batch     int
 	firstRun  bool
+	yes       bool
 }
 
 const usage = `usage: ackpolicy-redrive [list|show|send|skip|reopen] -topic TOPIC [flags]
@@ -57,8 +59,10 @@ Reads a dead letter topic, and sends letters back to the topic that they are fro
   send     sends letters back, once each
   skip     marks letters as done without sending them
   reopen   makes letters that were sent or skipped open again
+  help     shows this page, or with a command behind it the flags of that
 
-Without filters all open letters are chosen, up to the end of the topic at the start.
+Without filters all open letters are chosen, up to the end of the topic at the start;
+send then asks first, or wants -yes.
 What is done is stored in Kafka, for the consumer group of -group: a command that was
 interrupted, or killed, goes on where it was.
 
@@ -73,14 +77,34 @@ examples:
 exit status: 0 done, 1 failed, 2 wrong flags, 3 done but for letters that cannot be
 sent, 130 interrupted.
 
-'ackpolicy-redrive send -h' tells the flags of send, and so on. Those of %s:
+'ackpolicy-redrive help send' shows the flags of send, and so on. Those of %s:
 
 `
+
+// errShown: what was asked for was help or the version, which has been shown.
+var errShown = errors.New("shown")
+
+// version is the module's, as go install knows it, and that of the library.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(unknown)"
+	}
+	return info.Main.Version
+}
 
 // parseOptions reads the command line. The flags that a command has no use for are
 // not defined, so that a slip such as "list -to" is an error.
 func parseOptions(args []string, getenv func(string) string, now time.Time, help io.Writer) (*options, error) {
 	o := &options{command: cmdList}
+	switch {
+	case len(args) == 0:
+	case args[0] == "version" || strings.TrimLeft(args[0], "-") == "version":
+		_, err := fmt.Fprintln(help, "ackpolicy-redrive", version())
+		return nil, errors.Join(err, errShown)
+	case args[0] == "help":
+		args = append(args[1:len(args):len(args)], "-h")
+	}
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		o.command, args = args[0], args[1:]
 		if !slices.Contains(commands, o.command) {
@@ -107,7 +131,7 @@ func parseOptions(args []string, getenv func(string) string, now time.Time, help
 			fmt.Fprintf(help, usage, o.command)
 			flags.SetOutput(help)
 			flags.PrintDefaults()
-			return nil, flag.ErrHelp
+			return nil, errShown
 		}
 		return nil, usageError{err}
 	}
@@ -169,7 +193,7 @@ func (o *options) filterFlags(flags *flag.FlagSet, now time.Time) {
 			return err
 		})
 	}
-	moment(&o.since, "since", "only if rejected at or after this `time`: 2006-01-02T15:04:05Z, a date, or 90m for how long ago")
+	moment(&o.since, "since", "only if rejected at or after this `time`: 2006-01-02T15:04:05Z, a date, or 90m or 2d for how long ago")
 	moment(&o.until, "until", "only if rejected at or before this `time`")
 	flags.IntVar(&o.limit, "limit", 0, "at most this many letters; 0: no limit")
 }
@@ -181,6 +205,7 @@ func (o *options) sendFlags(flags *flag.FlagSet) {
 	flags.TextVar(&o.compression, "compression", sarama.CompressionNone, "`codec` of what is sent: none, gzip, snappy, lz4 or zstd")
 	flags.Float64Var(&o.rate, "rate", 0, "at most this many letters a second; 0: no limit")
 	flags.IntVar(&o.batch, "batch", 100, "letters in a transaction")
+	flags.BoolVar(&o.yes, "yes", false, "send all letters without asking, where no filter chooses some")
 	flags.BoolVar(&o.firstRun, "first-run", false, "nothing was ever sent from this topic, although it has letters older than what Kafka remembers")
 }
 

@@ -64,7 +64,7 @@ func TestTransactionalLetters(t *testing.T) {
 	b.want(exitDone, []string{"Sent 6 letters."}, "send")
 	b.wantValues(0, one+" 0.0", one+" 0.1", one+" 3.0", one+" 3.1", "plain", two+" 1.0")
 	b.wantStored(0, end) // the marks of the transactions at the end are nothing to wait for
-	b.want(exitDone, []string{"is open."}, "send")
+	b.want(exitDone, []string{"is open:"}, "send")
 }
 
 // A letter behind an open transaction is not there yet.
@@ -115,7 +115,7 @@ func TestNothingAtTheEnd(t *testing.T) {
 		return response, nil, true
 	})
 	began := time.Now()
-	b.want(exitDone, []string{"No letter in " + b.dlq + " is open."}, "send")
+	b.want(exitDone, []string{"No letter in " + b.dlq + " is open: all were sent or skipped"}, "send")
 	if took := time.Since(began); took > readPatience/2 {
 		t.Errorf("it took %v", took)
 	}

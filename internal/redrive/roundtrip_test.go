@@ -107,7 +107,7 @@ func TestRoundTrip(t *testing.T) {
 			b.want(exitDone, []string{"1:0 ", "1:1 ", "cannot charge: the bank is down", "2 letters"})
 			b.want(exitDone, []string{"Sent 2 letters."}, "send")
 			s.want(t, "bad 1", "bad 2")
-			b.want(exitDone, []string{"is open."}, "send")
+			b.want(exitDone, []string{"is open:"}, "send")
 			b.put(b.origin, 0, brokertest.Values("last")...)
 			b.put(b.origin, 1, brokertest.Values("last")...)
 			s.want(t, "last", "last")

@@ -5,7 +5,6 @@ package redrive
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -29,17 +28,21 @@ const (
 var errUndelivered = errors.New("some letters cannot be sent")
 
 // Main runs the command until it is done or ctx ends, and answers its exit code.
-func Main(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+func Main(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
 	o, err := parseOptions(args, getenv, time.Now(), stdout)
 	if err == nil {
-		err = execute(ctx, o, stdout, stderr)
+		r := &run{options: o, stdout: stdout, stderr: stderr, say: stdout}
+		if isTerminal(stdin) && isTerminal(stderr) {
+			r.ask = func(question string) (bool, error) { return ask(ctx, stdin, stderr, question) }
+		}
+		err = r.execute(ctx)
 	}
 	var mistake usageError
 	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
+	case err == nil, errors.Is(err, errShown):
 		return exitDone
 	case errors.As(err, &mistake):
-		fmt.Fprintf(stderr, "ackpolicy-redrive: %v\nackpolicy-redrive -h tells how to use it.\n", mistake)
+		fmt.Fprintf(stderr, "ackpolicy-redrive: %v\n'ackpolicy-redrive help' says how to use it.\n", mistake)
 		return exitUsage
 	case errors.Is(err, errUndelivered):
 		return exitUndelivered
@@ -59,7 +62,8 @@ type run struct {
 	parts          []*part // those that are asked for
 	used           bool    // Kafka stores progress of the group
 	stdout, stderr io.Writer
-	say            io.Writer // for what is said to people: not stdout, if that is for scripts
+	say            io.Writer                                   // for what is said to people: not stdout, if that is for scripts
+	ask            func(question string) (yes bool, err error) // nil: there is nobody to ask
 }
 
 // part is a partition of the dead letter topic.
@@ -69,19 +73,18 @@ type part struct {
 	done *marks // what is done of it
 }
 
-func execute(ctx context.Context, o *options, stdout, stderr io.Writer) (err error) {
+func (r *run) execute(ctx context.Context) (err error) {
+	o := r.options
 	if o.verbose {
-		sarama.Logger = log.New(stderr, "kafka: ", log.LstdFlags)
+		sarama.Logger = log.New(r.stderr, "kafka: ", log.LstdFlags)
 	}
-	client, err := o.connection.client(o.group)
-	if err != nil {
+	if r.client, err = o.connection.client(o.group); err != nil {
 		return err
 	}
-	defer func() { _ = client.Close() }()
-	r := &run{options: o, client: client, stdout: stdout, stderr: stderr, say: stdout}
-	r.goals = &destinations{client: client, from: o.topic, to: o.to}
+	defer func() { _ = r.client.Close() }()
+	r.goals = &destinations{client: r.client, from: o.topic, to: o.to}
 	if o.json {
-		r.say = stderr
+		r.say = r.stderr
 	}
 	if err := r.findPartitions(); err != nil {
 		return err

@@ -37,13 +37,13 @@ func TestSendLeavesWhatIsNotChosen(t *testing.T) {
 	b.wantStored(1, 1)
 	b.wantStored(0, 1)
 	b.want(exitDone, []string{"2 letters,", "1:1 ", "1:3 "}, "list")
-	b.want(exitDone, []string{"No letter in " + b.dlq + " is open that the filters choose"}, "send", "-reason", "timeout")
+	b.want(exitDone, []string{"No letter in " + b.dlq + " that the filters choose is open"}, "send", "-reason", "timeout")
 	b.want(exitDone, []string{"Sent 1 letter."}, "send", "-limit", "1")
 	b.wantStored(1, 3)
 	b.want(exitDone, []string{"Sent 1 letter."}, "send")
 	b.wantStored(1, 5)
 	b.wantValues(1, "a", "c", "e", "b", "d")
-	b.want(exitDone, []string{"No letter in " + b.dlq + " is open."}, "send")
+	b.want(exitDone, []string{"No letter in " + b.dlq + " is open: all were sent or skipped"}, "send")
 }
 
 // Each filter alone: which of eight letters it chooses.
@@ -125,7 +125,7 @@ func TestSkipAndReopen(t *testing.T) {
 	b.want(exitDone, []string{"3 letters skipped."}, "skip", "-at", "0:0-1,1:1")
 	b.wantStored(0, 2)
 	b.wantStored(1, 0)
-	b.want(exitDone, []string{"0:0 ", " done "}, "list", "-all", "-at", "0:0")
+	b.want(exitDone, []string{"0:0 ", " sent/skipped "}, "list", "-all", "-at", "0:0")
 	b.want(exitDone, []string{"Sent 4 letters."}, "send")
 	b.wantValues(0, "2", "3", "4")
 	b.want(exitDone, []string{"2 letters opened again."}, "reopen", "-at", "0:1,0:3")
@@ -133,7 +133,7 @@ func TestSkipAndReopen(t *testing.T) {
 	b.want(exitDone, []string{"Sent 2 letters."}, "send")
 	b.wantValues(0, "2", "3", "4", "1", "3")
 	b.wantStored(0, 5)
-	b.want(exitDone, []string{"is sent or skipped that the filters choose"}, "reopen", "-at", "0:9")
+	b.want(exitDone, []string{"that the filters choose was sent or skipped"}, "reopen", "-at", "0:9")
 	b.want(exitUsage, []string{"skip wants a filter"}, "skip")
 }
 
@@ -330,7 +330,7 @@ func TestUsage(t *testing.T) {
 		{"-tls-ca: " + os.DevNull + " holds no certificate", []string{"-tls-ca", os.DevNull}},
 		{"-tls-cert, -tls-key: open", []string{"-tls-cert", missing}},
 	} {
-		b.want(exitUsage, []string{test.want, "ackpolicy-redrive -h tells"}, test.args...)
+		b.want(exitUsage, []string{test.want, "'ackpolicy-redrive help' says"}, test.args...)
 	}
 	b.want(exitDone, []string{"usage: ackpolicy-redrive", "-password-file"}, "-h")
 	b.want(exitDone, []string{"-first-run"}, "send", "-h")

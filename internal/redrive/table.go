@@ -6,42 +6,32 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode/utf8"
 )
 
-// table prints a row a letter. Columns are as wide as some hundred rows want them.
+// table prints a row per letter. The first rows decide how wide the columns are.
 type table struct {
-	w    *tabwriter.Writer
-	to   bool
-	all  bool
-	rows int
+	w       io.Writer
+	to, all bool
+	waiting [][]string // rows that the widths are not known for yet
+	widths  []int
 }
 
 const alignedRows = 200
 
-func newTable(w io.Writer, all, to bool) *table {
-	return &table{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0), all: all, to: to}
-}
+func newTable(w io.Writer, all, to bool) *table { return &table{w: w, all: all, to: to} }
 
 func (t *table) row(l *letter, done bool, to string) {
-	if t.rows == 0 {
-		t.line(true, "LETTER", "REJECTED", "ORIGIN", "GROUP", "HANDLER", "ATTEMPTS", "REJECTIONS", "KEY", "STATE", "TO", "REASON")
+	if t.widths == nil && t.waiting == nil {
+		t.line("LETTER", "REJECTED", "ORIGIN", "GROUP", "HANDLER", "ATTEMPTS", "REJECTIONS", "KEY", "STATE", "TO", "REASON")
 	}
-	if t.rows++; t.rows%alignedRows == 0 {
-		t.flush()
-	}
-	state := "open"
-	if done {
-		state = "done"
-	}
-	t.line(false, l.id(), orDash(stamp(l.RejectedAt)), clean(cut(l.Origin.String(), 60)), orDash(clean(cut(l.Group, 40))),
-		orDash(clean(cut(l.Handler, 40))), positive(l.Attempts), positive(l.Rejections), text(l.record.Key, 30), state, to,
+	t.line(l.id(), orDash(stamp(l.RejectedAt)), clean(cut(l.Origin.String(), 60)), orDash(clean(cut(l.Group, 40))),
+		orDash(clean(cut(l.Handler, 40))), positive(l.Attempts), positive(l.Rejections), text(l.record.Key, 30), state(done), to,
 		orDash(clean(cut(l.Reason, 80))))
 }
 
-func (t *table) line(head bool, cells ...string) {
+func (t *table) line(cells ...string) {
 	line := cells[:8:8]
 	if t.all {
 		line = append(line, cells[8])
@@ -49,10 +39,46 @@ func (t *table) line(head bool, cells ...string) {
 	if t.to {
 		line = append(line, cells[9])
 	}
-	fmt.Fprintln(t.w, strings.Join(append(line, cells[10]), "\t"))
+	line = append(line, cells[10])
+	if t.widths != nil {
+		t.print(line)
+		return
+	}
+	if t.waiting = append(t.waiting, line); len(t.waiting) == alignedRows {
+		t.flush()
+	}
 }
 
-func (t *table) flush() { _ = t.w.Flush() }
+// flush prints the rows that wait, and fixes the widths for those to come.
+func (t *table) flush() {
+	for _, line := range t.waiting {
+		for i, cell := range line {
+			if i == len(t.widths) {
+				t.widths = append(t.widths, 0)
+			}
+			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, line := range t.waiting {
+		t.print(line)
+	}
+	t.waiting = nil
+}
+
+func (t *table) print(line []string) {
+	for i, cell := range line[:len(line)-1] {
+		fmt.Fprintf(t.w, "%-*s  ", t.widths[i], cell)
+	}
+	fmt.Fprintln(t.w, line[len(line)-1])
+}
+
+// state is that of a letter. Kafka stores that it is done, not whether it was sent or skipped.
+func state(done bool) string {
+	if done {
+		return "sent/skipped"
+	}
+	return "open"
+}
 
 func orDash(s string) string {
 	if s == "" {
@@ -107,11 +133,7 @@ func text(b []byte, most int) string {
 func show(w io.Writer, l *letter, done bool) {
 	out := bufio.NewWriter(w)
 	defer out.Flush()
-	state := "open"
-	if done {
-		state = "done"
-	}
-	fmt.Fprintf(out, "letter     %s, %s\n", l.id(), state)
+	fmt.Fprintf(out, "letter     %s, %s\n", l.id(), state(done))
 	fmt.Fprintf(out, "origin     %s\n", clean(l.Origin.String()))
 	fmt.Fprintf(out, "timestamp  %s\n", l.record.Timestamp.UTC().Format(time.RFC3339Nano))
 	for _, h := range l.record.Headers {
