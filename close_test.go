@@ -160,10 +160,15 @@ func TestRevocationKeepsDrainTimeout(t *testing.T) {
 	s.stop()
 }
 
+// wantClosed asserts that a Close ends within its bound. One that does not end at all fails the test, too.
 func wantClosed(t *testing.T, closes func(), drain time.Duration) {
 	t.Helper()
-	began := time.Now()
-	closes()
+	began, closed := time.Now(), make(chan struct{})
+	go func() {
+		defer close(closed)
+		closes()
+	}()
+	await(t, "the end of Close", closed)
 	const busy = 2 * time.Second // what a machine with better things to do may add
 	if took, promised := time.Since(began), drain+5*time.Second; took > promised+busy {
 		t.Errorf("Close took %v, at most %v is promised", took, promised)

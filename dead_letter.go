@@ -58,6 +58,7 @@ func (s *subscription) bury(d *Delivery, reason error) {
 		if err != nil {
 			return err
 		}
+		defer d.kafka.Calls("DeadLetter.Send")()
 		return dead.Send(ctx, record, letter)
 	})
 }

@@ -79,11 +79,12 @@ type RevokedEvent struct {
 	Cause     error // ErrRevoked or ErrClosing
 	Offset    int64 // the watermark: every record below it is settled
 	Err       error // why the watermark could not be committed; nil: it is stored
-	TimedOut  bool  // handlers outlived the drain
+	TimedOut  bool  // DrainTimeout ran out: handlers or letters outlived it
 	FirstLeft int64 // the lowest offset that was delivered and not settled; -1: none
 	Running   int   // deliveries left while their handlers still ran
 	Pending   int   // deliveries left unsettled by handlers that had returned
 	Nacked    int   // records left that waited for their next delivery
+	Letters   int   // rejected records left whose dead letters were not stored
 }
 
 // StuckEvent is told by Hooks.Stuck.

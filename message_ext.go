@@ -57,6 +57,7 @@ type Delivery struct {
 	depth    int16           // of the nested middleware that left the plan; 0: none did
 	first    bool            // acked by AckFirst
 	canceled bool
+	stage    stage // of Run
 }
 
 // plan is what the middleware leaves for the Router's signal: success is known

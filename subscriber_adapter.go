@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // Subscriber reads Kafka topics. It stands in for watermill-kafka's Subscriber
@@ -26,8 +29,11 @@ type Subscriber struct {
 	closing context.Context // ends with Close
 	close   context.CancelFunc
 
-	mu   sync.Mutex
-	done sync.WaitGroup // a subscription each; added to only while not closed
+	mu     sync.Mutex
+	topics map[string]int // of subscriptions that have not ended
+	done   sync.WaitGroup // a subscription each; added to only while not closed
+	ended  chan struct{}  // closed once they have all ended; made by the first Close
+	bound  time.Time      // of Close
 }
 
 var (
@@ -62,6 +68,7 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 		config:   config,
 		logger:   logger.With(watermill.LogFields{"subscriber_uuid": watermill.NewShortUUID()}),
 		upstream: upstream,
+		topics:   map[string]int{},
 	}
 	s.closing, s.close = context.WithCancel(context.Background())
 	return s, nil
@@ -100,15 +107,18 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	}
 	sub.logger.Info("Subscribing to Kafka topic", nil)
 
-	letters, err := s.openDeadLetter(ctx, topic)
+	starting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.closing, func() { cancel(ErrClosing) })()
+	letters, err := s.openDeadLetter(starting, topic)
 	if err != nil {
-		s.end(instance)
+		s.end(topic, instance)
 		return nil, err
 	}
 	sub.deadLetter = letters
 	running, err := consumer.Start(ctx, s.closing, cfg)
 	if err != nil {
-		s.end(instance)
+		s.end(topic, instance)
 		return nil, errors.Join(err, closeDeadLetter(letters))
 	}
 	go func() {
@@ -118,7 +128,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 			sub.logger.Error("Cannot close the dead letter destination", err, nil)
 		}
 		sub.logger.Debug("Kafka subscription closed", nil)
-		s.end(instance)
+		s.end(topic, instance)
 	}()
 	return sub.output, nil
 }
@@ -132,6 +142,7 @@ func (s *Subscriber) begin(topic string) (instance string, err error) {
 		return "", errors.New("ackpolicy: subscriber closed")
 	}
 	s.done.Add(1)
+	s.topics[topic]++
 	group, id := s.config.Kafka.ConsumerGroup, s.config.Kafka.OverwriteSaramaConfig.Consumer.Group.InstanceId
 	if group == "" || id == "" {
 		return "", nil
@@ -139,20 +150,44 @@ func (s *Subscriber) begin(topic string) (instance string, err error) {
 	return instances.take(group, id, topic), nil
 }
 
-func (s *Subscriber) end(instance string) {
+func (s *Subscriber) end(topic, instance string) {
 	instances.release(s.config.Kafka.ConsumerGroup, instance)
+	s.mu.Lock()
+	if s.topics[topic]--; s.topics[topic] == 0 {
+		delete(s.topics, topic)
+	}
+	s.mu.Unlock()
 	s.done.Done()
 }
 
 // Close ends all subscriptions: it hands out nothing more, lets handlers in flight
 // finish within DrainTimeout, commits, leaves the group and closes the channels. It
 // returns when all of that is done, DrainTimeout + 5 s later at most, also if
-// Kafka is gone. It may be called more than once, and waits each time.
+// Kafka is gone, or code of the application that was called does not return. That is
+// then left behind: an error line names it, and it changes nothing any more. Close
+// returns an error where a subscription could not end for it. It may be called
+// more than once, and waits each time.
 func (s *Subscriber) Close() error {
 	s.mu.Lock()
-	s.close()
+	if s.ended == nil {
+		s.ended = make(chan struct{})
+		s.bound = time.Now().Add(s.config.DrainTimeout + consumer.CloseGrace)
+		s.close()
+		go func() {
+			defer close(s.ended)
+			s.done.Wait()
+		}()
+	}
 	s.mu.Unlock()
-	s.done.Wait()
+	if wait.For(time.Until(s.bound), s.ended) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.topics) == 0 {
+			return nil // a later call, or just now
+		}
+		return fmt.Errorf("ackpolicy: not closed after %v: subscriptions of %v have not ended: a call of the application's code does not return",
+			s.config.DrainTimeout+consumer.CloseGrace, slices.Sorted(maps.Keys(s.topics)))
+	}
 	return nil
 }
 

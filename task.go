@@ -16,6 +16,22 @@ import (
 // the message, wait for the Router, carry out the plan.
 type task Delivery
 
+// stage is where a Run is, so that a drain knows what it may leave behind.
+type stage uint8
+
+const (
+	nowhere stage = iota // or decoding by code of our own
+	decoding
+	offering // or with the application
+	refused  // what is to become of it is being decided
+	settling // the Router's signal is being carried out
+)
+
+// calls names the application code that Run waits for at each stage.
+var calls = [...]string{
+	decoding: "Kafka.Unmarshaler or a Consumer.Interceptor", refused: "Hooks.Undecodable, Hooks.Settled or Backoff", settling: "Hooks.Settled or Backoff",
+}
+
 func (s *subscription) newTask() consumer.Task {
 	d := &Delivery{sub: s}
 	d.ctx.d = d
@@ -28,19 +44,29 @@ func (t *task) Delivery() *consumer.Delivery { return &t.kafka }
 // Run implements consumer.Task.
 func (t *task) Run(stop <-chan struct{}, copies *consumer.Copies) (v partition.Verdict, sent bool) {
 	d := (*Delivery)(t)
+	if !d.sub.defaultMarshaler || len(d.sub.interceptors.all) > 0 {
+		d.at(decoding)
+	}
 	msg, err := d.sub.decode(d.kafka.Record(), copies)
-	if err != nil {
-		return d.sub.undecodable(d, err), true
-	}
-	if d.sub.undecoded.some.Load() {
-		d.sub.decoded(d)
-	}
 	d.mu.Lock()
 	d.msg = msg
 	canceled := d.canceled
+	switch {
+	case canceled: // the output may be closed by now
+		d.stage = nowhere
+	case err != nil:
+		d.stage = refused
+	default:
+		d.stage = offering
+	}
 	d.mu.Unlock()
-	if canceled {
+	switch {
+	case canceled:
 		return partition.Verdict{}, true
+	case err != nil:
+		return d.sub.undecodable(d, err), true
+	case d.sub.undecoded.some.Load():
+		d.sub.decoded(d)
 	}
 	msg.SetContext(&d.ctx)
 	select { // to whoever waits for a message already: a select of one case is the cheapest
@@ -49,6 +75,7 @@ func (t *task) Run(stop <-chan struct{}, copies *consumer.Copies) (v partition.V
 		select {
 		case d.sub.output <- msg:
 		case <-stop:
+			d.at(nowhere)
 			d.ctx.end()
 			return partition.Verdict{}, false
 		}
@@ -73,8 +100,13 @@ func (t *task) Gone(err error) partition.Verdict {
 // finish answers what the Router's ack or nack means.
 func (d *Delivery) finish(acked bool) partition.Verdict {
 	d.mu.Lock()
+	d.stage = settling
+	if d.canceled {
+		d.mu.Unlock()
+		return partition.Verdict{} // nothing settles any more
+	}
 	p := plan{onAck: doAck, onNack: doNack} // Watermill's own contract
-	early := d.running > 0 && !d.canceled
+	early := d.running > 0
 	if early {
 		// Acked or nacked by hand inside the handler, or by InstantAck: that
 		// settles, but the delivery is not finished before the handler returned.
@@ -130,6 +162,19 @@ func (t *task) Cancel() {
 	if msg != nil {
 		msg.Nack() // wakes Run; settles nothing, the partition is closed
 	}
+}
+
+func (d *Delivery) at(s stage) {
+	d.mu.Lock()
+	d.stage = s
+	d.mu.Unlock()
+}
+
+// UnderWay implements consumer.Task.
+func (t *task) UnderWay() (call string, offers bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return calls[t.stage], t.stage == offering
 }
 
 // decode makes a message of a record, for each delivery from the record as it came and

@@ -62,6 +62,7 @@ type Claim struct {
 	slots    sync.WaitGroup
 
 	letters letters
+	calls   calls
 
 	paused  bool
 	resting atomic.Bool // paused, for the watchdog
@@ -129,12 +130,14 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		})
 		c.source.Open()
 	}
-	s.enter(c)
 	return c
 }
 
 // run drains messages until they end or done closes.
 func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-chan struct{}) {
+	if !c.enter(c) {
+		return
+	}
 	c.pause(false) // the pause state of an earlier assignment survives in sarama
 	opening, cancel := context.WithCancel(c.ctx)
 	opened := c.open(opening)

@@ -71,6 +71,9 @@ type Task interface {
 	Finished()
 	// Cancel makes a Run under way return: the delivery is no longer ours.
 	Cancel()
+	// UnderWay reports, after Cancel, which code of the application Run has called and
+	// waits for, and whether Run may still hand the message to the application.
+	UnderWay() (call string, offering bool)
 }
 
 // Events tell what happens; each may be nil. They are called without a lock held.
@@ -89,9 +92,13 @@ type Released struct {
 	Cause     error // ErrRevoked or ErrClosing
 	Committed int64 // the watermark
 	Err       error // the watermark could not be committed
-	TimedOut  bool  // handlers did not finish within the drain timeout
+	TimedOut  bool  // something was left when the drain timeout was over
+	Running   int   // handlers that had not finished, also of settled records
 	Left      partition.Left
 }
+
+// What says what was left.
+func (r Released) What() string { return describe(r.Left) }
 
 // shared is what the claims of a subscription have in common.
 type shared struct {
@@ -106,6 +113,7 @@ type shared struct {
 	claimsMu sync.Mutex
 	claims   map[*Claim]struct{}
 	left     chan struct{}   // closed, and made anew, as a claim leaves
+	over     bool            // no claim enters any more
 	stalls   map[int32]int64 // where a partition's watchdog had us reconnect
 
 	health *health
@@ -202,10 +210,22 @@ func (s *shared) nobodyReads() bool {
 	return running <= offered
 }
 
-func (s *shared) enter(c *Claim) {
+func (s *shared) enter(c *Claim) bool {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
+	if s.over {
+		return false
+	}
 	s.claims[c] = struct{}{}
+	return true
+}
+
+// shut reports whether no claim is left. Then none enters any more.
+func (s *shared) shut() bool {
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	s.over = s.over || len(s.claims) == 0
+	return s.over
 }
 
 func (s *shared) exit(c *Claim) {

@@ -2,18 +2,26 @@ package consumer
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// commitGrace is what the last commit and the group's leave may take after the handlers.
-const commitGrace = 5 * time.Second
+// CloseGrace is what the last commit and the group's leave may take after the handlers.
+const CloseGrace = 5 * time.Second
+
+// drainGrace is the part of it that is a drain's.
+const drainGrace = CloseGrace - 2*time.Second
 
 // readerPatience is how long a drain offers messages to an application that has
 // none in work: it may have stopped to read. So long it lets handlers wait, too,
 // for the commit of a record that the application does not begin to handle.
+// A drain that goes on for longer says what it waits for.
 const readerPatience = time.Second
 
 // drain ends the assignment: nothing more is handed out, handlers in flight
@@ -23,52 +31,12 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	// What the handlers leave of their budget is the last commit's: amid a rebalance
 	// the group takes no commit before all its members, also one that is gone, have
 	// joined again or were given up.
-	deadline := time.Now().Add(budget + commitGrace - 2*time.Second)
-	discarded := make(chan struct{})
-	go func() {
-		defer close(discarded)
-		for range messages { //nolint:revive // nothing is to be done with them
-		}
-	}()
-	// A nacked record with settled ones behind it is waited for, if that leaves its handler half of the time.
-	drained, w := c.part.Stop(Now() + int64(budget/2))
-	close(c.draining)
-	c.do(w)
-	timedOut := c.awaitDrained(drained, cause, budget)
-	if timedOut && c.source != nil {
-		c.source.EndConfirms(0, cause)
-	}
-	c.ended = cause
-	left, running := c.part.Close()
-	if !c.quitted {
-		close(c.quit)
-	}
-	close(c.spent)
-	c.part.Forget()
-	c.cancel(cause)
-	for _, d := range running {
-		d.Owner.(Task).Cancel()
-	}
-	released := Released{Cause: cause, TimedOut: timedOut, Left: left, Committed: c.part.Mark().Offset}
-	if c.source != nil {
-		ctx, cancel := context.WithDeadline(context.Background(), deadline)
-		released.Err = c.source.Flush(ctx)
-		cancel()
-		if mark := c.part.Mark(); c.source.Limit(&mark) {
-			// Acked by ConfirmFirst, and never sent: their handlers did not run.
-			released.Left.Running += int(c.part.Mark().Seq - mark.Seq)
-			released.Left.First, released.Committed = mark.Offset, mark.Offset
-		}
-		c.source.Close(cause)
-	}
-	if released.Err != nil {
-		c.health.failed(unconfirmed, c.partition, failure{err: released.Err, fields: watermill.LogFields{
-			"cause": cause.Error(), "kafka_partition_offset": released.Committed,
-		}})
-	}
-	c.slots.Wait()
-	c.letters.close()
-	c.reader = nil // and what it has read ahead: a delivery that the application keeps keeps the claim
+	deadline := time.Now().Add(budget + drainGrace)
+	discarded := discard(messages)
+	released := Released{Cause: cause, TimedOut: c.finish(cause, budget)}
+	running := c.end(&released)
+	c.store(&released, deadline)
+	c.leaveCalls(running, deadline)
 	c.exit(c)
 	c.logger.Debug("Partition released", watermill.LogFields{"cause": cause.Error(), "committed": released.Committed})
 	if c.cfg.Events.Released != nil {
@@ -78,7 +46,91 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	<-discarded // closes with the session, or the claim
 }
 
-// awaitDrained answers whether the budget was up before.
+func discard(messages <-chan *sarama.ConsumerMessage) (discarded <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range messages { //nolint:revive // nothing is to be done with them
+		}
+	}()
+	return done
+}
+
+// finish hands nothing more out, and lets what was handed out come to its end. It
+// reports whether the budget was up before.
+func (c *Claim) finish(cause error, budget time.Duration) (timedOut bool) {
+	// A nacked record with settled ones behind it is waited for, if that leaves its handler half of the time.
+	drained, w := c.part.Stop(Now() + int64(budget/2))
+	close(c.draining)
+	c.do(w)
+	timedOut = c.awaitDrained(drained, cause, budget)
+	if timedOut && c.source != nil {
+		c.source.EndConfirms(0, cause)
+	}
+	return timedOut
+}
+
+// end closes the partition: nothing settles any more, and the contexts end. It
+// returns the deliveries whose slots still have them.
+func (c *Claim) end(r *Released) (running []*partition.Delivery[*sarama.ConsumerMessage]) {
+	c.ended = r.Cause
+	r.Left, running = c.part.Close()
+	r.Running = len(running)
+	if !c.quitted {
+		close(c.quit)
+	}
+	close(c.spent)
+	c.part.Forget()
+	c.cancel(r.Cause)
+	for _, d := range running {
+		d.Owner.(Task).Cancel()
+	}
+	return running
+}
+
+// store commits what is settled.
+func (c *Claim) store(r *Released, deadline time.Time) {
+	r.Committed = c.part.Mark().Offset
+	if c.source == nil {
+		return
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	r.Err = c.source.Flush(ctx)
+	if mark := c.part.Mark(); c.source.Limit(&mark) {
+		// Acked by ConfirmFirst, and never sent: their handlers did not run.
+		r.Left.Running += int(c.part.Mark().Seq - mark.Seq)
+		r.Left.First, r.Committed = mark.Offset, mark.Offset
+	}
+	c.source.Close(r.Cause)
+	if r.Err != nil {
+		c.health.failed(unconfirmed, c.partition, failure{err: r.Err, fields: watermill.LogFields{
+			"cause": r.Cause.Error(), "kafka_partition_offset": r.Committed,
+		}})
+	}
+}
+
+// describe says what a drain waits for, or has left.
+func describe(l partition.Left) string {
+	var parts []string
+	for _, kind := range []struct {
+		n    int
+		what string
+	}{
+		{l.Running, "neither acked nor nacked yet"},
+		{l.Pending, "pending: their handlers returned without settling them"},
+		{l.Nacked, "nacked, waiting for their next delivery"},
+		{l.Letters, "rejected, their dead letters not stored"},
+		{l.Unread, "not taken by the application, which took later ones"},
+	} {
+		if kind.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", kind.n, kind.what))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// awaitDrained reports whether the budget was up before.
 func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.Duration) (timedOut bool) {
 	timer := time.NewTimer(budget)
 	defer timer.Stop()
@@ -87,6 +139,8 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 	redelivery := time.NewTimer(time.Hour)
 	defer redelivery.Stop()
 	c.arm(redelivery)
+	told := time.NewTimer(readerPatience)
+	defer told.Stop()
 	retries := time.NewTimer(budget / 2) // with thousands of nacked records, too, something is left for the last of them
 	defer retries.Stop()
 	var idle time.Time // since when nobody reads
@@ -104,6 +158,8 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 			c.arm(redelivery)
 		case <-retries.C:
 			c.part.LeaveNacked()
+		case <-told.C:
+			c.tellWaiting(budget)
 		case <-look.C:
 			if !c.nobodyReads() {
 				idle = time.Time{}
@@ -123,6 +179,16 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 				c.endWaits(0, cause)
 			}
 		}
+	}
+}
+
+// tellWaiting says what keeps a drain.
+func (c *Claim) tellWaiting(budget time.Duration) {
+	left := c.part.Left()
+	if what := describe(left); what != "" {
+		c.logger.Info("Partition draining, it waits for records: "+what, watermill.LogFields{
+			"kafka_partition_offset": left.First, "drain_timeout": budget.String(),
+		})
 	}
 }
 

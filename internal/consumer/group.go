@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -37,7 +38,8 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	})
 	defer errs.Wait()
 
-	h := &groupHandler{s: s, clients: c, group: group, reconnect: reconnect}
+	interrupter := s.interrupt(ctx)
+	h := &groupHandler{s: s, clients: c, group: group, reconnect: reconnect, session: &interrupter.session}
 	var handler sarama.ConsumerGroupHandler = h
 	if s.cfg.Tracer != nil {
 		handler = s.cfg.Tracer.WrapConsumerGroupHandler(handler)
@@ -59,6 +61,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 			wait.For(wait.Backoff(short-2, 100*time.Millisecond, 5*time.Second), ctx.Done())
 		}
 	}
+	interrupter.stop()
 	cause := context.Cause(ctx)
 	if cause != nil && !errors.Is(cause, context.Canceled) {
 		err = errors.Join(err, cause)
@@ -100,6 +103,7 @@ type groupHandler struct {
 	endSession context.CancelCauseFunc // the next session joins the group again
 	joined     func()                  // the session has begun
 
+	session *atomic.Bool // one goes on
 	foreign sync.Once
 	member  string // the member's id; of the last session
 }
@@ -108,6 +112,7 @@ type groupHandler struct {
 // cooperative ones the whole membership.
 func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.s.health.session(true)
+	h.session.Store(true)
 	cfg := h.s.cfg
 	h.member = session.MemberID()
 	h.assigned(session)
@@ -148,6 +153,7 @@ func (h *groupHandler) Cleanup(session sarama.ConsumerGroupSession) error {
 		h.reconnect(cause)
 	}
 	h.committer.Close()
+	h.session.Store(false)
 	return nil
 }
 

@@ -22,6 +22,8 @@ func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s.health.session(true)
+	interrupter := s.interrupt(ctx)
+	interrupter.session.Store(true)
 	var claims sync.WaitGroup
 	for _, p := range partitions {
 		claims.Go(func() {
@@ -34,6 +36,7 @@ func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []
 	}
 	claims.Wait()
 	err = consumer.Close()
+	interrupter.stop()
 	if ctx.Err() != nil && s.closingNow() {
 		return err
 	}

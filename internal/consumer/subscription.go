@@ -23,6 +23,7 @@ type Subscription struct {
 	cooperative bool
 
 	done chan struct{}
+	end  func() // closes done
 
 	mu        sync.Mutex
 	positions map[int32]int64 // without a group: where each partition goes on
@@ -37,6 +38,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 		done:      make(chan struct{}),
 		positions: map[int32]int64{},
 	}
+	s.end = sync.OnceFunc(func() { close(s.done) })
 	if cfg.MaxInFlightTotal > 0 {
 		s.limit = partition.NewLimit(cfg.MaxInFlightTotal)
 	}
@@ -56,7 +58,8 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	return s, nil
 }
 
-// Done is closed once nothing of the subscription runs any more.
+// Done is closed once nothing of the subscription runs any more; or, should
+// application code not let it end in time, once it hands nothing out any more.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 
 // open connects; the end of ctx interrupts it, and cuts the subscription off for good.
@@ -82,7 +85,7 @@ func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {
 }
 
 func (s *Subscription) run(outer, closing context.Context, c *clients, partitions []int32) {
-	defer close(s.done)
+	defer s.end()
 	go s.health.run()
 	defer s.health.close()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -103,20 +106,20 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 		// follows a rebalance cannot commit any more.
 		// An eager member's generation holds through its drain.
 		if s.cooperative && s.cfg.Group != "" {
-			s.awaitClaims(s.cfg.DrainTimeout + commitGrace - 2*time.Second)
+			awaitClaims(s.shared, time.After(s.cfg.DrainTimeout+drainGrace))
 		}
 		cancel()
 		// With the broker gone, requests under way answer only at their timeouts.
 		// What they do then takes up to a second more.
-		timer := time.NewTimer(time.Until(began.Add(s.cfg.DrainTimeout + commitGrace - time.Second)))
-		defer timer.Stop()
-		select {
-		case <-timer.C:
+		bound := began.Add(s.cfg.DrainTimeout + CloseGrace)
+		if wait.For(time.Until(bound.Add(-time.Second)), finished) {
 			s.cfg.Logger.Error("Kafka did not answer in time while closing: connections cut",
-				errors.New("close timed out"), watermill.LogFields{"timeout": s.cfg.DrainTimeout + commitGrace})
-		case <-finished:
+				errors.New("close timed out"), watermill.LogFields{"timeout": (s.cfg.DrainTimeout + CloseGrace).String()})
 		}
 		s.dialer.Cut()
+		if wait.For(time.Until(bound.Add(-100*time.Millisecond)), finished) {
+			s.abandon()
+		}
 	})
 	for sleep := s.cfg.ReconnectSleep; ; {
 		if c != nil {
@@ -149,10 +152,20 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 	}
 }
 
-// awaitClaims returns once no claim is left, or the time is up.
-func (s *Subscription) awaitClaims(limit time.Duration) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
+// abandon ends the subscription for the application, though something of it runs:
+// code of the application's that sarama or we have called and that does not return.
+func (s *Subscription) abandon() {
+	const text = "Subscription closed, though not all of it has ended: what still runs is left behind, and ends when the call returns"
+	if !s.shut() {
+		s.cfg.Logger.Error(text+". Its channel stays open until then", errors.New("code of the application does not return to a partition's claim"), nil)
+		return
+	}
+	s.cfg.Logger.Error(text, errors.New("a call of the application's code, such as a hook, a Tracer or a balance strategy, does not return"), nil)
+	s.end()
+}
+
+// awaitClaims returns once no claim is left, or at done.
+func awaitClaims[T any](s *shared, done <-chan T) {
 	for {
 		s.claimsMu.Lock()
 		n, left := len(s.claims), s.left
@@ -162,7 +175,7 @@ func (s *Subscription) awaitClaims(limit time.Duration) {
 		}
 		select {
 		case <-left:
-		case <-timer.C:
+		case <-done:
 			return
 		}
 	}

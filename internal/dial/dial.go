@@ -4,7 +4,9 @@ package dial
 
 import (
 	"context"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,11 +31,25 @@ type Dialer struct {
 }
 
 // dialPatience is how long Cut waits for a way to connect that cannot be interrupted.
-const dialPatience = time.Second
+const dialPatience = time.Second / 2
 
 type conn struct {
 	net.Conn
-	d *Dialer
+	d       *Dialer
+	waiting atomic.Bool // something was sent since the last bytes came
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	c.waiting.Store(true)
+	return c.Conn.Write(b)
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.waiting.Store(false)
+	}
+	return n, err
 }
 
 // New puts a dialer before the first configuration's own way to connect, for all of them.
@@ -101,6 +117,22 @@ func (c *conn) Close() error {
 	return err
 }
 
+// Break ends the connections on which a request waits for its answer. The others
+// go on, and new ones can be made: to leave the group takes one.
+func (d *Dialer) Break() {
+	for _, c := range d.conns() {
+		if c.waiting.Load() {
+			_ = c.Conn.Close()
+		}
+	}
+}
+
+func (d *Dialer) conns() []*conn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Keys(d.all))
+}
+
 // Cut ends every connection, makes no more, and waits for those being made.
 func (d *Dialer) Cut() {
 	d.mu.Lock()
@@ -110,12 +142,8 @@ func (d *Dialer) Cut() {
 			close(d.quiet)
 		}
 	}
-	all := make([]*conn, 0, len(d.all))
-	for c := range d.all {
-		all = append(all, c)
-	}
 	d.mu.Unlock()
-	for _, c := range all {
+	for _, c := range d.conns() {
 		_ = c.Conn.Close()
 	}
 	timer := time.NewTimer(dialPatience)

@@ -210,22 +210,19 @@ type Left struct {
 	Pending int   // handlers returned without settling
 	Nacked  int   // waiting for the next delivery
 	Letters int   // rejected, the dead letter not stored
+	Unread  int   // below a settled one, and taken by nobody
 }
 
-// Close ends the assignment: nothing settles from now on. It stops the
-// partition if that was not done, and answers what was delivered and not
-// settled, and the deliveries whose handlers still run.
-func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
+// Left counts what is not settled now, of what was delivered or has to be before
+// a stopped partition is drained.
+func (p *Partition[R]) Left() Left {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.left()
+}
+
+func (p *Partition[R]) left() Left {
 	left := Left{First: -1}
-	if p.closed {
-		return left, nil
-	}
-	p.stopped, p.closed = true, true
-	if p.drained == nil {
-		p.drained = make(chan struct{})
-	}
 	for seq := p.head; seq != p.taken && seq < p.tail; seq++ {
 		e := p.at(seq)
 		switch e.state {
@@ -237,6 +234,11 @@ func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
 			left.Nacked++
 		case rejecting:
 			left.Letters++
+		case queued:
+			if seq < p.high {
+				left.Unread++
+			}
+			continue
 		default:
 			continue
 		}
@@ -244,6 +246,23 @@ func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
 			left.First = e.offset
 		}
 	}
+	return left
+}
+
+// Close ends the assignment: nothing settles from now on. It stops the
+// partition if that was not done, and answers what was delivered and not
+// settled, and the deliveries whose handlers still run.
+func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return Left{First: -1}, nil
+	}
+	p.stopped, p.closed = true, true
+	if p.drained == nil {
+		p.drained = make(chan struct{})
+	}
+	left := p.left()
 	if p.cfg.Bytes != nil {
 		for seq := p.head; seq != p.tail; seq++ {
 			if e := p.at(seq); e.state != settled && !e.evicted {

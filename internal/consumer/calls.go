@@ -1,0 +1,95 @@
+package consumer
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// callPatience is how long the calls of application code that are under way when an
+// assignment has ended may take to return.
+const callPatience = 500 * time.Millisecond
+
+// calls are those that slots do not make: a slot's own task knows what it calls.
+type calls struct {
+	mu   sync.Mutex
+	open map[*Delivery]string
+}
+
+// Calls tells that application code is called for the delivery until done. Should
+// it outlive the assignment, it is named and left behind.
+func (d *Delivery) Calls(name string) (done func()) {
+	c := &d.claim.calls
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open == nil {
+		c.open = map[*Delivery]string{}
+	}
+	c.open[d] = name
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.open, d)
+	}
+}
+
+// leaveCalls waits for what the claim has started: slots and letters. Application
+// code that does not return is left behind. Its goroutine ends when it does, and
+// changes nothing any more.
+func (c *Claim) leaveCalls(running []*partition.Delivery[*sarama.ConsumerMessage], deadline time.Time) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.slots.Wait()
+		c.letters.close()
+		c.reader = nil // and what it has read ahead: a delivery that the application keeps keeps the claim
+	}()
+	for patience := callPatience; ; patience = callPatience / 10 {
+		timer := time.NewTimer(patience)
+		select {
+		case <-ended:
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+		offering, named := c.underWay(running)
+		if !offering && (len(named) > 0 || time.Now().After(deadline)) {
+			c.tellLeft(named)
+			return
+		}
+	}
+}
+
+// underWay reports which application code is being called for which offsets, and
+// whether a slot has yet to see that its message is not wanted any more: the output must stay open for it.
+func (c *Claim) underWay(running []*partition.Delivery[*sarama.ConsumerMessage]) (offering bool, named map[int64]string) {
+	named = map[int64]string{}
+	for _, d := range running {
+		call, offers := d.Owner.(Task).UnderWay()
+		offering = offering || offers
+		if call != "" {
+			named[d.Offset()] = call
+		}
+	}
+	c.calls.mu.Lock()
+	defer c.calls.mu.Unlock()
+	for d, call := range c.calls.open {
+		named[d.Offset()] = call
+	}
+	return offering, named
+}
+
+func (c *Claim) tellLeft(named map[int64]string) {
+	if len(named) == 0 {
+		c.logger.Error("Partition released, though not all that serves it has ended", errors.New("a request got no answer in time"), nil)
+	}
+	for offset, call := range named {
+		c.logger.Error("Partition released, though a call of the application's code has not returned: it is left behind, and its outcome no longer counts",
+			errors.New(call+" does not return"), watermill.LogFields{"kafka_partition_offset": offset, "call": call})
+	}
+}

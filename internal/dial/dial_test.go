@@ -1,0 +1,63 @@
+package dial
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+)
+
+// Break ends a connection on which an answer is awaited, and no other.
+func TestBreak(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	d := New(sarama.NewConfig())
+	defer d.Cut()
+	connect := func() (client, server net.Conn) {
+		client, err := d.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if server, err = l.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = client.Close(), server.Close() })
+		return client, server
+	}
+	b := make([]byte, 1)
+	asks, _ := connect()
+	answered, answers := connect()
+	for _, c := range []net.Conn{asks, answered} {
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := answers.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := answered.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := asks.Read(b)
+		ended <- err
+	}()
+	d.Break()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("read something")
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("still waits")
+	}
+	if _, err := answered.Write(b); err != nil {
+		t.Error("the other was ended, too:", err)
+	}
+	connect() // and new ones can be made
+}
