@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -23,8 +24,9 @@ import (
 type Subscriber struct {
 	config   SubscriberConfig
 	logger   watermill.LoggerAdapter
-	upstream *kafka.Subscriber // creates topics and tells their ends
-	look     time.Duration     // of the watchdog; 0 but in tests
+	upstream *kafka.Subscriber        // creates topics and tells their ends
+	look     time.Duration            // of the watchdog; 0 but in tests
+	stateful []sarama.BalanceStrategy // of the application, for one member each
 
 	closing context.Context // ends with Close
 	close   context.CancelFunc
@@ -69,6 +71,9 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 		logger:   logger.With(watermill.LogFields{"subscriber_uuid": watermill.NewShortUUID()}),
 		upstream: upstream,
 		topics:   map[string]int{},
+	}
+	if config.Kafka.ConsumerGroup != "" {
+		s.stateful = statefulStrategies(config.Kafka.OverwriteSaramaConfig)
 	}
 	s.closing, s.close = context.WithCancel(context.Background())
 	return s, nil
@@ -141,6 +146,9 @@ func (s *Subscriber) begin(topic string) (instance string, err error) {
 	if s.closing.Err() != nil {
 		return "", errors.New("ackpolicy: subscriber closed")
 	}
+	if err := strategiesInUse.take(s.stateful); err != nil {
+		return "", err
+	}
 	s.done.Add(1)
 	s.topics[topic]++
 	group, id := s.config.Kafka.ConsumerGroup, s.config.Kafka.OverwriteSaramaConfig.Consumer.Group.InstanceId
@@ -151,6 +159,7 @@ func (s *Subscriber) begin(topic string) (instance string, err error) {
 }
 
 func (s *Subscriber) end(topic, instance string) {
+	strategiesInUse.release(s.stateful)
 	instances.release(s.config.Kafka.ConsumerGroup, instance)
 	s.mu.Lock()
 	if s.topics[topic]--; s.topics[topic] == 0 {

@@ -3,11 +3,13 @@ package ackpolicy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
@@ -66,6 +68,9 @@ type SubscriberConfig struct {
 	// configuration, which is copied and never changed, every ack is committed at
 	// once rather than at CommitInterval. Its Consumer.Interceptors are called for each
 	// delivery of a record, with a copy of it, from the goroutines that deliver.
+	// Each subscription has its own instance of sarama's balance
+	// strategies. A strategy of the application's own type is called for one subscription of the process at a
+	// time; one with an OnAssignment, which remembers its member, serves one subscription only: Subscribe returns an error for a second.
 	Kafka kafka.SubscriberConfig
 	// Ordering: OrderByPartition by default.
 	Ordering Ordering
@@ -245,20 +250,10 @@ func copySarama(user *sarama.Config) *sarama.Config {
 		rebalance.Retry.Max *= int(b / pause)
 		rebalance.Retry.Backoff = pause
 	}
-	rebalance.Strategy = freshStrategy(rebalance.Strategy)
-	rebalance.GroupStrategies = append([]sarama.BalanceStrategy(nil), rebalance.GroupStrategies...)
+	rebalance.Strategy = consumer.OwnStrategy(rebalance.Strategy)
+	rebalance.GroupStrategies = slices.Clone(rebalance.GroupStrategies)
 	for i, s := range rebalance.GroupStrategies {
-		rebalance.GroupStrategies[i] = freshStrategy(s)
+		rebalance.GroupStrategies[i] = consumer.OwnStrategy(s)
 	}
 	return &c
-}
-
-// freshStrategy gives each member its own cooperative-sticky strategy: it
-// remembers the generation of the member it belongs to.
-func freshStrategy(s sarama.BalanceStrategy) sarama.BalanceStrategy {
-	fresh := sarama.NewBalanceStrategyCooperativeSticky()
-	if s != nil && fmt.Sprintf("%T", s) == fmt.Sprintf("%T", fresh) {
-		return fresh
-	}
-	return s
 }

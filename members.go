@@ -4,7 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"reflect"
 	"sync"
+
+	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 )
 
 // maxInstanceID is the longest static member id that Kafka takes.
@@ -55,4 +60,49 @@ func instanceID(id, topic string, n int) string {
 		name = name[:maxInstanceID-len(hash)-1] + "-" + hash
 	}
 	return name
+}
+
+// strategiesInUse holds the applications' balance strategies that remember their member.
+var strategiesInUse = strategyRegistry{used: map[sarama.BalanceStrategy]struct{}{}}
+
+type strategyRegistry struct {
+	mu   sync.Mutex
+	used map[sarama.BalanceStrategy]struct{}
+}
+
+// statefulStrategies returns the strategies of a configuration that serve one member only.
+func statefulStrategies(cfg *sarama.Config) (stateful []sarama.BalanceStrategy) {
+	strategies := cfg.Consumer.Group.Rebalance.GroupStrategies
+	if s := cfg.Consumer.Group.Rebalance.Strategy; s != nil {
+		strategies = []sarama.BalanceStrategy{s}
+	}
+	for _, s := range strategies {
+		if reflect.TypeOf(s).Comparable() && consumer.KeepsState(s) {
+			stateful = append(stateful, s)
+		}
+	}
+	return stateful
+}
+
+func (r *strategyRegistry) take(strategies []sarama.BalanceStrategy) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range strategies {
+		if _, ok := r.used[s]; ok {
+			return fmt.Errorf("ackpolicy: Consumer.Group.Rebalance: another subscription of this process uses the same balance strategy %T, "+
+				"whose OnAssignment remembers one member's assignment: give each subscription a Subscriber whose configuration has one of its own", s)
+		}
+	}
+	for _, s := range strategies {
+		r.used[s] = struct{}{}
+	}
+	return nil
+}
+
+func (r *strategyRegistry) release(strategies []sarama.BalanceStrategy) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range strategies {
+		delete(r.used, s)
+	}
 }
