@@ -8,9 +8,9 @@
 package commit
 
 import (
-	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -19,7 +19,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// Session is the membership a commit is sent under. Both answers change during
+// Session is the membership a commit is sent under. Both values change during
 // a session where rebalances are cooperative.
 type Session interface {
 	MemberID() string
@@ -37,12 +37,23 @@ type Config struct {
 	// Cooperative: the session outlives its generation, so an illegal one is
 	// not the end.
 	Cooperative bool
+	// Abort closes the client's connections; it may open new ones. It ends a request
+	// whose answer nobody can wait for any longer. nil: nothing does.
+	Abort func()
 
-	// Committed, Failed and Fenced tell of each partition in a commit's answer.
-	// They are called without any lock held.
+	// Tried is called for each partition after each request, with nil where it is stored,
+	// and Fenced after the request that shows that the group has gone on without this member.
+	// Both are called in the committer's own goroutine: they must be quick.
+	Tried  func(topic string, partition int32, offset int64, err error)
+	Fenced func(topic string, partition int32, offset int64, err error)
+	// PutBack is called when the stored offset was found to be one that a commit
+	// without an answer brought, which was processed after a later one. It is repaired.
+	PutBack func(topic string, partition int32, found, wanted int64)
+	// Committed and Failed are called for each partition in the order of events, in a
+	// goroutine of their own: they may block, and hold up only each other. attempt is 1
+	// after a commit that succeeded, and 0 for the last one of a member that is fenced.
 	Committed func(topic string, partition int32, offset int64)
 	Failed    func(topic string, partition int32, offset int64, err error, attempt int)
-	Fenced    func(topic string, partition int32, offset int64, err error)
 }
 
 // linger is how long a commit that somebody waits for gathers others that are
@@ -53,9 +64,13 @@ const linger = time.Millisecond
 type Committer struct {
 	cfg     Config
 	session Session
+	teller  *teller
+	settle  time.Duration // settleAfter, but in tests
 
 	mu      sync.Mutex
 	sources map[*Source]struct{}
+
+	request overdue
 
 	urge chan struct{}
 	stop chan struct{}
@@ -64,8 +79,11 @@ type Committer struct {
 
 // New starts a committer.
 func New(cfg Config, session Session) *Committer {
+	if cfg.Abort == nil {
+		cfg.Abort = func() {}
+	}
 	c := &Committer{
-		cfg: cfg, session: session,
+		cfg: cfg, session: session, teller: newTeller(), settle: settleAfter,
 		sources: map[*Source]struct{}{},
 		urge:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
@@ -75,11 +93,25 @@ func New(cfg Config, session Session) *Committer {
 	return c
 }
 
+// closePatience is how long a request that is under way at Close may still take, and
+// how long a drain waits for a hook that does not return.
+const closePatience = 500 * time.Millisecond
+
 // Close ends the committer and waits for it. What is to be stored must have been
-// flushed before. A request under way is waited for: close the client to cut it short.
+// flushed before: a request under way that is not answered soon is cut off. A hook
+// that blocks is left alone after a while; its goroutine ends with it.
 func (c *Committer) Close() {
 	close(c.stop)
-	<-c.done
+	for timer := time.NewTicker(closePatience); ; {
+		select {
+		case <-c.done:
+			timer.Stop()
+			c.teller.close(closePatience)
+			return
+		case <-timer.C:
+			c.cfg.Abort()
+		}
+	}
 }
 
 // Urge commits now rather than at the next interval.
@@ -94,21 +126,17 @@ func (c *Committer) run() {
 	defer close(c.done)
 	ticker := time.NewTicker(c.cfg.Interval)
 	defer ticker.Stop()
-	rebalancing := false
-	for attempt := 0; ; {
-		if attempt > 0 {
-			if !wait.For(pause(attempt, rebalancing), c.stop) {
+	next := time.NewTimer(time.Hour)
+	defer next.Stop()
+	for {
+		select {
+		case <-c.stop:
+			return
+		case <-ticker.C:
+		case <-next.C:
+		case <-c.urge:
+			if c.worthLingering() && !wait.For(linger, c.stop) {
 				return
-			}
-		} else {
-			select {
-			case <-c.stop:
-				return
-			case <-ticker.C:
-			case <-c.urge:
-				if c.worthLingering() && !wait.For(linger, c.stop) {
-					return
-				}
 			}
 		}
 		// A call for a commit that comes from here on is served by the next one.
@@ -116,16 +144,17 @@ func (c *Committer) run() {
 		case <-c.urge:
 		default:
 		}
-		var again bool
-		if again, rebalancing = c.commit(); again {
-			attempt++
+		c.commit()
+		c.readBack()
+		if at := c.next(); !at.IsZero() {
+			next.Reset(time.Until(at))
 		} else {
-			attempt = 0
+			next.Stop()
 		}
 	}
 }
 
-// worthLingering tells whether more handlers may come to wait for this commit.
+// worthLingering reports whether more handlers may come to wait for this commit.
 func (c *Committer) worthLingering() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -140,19 +169,6 @@ func (c *Committer) worthLingering() bool {
 	return waiting < running
 }
 
-// backoff between attempts: 20 ms, doubling, 1 s at most.
-func backoff(attempt int) time.Duration { return pause(attempt, false) }
-
-// pause is backoff, shorter where the end of a rebalance is what a commit waits for:
-// the time until the next one may be short.
-func pause(attempt int, rebalancing bool) time.Duration {
-	most := time.Second
-	if rebalancing {
-		most = 100 * time.Millisecond
-	}
-	return wait.Backoff(attempt, 20*time.Millisecond, most)
-}
-
 // due is what one request tries to store.
 type due struct {
 	source *Source
@@ -162,8 +178,13 @@ type due struct {
 func (c *Committer) gather() []due {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	now := time.Now()
 	var dues []due
 	for s := range c.sources {
+		if s.retryAt.After(now) {
+			continue
+		}
+		s.retryAt = time.Time{}
 		if mark, ok := s.dirty(); ok {
 			s.flying = mark.Seq
 			dues = append(dues, due{s, mark})
@@ -172,96 +193,66 @@ func (c *Committer) gather() []due {
 	return dues
 }
 
-// commit sends what is due. It answers whether some of it must be sent again soon,
-// and whether a rebalance is why.
-func (c *Committer) commit() (again, rebalancing bool) {
+// next returns when something is to be tried again or read back, zero if nothing is.
+func (c *Committer) next() (at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s := range c.sources {
+		for _, t := range []time.Time{s.retryAt, s.open.settles} {
+			if !t.IsZero() && (at.IsZero() || t.Before(at)) {
+				at = t
+			}
+		}
+	}
+	return at
+}
+
+// commit sends what is due.
+func (c *Committer) commit() {
 	// The membership first: a watermark that is older than a rebalance must not go
 	// out under the generation that came with it, to a partition others own by now.
 	member, generation := c.session.MemberID(), c.session.GenerationID()
 	dues := c.gather()
 	if len(dues) == 0 {
-		return false, false
+		return
 	}
+	defer c.request.begin()()
 	errs, sent, err := c.send(dues, member, generation)
-	refresh := false
+	refresh := err != nil
 	for _, d := range dues {
-		perr := err
+		cfg := &d.source.cfg
+		o := outcome{mark: d.mark, generation: generation, sent: sent, answered: sent && err == nil, err: err}
 		if err == nil {
-			perr = answerFor(errs, d.source.cfg.Topic, d.source.cfg.Partition)
+			o.err = answerFor(errs, cfg.Topic, cfg.Partition)
 		}
-		d.source.landed(d.mark, perr, sent && err != nil)
+		attempt := d.source.landed(o)
 		switch {
-		case perr == nil:
-			c.stored(d)
-		case c.fenced(perr, member, generation):
-			d.source.Close(perr)
-			d.source.cfg.Fenced(perr)
-			c.cfg.Fenced(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, perr)
+		case o.err == nil:
+			cfg.Confirmed(d.mark)
+			c.cfg.Tried(cfg.Topic, cfg.Partition, d.mark.Offset, nil)
+			c.tell(d.source, committed, func() { c.cfg.Committed(cfg.Topic, cfg.Partition, d.mark.Offset) })
+		case c.fenced(o.err, member, generation):
+			d.source.Close(o.err)
+			cfg.Fenced(o.err)
+			c.cfg.Fenced(cfg.Topic, cfg.Partition, d.mark.Offset, o.err)
+			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.mark.Offset, o.err, 0) })
 		default:
-			again = true
-			rebalancing = rebalancing || errors.Is(perr, sarama.ErrIllegalGeneration) || errors.Is(perr, sarama.ErrRebalanceInProgress)
-			refresh = refresh || err != nil || errors.Is(perr, sarama.ErrNotCoordinatorForConsumer) ||
-				errors.Is(perr, sarama.ErrConsumerCoordinatorNotAvailable)
-			d.source.attempts++
-			c.cfg.Failed(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, perr, d.source.attempts)
+			c.cfg.Tried(cfg.Topic, cfg.Partition, d.mark.Offset, o.err)
+			refresh = refresh || moved(o.err)
+			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.mark.Offset, o.err, attempt) })
 		}
 	}
 	if refresh {
 		// Its own failure shows at the next attempt.
 		_ = c.cfg.Client.RefreshCoordinator(c.cfg.Group)
 	}
-	return again, rebalancing
 }
 
-func (c *Committer) stored(d due) {
-	d.source.attempts = 0
-	if d.source.confirm(d.mark) {
-		c.Urge()
-	}
-	d.source.cfg.Confirmed(d.mark)
-	c.cfg.Committed(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset)
+func (c *Committer) tell(s *Source, kind kind, call func()) {
+	c.teller.tell(&s.told, event{kind, call})
 }
 
-// send answers what the broker said of each partition, or why it said nothing,
-// and whether the request was on its way then.
-func (c *Committer) send(dues []due, member string, generation int32) (errs map[string]map[int32]sarama.KError, sent bool, err error) {
-	request := sarama.NewOffsetCommitRequest(c.cfg.Client.Config(), c.cfg.Group)
-	request.ConsumerID = member
-	request.ConsumerGroupGeneration = generation
-	if request.Version >= 7 {
-		request.GroupInstanceId = c.cfg.InstanceID
-	}
-	for _, d := range dues {
-		// No leader epoch: sarama does not tell it with a record.
-		request.AddBlockWithLeaderEpoch(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, -1, 0, "")
-	}
-	coordinator, err := c.cfg.Client.Coordinator(c.cfg.Group)
-	if err != nil {
-		return nil, false, err
-	}
-	response, err := coordinator.CommitOffset(request)
-	if err != nil {
-		// The connection is in an unknown state; the client opens it again.
-		_ = coordinator.Close()
-		return nil, true, err
-	}
-	return response.Errors, true, nil
-}
-
-var errNoAnswer = errors.New("the broker's answer does not name the partition")
-
-func answerFor(errs map[string]map[int32]sarama.KError, topic string, partition int32) error {
-	kerr, ok := errs[topic][partition]
-	if !ok {
-		return errNoAnswer
-	}
-	if kerr == sarama.ErrNoError {
-		return nil
-	}
-	return kerr
-}
-
-// fenced tells whether the group has gone on without this member. An illegal
+// fenced reports whether the group has gone on without this member. An illegal
 // generation is not that if the session has a newer one by now, or is about to
 // get it (cooperative rebalances change it in mid-session).
 func (c *Committer) fenced(err error, member string, generation int32) bool {
@@ -276,45 +267,35 @@ func (c *Committer) fenced(err error, member string, generation int32) bool {
 	return false
 }
 
-// Stored answers the offset that the group has stored for a partition, -1 if
-// none. It tries again what is worth it until ctx ends.
-func Stored(ctx context.Context, client sarama.Client, group, topic string, partition int32) (int64, error) {
-	for attempt := 1; ; attempt++ {
-		offset, err := fetchOffset(client, group, topic, partition)
-		if err == nil {
-			return offset, nil
-		}
-		if attempt > 1 {
-			_ = client.RefreshCoordinator(group)
-		}
-		if !wait.For(backoff(attempt), ctx.Done()) {
-			return 0, errors.Join(err, context.Cause(ctx))
-		}
+// answerPatience is how long a request may take while a partition's last commit
+// waits, which has seconds; one that is tried again gets twice as long.
+const answerPatience = time.Second
+
+// overdue knows since when the present request is without an answer.
+type overdue struct {
+	since atomic.Int64 // nanoseconds since the process began; 0: nothing is under way
+	cuts  atomic.Int32 // since the last one that was not cut off
+}
+
+var processStart = time.Now()
+
+func (o *overdue) begin() (end func()) {
+	cuts := o.cuts.Load()
+	o.since.Store(int64(time.Since(processStart)) | 1)
+	return func() {
+		o.since.Store(0)
+		o.cuts.CompareAndSwap(cuts, 0)
 	}
 }
 
-func fetchOffset(client sarama.Client, group, topic string, partition int32) (int64, error) {
-	coordinator, err := client.Coordinator(group)
-	if err != nil {
-		return 0, err
+// hurry cuts off a request that is overdue. Whoever waits for a last commit calls it now and then.
+func (c *Committer) hurry() {
+	now, since := int64(time.Since(processStart)), c.request.since.Load()
+	if since == 0 || now-since < int64(answerPatience<<min(c.request.cuts.Load(), 4)) {
+		return
 	}
-	request := sarama.NewOffsetFetchRequest(client.Config().Version, group, map[string][]int32{topic: {partition}})
-	response, err := coordinator.FetchOffset(request)
-	if err != nil {
-		_ = coordinator.Close()
-		return 0, err
+	if c.request.since.CompareAndSwap(since, now|1) { // others may wait, too: once
+		c.request.cuts.Add(1)
+		c.cfg.Abort()
 	}
-	if kerr := response.GroupError(); errors.Is(kerr, sarama.ErrGroupIDNotFound) {
-		return -1, nil // a group that never committed
-	} else if kerr != sarama.ErrNoError {
-		return 0, kerr
-	}
-	block := response.GetBlock(topic, partition)
-	if block == nil {
-		return -1, nil
-	}
-	if block.Err != sarama.ErrNoError {
-		return 0, block.Err
-	}
-	return block.Offset, nil
 }

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
@@ -40,8 +41,11 @@ type bed struct {
 	confirmed partition.Mark
 	failed    []error
 	attempts  []int
+	putBack   [][2]int64
 	fenced    error
 	running   atomic.Int32
+	hook      func(offset int64)
+	network   brokertest.Network
 
 	member     atomic.Pointer[string]
 	generation atomic.Int32
@@ -56,18 +60,31 @@ func newBed(t *testing.T, stored, cooperative bool) *bed {
 	b.member.Store(&none)
 	b.generation.Store(-1)
 	b.running.Store(1)
-	if err := brokertest.CreateTopic(b.broker.Addrs(), b.topic, 1); err != nil {
+	if err := brokertest.CreateTopic(b.broker.Addrs(), b.topic, 2); err != nil {
 		t.Fatal(err)
 	}
-	client, err := sarama.NewClient(b.broker.Addrs(), sarama.NewConfig())
+	config := sarama.NewConfig()
+	b.network.Use(config)
+	dialer := dial.New(config)
+	client, err := sarama.NewClient(b.broker.Addrs(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
 	b.client = client
 	b.c = New(Config{
-		Client: client, Group: b.group, Interval: time.Hour, Cooperative: cooperative,
-		Committed: func(string, int32, int64) {},
+		Client: client, Group: b.group, Interval: time.Hour, Cooperative: cooperative, Abort: dialer.Abort,
+		Tried: func(string, int32, int64, error) {},
+		PutBack: func(_ string, _ int32, found, wanted int64) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.putBack = append(b.putBack, [2]int64{found, wanted})
+		},
+		Committed: func(_ string, _ int32, offset int64) {
+			if b.hook != nil {
+				b.hook(offset)
+			}
+		},
 		Failed: func(_ string, _ int32, _ int64, err error, attempt int) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -76,8 +93,14 @@ func newBed(t *testing.T, stored, cooperative bool) *bed {
 		Fenced: func(string, int32, int64, error) {},
 	}, b)
 	t.Cleanup(b.c.Close)
+	b.source(stored, 0)
+	return b
+}
+
+// source gives the bed its partition.
+func (b *bed) source(stored bool, p int32) {
 	b.s = b.c.NewSource(SourceConfig{
-		Topic: b.topic, Stored: stored,
+		Topic: b.topic, Partition: p, Stored: stored,
 		Mark: func() partition.Mark {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -96,8 +119,17 @@ func newBed(t *testing.T, stored, cooperative bool) *bed {
 		},
 	})
 	b.s.Open()
-	return b
 }
+
+// another is a further partition of the same committer.
+func (b *bed) another(t *testing.T, p int32) *bed {
+	o := &bed{broker: b.broker, client: b.client, group: b.group, topic: b.topic, c: b.c}
+	o.running.Store(1)
+	o.source(true, p)
+	return o
+}
+
+func kerrToSarama(err *kerr.Error) error { return sarama.KError(err.Code) }
 
 func (b *bed) move(offset int64, seq uint64) {
 	b.mu.Lock()
@@ -192,6 +224,7 @@ func TestRetries(t *testing.T) {
 					t.Errorf("%d faults", fault.Hits())
 				}
 			}
+			b.s.Told()
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			if !slices.Equal(b.attempts, []int{1, 2, 1, 2}) {

@@ -3,8 +3,12 @@ package commit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
+	"time"
+
+	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
@@ -13,12 +17,12 @@ import (
 type SourceConfig struct {
 	Topic     string
 	Partition int32
-	// Mark answers what could be committed now, Running how many handlers are at work.
+	// Mark returns what could be committed now, Running how many handlers are at work.
 	Mark    func() partition.Mark
 	Running func() int
-	// Confirmed is told the mark that the broker has stored.
+	// Confirmed is called with the mark that the broker has stored.
 	Confirmed func(partition.Mark)
-	// Fenced is told that the group has gone on without this member.
+	// Fenced is called when the group has gone on without this member.
 	Fenced func(error)
 	// Stored is false where the start position itself is still to be committed.
 	Stored bool
@@ -26,27 +30,31 @@ type SourceConfig struct {
 
 // Source is one partition of a committer, from its claim's start to its end.
 type Source struct {
-	cfg SourceConfig
-	c   *Committer
+	cfg  SourceConfig
+	c    *Committer
+	told told // guarded by the teller's lock
 
-	waiting  atomic.Int32 // len(waiters), to look at without the lock
-	attempts int          // since the last commit that succeeded; the committer's goroutine's own
+	waiting atomic.Int32 // len(waiters), to look at without the lock
 
 	// Guarded by the committer's lock.
-	has      bool   // a commit of this epoch, or the start, is stored
-	stored   uint64 // records below it are covered by what is stored
-	sent     uint64 // records below it are covered by a commit whose outcome is unknown
-	flying   uint64 // records below it are covered by the commit that is under way
+	has      bool           // a commit of this epoch, or the start, is stored
+	stored   partition.Mark // by the last answer
+	open     open           // what may still replace it
+	sent     uint64         // records below it are covered by a commit whose outcome is unknown
+	flying   uint64         // records below it are covered by the commit that is under way
 	limit    *partition.Mark
 	flushing bool
 	closed   error
 	failure  error // of the last commit; nil: it was confirmed
+	attempts int   // that failed since the last one that did not
+	retryAt  time.Time
 	waiters  []*waiter
 }
 
 type waiter struct {
 	seq     uint64 // the record to be covered
 	start   bool   // any stored offset will do
+	flush   bool   // mark is to be stored
 	confirm bool   // its handler has not run yet
 	mark    partition.Mark
 	result  chan error
@@ -69,24 +77,78 @@ func (e *NotStored) Error() string {
 func (e *NotStored) Unwrap() error { return e.Cause }
 
 func (s *Source) notStored(w *waiter, cause error) error {
-	return &NotStored{Sent: w.seq < max(s.sent, s.flying), Cause: cause}
+	return &NotStored{Sent: s.mayBeStored(w.seq), Cause: cause}
 }
 
-// landed takes note of the end of a commit that was under way. A refusal is
-// known not to be stored; no answer is not.
-func (s *Source) landed(mark partition.Mark, failure error, unknown bool) {
+// mayBeStored reports whether a commit that covers a record was sent and not refused.
+func (s *Source) mayBeStored(seq uint64) bool {
+	return seq < max(s.sent, s.flying, s.stored.Seq)
+}
+
+// outcome is how a commit of one partition ended.
+type outcome struct {
+	mark       partition.Mark
+	generation int32 // it was sent under
+	sent       bool
+	answered   bool
+	err        error // nil: it is stored
+}
+
+// landed takes note of the end of a commit that was under way, and serves those who
+// wait for it: in one lock section, for whoever asks in between would take the commit
+// for one that was never sent. It returns how many attempts have failed since a commit succeeded.
+func (s *Source) landed(o outcome) (attempt int) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	s.flying, s.failure = 0, failure
-	if unknown {
-		s.sent = max(s.sent, mark.Seq)
+	s.flying, s.failure = 0, o.err
+	if o.err == nil {
+		s.attempts, s.retryAt = 0, time.Time{}
+		s.has, s.stored = true, o.mark
+		s.open.answered(o.generation, s.c.settle)
+		s.serveStored()
+		return 0
 	}
+	if o.sent && !(o.answered && refused(o.err)) {
+		s.sent = max(s.sent, o.mark.Seq)
+	}
+	if o.sent && !o.answered {
+		s.open.add(o)
+	}
+	s.attempts++
+	s.retryAt = time.Now().Add(pause(s.attempts, o.err))
+	if s.hopeless() != nil {
+		s.serve(func(w *waiter) (error, bool) {
+			return fmt.Errorf("the commit is refused, and would be again: %w", o.err), w.flush
+		})
+	}
+	return s.attempts
+}
+
+// hopeless returns the last commit's error, if trying again does not help. A topic may
+// be unknown for a moment, to a broker that has just started.
+func (s *Source) hopeless() error {
+	if !lasts(s.failure) || s.attempts < 2 && errors.Is(s.failure, sarama.ErrUnknownTopicOrPartition) {
+		return nil
+	}
+	return s.failure
+}
+
+// Hopeless returns why the last commit failed, if trying again within seconds does not
+// help: a right is missing, the topic was deleted. Else it returns nil.
+func (s *Source) Hopeless() error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.hopeless()
 }
 
 // NewSource makes a partition's side of the committer. Nothing is committed
 // for it before Open.
 func (c *Committer) NewSource(cfg SourceConfig) *Source {
-	return &Source{cfg: cfg, c: c, has: cfg.Stored}
+	s := &Source{cfg: cfg, c: c, has: cfg.Stored}
+	if cfg.Stored {
+		s.stored = cfg.Mark()
+	}
+	return s
 }
 
 // Open begins to commit.
@@ -99,21 +161,21 @@ func (s *Source) Open() {
 	}
 }
 
-// dirty answers what is to be sent.
+// dirty returns what is to be sent, and whether it is.
 func (s *Source) dirty() (partition.Mark, bool) {
 	mark := s.cfg.Mark()
 	s.cut(&mark)
-	return mark, s.closed == nil && (!s.has || mark.Seq > s.stored)
+	return mark, s.closed == nil && (!s.has || mark.Offset > s.stored.Offset)
 }
 
-// Failure answers why the last commit was not confirmed, nil if it was.
+// Failure returns why the last commit was not confirmed, nil if it was.
 func (s *Source) Failure() error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	return s.failure
 }
 
-// Limit cuts a mark to what EndConfirms lets be sent; it answers whether it did.
+// Limit cuts a mark to what EndConfirms lets be sent; it reports whether it did.
 func (s *Source) Limit(mark *partition.Mark) bool {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
@@ -128,27 +190,40 @@ func (s *Source) cut(mark *partition.Mark) bool {
 	return true
 }
 
-// Waiting tells, without a lock, whether somebody waits for a commit.
+// Waiting reports, without a lock, whether somebody waits for a commit.
 func (s *Source) Waiting() bool { return s.waiting.Load() > 0 }
 
-// confirm takes note of a stored mark and answers whether a further commit
-// would serve somebody already.
-func (s *Source) confirm(mark partition.Mark) (again bool) {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	s.has = true
-	s.stored = max(s.stored, mark.Seq)
-	s.serve(func(w *waiter) (error, bool) { return nil, w.start || w.seq < s.stored })
-	if len(s.waiters) > 0 {
-		next, dirty := s.dirty()
-		if dirty {
-			again = slices.ContainsFunc(s.waiters, func(w *waiter) bool { return w.seq < next.Seq })
-		}
+// serveStored ends the waits for what is stored, for good.
+func (s *Source) serveStored() {
+	s.serve(func(w *waiter) (error, bool) { return nil, s.serves(w, s.sure()) })
+	if len(s.waiters) == 0 {
+		return
 	}
-	return again
+	if next, dirty := s.dirty(); dirty && slices.ContainsFunc(s.waiters, func(w *waiter) bool { return s.serves(w, next) }) {
+		s.c.Urge() // they would be served by a further commit already
+	}
 }
 
-// serve ends the waits that done answers for.
+// serves reports whether w waits for no more than a mark that is stored.
+func (s *Source) serves(w *waiter, mark partition.Mark) bool {
+	switch {
+	case w.start:
+		return s.has
+	case w.flush:
+		return s.has && mark.Offset >= w.mark.Offset
+	}
+	return w.seq < mark.Seq
+}
+
+// sure returns the mark below which nothing can put the stored offset back any more.
+func (s *Source) sure() partition.Mark {
+	if s.open.count > 0 && s.open.mark.Offset < s.stored.Offset {
+		return s.open.mark
+	}
+	return s.stored
+}
+
+// serve ends the waits for which done returns true.
 func (s *Source) serve(done func(*waiter) (error, bool)) {
 	s.waiters = slices.DeleteFunc(s.waiters, func(w *waiter) bool {
 		err, ok := done(w)
@@ -179,7 +254,7 @@ func (s *Source) WaitStart(ctx context.Context) error {
 func (s *Source) wait(ctx context.Context, w *waiter) error {
 	w.result = make(chan error, 1)
 	s.c.mu.Lock()
-	if s.has && (w.start || w.seq < s.stored) {
+	if s.serves(w, s.sure()) {
 		s.c.mu.Unlock()
 		return nil
 	}
@@ -191,33 +266,54 @@ func (s *Source) wait(ctx context.Context, w *waiter) error {
 	s.waiting.Store(int32(len(s.waiters)))
 	s.c.mu.Unlock()
 	s.c.Urge()
-	select {
-	case err := <-w.result:
+	if err, ok := s.await(ctx, w); ok {
 		return err
-	case <-ctx.Done():
 	}
 	s.c.mu.Lock()
-	s.serve(func(o *waiter) (error, bool) { return context.Cause(ctx), o == w })
+	cause := context.Cause(ctx)
+	if w.flush {
+		cause = errors.Join(cause, s.failure)
+		if s.failure == nil && s.serves(w, s.stored) {
+			cause = errors.Join(cause, errOpen)
+		}
+	}
+	s.serve(func(o *waiter) (error, bool) { return cause, o == w })
 	s.c.mu.Unlock()
 	return <-w.result
 }
 
-// Flush returns once everything settled so far is stored, or the error of trying.
+// await returns what became of a wait, false if ctx ended before.
+func (s *Source) await(ctx context.Context, w *waiter) (error, bool) {
+	var look <-chan time.Time
+	if w.flush {
+		ticker := time.NewTicker(answerPatience / 20)
+		defer ticker.Stop()
+		look = ticker.C
+	}
+	for {
+		select {
+		case err := <-w.result:
+			return err, true
+		case <-look:
+			s.c.hurry()
+		case <-ctx.Done():
+			return nil, false
+		}
+	}
+}
+
+// Flush returns once everything settled so far is stored, or the error of trying. A
+// refusal that trying again does not change ends it.
 func (s *Source) Flush(ctx context.Context) error {
 	s.c.mu.Lock()
-	mark, dirty := s.dirty()
+	mark, _ := s.dirty()
 	closed := s.closed
-	s.flushing = true
+	s.flushing, s.retryAt = true, time.Time{}
 	s.c.mu.Unlock()
-	switch {
-	case closed != nil:
+	if closed != nil {
 		return closed
-	case !dirty:
-		return nil
-	case mark.Seq == 0:
-		return s.WaitStart(ctx)
 	}
-	return s.Wait(ctx, mark.Seq-1)
+	return s.wait(ctx, &waiter{flush: true, mark: mark})
 }
 
 // EndWaits ends the waits of Wait for records from a sequence number on. What they
@@ -236,7 +332,7 @@ func (s *Source) EndConfirms(from uint64, cause error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	for _, w := range s.waiters {
-		if w.confirm && w.seq >= from && w.seq >= max(s.sent, s.flying) && (s.limit == nil || w.seq < s.limit.Seq) {
+		if w.confirm && w.seq >= from && !s.mayBeStored(w.seq) && (s.limit == nil || w.seq < s.limit.Seq) {
 			s.limit = &w.mark
 		}
 	}
@@ -260,3 +356,6 @@ func (s *Source) Close(cause error) {
 		return s.notStored(w, s.closed), true
 	})
 }
+
+// Told waits until the hooks of the partition's commits have returned, but not for long.
+func (s *Source) Told() { s.c.teller.await(&s.told, closePatience) }

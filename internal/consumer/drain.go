@@ -103,6 +103,7 @@ func (c *Claim) store(r *Released, deadline time.Time) {
 		r.Left.First, r.Committed = mark.Offset, mark.Offset
 	}
 	c.source.Close(r.Cause)
+	c.source.Told()
 	if r.Err != nil {
 		c.health.failed(unconfirmed, c.partition, failure{err: r.Err, fields: watermill.LogFields{
 			"cause": r.Cause.Error(), "kafka_partition_offset": r.Committed,
@@ -197,6 +198,9 @@ func (c *Claim) tellWaiting(budget time.Duration) {
 func (c *Claim) endVainWaits(cause error) {
 	if c.source == nil || !c.source.Waiting() {
 		return
+	}
+	if err := c.source.Hopeless(); err != nil { // no commit comes
+		c.endWaits(0, fmt.Errorf("%w: %w", cause, err))
 	}
 	if seq, ok := c.part.Leaves(); ok {
 		c.endWaits(seq, cause)

@@ -113,37 +113,9 @@ type groupHandler struct {
 func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.s.health.session(true)
 	h.session.Store(true)
-	cfg := h.s.cfg
 	h.member = session.MemberID()
 	h.assigned(session)
-	var instance *string
-	if id := cfg.Sarama.Consumer.Group.InstanceId; id != "" {
-		instance = &id
-	}
-	end := h.endSession
-	h.committer = commit.New(commit.Config{
-		Client:      h.clients.side,
-		Group:       cfg.Group,
-		InstanceID:  instance,
-		Interval:    cfg.CommitInterval,
-		Cooperative: h.s.cooperative,
-		Committed: func(topic string, partition int32, offset int64) {
-			h.s.health.works(committing, partition)
-			if cfg.Events.Committed != nil {
-				cfg.Events.Committed(topic, partition, offset)
-			}
-		},
-		Failed: h.s.commitFailed,
-		Fenced: func(topic string, partition int32, offset int64, err error) {
-			if errors.Is(err, sarama.ErrFencedInstancedId) {
-				h.reconnect(err)
-				return
-			}
-			h.s.commitFailed(topic, partition, offset, err, 0)
-			// The heartbeat need not notice, and nothing can be committed any more: join again.
-			end(err)
-		},
-	}, session)
+	h.committer = h.newCommitter(session)
 	return nil
 }
 

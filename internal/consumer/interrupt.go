@@ -41,6 +41,7 @@ func (s *Subscription) interrupt(ctx context.Context) *interrupter {
 				return
 			}
 			s.dialer.Break()
+			s.sideDialer.Break()
 		}
 	})
 	return i

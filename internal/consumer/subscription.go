@@ -20,6 +20,7 @@ type Subscription struct {
 	*shared
 	values      context.Context // Subscribe's context, for its values only
 	dialer      *dial.Dialer
+	sideDialer  *dial.Dialer
 	cooperative bool
 
 	done chan struct{}
@@ -42,7 +43,8 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	if cfg.MaxInFlightTotal > 0 {
 		s.limit = partition.NewLimit(cfg.MaxInFlightTotal)
 	}
-	s.dialer = dial.New(cfg.Sarama, cfg.Side)
+	s.dialer, s.sideDialer = dial.New(cfg.Sarama), dial.New(cfg.Side)
+	s.sideDialer.Once = true
 	s.health.explain = func(err error) error { return s.dialer.Explain(s.cfg.Sarama, err) }
 	s.watchRetries()
 	s.cooperative = isCooperative(cfg.Sarama)
@@ -51,11 +53,19 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	defer context.AfterFunc(closing, func() { cancel(ErrClosing) })()
 	c, partitions, err := s.open(starting)
 	if err != nil {
-		s.dialer.Cut()
+		s.cut()
 		return nil, err
 	}
 	go s.run(ctx, closing, c, partitions)
 	return s, nil
+}
+
+// cut ends all connections for good.
+func (s *Subscription) cut() {
+	var side sync.WaitGroup
+	side.Go(s.sideDialer.Cut)
+	s.dialer.Cut()
+	side.Wait()
 }
 
 // Done is closed once nothing of the subscription runs any more; or, should
@@ -64,7 +74,7 @@ func (s *Subscription) Done() <-chan struct{} { return s.done }
 
 // open connects; the end of ctx interrupts it, and cuts the subscription off for good.
 func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {
-	connected := context.AfterFunc(ctx, s.dialer.Cut)
+	connected := context.AfterFunc(ctx, s.cut)
 	defer connected()
 	c, err := open(s.cfg, s.health.asked, s.dialer.Worked)
 	if err != nil {
@@ -116,7 +126,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 			s.cfg.Logger.Error("Kafka did not answer in time while closing: connections cut",
 				errors.New("close timed out"), watermill.LogFields{"timeout": (s.cfg.DrainTimeout + CloseGrace).String()})
 		}
-		s.dialer.Cut()
+		s.cut()
 		if wait.For(time.Until(bound.Add(-100*time.Millisecond)), finished) {
 			s.abandon()
 		}
@@ -197,18 +207,6 @@ func (s *Subscription) revokeBudget() time.Duration {
 	consumer := &s.cfg.Sarama.Consumer
 	budget := consumer.Group.Rebalance.Timeout - consumer.Group.Heartbeat.Interval - 2*consumer.MaxWaitTime - time.Second
 	return min(max(budget, consumer.Group.Rebalance.Timeout/4), s.cfg.DrainTimeout)
-}
-
-// commitFailed tells of an attempt that is made again or, if it is number 0, is not.
-func (s *Subscription) commitFailed(topic string, p int32, offset int64, err error, attempt int) {
-	k := committing
-	if attempt == 0 {
-		k = refused
-	}
-	s.health.failed(k, p, failure{err: err, fields: watermill.LogFields{"kafka_partition_offset": offset}})
-	if s.cfg.Events.CommitFailed != nil {
-		s.cfg.Events.CommitFailed(topic, p, offset, err, attempt)
-	}
 }
 
 // watchRetries has health told of each fetch that sarama tries again.

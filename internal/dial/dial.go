@@ -23,8 +23,13 @@ type Dialer struct {
 	ctx    context.Context
 	end    context.CancelFunc
 	worked atomic.Bool
+	// Once has connections drop what they have not sent, if they are closed amid a
+	// request: it must not arrive after what the next one brings. Set before use.
+	Once bool
 
 	mu      sync.Mutex
+	round   context.Context // ends with the next Abort
+	abort   context.CancelFunc
 	all     map[*conn]struct{}
 	dialing int
 	quiet   chan struct{} // closed once cut, when nothing dials any more
@@ -56,6 +61,7 @@ func (c *conn) Read(b []byte) (int, error) {
 func New(cfg *sarama.Config, others ...*sarama.Config) *Dialer {
 	d := &Dialer{all: map[*conn]struct{}{}, quiet: make(chan struct{})}
 	d.ctx, d.end = context.WithCancel(context.Background())
+	d.round, d.abort = context.WithCancel(d.ctx)
 	if cfg.Net.Proxy.Enable {
 		d.inner = cfg.Net.Proxy.Dialer
 	} else {
@@ -76,12 +82,13 @@ func (d *Dialer) Dial(network, addr string) (net.Conn, error) {
 		return nil, err
 	}
 	d.dialing++
+	round := d.round
 	d.mu.Unlock()
 
 	var inner net.Conn
 	var err error
 	if cd, ok := d.inner.(proxy.ContextDialer); ok {
-		inner, err = cd.DialContext(d.ctx, network, addr)
+		inner, err = cd.DialContext(round, network, addr)
 	} else {
 		inner, err = d.inner.Dial(network, addr)
 	}
@@ -89,8 +96,8 @@ func (d *Dialer) Dial(network, addr string) (net.Conn, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	defer d.dialed()
-	if err == nil && d.ctx.Err() != nil { // cut meanwhile
-		err = d.ctx.Err()
+	if err == nil && round.Err() != nil { // cut meanwhile
+		err = round.Err()
 		_ = inner.Close()
 	}
 	if err != nil {
@@ -110,11 +117,18 @@ func (d *Dialer) dialed() {
 // Close takes the connection off the list only once it is closed: sarama closes in
 // goroutines that nobody waits for, and Cut must not return before them.
 func (c *conn) Close() error {
-	err := c.Conn.Close()
+	err := c.close()
 	c.d.mu.Lock()
 	delete(c.d.all, c)
 	c.d.mu.Unlock()
 	return err
+}
+
+func (c *conn) close() error {
+	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok && c.d.Once && c.waiting.Load() {
+		_ = l.SetLinger(0)
+	}
+	return c.Conn.Close()
 }
 
 // Break ends the connections on which a request waits for its answer. The others
@@ -122,7 +136,7 @@ func (c *conn) Close() error {
 func (d *Dialer) Break() {
 	for _, c := range d.conns() {
 		if c.waiting.Load() {
-			_ = c.Conn.Close()
+			_ = c.close()
 		}
 	}
 }

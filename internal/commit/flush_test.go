@@ -1,0 +1,142 @@
+package commit
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// An answer that does not come is not waited for until the drain's time is up: the
+// commit is tried again on a new connection.
+func TestFlushOutlivesALostAnswer(t *testing.T) {
+	b := newBed(t, true, false)
+	release := make(chan struct{})
+	commits := b.hold(release)
+	b.move(3, 3)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // the client would wait for 30
+	defer cancel()
+	if err := b.s.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := commits.Load(); n != 2 {
+		t.Errorf("%d commits", n)
+	}
+	close(release)
+	b.wantStored(t, 3)
+}
+
+// What trying again within seconds does not change ends the last commit at once.
+func TestFlushEndsAtARefusalThatLasts(t *testing.T) {
+	for refusal, tries := range map[*kerr.Error]int{
+		kerr.UnknownTopicOrPartition: 2, kerr.TopicAuthorizationFailed: 1, kerr.GroupAuthorizationFailed: 1,
+		kerr.OffsetMetadataTooLarge: 1, kerr.InvalidCommitOffsetSize: 1, kerr.InvalidGroupID: 1,
+	} {
+		t.Run(refusal.Message, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t, true, false)
+			b.move(3, 3)
+			fault := b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: refusal, Count: -1})
+			err := b.s.Flush(deadline(t))
+			if err == nil || errors.Is(err, context.DeadlineExceeded) || int(fault.Hits()) != tries {
+				t.Errorf("%d commits, then: %v", fault.Hits(), err)
+			}
+			if b.s.Hopeless() == nil {
+				t.Error("and it is not said to be hopeless")
+			}
+		})
+	}
+}
+
+// In mid-run it is tried again, rarely; a last commit does not wait for the next of these.
+func TestRefusalThatLastsIsTriedRarely(t *testing.T) {
+	b := newBed(t, true, false)
+	b.move(3, 3)
+	fault := b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: kerr.TopicAuthorizationFailed, Count: -1})
+	b.c.Urge()
+	until(t, func() bool { return fault.Hits() == 5 })
+	var pauses time.Duration
+	for attempt := 1; attempt <= 10; attempt++ {
+		pauses += pause(attempt, kerrToSarama(kerr.TopicAuthorizationFailed))
+	}
+	if pauses < 15*time.Second {
+		t.Errorf("ten attempts in %v", pauses)
+	}
+	fault.Remove() // the right is given back
+	if err := b.s.Flush(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	b.wantStored(t, 3)
+}
+
+// One partition's refusal does not slow down the others' commits.
+func TestRefusalOfOnePartition(t *testing.T) {
+	b := newBed(t, true, false)
+	other := b.another(t, 1)
+	fault := b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Partitions: []int32{1}, Err: kerr.TopicAuthorizationFailed, Count: -1})
+	other.move(3, 3)
+	b.c.Urge()
+	until(t, func() bool { return fault.Hits() >= 5 }) // the next try is in 320 ms
+	for offset := range int64(20) {
+		b.move(offset+1, uint64(offset+1))
+		if err := b.s.Wait(deadline(t), uint64(offset)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := fault.Hits(); n > 12 {
+		t.Errorf("%d commits of the partition that is refused", n)
+	}
+}
+
+// A hook that does not return holds up nobody who waits for a commit, nor the end.
+func TestSlowHook(t *testing.T) {
+	b := newBed(t, true, false)
+	entered, release := make(chan int64, 100), make(chan struct{})
+	b.hook = func(offset int64) {
+		entered <- offset
+		<-release
+	}
+	b.move(1, 1)
+	if err := b.s.Wait(deadline(t), 0); err != nil {
+		t.Fatal(err)
+	}
+	<-entered
+	for offset := range int64(50) {
+		b.move(offset+2, uint64(offset+2))
+		if err := b.s.Wait(deadline(t), uint64(offset+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(release)
+	b.s.Told()
+	var last int64
+	n := len(entered)
+	for range n {
+		last = <-entered
+	}
+	if last != 51 || n > mostEvents {
+		t.Errorf("the hook was called %d times more, at last with %d", n, last)
+	}
+}
+
+// The committer can be closed from within its hook.
+func TestCloseFromHook(t *testing.T) {
+	b := newBed(t, true, false)
+	closed := make(chan struct{})
+	b.hook = func(int64) {
+		b.c.Close()
+		close(closed)
+	}
+	b.move(1, 1)
+	b.c.Urge()
+	select {
+	case <-closed:
+	case <-deadline(t).Done():
+		t.Fatal("Close waits for the hook that calls it")
+	}
+	b.c.stop = make(chan struct{}) // for the cleanup's Close
+}

@@ -1,0 +1,108 @@
+package commit
+
+import (
+	"errors"
+	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// settleAfter is how long a request without an answer may still be processed, from the
+// next answer of the coordinator on. docs/design.md has the argument.
+const settleAfter = time.Second
+
+// open is what requests without an answer may still do to a partition: their connection
+// is gone, the next commit goes over another one, and the broker may process it first.
+// Until that is settled nothing above the lowest of them counts as stored for good.
+type open struct {
+	count      int
+	mark       partition.Mark // the lowest of them
+	generation int32          // the latest they were sent under
+	settles    time.Time      // zero: the coordinator has not answered since
+}
+
+// errOpen is the error of a last commit whose time is up meanwhile.
+var errOpen = errors.New("it is stored, but an earlier commit without an answer may still be processed, and replace it")
+
+func (o *open) add(c outcome) {
+	if o.count == 0 || c.mark.Offset < o.mark.Offset {
+		o.mark = c.mark
+	}
+	o.count++
+	o.generation, o.settles = c.generation, time.Time{}
+}
+
+// answered takes note of a commit that is stored under a generation.
+func (o *open) answered(generation int32, settle time.Duration) {
+	switch {
+	case o.count == 0:
+	case generation > o.generation:
+		*o = open{} // the group refuses all that comes under an earlier one
+	case o.settles.IsZero():
+		o.settles = time.Now().Add(settle)
+	}
+}
+
+// readBack asks what is stored where a request without an answer has had its time.
+func (c *Committer) readBack() {
+	asked := map[string][]int32{}
+	var sources []*Source
+	c.mu.Lock()
+	for s := range c.sources {
+		switch now := time.Now(); {
+		case s.open.settles.IsZero() || s.open.settles.After(now):
+		case s.open.mark.Offset >= s.stored.Offset: // it cannot have changed anything
+			s.open = open{}
+			s.serveStored()
+		default:
+			sources = append(sources, s)
+			asked[s.cfg.Topic] = append(asked[s.cfg.Topic], s.cfg.Partition)
+		}
+	}
+	c.mu.Unlock()
+	if len(sources) == 0 {
+		return
+	}
+	defer c.request.begin()()
+	response, err := fetchOffsets(c.cfg.Client, c.cfg.Group, asked)
+	for _, s := range sources {
+		offset, perr := int64(0), err
+		if err == nil {
+			offset, perr = offsetIn(response, s.cfg.Topic, s.cfg.Partition)
+		}
+		if wanted, ok := s.hasRead(offset, perr); !ok {
+			c.cfg.PutBack(s.cfg.Topic, s.cfg.Partition, offset, wanted)
+		}
+	}
+	if err != nil {
+		_ = c.cfg.Client.RefreshCoordinator(c.cfg.Group)
+	}
+}
+
+// hasRead takes note of the stored offset. It returns false, and what should have been
+// stored, if that was replaced: then it is stored again.
+func (s *Source) hasRead(offset int64, err error) (wanted int64, ok bool) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	wanted = s.stored.Offset
+	switch {
+	case s.closed != nil:
+	case err != nil:
+		s.open.settles = time.Now().Add(pause(4, err))
+	case offset >= wanted:
+		s.open = open{}
+		s.serveStored()
+	default:
+		// One of them has been processed; the others may follow.
+		s.stored = partition.Mark{Offset: offset, Seq: min(s.open.mark.Seq, s.stored.Seq)}
+		s.has = offset >= 0
+		if s.open.count--; s.open.count > 0 {
+			s.open.settles = time.Time{}
+		} else {
+			s.open = open{}
+		}
+		s.c.Urge()
+		return wanted, false
+	}
+	return wanted, true
+}

@@ -1,0 +1,151 @@
+package commit
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
+)
+
+// send returns what the broker said of each partition, or why it said nothing,
+// and whether the request was on its way then.
+func (c *Committer) send(dues []due, member string, generation int32) (errs map[string]map[int32]sarama.KError, sent bool, err error) {
+	request := sarama.NewOffsetCommitRequest(c.cfg.Client.Config(), c.cfg.Group)
+	request.ConsumerID = member
+	request.ConsumerGroupGeneration = generation
+	if request.Version >= 7 {
+		request.GroupInstanceId = c.cfg.InstanceID
+	}
+	for _, d := range dues {
+		// No leader epoch: sarama does not tell it with a record.
+		request.AddBlockWithLeaderEpoch(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, -1, 0, "")
+	}
+	coordinator, err := c.cfg.Client.Coordinator(c.cfg.Group)
+	if err != nil {
+		return nil, false, err
+	}
+	response, err := coordinator.CommitOffset(request)
+	if err != nil {
+		// The connection is in an unknown state; the client opens it again.
+		_ = coordinator.Close()
+		return nil, true, err
+	}
+	return response.Errors, true, nil
+}
+
+var errNoAnswer = errors.New("the broker's answer does not name the partition")
+
+func answerFor(errs map[string]map[int32]sarama.KError, topic string, partition int32) error {
+	kerr, ok := errs[topic][partition]
+	if !ok {
+		return errNoAnswer
+	}
+	if kerr == sarama.ErrNoError {
+		return nil
+	}
+	return kerr
+}
+
+// isOneOf reports whether err is one of the codes.
+func isOneOf(err error, codes ...sarama.KError) bool {
+	for _, code := range codes {
+		if errors.Is(err, code) {
+			return true
+		}
+	}
+	return false
+}
+
+// refused reports whether an answer proves that nothing was stored. Kafka finds these
+// before it writes. The others, also those that speak of the coordinator, it gives for
+// a failed write, too, which may be in the log all the same.
+func refused(err error) bool {
+	return isOneOf(err,
+		sarama.ErrIllegalGeneration, sarama.ErrUnknownMemberId, sarama.ErrFencedInstancedId, sarama.ErrRebalanceInProgress,
+		sarama.ErrOffsetsLoadInProgress) || lasts(err)
+}
+
+// lasts reports whether a refusal is one that trying again does not change, before
+// somebody changes a right, a setting or a topic.
+func lasts(err error) bool {
+	return isOneOf(err,
+		sarama.ErrUnknownTopicOrPartition, sarama.ErrTopicAuthorizationFailed, sarama.ErrGroupAuthorizationFailed,
+		sarama.ErrOffsetMetadataTooLarge, sarama.ErrInvalidCommitOffsetSize, sarama.ErrInvalidGroupId,
+		sarama.ErrUnsupportedVersion, sarama.ErrInvalidTopic)
+}
+
+// moved reports whether an answer means that the coordinator is another broker.
+func moved(err error) bool {
+	return isOneOf(err, sarama.ErrNotCoordinatorForConsumer, sarama.ErrConsumerCoordinatorNotAvailable)
+}
+
+// pause is how long a partition waits after an attempt: from 20 ms, doubling. Where the
+// end of a rebalance is what it waits for, the time until the next one may be short.
+func pause(attempt int, err error) time.Duration {
+	most := time.Second
+	switch {
+	case isOneOf(err, sarama.ErrIllegalGeneration, sarama.ErrRebalanceInProgress):
+		most = 100 * time.Millisecond
+	case lasts(err):
+		most = 10 * time.Second // a right may be given back
+	}
+	return wait.Backoff(attempt, 20*time.Millisecond, most)
+}
+
+// Stored returns the offset that the group has stored for a partition, -1 if
+// none. It tries again what is worth it until ctx ends.
+func Stored(ctx context.Context, client sarama.Client, group, topic string, partition int32) (int64, error) {
+	for attempt := 1; ; attempt++ {
+		offset, err := fetchOffset(client, group, topic, partition)
+		if err == nil {
+			return offset, nil
+		}
+		if attempt > 1 {
+			_ = client.RefreshCoordinator(group)
+		}
+		if !wait.For(pause(attempt, nil), ctx.Done()) {
+			return 0, errors.Join(err, context.Cause(ctx))
+		}
+	}
+}
+
+func fetchOffset(client sarama.Client, group, topic string, partition int32) (int64, error) {
+	response, err := fetchOffsets(client, group, map[string][]int32{topic: {partition}})
+	if err != nil {
+		return 0, err
+	}
+	return offsetIn(response, topic, partition)
+}
+
+func fetchOffsets(client sarama.Client, group string, partitions map[string][]int32) (*sarama.OffsetFetchResponse, error) {
+	coordinator, err := client.Coordinator(group)
+	if err != nil {
+		return nil, err
+	}
+	response, err := coordinator.FetchOffset(sarama.NewOffsetFetchRequest(client.Config().Version, group, partitions))
+	if err != nil {
+		_ = coordinator.Close()
+		return nil, err
+	}
+	return response, nil
+}
+
+// offsetIn returns a partition's offset in an answer, -1 if none is stored.
+func offsetIn(response *sarama.OffsetFetchResponse, topic string, partition int32) (int64, error) {
+	if kerr := response.GroupError(); errors.Is(kerr, sarama.ErrGroupIDNotFound) {
+		return -1, nil // a group that never committed
+	} else if kerr != sarama.ErrNoError {
+		return 0, kerr
+	}
+	block := response.GetBlock(topic, partition)
+	if block == nil {
+		return -1, nil
+	}
+	if block.Err != sarama.ErrNoError {
+		return 0, block.Err
+	}
+	return block.Offset, nil
+}

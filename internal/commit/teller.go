@@ -1,0 +1,138 @@
+package commit
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// teller calls the hooks of commits in a goroutine of its own: one that is slow must
+// not hold up commits, and those who wait for them.
+type teller struct {
+	mu      sync.Mutex
+	queue   []*told // those with events, in turn
+	calling *told
+	closed  bool
+	wake    chan struct{}
+	changed chan struct{} // closed, and replaced, after each call
+	done    chan struct{}
+}
+
+// told is what is to be told of one partition.
+type told struct{ events []event }
+
+type kind uint8
+
+const (
+	committed kind = iota
+	failing
+)
+
+type event struct {
+	kind kind
+	call func()
+}
+
+// mostEvents is how many events wait for a slow hook, for each partition. Of more, the
+// oldest of a kind are dropped: the latest offset tells of those before it.
+const mostEvents = 16
+
+func newTeller() *teller {
+	t := &teller{wake: make(chan struct{}, 1), changed: make(chan struct{}), done: make(chan struct{})}
+	go t.run()
+	return t
+}
+
+func (t *teller) tell(of *told, e event) {
+	t.mu.Lock()
+	if len(of.events) == 0 {
+		t.queue = append(t.queue, of)
+	} else if len(of.events) >= mostEvents {
+		if i := slices.IndexFunc(of.events, func(o event) bool { return o.kind == e.kind }); i >= 0 {
+			of.events = slices.Delete(of.events, i, i+1)
+		} else {
+			of.events = of.events[1:]
+		}
+	}
+	of.events = append(of.events, e)
+	t.mu.Unlock()
+	t.rouse()
+}
+
+func (t *teller) rouse() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (t *teller) run() {
+	defer close(t.done)
+	for {
+		call, ok, closed := t.next()
+		switch {
+		case ok:
+			call()
+		case closed:
+			return
+		default:
+			<-t.wake
+		}
+	}
+}
+
+// next takes the next call from the queue; the one before it has returned.
+func (t *teller) next() (call func(), ok, closed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.calling != nil {
+		t.calling = nil
+		close(t.changed)
+		t.changed = make(chan struct{})
+	}
+	if len(t.queue) == 0 {
+		return nil, false, t.closed
+	}
+	of := t.queue[0]
+	t.queue = t.queue[1:]
+	call = of.events[0].call
+	if of.events = of.events[1:]; len(of.events) > 0 {
+		t.queue = append(t.queue, of)
+	}
+	t.calling = of
+	return call, true, false
+}
+
+// await returns when all that was told of a partition has arrived, or after a while.
+func (t *teller) await(of *told, atMost time.Duration) {
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	for {
+		t.mu.Lock()
+		busy, changed := len(of.events) > 0 || t.calling == of, t.changed
+		t.mu.Unlock()
+		if !busy {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// close ends the goroutine and waits for it, but not for long: a hook may block, or
+// be the one who closes us.
+func (t *teller) close(atMost time.Duration) {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.rouse()
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-t.done:
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,63 @@
+package consumer
+
+import (
+	"errors"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+)
+
+// newCommitter starts the committer of a session.
+func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
+	s, events, endSession := h.s, &h.s.cfg.Events, h.endSession
+	var instance *string
+	if id := s.cfg.Sarama.Consumer.Group.InstanceId; id != "" {
+		instance = &id
+	}
+	return commit.New(commit.Config{
+		Client:      h.clients.side,
+		Group:       s.cfg.Group,
+		InstanceID:  instance,
+		Interval:    s.cfg.CommitInterval,
+		Cooperative: s.cooperative,
+		Abort:       s.sideDialer.Abort,
+		PutBack:     s.putBack,
+		Tried: func(_ string, partition int32, offset int64, err error) {
+			if err == nil {
+				s.health.works(committing, partition)
+			} else {
+				s.commitFailed(committing, partition, offset, err)
+			}
+		},
+		Fenced: func(_ string, partition int32, offset int64, err error) {
+			if errors.Is(err, sarama.ErrFencedInstancedId) {
+				h.reconnect(err)
+				return
+			}
+			s.commitFailed(refused, partition, offset, err)
+			// The heartbeat need not notice, and nothing can be committed any more: join again.
+			endSession(err)
+		},
+		Committed: func(topic string, partition int32, offset int64) {
+			if events.Committed != nil {
+				events.Committed(topic, partition, offset)
+			}
+		},
+		Failed: func(topic string, partition int32, offset int64, err error, attempt int) {
+			if events.CommitFailed != nil {
+				events.CommitFailed(topic, partition, offset, err, attempt)
+			}
+		},
+	}, session)
+}
+
+func (s *Subscription) commitFailed(as symptom, partition int32, offset int64, err error) {
+	s.health.failed(as, partition, failure{err: err, fields: watermill.LogFields{"kafka_partition_offset": offset}})
+}
+
+func (s *Subscription) putBack(_ string, partition int32, found, wanted int64) {
+	s.cfg.Logger.Info("A commit without an answer was processed after a later one and put the stored offset back: it is stored again",
+		watermill.LogFields{"kafka_partition": partition, "kafka_partition_offset": wanted, "stored_offset": found})
+}
