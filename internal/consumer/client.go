@@ -3,6 +3,7 @@ package consumer
 import (
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,13 +31,13 @@ func open(cfg *Config, asked func(partition int32), worked func()) (_ *clients, 
 		return nil, err
 	}
 	worked()
-	if c.side, err = sarama.NewClient(cfg.Brokers, cfg.Side); err != nil {
+	if c.side, err = sarama.NewClient(cfg.Brokers, narrowed(cfg.Side)); err != nil {
 		return nil, err
 	}
 	if cfg.Group != "" {
+		member := narrowed(cfg.Sarama)
 		// A JoinGroup answers once the slowest member is back, up to the
 		// rebalance timeout; a read timeout below that never gets an answer.
-		member := *cfg.Sarama
 		member.Net.ReadTimeout = max(member.Net.ReadTimeout, member.Consumer.Group.Rebalance.Timeout+5*time.Second)
 		// Whoever asks for the coordinator tries again by itself. With retries inside of each of
 		// its many, it would be silent for more than a minute. The heartbeat counts its own by
@@ -46,14 +47,64 @@ func open(cfg *Config, asked func(partition int32), worked func()) (_ *clients, 
 		group := *cfg.Sarama
 		group.Metadata.Retry.Max = (retries+1)*(retries+1) - 1
 		c.fetch.config = &group
-		for attempt := 0; ; attempt++ {
-			if c.fetch.member, err = sarama.NewClient(cfg.Brokers, &member); err == nil || attempt == retries {
-				break
-			}
-			time.Sleep(member.Metadata.Retry.Backoff) // as sarama does, with the retries that we took away
+		if c.fetch.member, err = sarama.NewClient(cfg.Brokers, member); err != nil {
+			return nil, err
 		}
 	}
-	return c, err
+	if !knows(c.fetch, cfg.Topic) {
+		// This creates it, where brokers do that.
+		if err := c.fetch.RefreshMetadata(cfg.Topic); !answered(err) {
+			return nil, err
+		}
+	}
+	if !knows(c.fetch, cfg.Topic) {
+		return c, nil
+	}
+	return c, c.learn(cfg)
+}
+
+func knows(client sarama.Client, topic string) bool {
+	topics, err := client.Topics()
+	return err == nil && slices.Contains(topics, topic)
+}
+
+// answered reports whether a broker has answered, be it that it refused what was asked for.
+func answered(err error) bool {
+	var refused sarama.KError
+	return err == nil || errors.As(err, &refused) && !errors.Is(err, sarama.ErrSASLAuthenticationFailed)
+}
+
+// narrowed is a copy of a configuration for a client that has to do with one topic. What
+// sarama loads otherwise, at the start and from time to time, are the metadata of all
+// topics: with thousands of them 50 ms and megabytes, for each client.
+func narrowed(cfg *sarama.Config) *sarama.Config {
+	own := *cfg
+	own.Metadata.Full = false
+	own.Metadata.AllowAutoTopicCreation = false // the fetching client creates what is missing
+	return &own
+}
+
+// learn has the clients that do not load all metadata load those of the topic, which exists. With them
+// come the addresses of all brokers, without which a client whose broker is lost has only those it was
+// given to turn to; and both are refreshed from then on.
+func (c *clients) learn(cfg *Config) error {
+	for _, client := range []sarama.Client{c.side, c.fetch.member} {
+		if client == nil || knows(client, cfg.Topic) {
+			continue
+		}
+		retry := &cfg.Sarama.Metadata.Retry
+		for attempt := client.Config().Metadata.Retry.Max; ; attempt++ {
+			err := client.RefreshMetadata(cfg.Topic)
+			if answered(err) {
+				break // what it does not know of the topic now, it asks for when it needs it
+			}
+			if attempt >= retry.Max {
+				return err
+			}
+			time.Sleep(retry.Backoff) // as sarama does, with the retries that we took away
+		}
+	}
+	return nil
 }
 
 // probe asks the brokers whether partitions can be fetched from an offset on; see health.

@@ -114,6 +114,7 @@ func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.s.health.session(true)
 	h.session.Store(true)
 	h.member = session.MemberID()
+	_ = h.clients.learn(h.s.cfg) // where the topic did not exist before
 	h.assigned(session)
 	h.committer = h.newCommitter(session)
 	return nil
