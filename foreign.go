@@ -69,9 +69,11 @@ func (f *foreign) settle(d *Delivery, s Status, reason error) bool {
 	close(f.settled)
 	d.mu.Unlock()
 	if ok && s == Rejected {
-		f.logger.Error("Message rejected", orNoReason(reason), watermill.LogFields{
-			"topic": f.topic, "message_uuid": d.msg.UUID, "partition": f.partition, "offset": f.offset,
-		})
+		fields := watermill.LogFields{"topic": f.topic, "message_uuid": d.msg.UUID}
+		if f.partition >= 0 {
+			fields["kafka_partition"], fields["kafka_partition_offset"] = f.partition, f.offset
+		}
+		f.logger.Error("Message rejected: its subscriber can only ack it, there is no dead letter", orNoReason(reason), fields)
 	}
 	return ok
 }

@@ -174,7 +174,9 @@ func TestForeignDelivery(t *testing.T) {
 	for name, open := range foreignPubSubs() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, call := foreignService(t, open, &failingPublisher{}, ackpolicy.NackOnError.Middleware,
+			told := newLog(t)
+			policy := ackpolicy.Middleware{Policy: ackpolicy.NackOnError, Logger: told}
+			s, call := foreignService(t, open, &failingPublisher{}, policy.Middleware,
 				func(d *ackpolicy.Delivery) ([]*message.Message, error) {
 					if err := d.AckSync(context.Background()); !errors.Is(err, ackpolicy.ErrNotKafka) {
 						t.Errorf("AckSync: %v", err)
@@ -198,6 +200,10 @@ func TestForeignDelivery(t *testing.T) {
 			}
 			if d := call.delivery; d.Partition() != partition || d.Offset() != offset {
 				t.Errorf("partition %d, offset %d", d.Partition(), d.Offset())
+			}
+			lines := with(told.at("error"), "Message rejected", "err="+errBoom.Error(), "topic=", "message_uuid=id")
+			if position := with(lines, "kafka_partition=0", "kafka_partition_offset=0"); len(lines) != 1 || (len(position) == 1) != (partition == 0) {
+				t.Errorf("the log has %v", told.at("error"))
 			}
 		})
 	}

@@ -212,6 +212,9 @@ func TestMaxUncommitted(t *testing.T) {
 	}
 	close(release)
 	waitCommitted(t, group, topic, 0, records)
+	eventually(t, "a line that it goes on", func() bool {
+		return len(with(s.log.at("info"), "Partition goes on", topic, "kafka_partition=0", "failing_for=")) == 1
+	})
 	s.stop()
 }
 

@@ -68,6 +68,7 @@ type Claim struct {
 	resting atomic.Bool // paused, for the watchdog
 	quitted bool        // quit is closed
 	held    held
+	stuck   time.Time // since when, once a record was told that it is stuck behind
 }
 
 type claimStart struct {
@@ -186,6 +187,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 			c.paused, c.held = false, held{}
 			c.pause(false)
 			c.resting.Store(false)
+			c.goesOn()
 		}
 		switch {
 		case c.paused && !paused:

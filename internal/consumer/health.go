@@ -233,7 +233,7 @@ func (h *health) examine() bool {
 	var had []string
 	for k := range symptoms {
 		if h.reported[k] {
-			had = append(had, kinds[k].name+listed(slices.Collect(maps.Keys(h.had[k]))))
+			had = append(had, at(k, h.had[k]))
 		}
 	}
 	h.forget()
@@ -265,7 +265,7 @@ func (h *health) tell() {
 		var also []string
 		for _, other := range ripe {
 			if other != k {
-				also = append(also, kinds[other].name+listed(slices.Collect(maps.Keys(h.open[other]))))
+				also = append(also, at(other, h.open[other]))
 			}
 		}
 		if also != nil {
@@ -303,17 +303,16 @@ func (h *health) ripe(k symptom) bool {
 
 // latest returns the last failure of a symptom, and the fields that name the partitions.
 func (h *health) latest(k symptom) (last *failure, fields watermill.LogFields) {
-	at := everywhere
+	where := everywhere
 	for p, f := range h.open[k] {
 		if last == nil || f.last.After(last.last) {
-			last, at = f, p
+			last, where = f, p
 		}
 	}
 	if len(h.open[k]) == 1 {
-		return last, last.fieldsOf(at)
+		return last, last.fieldsOf(where)
 	}
-	partitions := strings.Trim(listed(slices.Collect(maps.Keys(h.open[k]))), " ()")
-	return last, watermill.LogFields{"kafka_partitions": partitions}
+	return last, watermill.LogFields{"kafka_partitions": listed(slices.Collect(maps.Keys(h.open[k])))}
 }
 
 func (f *failure) textOf(k symptom) string {
@@ -337,10 +336,6 @@ const most = 10
 // listed names partitions: how many, and the first ones.
 func listed(partitions []int32) string {
 	slices.Sort(partitions)
-	partitions = slices.DeleteFunc(partitions, func(p int32) bool { return p == everywhere })
-	if len(partitions) == 0 {
-		return ""
-	}
 	var names []string
 	for _, p := range partitions[:min(most, len(partitions))] {
 		names = append(names, fmt.Sprint(p))
@@ -348,5 +343,14 @@ func listed(partitions []int32) string {
 	if len(partitions) > most {
 		names = append(names, "…")
 	}
-	return fmt.Sprintf(" (%d: %s)", len(partitions), strings.Join(names, ", "))
+	return fmt.Sprintf("%d: %s", len(partitions), strings.Join(names, ", "))
+}
+
+// at is a symptom's name with the partitions that have it.
+func at[V any](k symptom, partitions map[int32]V) string {
+	ps := slices.Collect(maps.Keys(partitions))
+	if ps = slices.DeleteFunc(ps, func(p int32) bool { return p == everywhere }); len(ps) == 0 {
+		return kinds[k].name
+	}
+	return kinds[k].name + " (" + listed(ps) + ")"
 }

@@ -3,7 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,7 +56,7 @@ func (h *groupHandler) assigned(session sarama.ConsumerGroupSession) {
 	h.joined()
 	h.s.cfg.Logger.Info("Joined the consumer group", watermill.LogFields{
 		"member_id": session.MemberID(), "generation": session.GenerationID(),
-		"kafka_partitions": fmt.Sprint(session.Claims()[h.s.cfg.Topic]),
+		"kafka_partitions": listed(slices.Clone(session.Claims()[h.s.cfg.Topic])),
 	})
 }
 

@@ -60,6 +60,9 @@ func (c *Claim) watch() {
 		return
 	}
 	c.held.told = true
+	if !byCommit && c.stuck.IsZero() {
+		c.stuck = c.held.since
+	}
 	if byCommit {
 		if now.Commit = c.source.Failure(); now.Commit == nil {
 			now.Commit = errUnconfirmed
@@ -68,5 +71,13 @@ func (c *Claim) watch() {
 	}
 	if c.cfg.Events.Stuck != nil {
 		c.cfg.Events.Stuck(c.topic, c.partition, now)
+	}
+}
+
+// goesOn tells that a partition is no longer stuck behind a record.
+func (c *Claim) goesOn() {
+	if !c.stuck.IsZero() {
+		c.logger.Info("Partition goes on", watermill.LogFields{"failing_for": time.Since(c.stuck).Round(time.Millisecond).String()})
+		c.stuck = time.Time{}
 	}
 }

@@ -49,6 +49,9 @@ func (c *Claim) watchdog() {
 			return
 		}
 		if next := c.part.Next(); next != seen || c.resting.Load() {
+			if looks >= lookTold {
+				c.logger.Info("Partition goes on", watermill.LogFields{"failing_for": (time.Duration(looks) * every).String()})
+			}
 			seen, tail, looks = next, reread.Tail{Next: next}, 0
 			continue
 		}
