@@ -16,14 +16,19 @@ import (
 
 // heavy produces more than MaxBufferedBytes allows, over a few keys.
 func heavy(t *testing.T, records, keys int) (topic string, cfg ackpolicy.SubscriberConfig) {
+	cfg = config(brokertest.Group(t), ordering(ackpolicy.OrderByKey, 16))
+	cfg.MaxBufferedBytes = 1 << 20
+	return newTopic(t, 1, bulky(records, keys)...), cfg
+}
+
+// bulky makes records of 10 kB.
+func bulky(records, keys int) []brokertest.Record {
 	all := make([]brokertest.Record, records)
 	for i := range all {
 		all[i] = brokertest.KeyValue(fmt.Sprint("key-", i%keys), fmt.Sprint(i))
 		all[i].Value = append(all[i].Value, bytes.Repeat([]byte{'.'}, 10_000)...)
 	}
-	cfg = config(brokertest.Group(t), ordering(ackpolicy.OrderByKey, 16))
-	cfg.MaxBufferedBytes = 1 << 20
-	return newTopic(t, 1, all...), cfg
+	return all
 }
 
 // Records that wait for long are pushed out of memory and read again from the

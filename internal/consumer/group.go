@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -39,7 +38,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	defer errs.Wait()
 
 	interrupter := s.interrupt(ctx)
-	h := &groupHandler{s: s, clients: c, group: group, reconnect: reconnect, session: &interrupter.session}
+	h := &groupHandler{s: s, clients: c, group: group, reconnect: reconnect, interrupter: interrupter}
 	var handler sarama.ConsumerGroupHandler = h
 	if s.cfg.Tracer != nil {
 		handler = s.cfg.Tracer.WrapConsumerGroupHandler(handler)
@@ -103,16 +102,16 @@ type groupHandler struct {
 	endSession context.CancelCauseFunc // the next session joins the group again
 	joined     func()                  // the session has begun
 
-	session *atomic.Bool // one goes on
-	foreign sync.Once
-	member  string // the member's id; of the last session
+	foreign     sync.Once
+	member      string // the member's id; of the last session
+	interrupter *interrupter
 }
 
 // Setup begins a session: with eager rebalances each assignment, with
 // cooperative ones the whole membership.
 func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.s.health.session(true)
-	h.session.Store(true)
+	h.interrupter.begin(session.Context())
 	h.member = session.MemberID()
 	_ = h.clients.learn(h.s.cfg) // where the topic did not exist before
 	h.assigned(session)
@@ -126,7 +125,7 @@ func (h *groupHandler) Cleanup(session sarama.ConsumerGroupSession) error {
 		h.reconnect(cause)
 	}
 	h.committer.Close()
-	h.session.Store(false)
+	h.interrupter.end()
 	return nil
 }
 

@@ -9,46 +9,71 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// interruptAfter is how long requests that nobody needs any more may go on.
+// interruptAfter is how long the last requests of a session may go on.
 const interruptAfter = 500 * time.Millisecond
 
-// interrupter ends the requests that a membership, or a reader without a group, still
-// waits for once it has to end and its claims are gone: a JoinGroup that the group's other members
-// hold up, a fetch from a leader that is silent. sarama waits for their answers
-// whatever the context says, and leaves the group only afterwards.
+// interrupter ends requests that nobody needs any more: sarama waits for their answers
+// whatever the context says, before it rejoins the group or leaves it. A JoinGroup may be held
+// up by the group's other members, a fetch by a leader that is silent.
 type interrupter struct {
-	consumed chan struct{}
-	session  atomic.Bool // claims may come and go: the last fetches have their time to return
-	running  sync.WaitGroup
+	s       *Subscription
+	session atomic.Bool // one is under way
+
+	watches    sync.WaitGroup
+	ended      chan struct{} // closed by stop
+	sessionEnd chan struct{} // closed at the end of the session
 }
 
-// interrupt begins to watch for the end of ctx.
+// interrupt begins to watch a membership, or a reader without a group, that ends with ctx.
 func (s *Subscription) interrupt(ctx context.Context) *interrupter {
-	i := &interrupter{consumed: make(chan struct{})}
-	i.running.Go(func() {
+	i := &interrupter{s: s, ended: make(chan struct{})}
+	i.watches.Go(func() {
 		select {
 		case <-ctx.Done():
-		case <-i.consumed:
+		case <-i.ended:
 			return
 		}
-		awaitClaims(s.shared, i.consumed)
-		for {
-			pause := interruptAfter / 10
-			if i.session.Load() {
-				pause = interruptAfter + s.cfg.Sarama.Consumer.MaxWaitTime
+		for wait.For(interruptAfter/10, i.ended) {
+			if !i.session.Load() {
+				i.interrupt()
 			}
-			if !wait.For(pause, i.consumed) {
-				return
-			}
-			s.dialer.Break()
-			s.sideDialer.Break()
 		}
 	})
 	return i
 }
 
-// stop follows the end of what may be interrupted.
+// begin watches a session. It ends with ctx, and then its claims do: the last
+// fetches have their time to return.
+func (i *interrupter) begin(ctx context.Context) {
+	end := make(chan struct{})
+	i.sessionEnd = end
+	i.session.Store(true)
+	i.watches.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-end:
+			return
+		}
+		awaitClaims(i.s.shared, end)
+		for wait.For(interruptAfter+i.s.cfg.Sarama.Consumer.MaxWaitTime, end) {
+			i.interrupt()
+		}
+	})
+}
+
+// end follows the end of the session.
+func (i *interrupter) end() {
+	close(i.sessionEnd)
+	i.session.Store(false)
+}
+
+// stop follows the end of the membership.
 func (i *interrupter) stop() {
-	close(i.consumed)
-	i.running.Wait()
+	close(i.ended)
+	i.watches.Wait()
+}
+
+func (i *interrupter) interrupt() {
+	i.s.dialer.Break()
+	i.s.sideDialer.Break()
 }

@@ -23,7 +23,7 @@ func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []
 	defer cancel(nil)
 	s.health.session(true)
 	interrupter := s.interrupt(ctx)
-	interrupter.session.Store(true)
+	interrupter.begin(ctx)
 	var claims sync.WaitGroup
 	for _, p := range partitions {
 		claims.Go(func() {
@@ -36,6 +36,7 @@ func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []
 	}
 	claims.Wait()
 	err = consumer.Close()
+	interrupter.end()
 	interrupter.stop()
 	if ctx.Err() != nil && s.closingNow() {
 		return err
