@@ -149,6 +149,37 @@ func TestCloseAfterTheTopicWasDeleted(t *testing.T) {
 	}
 }
 
+// The same with a topic that is deleted under its group, on whatever broker; and on a revocation.
+func TestCloseWithoutItsTopic(t *testing.T) {
+	t.Parallel()
+	for protocol, change := range protocols() {
+		for _, how := range []string{"closing", "revoked"} {
+			t.Run(protocol+", "+how, func(t *testing.T) {
+				t.Parallel()
+				const drain = 300 * time.Millisecond
+				topic := newTopic(t, 1, numbered(3)...)
+				cfg := config(brokertest.Group(t), drainTimeout(drain), change)
+				cfg.CommitInterval = time.Hour
+				nothing := func(*message.Message, *ackpolicy.Delivery) error { return nil }
+				s := consume(t, cfg, topic, nothing, ackpolicy.NackOnError.Middleware)
+				s.journal.wait(t, 3)
+				admin(t, shared, func(a sarama.ClusterAdmin) error { return a.DeleteTopic(topic) })
+				began := time.Now()
+				if how == "revoked" {
+					other := consume(t, config(cfg.Kafka.ConsumerGroup, change), newTopic(t, 1, numbered(1)...), nothing, ackpolicy.NackOnError.Middleware)
+					other.journal.wait(t, 1) // of another topic, but the same group
+					other.stop()
+				}
+				wantClosed(t, s.stop, drain)
+				if took := time.Since(began); took > 10*time.Second {
+					t.Errorf("took %v", took)
+				}
+				wantMembers(t, cfg.Kafka.ConsumerGroup, 0)
+			})
+		}
+	}
+}
+
 // Without a group Close keeps the same bound.
 func TestCloseWithoutAGroupLeavesWhatHangs(t *testing.T) {
 	t.Parallel()
