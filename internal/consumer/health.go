@@ -49,8 +49,12 @@ const (
 	gather = 200 * time.Millisecond
 	// examine is how often a subscription that fails is looked at.
 	examine = time.Second
-	// recovered is how long everything must have worked for the outage to be over.
-	recovered = 5 * time.Second
+	// recovered is how long everything must have worked for the outage to be over: three
+	// times as long each time that the next one follows within recent, so that what comes
+	// and goes is one outage.
+	recovered     = 5 * time.Second
+	mostRecovered = time.Minute
+	recent        = 10 * time.Minute
 )
 
 // everywhere stands for the partition where a failure is not one of a partition.
@@ -82,8 +86,10 @@ type health struct {
 	mu        sync.Mutex
 	outage    outage.Outage
 	report    outage.Report
-	due       bool                                     // a line
-	last      time.Time                                // something failed
+	due       bool      // a line
+	last      time.Time // something failed
+	ended     time.Time // the last outage that was reported
+	recovered time.Duration
 	consuming bool                                     // a session is under way
 	probe     func(partitions []int32) map[int32]error // asks the broker whether they can be fetched
 	open      [symptoms]map[int32]*failure
@@ -114,6 +120,9 @@ func (h *health) forget() {
 func (h *health) failed(k symptom, p int32, f failure) {
 	now := time.Now()
 	h.mu.Lock()
+	if !h.failing.Load() {
+		h.begin(now)
+	}
 	f.since, f.last = now, now
 	if before, ok := h.open[k][p]; ok {
 		f.since = before.since
@@ -125,10 +134,18 @@ func (h *health) failed(k symptom, p int32, f failure) {
 	}
 	report, due := h.outage.Failed()
 	h.report, h.due = report, h.due || due
-	h.failing.Store(true)
 	h.mu.Unlock()
 	h.wake()
 	h.logger.Debug(f.textOf(k), f.fieldsOf(p).Add(watermill.LogFields{"err": f.err.Error()}))
+}
+
+func (h *health) begin(now time.Time) {
+	h.failing.Store(true)
+	if h.ended.IsZero() || now.Sub(h.ended) > recent {
+		h.recovered = recovered
+	} else {
+		h.recovered = min(3*h.recovered, mostRecovered)
+	}
 }
 
 func (h *health) wake() {
@@ -145,7 +162,14 @@ func (h *health) works(k symptom, p int32) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.open[k], p)
+	h.healed(k, p)
+}
+
+func (h *health) healed(k symptom, p int32) {
+	if _, failed := h.open[k][p]; failed {
+		delete(h.open[k], p)
+		h.last = time.Now()
+	}
 }
 
 // connected gives the way to ask the brokers.
@@ -161,7 +185,7 @@ func (h *health) session(consuming bool) {
 	defer h.mu.Unlock()
 	h.consuming = consuming
 	if consuming {
-		delete(h.open[connecting], everywhere)
+		h.healed(connecting, everywhere)
 	}
 }
 
@@ -224,7 +248,7 @@ func (h *health) examine() bool {
 	if fails {
 		h.last = now
 	}
-	if now.Sub(h.last) < recovered {
+	if now.Sub(h.last) < h.recovered {
 		h.mu.Unlock()
 		return true
 	}
@@ -237,6 +261,9 @@ func (h *health) examine() bool {
 		}
 	}
 	h.forget()
+	if len(had) > 0 {
+		h.ended = now
+	}
 	h.mu.Unlock()
 	if len(had) > 0 {
 		h.logger.Info("Kafka works again", report.AddTo(watermill.LogFields{"failed": strings.Join(had, ", ")}))

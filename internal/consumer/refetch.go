@@ -44,7 +44,7 @@ func (h *health) asked(p int32) {
 	}
 	now := time.Now()
 	if !f.asked.IsZero() && (now.Sub(f.asked) < h.leastPause || h.lastRetry.Before(f.asked)) {
-		delete(h.open[fetching], p) // no retry can have come between the two
+		h.healed(fetching, p) // no retry can have come between the two
 		return
 	}
 	f.asked = now

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -144,5 +146,37 @@ func TestRest(t *testing.T) {
 	}
 	if m, err := r.Read(nil, 1); err != nil || string(m.Value) != "b" {
 		t.Errorf("read again: %v, %v", m, err)
+	}
+}
+
+// Of each partition a probe says whether it can be fetched.
+func TestProbe(t *testing.T) {
+	b := brokertest.NewFake(t)
+	r := reader(t, b, "a", "b", "c")
+	at := func(offset int64, leader int32) map[int32]Position {
+		return map[int32]Position{0: {Offset: offset, Leader: leader, Epoch: -1}}
+	}
+	leader, err := r.client.Leader(r.topic, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, position := range map[string]map[int32]Position{
+		"a record": at(0, leader.ID()), "the end": at(3, leader.ID()), "beyond it": at(7, leader.ID()),
+	} {
+		if errs := Probe(r.client, r.topic, position); len(errs) != 1 || errs[0] != nil {
+			t.Errorf("%s: %v", name, errs)
+		}
+	}
+	if errs := Probe(r.client, r.topic, at(0, 99)); errs[0] == nil {
+		t.Error("a leader that nobody knows: no error")
+	}
+	fault := b.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Err: kerr.LeaderNotAvailable, Count: -1})
+	if errs := Probe(r.client, r.topic, at(0, leader.ID())); !errors.Is(errs[0], sarama.ErrLeaderNotAvailable) {
+		t.Errorf("no leader: %v", errs)
+	}
+	fault.Remove()
+	b.Close()
+	if errs := Probe(r.client, r.topic, at(0, leader.ID())); errs[0] == nil {
+		t.Error("without the broker: no error")
 	}
 }
