@@ -50,6 +50,10 @@ func TestStalledPartition(t *testing.T) {
 				}
 				return nil, nil, false
 			})
+			for p := range int32(2) {
+				_, err := brokertest.Produce(broker.Addrs(), topic, p, numbered(2)...)
+				check(t, err)
+			}
 			fault.Store(1)
 			s := newService(t)
 			s.router.AddMiddleware(ackpolicy.NackOnError.Middleware)
@@ -57,10 +61,6 @@ func TestStalledPartition(t *testing.T) {
 			sub.LookEvery(200 * time.Millisecond)
 			s.router.AddConsumerHandler("handler", topic, sub, s.recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
 			s.start(t)
-			for p := range int32(2) {
-				_, err := brokertest.Produce(broker.Addrs(), topic, p, numbered(2)...)
-				check(t, err)
-			}
 			for _, reconnect := range []bool{false, true} {
 				e := await(t, "the hook", told)
 				if e.Topic != topic || e.Partition != stalled || e.Offset != 0 || e.End != 2 || e.For == 0 || e.Reconnect != reconnect {

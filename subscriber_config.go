@@ -86,9 +86,11 @@ type SubscriberConfig struct {
 	// partition: the most that a crash replays. 0 is 100,000; Unlimited is no bound.
 	MaxUncommitted int
 	// MaxBufferedBytes is how many bytes of records, with 160 more for each and 56
-	// for each header, a subscription holds before it pauses fetching; what was asked for already still comes, and every
-	// partition may hold one record, however large. Each running handler has a copy of
-	// its record's key and value beside that. 0 is 64 MiB.
+	// for each header, a subscription holds before it pauses fetching. Half of it is divided
+	// evenly among the assigned partitions, the other half goes to those that need more, in
+	// turn. A fetch counts as it is once it is decompressed, and as a whole: expect up to twice
+	// the bound in memory, or two fetches if those are larger. Each running handler has a copy
+	// of its record's key and value beside that. 0 is 64 MiB.
 	MaxBufferedBytes int64
 	// CommitInterval between commits that nobody waits for; 0 is sarama's
 	// Consumer.Offsets.AutoCommit.Interval (1 s).

@@ -21,7 +21,7 @@ const (
 	highMark = 20000
 	lowMark  = highMark / 2
 	holdBack = 20 * time.Millisecond
-	// pollPaused is how often a paused claim looks whether others freed memory.
+	// pollPaused is how often a paused claim looks whether it may go on.
 	pollPaused = 25 * time.Millisecond
 	// evictAfter is how long a record must have to wait to be pushed out of
 	// memory: reading it again costs a millisecond.
@@ -32,6 +32,8 @@ const (
 	detachBytes = 1 << 20
 	// batch is how many records are taken before other events are looked at.
 	batch = 64
+	// within is how many bytes of a fetch are taken before the budget is asked in the midst of it.
+	within = 256 << 10
 )
 
 // Claim is one assignment of a partition: the goroutine that drains what sarama
@@ -42,7 +44,7 @@ type Claim struct {
 	partition int32
 	part      *partition.Partition[*sarama.ConsumerMessage]
 	logger    watermill.LoggerAdapter
-	pause     func(paused bool)
+	portion   portion                 // of MaxBufferedBytes
 	reconnect context.CancelCauseFunc // ends the session; the next has new connections
 
 	committer *commit.Committer // nil without a group
@@ -53,20 +55,20 @@ type Claim struct {
 	cancel   context.CancelCauseFunc
 	ended    error // why it ended; set before the partition is closed, read after
 	draining chan struct{}
-	quit     chan struct{} // closed when nothing more is handed out even in the drain
-	spent    chan struct{} // closed when the partition is no longer ours
-	fenced   chan struct{} // closed when the group has gone on without us
-	wake     chan struct{} // a token each for an idle slot
-	kick     chan struct{} // spawn, timer or low mark: the claim's own goroutine looks
+	quit     chan struct{}      // closed when nothing more is handed out even in the drain
+	spent    chan struct{}      // closed when the partition is no longer ours
+	fenced   chan struct{}      // closed when the group has gone on without us
+	wake     chan struct{}      // a token each for an idle slot
+	kick     chan struct{}      // spawn, timer or low mark: the claim's own goroutine looks
+	looks    chan chan struct{} // so it does at what a fetch brought; see fetched
 	spawn    atomic.Int32
 	slots    sync.WaitGroup
 
 	letters letters
 	calls   calls
 
-	paused  bool
-	resting atomic.Bool // paused, for the watchdog
-	quitted bool        // quit is closed
+	taken   int64 // bytes since the budget was asked
+	quitted bool  // quit is closed
 	held    held
 	stuck   time.Time // since when, once a record was told that it is stuck behind
 }
@@ -78,7 +80,8 @@ type claimStart struct {
 	stored    bool  // the group has that offset, or a later one, stored
 	committer *commit.Committer
 	side      sarama.Client
-	pause     func(paused bool)
+	gate      *gate                   // closed
+	end       func() int64            // where the log ended at the last fetch
 	reconnect context.CancelCauseFunc // ends the session; the next has new connections
 	ctx       context.Context         // for its values
 }
@@ -87,7 +90,6 @@ func (s *shared) newClaim(start claimStart) *Claim {
 	cfg := s.cfg
 	c := &Claim{
 		shared: s, topic: start.topic, partition: start.partition,
-		pause:     start.pause,
 		reconnect: start.reconnect,
 		committer: start.committer,
 		reader:    reread.New(start.side, start.topic, start.partition),
@@ -97,7 +99,11 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		fenced:    make(chan struct{}),
 		wake:      make(chan struct{}, cfg.MaxInFlight+1),
 		kick:      make(chan struct{}, 1),
+		looks:     make(chan chan struct{}),
 	}
+	c.portion.gate, c.portion.end = start.gate, start.end
+	c.portion.bytes.Total = &s.budget.held
+	c.portion.next.Store(start.offset)
 	c.logger = cfg.Logger.With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset})
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(start.ctx))
 	c.part = partition.New(partition.Config[*sarama.ConsumerMessage]{
@@ -107,7 +113,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		MaxUncommitted: cfg.MaxUncommitted,
 		Committed:      c.committer != nil,
 		Limit:          s.limit,
-		Bytes:          &s.bytes,
+		Bytes:          &c.portion.bytes,
 		Late:           &s.late,
 		Detach:         detached,
 		Start:          start.offset,
@@ -139,7 +145,10 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	if !c.enter(c) {
 		return
 	}
-	c.pause(false) // the pause state of an earlier assignment survives in sarama
+	s := c.shared
+	s.budget.enter(&c.portion)
+	s.reading(c, true)
+	defer s.reading(c, false)
 	opening, cancel := context.WithCancel(c.ctx)
 	opened := c.open(opening)
 	defer opened.Wait()
@@ -153,8 +162,16 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	defer poll.Stop()
 	detach := time.NewTicker(detachAfter)
 	defer detach.Stop()
+	polled := false
 	for {
-		paused := c.paused
+		if closed := c.portion.gate.closed(); closed && !polled {
+			poll.Reset(pollPaused)
+			polled = true
+		} else if !closed && polled {
+			poll.Stop()
+			polled, c.held = false, held{}
+			c.goesOn()
+		}
 		select {
 		case m, ok := <-messages:
 			if !ok || !c.take(m, messages) {
@@ -167,6 +184,10 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 			c.do(c.part.Tick(Now()))
 			c.arm(timer)
 		case <-poll.C:
+			c.rest()
+		case looked := <-c.looks:
+			c.catchUp(messages)
+			close(looked)
 		case <-detach.C:
 			c.detach()
 		case <-c.fenced:
@@ -176,25 +197,41 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 		case <-closing:
 			return
 		}
-		switch {
-		case !c.paused:
-		case c.over(lowMark):
-			if c.bytes.Load() > c.cfg.MaxBufferedBytes {
-				c.evict()
-			}
-			c.watch()
-		default:
-			c.paused, c.held = false, held{}
-			c.pause(false)
-			c.resting.Store(false)
-			c.goesOn()
+		if c.portion.gate.has(fullWindow) && !c.over(lowMark) {
+			c.portion.gate.mark(fullWindow, false)
 		}
-		switch {
-		case c.paused && !paused:
-			poll.Reset(pollPaused)
-		case paused && !c.paused:
-			poll.Stop()
+	}
+}
+
+// rest is what a paused claim does every now and then.
+func (c *Claim) rest() {
+	c.budget.update(&c.portion)
+	if c.crowded() {
+		c.evict()
+	}
+	c.watch()
+}
+
+// catchUp takes what is left of the last fetch, and then decides whether there may be a next one.
+func (c *Claim) catchUp(messages <-chan *sarama.ConsumerMessage) {
+	for range len(messages) {
+		if m, ok := <-messages; ok {
+			c.count(m, c.push(m))
 		}
+	}
+	if c.crowded() {
+		c.evict()
+	}
+	c.budget.looked(&c.portion)
+}
+
+// look has the claim's goroutine catch up, and waits for it.
+func (c *Claim) look() {
+	looked := make(chan struct{})
+	select {
+	case c.looks <- looked:
+		<-looked
+	case <-c.draining:
 	}
 }
 
@@ -213,8 +250,10 @@ func (c *Claim) open(ctx context.Context) *sync.WaitGroup {
 
 // take pushes a record and those behind it that are there already.
 func (c *Claim) take(m *sarama.ConsumerMessage, messages <-chan *sarama.ConsumerMessage) bool {
+	size := 0
+	defer func() { c.count(m, size) }()
 	for range batch {
-		c.push(m)
+		size += c.push(m)
 		select {
 		case next, ok := <-messages:
 			if !ok {
@@ -225,21 +264,34 @@ func (c *Claim) take(m *sarama.ConsumerMessage, messages <-chan *sarama.Consumer
 			return true
 		}
 	}
-	c.push(m)
+	size += c.push(m)
 	return true
 }
 
-func (c *Claim) push(m *sarama.ConsumerMessage) {
-	w, err := c.part.Push(m.Offset, m, sizeOf(m))
+// count tells the budget of records that were taken, up to m.
+func (c *Claim) count(m *sarama.ConsumerMessage, size int) {
+	c.portion.next.Store(m.Offset + 1)
+	c.portion.pushed.Add(int64(size))
+	c.taken += int64(size)
+}
+
+// push returns the record's size.
+func (c *Claim) push(m *sarama.ConsumerMessage) int {
+	size := sizeOf(m)
+	if int64(size) > c.portion.largest.Load() {
+		c.portion.largest.Store(int64(size))
+	}
+	w, err := c.part.Push(m.Offset, m, size)
 	if err != nil {
 		c.logger.Error("Record dropped: sarama delivered it twice or out of order", err, watermill.LogFields{"kafka_partition_offset": m.Offset})
-		return
+		return 0
 	}
 	if w.Spawn > 0 { // we are the claim's goroutine: no need to kick ourselves
 		c.start(w.Spawn)
 		w.Spawn = 0
 	}
 	c.do(w)
+	return size
 }
 
 // detach copies what has waited for long, and drops what was read ahead and is not asked for.
@@ -284,11 +336,10 @@ func (c *Claim) arm(timer *time.Timer) {
 	}
 }
 
-// over tells whether the window holds more than it should.
+// over reports whether the window holds more records than it should.
 func (c *Claim) over(mark int) bool {
 	load := c.part.Load()
-	return load.Ready >= mark || load.Blocked ||
-		(c.bytes.Load() > c.cfg.MaxBufferedBytes && load.Unsettled > 0)
+	return load.Ready >= mark || load.Blocked
 }
 
 // regulate pauses the partition if its window is too full and stays so.
@@ -296,7 +347,11 @@ func (c *Claim) regulate(timer *time.Timer, done <-chan struct{}) {
 	if c.crowded() {
 		c.evict()
 	}
-	if c.paused || !c.over(highMark) {
+	if c.taken >= within {
+		c.taken = 0
+		c.budget.update(&c.portion)
+	}
+	if c.portion.gate.has(fullWindow) || !c.over(highMark) {
 		return
 	}
 	held := time.NewTimer(holdBack)
@@ -319,8 +374,6 @@ hold:
 	if !c.over(highMark) {
 		return
 	}
-	c.paused = true
-	c.resting.Store(true)
-	c.pause(true)
+	c.portion.gate.mark(fullWindow, true)
 	c.part.ArmLow(lowMark)
 }

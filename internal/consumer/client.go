@@ -177,7 +177,7 @@ func (c *fetchClient) RefreshCoordinator(group string) error {
 }
 
 // LeaderAndEpoch is what sarama asks for when it begins to fetch a partition, after each
-// fetch that succeeded and before each retry.
+// fetch that succeeded, before it sends the next one, and before each retry.
 func (c *fetchClient) LeaderAndEpoch(topic string, partition int32) (*sarama.Broker, int32, error) {
 	leader, epoch, err := c.Client.LeaderAndEpoch(topic, partition)
 	if err == nil {

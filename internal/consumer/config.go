@@ -104,7 +104,7 @@ func (r Released) What() string { return describe(r.Left) }
 type shared struct {
 	cfg     *Config
 	closing chan struct{} // closed at the beginning of the end
-	bytes   atomic.Int64
+	budget  budget
 	late    atomic.Bool
 	limit   *partition.Limit
 
@@ -112,9 +112,10 @@ type shared struct {
 
 	claimsMu sync.Mutex
 	claims   map[*Claim]struct{}
-	left     chan struct{}   // closed, and made anew, as a claim leaves
-	over     bool            // no claim enters any more
-	stalls   map[int32]int64 // where a partition's watchdog had us reconnect
+	running  map[int32]*Claim // those of the claims whose messages are read
+	left     chan struct{}    // closed, and made anew, as a claim leaves
+	over     bool             // no claim enters any more
+	stalls   map[int32]int64  // where a partition's watchdog had us reconnect
 
 	health *health
 
@@ -125,8 +126,9 @@ type shared struct {
 func newShared(cfg *Config) *shared {
 	s := &shared{
 		cfg: cfg, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
-		stalls: map[int32]int64{},
+		stalls: map[int32]int64{}, running: map[int32]*Claim{},
 	}
+	s.budget.bound = cfg.MaxBufferedBytes
 	s.health = newHealth(cfg.Logger, s.closingNow, s.partitions)
 	return s
 }
@@ -137,7 +139,7 @@ func (s *shared) partitions() map[int32]bool {
 	defer s.claimsMu.Unlock()
 	paused := make(map[int32]bool, len(s.claims))
 	for c := range s.claims {
-		paused[c.partition] = c.resting.Load()
+		paused[c.partition] = c.portion.gate.closed()
 	}
 	return paused
 }
@@ -191,7 +193,7 @@ func (s *shared) evict() {
 
 // crowded tells that what waits for long has to go: half of the bound is for
 // what can be handed out.
-func (s *shared) crowded() bool { return s.bytes.Load() > s.cfg.MaxBufferedBytes/2 }
+func (s *shared) crowded() bool { return s.budget.held.Load() > s.budget.bound/2 }
 
 // nobodyReads tells whether messages are offered and the application holds none
 // that it might be busy with.
@@ -208,6 +210,29 @@ func (s *shared) nobodyReads() bool {
 		running += c.part.Load().Running
 	}
 	return running <= offered
+}
+
+// fetched is called by sarama once it has handed out what a fetch brought for a
+// partition, before it sends the next one.
+func (s *shared) fetched(p int32) {
+	s.health.asked(p)
+	s.claimsMu.Lock()
+	c := s.running[p]
+	s.claimsMu.Unlock()
+	if c != nil && s.budget.fetched(&c.portion) {
+		c.look()
+	}
+}
+
+// reading tells that the claim's goroutine reads its messages, or no longer.
+func (s *shared) reading(c *Claim, on bool) {
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	if on {
+		s.running[c.partition] = c
+	} else if s.running[c.partition] == c {
+		delete(s.running, c.partition)
+	}
 }
 
 func (s *shared) enter(c *Claim) bool {
@@ -229,6 +254,7 @@ func (s *shared) shut() bool {
 }
 
 func (s *shared) exit(c *Claim) {
+	s.budget.exit(&c.portion)
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	delete(s.claims, c)

@@ -140,6 +140,15 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		}
 		return nil
 	}
+	// Closed before sarama's first fetch of the partition: it gathers partitions for 100 ms.
+	gate := newGate(func(paused bool) {
+		tp := map[string][]int32{topic: {partition}}
+		if paused {
+			h.group.Pause(tp)
+		} else {
+			h.group.Resume(tp)
+		}
+	})
 	offset, stored := h.start(session, claim)
 	c := s.shared.newClaim(claimStart{
 		topic: topic, partition: partition, offset: offset, stored: stored,
@@ -147,14 +156,8 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		side:      h.clients.side,
 		ctx:       s.values,
 		reconnect: h.reconnect,
-		pause: func(paused bool) {
-			tp := map[string][]int32{topic: {partition}}
-			if paused {
-				h.group.Pause(tp)
-			} else {
-				h.group.Resume(tp)
-			}
-		},
+		gate:      gate,
+		end:       claim.HighWaterMarkOffset,
 	})
 	if s.cfg.Events.Assigned != nil {
 		s.cfg.Events.Assigned(topic, partition, offset)

@@ -65,6 +65,13 @@ func (s *Subscription) consumePartition(ctx context.Context, reconnect context.C
 	if err != nil {
 		return err
 	}
+	gate := newGate(func(paused bool) {
+		if paused {
+			pc.Pause()
+		} else {
+			pc.Resume()
+		}
+	})
 	if from < 0 {
 		from, _ = c.fetch.position(topic, p, from)
 	}
@@ -85,13 +92,8 @@ func (s *Subscription) consumePartition(ctx context.Context, reconnect context.C
 		side:      c.side,
 		reconnect: reconnect,
 		ctx:       s.values,
-		pause: func(paused bool) {
-			if paused {
-				pc.Pause()
-			} else {
-				pc.Resume()
-			}
-		},
+		gate:      gate,
+		end:       pc.HighWaterMarkOffset,
 	})
 	if s.cfg.Events.Assigned != nil {
 		s.cfg.Events.Assigned(topic, p, from)

@@ -38,7 +38,7 @@ func (c *Claim) watch() {
 	switch {
 	case load.Blocked:
 		now.Bound = "MaxUncommitted"
-	case c.bytes.Load() > c.cfg.MaxBufferedBytes:
+	case c.budget.overdrawn(&c.portion):
 		now.Bound = "MaxBufferedBytes"
 	}
 	oldest, ok := c.part.Oldest()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -43,6 +44,9 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	if cfg.MaxInFlightTotal > 0 {
 		s.limit = partition.NewLimit(cfg.MaxInFlightTotal)
 	}
+	// What a broker may send at once, as it is compressed.
+	fetch := &cfg.Sarama.Consumer.Fetch
+	fetch.MaxBytes = min(fetch.MaxBytes, max(fetch.Default, int32(min(cfg.MaxBufferedBytes/4, math.MaxInt32))))
 	s.dialer, s.sideDialer = dial.New(cfg.Sarama), dial.New(cfg.Side)
 	s.sideDialer.Once = true
 	s.health.explain = func(err error) error { return s.dialer.Explain(s.cfg.Sarama, err) }
@@ -76,7 +80,7 @@ func (s *Subscription) Done() <-chan struct{} { return s.done }
 func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {
 	connected := context.AfterFunc(ctx, s.cut)
 	defer connected()
-	c, err := open(s.cfg, s.health.asked, s.dialer.Worked)
+	c, err := open(s.cfg, s.fetched, s.dialer.Worked)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)

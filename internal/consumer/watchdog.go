@@ -48,7 +48,7 @@ func (c *Claim) watchdog() {
 		case <-c.draining:
 			return
 		}
-		if next := c.part.Next(); next != seen || c.resting.Load() {
+		if next := c.part.Next(); next != seen || c.portion.gate.closed() {
 			if looks >= lookTold {
 				c.logger.Info("Partition goes on", watermill.LogFields{"failing_for": (time.Duration(looks) * every).String()})
 			}

@@ -1,5 +1,24 @@
 package partition
 
+import "sync/atomic"
+
+// Bytes counts what unsettled records take up: those of a partition, and of all that share Total.
+type Bytes struct {
+	own   atomic.Int64
+	Total *atomic.Int64 // may be nil
+}
+
+// Add changes the count.
+func (b *Bytes) Add(n int64) {
+	b.own.Add(n)
+	if b.Total != nil {
+		b.Total.Add(n)
+	}
+}
+
+// Load returns the partition's own count.
+func (b *Bytes) Load() int64 { return b.own.Load() }
+
 // Evict pushes the records out of memory that wait for long: those whose handler
 // returned without settling them, for whom nobody may ever ask again, nacked ones
 // whose time comes after soon, and those behind them in their lanes. Whoever is handed

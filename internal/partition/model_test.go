@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"sync/atomic"
 	"testing"
 )
 
@@ -130,7 +129,7 @@ type harness struct {
 	runs  []*modelRun // held by a slot
 	old   []*modelRun // finished, may be settled late
 	last  int64
-	bytes *atomic.Int64
+	bytes *Bytes
 	log   []string
 }
 
@@ -320,7 +319,7 @@ func run(t testing.TB, data []byte) {
 	if b := next(); b%3 == 0 {
 		cfg.MaxUncommitted = uint64(1 + b/3%20)
 	}
-	var bytes atomic.Int64
+	var bytes Bytes
 	cfg.Bytes = &bytes
 	cfg.Detach = func(r *modelRec) *modelRec {
 		if r == nil || r.fate == inFlight || r.fate == settled {

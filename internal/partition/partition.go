@@ -51,8 +51,8 @@ type Config[R any] struct {
 	Committed bool
 	// Limit is shared by the partitions of a subscription; nil is no limit.
 	Limit *Limit
-	// Bytes is the subscription's sum of the sizes of unsettled records; may be nil.
-	Bytes *atomic.Int64
+	// Bytes is the sum of the sizes of unsettled records; may be nil.
+	Bytes *Bytes
 	// Late is set once the application settled a delivery after its handler had
 	// returned: then a drain waits for unsettled deliveries too. Shared by a subscription.
 	Late *atomic.Bool

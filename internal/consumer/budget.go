@@ -1,0 +1,241 @@
+package consumer
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+const (
+	// firstFetches is how many partitions may fetch at once before anybody knows what a
+	// fetch brings: half of the bound is divided among them.
+	firstFetches = 2
+	// assumedRecord is taken for the size of a record before there was one.
+	assumedRecord = 1 << 20
+	// unanswered is how long room is kept for a fetch that does not come back: its broker may be gone.
+	unanswered = 10 * time.Second
+	// stuckFor is how long what a paused claim holds stays the same until others no longer
+	// wait for it.
+	stuckFor = 10 * time.Second
+)
+
+// budget shares MaxBufferedBytes among the claims of a subscription, before they fetch.
+// sarama decompresses a whole fetch, and asks for the next one as soon as it has handed out
+// the last record: to pause a partition once its records are too many would be late by two
+// fetches for each partition.
+//
+// Half of the bound is divided evenly. What a claim holds, and what its next fetch may
+// bring, always has room in its share of that. The other half goes to whoever needs more,
+// in turn.
+type budget struct {
+	bound int64
+	held  atomic.Int64 // the bytes of all claims' unsettled records
+
+	mu       sync.Mutex
+	portions []*portion // of all claims
+	queue    []*portion // those that wait for room, the longest first
+	expected int64      // what the next fetches of those that may fetch bring
+	fetch    int64      // the largest fetch lately; 0: there was none
+	record   int64      // the largest record
+}
+
+// portion is a claim's part of the budget.
+type portion struct {
+	bytes   partition.Bytes // of its unsettled records
+	gate    *gate
+	end     func() int64 // where the log ended at its last fetch
+	next    atomic.Int64 // the offset that its next fetch begins at
+	pushed  atomic.Int64 // bytes, ever
+	largest atomic.Int64 // record
+
+	// Guarded by budget.mu.
+	counted  int64     // bytes of earlier fetches
+	fetch    int64     // the largest fetch lately; 0: there was none
+	expected int64     // its part of budget.expected
+	asked    time.Time // when its latest fetch began, at most
+	idle     bool      // the last fetch brought nothing
+	shut     bool
+	still    int64     // bytes, at since
+	since    time.Time // zero: it is not shut
+	stuck    bool
+}
+
+func (b *budget) enter(p *portion) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.portions = append(b.portions, p)
+	p.shut = true // as its gate is
+	b.queue = append(b.queue, p)
+	b.admit()
+}
+
+func (b *budget) exit(p *portion) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	is := func(q *portion) bool { return q == p }
+	b.portions = slices.DeleteFunc(b.portions, is)
+	b.queue = slices.DeleteFunc(b.queue, is)
+	b.expect(p, 0)
+	b.admit()
+}
+
+// fetched ends a fetch of a partition that was not paused. It reports whether the claim has
+// to look, before the next one, at what came: it is the first, or room is scarce.
+func (b *budget) fetched(p *portion) (look bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p.shut {
+		return false
+	}
+	if p.fetch == 0 && p.end() > p.next.Load() || !b.roomy(0) {
+		return true
+	}
+	b.measure(p)
+	b.expect(p, b.nextFetch(p))
+	return false
+}
+
+// looked is update after a fetch of which everything was taken.
+func (b *budget) looked(p *portion) {
+	b.mu.Lock()
+	b.measure(p)
+	b.mu.Unlock()
+	b.update(p)
+}
+
+func (b *budget) measure(p *portion) {
+	pushed := p.pushed.Load()
+	last := pushed - p.counted
+	p.counted = pushed
+	p.asked, p.idle = time.Now(), last == 0
+	if last > 0 {
+		p.fetch = max(last, p.fetch-p.fetch/4)
+		b.fetch = max(last, b.fetch-b.fetch/16)
+		b.record = max(b.record, p.largest.Load())
+	}
+}
+
+// nextFetch returns what a claim's next fetch may bring.
+func (b *budget) nextFetch(p *portion) int64 {
+	lag := p.end() - p.next.Load()
+	if (lag <= 0 || p.idle) && b.held.Load() <= b.bound {
+		return 0 // it waits for what is produced, and gets that bit by bit
+	}
+	n, record := p.fetch, b.record
+	if n == 0 {
+		n = b.fetch
+	}
+	if n == 0 {
+		n = b.bound / 2 / firstFetches
+	}
+	if record == 0 {
+		record = assumedRecord
+	}
+	if lag > 0 && lag < n/record {
+		n = lag * record
+	}
+	return n
+}
+
+func (b *budget) expect(p *portion, bytes int64) {
+	b.expected += bytes - p.expected
+	p.expected = bytes
+}
+
+// roomy reports whether nobody needs to care, also after a fetch of so many bytes more.
+func (b *budget) roomy(more int64) bool {
+	return len(b.queue) == 0 && b.held.Load()+b.expected+more <= b.bound/2
+}
+
+// update decides whether a claim may fetch, and then whether those that wait may.
+func (b *budget) update(p *portion) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next := b.nextFetch(p)
+	if p.shut {
+		b.watchStill(p)
+	} else if b.expect(p, 0); b.roomy(next) || b.fits(p, next) {
+		b.expect(p, next)
+	} else {
+		p.shut, p.still, p.since = true, p.bytes.Load(), time.Now()
+		b.queue = append(b.queue, p)
+		p.gate.mark(noRoom, true)
+	}
+	b.admit()
+}
+
+// watchStill looks whether a claim that waits is stuck with what it holds.
+func (b *budget) watchStill(p *portion) {
+	if bytes := p.bytes.Load(); bytes != p.still || p.since.IsZero() {
+		p.still, p.since, p.stuck = bytes, time.Now(), false
+	} else {
+		p.stuck = bytes > 0 && time.Since(p.since) >= stuckFor
+	}
+}
+
+// admit opens those that fit: what is in a claim's own share does not wait for others.
+func (b *budget) admit() {
+	if len(b.queue) == 0 {
+		return
+	}
+	now := time.Now()
+	for _, p := range b.portions {
+		if p.expected > 0 && now.Sub(p.asked) > unanswered {
+			b.expect(p, 0)
+		}
+	}
+	share, turn := b.share(), true
+	b.queue = slices.DeleteFunc(b.queue, func(p *portion) bool {
+		next := b.nextFetch(p)
+		if b.fetch > 0 && p.bytes.Load()+next <= share {
+			// its own
+		} else if !turn || !b.fits(p, next) {
+			// A large fetch has its turn, too: nobody overtakes who holds no more than a share.
+			turn = turn && p.bytes.Load() > share
+			return false
+		}
+		p.shut, p.stuck, p.since = false, false, time.Time{}
+		p.counted, p.asked = p.pushed.Load(), now
+		b.expect(p, next)
+		p.gate.mark(noRoom, false)
+		return true
+	})
+}
+
+// overdrawn reports whether a claim is paused and holds more than its share.
+func (b *budget) overdrawn(p *portion) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return p.shut && p.bytes.Load() > b.share()
+}
+
+func (b *budget) share() int64 { return b.bound / 2 / int64(max(1, len(b.portions))) }
+
+// fits reports whether a fetch of so many bytes fits into a claim's share, or with it into
+// what is for all.
+func (b *budget) fits(p *portion, next int64) bool {
+	if b.fetch == 0 {
+		return b.expected+next <= b.bound/2
+	}
+	share := b.share()
+	own := p.bytes.Load() + next - share
+	if own <= 0 {
+		return true
+	}
+	var others, stuck int64
+	for _, q := range b.portions {
+		switch over := q.bytes.Load() + q.expected - share; {
+		case q == p || over <= 0:
+		case q.stuck:
+			stuck += over
+		default:
+			others += over
+		}
+	}
+	// Records that nobody settles must not stop everybody else: as much again may come beside them.
+	others += max(0, stuck-b.bound)
+	return others+own <= b.bound/2 || others == 0 && p.bytes.Load() == 0
+}

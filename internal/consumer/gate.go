@@ -1,0 +1,50 @@
+package consumer
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// Reasons to pause a partition.
+type reason = uint32
+
+const (
+	fullWindow reason = 1 << iota // as many records wait as should
+	noRoom                        // MaxBufferedBytes
+)
+
+// gate pauses a partition while there is a reason to.
+type gate struct {
+	set func(paused bool)
+
+	mu  sync.Mutex // of those that change it
+	why atomic.Uint32
+}
+
+// newGate returns a gate that is closed until there is room. Sarama remembers what an earlier
+// assignment of the partition has paused.
+func newGate(set func(paused bool)) *gate {
+	g := &gate{set: set}
+	g.mark(noRoom, true)
+	return g
+}
+
+// mark sets a reason, or takes it away. sarama's Pause and Resume, which it calls, only
+// take note.
+func (g *gate) mark(r reason, on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	before := g.why.Load()
+	after := before &^ r
+	if on {
+		after |= r
+	}
+	g.why.Store(after)
+	if (before == 0) != (after == 0) {
+		g.set(on)
+	}
+}
+
+func (g *gate) closed() bool { return g.why.Load() != 0 }
+
+func (g *gate) has(r reason) bool { return g.why.Load()&r != 0 }
