@@ -12,7 +12,10 @@ import (
 //	Backoff: ackpolicy.ExponentialBackoff{}.Delay,
 //
 // A delay is chosen at random between nothing and its limit ("full jitter"), so
-// that records that failed together do not come back together. The zero value works.
+// that records that failed together do not come back together. So it is half of the limit
+// on average. With the zero value, which works, 5 deliveries are over after 0.75 s on average,
+// 10 after 26 s, 15 after 3 minutes, 20 after 5: to bear an outage, limit the
+// record's age (SubscriberConfig.MaxAge), not its deliveries.
 type ExponentialBackoff struct {
 	// Initial is the limit of the first delay; 0 is 100 ms.
 	Initial time.Duration
@@ -24,7 +27,7 @@ type ExponentialBackoff struct {
 	NoJitter bool
 }
 
-// Delay answers the delay after an attempt that failed, 1 being the first.
+// Delay returns the delay after an attempt that failed, 1 being the first.
 func (b ExponentialBackoff) Delay(attempt int, _ error) time.Duration {
 	if b.Initial <= 0 {
 		b.Initial = 100 * time.Millisecond

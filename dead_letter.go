@@ -39,20 +39,18 @@ func (s *subscription) bury(d *Delivery, reason error) {
 		Topic: d.Topic(), Partition: d.Partition(), Offset: d.Offset(), Timestamp: d.Timestamp(),
 		Group:      s.sub.config.Kafka.ConsumerGroup,
 		Subscriber: s.sub.String(),
-		Reason:     orNoReason(reason),
+		Reason:     sound(orNoReason(reason)),
 		Attempts:   d.Attempt(),
 		RejectedAt: time.Now(),
 		Handler:    d.handler(),
 	}
-	dead, hook := s.deadLetter, s.sub.config.Hooks.Buried
+	dead := s.deadLetter
 	d.kafka.Letter(func(ctx context.Context) (err error) {
 		defer func() {
 			if r := recover(); r != nil {
 				err = fmt.Errorf("the DeadLetter panicked: %w", panicError(r))
 			}
-			if hook != nil {
-				hook(BuriedEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err})
-			}
+			s.tellBuried(BuriedEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err})
 		}()
 		record, err := d.kafka.Original(ctx, s.sub.config.Kafka.Tracer != nil)
 		if err != nil {

@@ -1,7 +1,6 @@
 package ackpolicy
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -12,14 +11,15 @@ type deliveryKey struct{}
 
 // deliveryContext is the context of a message. It is part of the Delivery, so it
 // costs no allocation, and none of its channels exists before somebody asks for
-// Done. It ends when the delivery is finished, or with its partition's
-// context, whose cause context.Cause then answers.
+// Done. It ends when the delivery is finished, or else with ErrRevoked or ErrClosing
+// as its Err, as that of contexts derived from it, and as their context.Cause: whoever
+// returns any of them returns what IsSignal reports. They are context.Canceled by errors.Is.
 type deliveryContext struct {
 	d *Delivery
 
 	mu    sync.Mutex
 	done  chan struct{}
-	ended bool
+	err   error // nil: it goes on
 	after map[*func()]struct{}
 }
 
@@ -30,7 +30,7 @@ func (c *deliveryContext) Done() <-chan struct{} {
 	defer c.mu.Unlock()
 	if c.done == nil {
 		c.done = make(chan struct{})
-		if c.ended {
+		if c.err != nil {
 			close(c.done)
 		}
 	}
@@ -40,13 +40,10 @@ func (c *deliveryContext) Done() <-chan struct{} {
 func (c *deliveryContext) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended {
-		return context.Canceled
-	}
-	return nil
+	return c.err
 }
 
-// Value answers the delivery, watermill-kafka's getters, and whatever the
+// Value returns the delivery, watermill-kafka's getters, and whatever the
 // context given to Subscribe holds.
 func (c *deliveryContext) Value(key any) any {
 	if key == (deliveryKey{}) {
@@ -62,7 +59,7 @@ func (c *deliveryContext) Value(key any) any {
 // start a goroutine for it.
 func (c *deliveryContext) AfterFunc(f func()) (stop func() bool) {
 	c.mu.Lock()
-	if c.ended {
+	if c.err != nil {
 		c.mu.Unlock()
 		go f()
 		return func() bool { return false }
@@ -82,13 +79,13 @@ func (c *deliveryContext) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
-func (c *deliveryContext) end() {
+func (c *deliveryContext) end(err error) {
 	c.mu.Lock()
-	if c.ended {
+	if c.err != nil {
 		c.mu.Unlock()
 		return
 	}
-	c.ended = true
+	c.err = err
 	if c.done != nil {
 		close(c.done)
 	}

@@ -3,41 +3,36 @@ package ackpolicy
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
 // events turns what the consumer tells into log lines and hooks.
 func (s *subscription) events() consumer.Events {
-	h := s.sub.config.Hooks
-	e := consumer.Events{
+	h := &s.sub.config.Hooks
+	return consumer.Events{
 		Released: s.released,
 		Stuck:    s.stuck,
+		Assigned: func(topic string, p int32, start int64) {
+			tell(s, "Assigned", h.Assigned, AssignedEvent{topic, p, start})
+		},
+		Committed: func(topic string, p int32, offset int64) {
+			tell(s, "Committed", h.Committed, CommittedEvent{topic, p, offset})
+		},
+		CommitFailed: func(topic string, p int32, offset int64, err error, attempt int) {
+			tell(s, "CommitFailed", h.CommitFailed, CommitFailedEvent{topic, p, offset, attempt, err})
+		},
+		Stalled: func(topic string, p int32, by consumer.Stalled) {
+			tell(s, "Stalled", h.Stalled, StalledEvent{topic, p, by.Offset, by.End, by.For, by.Reconnect})
+		},
+		Reset: func(topic string, p int32, stored, start int64) {
+			tell(s, "PositionReset", h.PositionReset, PositionResetEvent{topic, p, stored, start})
+		},
 	}
-	if h.Assigned != nil {
-		e.Assigned = func(topic string, p int32, start int64) { h.Assigned(AssignedEvent{topic, p, start}) }
-	}
-	if h.Committed != nil {
-		e.Committed = func(topic string, p int32, offset int64) { h.Committed(CommittedEvent{topic, p, offset}) }
-	}
-	if h.CommitFailed != nil {
-		e.CommitFailed = func(topic string, p int32, offset int64, err error, attempt int) {
-			h.CommitFailed(CommitFailedEvent{topic, p, offset, attempt, err})
-		}
-	}
-	if h.Stalled != nil {
-		e.Stalled = func(topic string, p int32, s consumer.Stalled) {
-			h.Stalled(StalledEvent{topic, p, s.Offset, s.End, s.For, s.Reconnect})
-		}
-	}
-	if h.PositionReset != nil {
-		e.Reset = func(topic string, p int32, stored, start int64) {
-			h.PositionReset(PositionResetEvent{topic, p, stored, start})
-		}
-	}
-	return e
 }
 
 func (s *subscription) stuck(topic string, p int32, by consumer.Stuck) {
@@ -45,9 +40,7 @@ func (s *subscription) stuck(topic string, p int32, by consumer.Stuck) {
 	if by.Commit == nil { // or the outage's line names it
 		s.logger.Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
 	}
-	if hook := s.sub.config.Hooks.Stuck; hook != nil {
-		hook(StuckEvent{topic, p, by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
-	}
+	tell(s, "Stuck", s.sub.config.Hooks.Stuck, StuckEvent{topic, p, by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
 }
 
 func (s *subscription) released(topic string, p int32, r consumer.Released) {
@@ -70,35 +63,48 @@ func (s *subscription) released(topic string, p int32, r consumer.Released) {
 	case what != "":
 		s.logger.Info("Partition released with unsettled records: the next owner delivers them again: "+what, fields())
 	}
-	if hook := s.sub.config.Hooks.Revoked; hook != nil {
-		hook(RevokedEvent{
-			Topic: topic, Partition: p, Cause: r.Cause, Offset: r.Committed, Err: r.Err, TimedOut: r.TimedOut,
-			FirstLeft: r.Left.First, Running: r.Left.Running, Pending: r.Left.Pending, Nacked: r.Left.Nacked, Letters: r.Left.Letters,
-		})
-	}
+	tell(s, "Revoked", s.sub.config.Hooks.Revoked, RevokedEvent{
+		Topic: topic, Partition: p, Cause: r.Cause, Offset: r.Committed, Err: r.Err, TimedOut: r.TimedOut,
+		FirstLeft: r.Left.First, Running: r.Left.Running, Pending: r.Left.Pending, Nacked: r.Left.Nacked, Letters: r.Left.Letters,
+	})
 }
 
-// quiet tells whether a settlement of this kind needs no word to anybody.
-func (s *subscription) quiet(status Status) bool {
-	return status != Rejected && s.sub.config.Hooks.Settled == nil
+// quiet reports whether a settlement of this kind needs no word to anybody.
+func (s *subscription) quiet(status partition.Status) bool {
+	switch {
+	case s.sub.config.Hooks.Settled != nil, status == partition.Rejected:
+		return false
+	case status == partition.Nacked:
+		return !s.debug
+	}
+	return true
 }
 
 // settled tells of a settlement, once a delivery.
-func (s *subscription) settled(d *Delivery, status Status, reason error) {
-	if status == Rejected {
+func (s *subscription) settled(d *Delivery, v partition.Verdict, reason error) {
+	status := Status(v.Status)
+	switch {
+	case status == Nacked && s.debug:
+		fields := watermill.LogFields{
+			"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset(), "attempt": d.Attempt(),
+			"retry_in": time.Duration(max(0, v.DueAt-consumer.Now())).Round(time.Millisecond).String(),
+		}
+		if reason != nil {
+			fields["err"] = textOf(reason)
+		}
+		s.logger.Debug("Record nacked: it is delivered again", fields)
+	case status == Rejected:
 		fields := watermill.LogFields{
 			"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset(), "attempt": d.Attempt(),
 		}
 		if s.deadLetter == nil {
 			s.logger.Error("Record rejected: it is given up, there is no dead letter destination", orNoReason(reason), fields)
 		} else {
-			fields["reason"] = orNoReason(reason).Error()
+			fields["reason"] = textOf(orNoReason(reason))
 			s.logger.Info("Record rejected", fields)
 		}
 	}
-	if hook := s.sub.config.Hooks.Settled; hook != nil {
-		hook(SettledEvent{d.Topic(), d.Partition(), d.Offset(), d.Attempt(), status, reason})
-	}
+	s.tellSettled(SettledEvent{d.Topic(), d.Partition(), d.Offset(), d.Attempt(), status, reason})
 }
 
 // unconfirmed tells of a record under ConfirmFirst that stays acked though its
@@ -106,7 +112,5 @@ func (s *subscription) settled(d *Delivery, status Status, reason error) {
 func (s *subscription) unconfirmed(d *Delivery, err error) {
 	s.logger.Error("ConfirmFirst: the commit was sent and its outcome is unknown: the handler does not run, and the record may not come again", err,
 		watermill.LogFields{"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset()})
-	if hook := s.sub.config.Hooks.Unconfirmed; hook != nil {
-		hook(UnconfirmedEvent{d.Topic(), d.Partition(), d.Offset(), err})
-	}
+	tell(s, "Unconfirmed", s.sub.config.Hooks.Unconfirmed, UnconfirmedEvent{d.Topic(), d.Partition(), d.Offset(), err})
 }

@@ -186,6 +186,7 @@ func allTogether(policy ackpolicy.Policy, poisonPublisher message.Publisher, poi
 		middleware.NewCircuitBreaker(gobreaker.Settings{
 			IsSuccessful: func(err error) bool { return err == nil || ackpolicy.IsSignal(err) },
 		}).Middleware,
+		ackpolicy.RestoreContext,
 		middleware.Timeout(time.Second),
 		middleware.Recoverer,
 	}, nil

@@ -5,13 +5,25 @@ import (
 	"time"
 )
 
-// Hooks tell an application what happens to its records. Each may be nil. They are
-// called from the subscriber's own goroutines, without a lock held; a slow hook
-// slows the partition it tells of. More may be added.
+// Hooks tell an application what happens to its records. Each may be nil. More may be added.
+//
+// Those of one subscription are called one at a time, in the order of the events, from
+// a goroutine that does nothing else. So a hook runs shortly after its event, may block,
+// settle records, and call Close; those of several subscriptions run at the same time. What
+// a slow hook holds up is the hooks behind it, and beyond that:
+//
+//   - Settled: a thousand events may wait; then a record waits for its own one's turn.
+//   - Buried: the record's offset is not committed before it has returned.
+//   - The end of the subscription waits a second for the hooks that are due.
+//
+// No record waits for a hook that has not returned for five seconds, nor does
+// any while the subscription ends. Beyond 4,096 events that wait, more are dropped, which is
+// logged as an error with the hook's name. A hook that panics is logged with its event.
 type Hooks struct {
 	// Assigned: a partition is ours from now on.
 	Assigned func(AssignedEvent)
-	// Settled: a delivery was acked, nacked or rejected.
+	// Settled: a delivery was acked, nacked or rejected. AckCumulative tells of each
+	// record that it acks.
 	Settled func(SettledEvent)
 	// Committed: Kafka has stored an offset.
 	Committed func(CommittedEvent)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
@@ -46,6 +47,8 @@ type Delivery struct {
 	kafka consumer.Delivery // used where sub is set
 	sub   *subscription     // nil: the subscriber is not ours
 	ctx   deliveryContext
+
+	began int64 // with MaxAge; set before the message is sent
 
 	mu       sync.Mutex
 	msg      *message.Message
@@ -93,8 +96,8 @@ func (d *Delivery) Ack() bool {
 	return d.settle(partition.Verdict{Status: partition.Acked}, nil)
 }
 
-// Nack has the record delivered again, unless MaxDeliveries is reached: then it
-// is rejected. The next delivery comes after SubscriberConfig.Backoff or, without
+// Nack has the record delivered again, unless MaxDeliveries or MaxAge is reached: then
+// it is rejected. The next delivery comes after SubscriberConfig.Backoff or, without
 // one, kafka.SubscriberConfig.NackResendSleep.
 func (d *Delivery) Nack() bool { return d.nack(noDelay, nil) }
 
@@ -123,7 +126,8 @@ func (d *Delivery) Reject(reason error) bool {
 
 // AckSync acks the record and returns once the broker stores an offset that
 // covers it, and so every earlier record of the partition is settled too. Where ctx
-// ends first, the record stays acked and ctx's error is returned. Other errors:
+// ends first, the record stays acked and ctx's error is returned; the handler should then
+// end, for an earlier record of its lane may be handled meanwhile. Other errors:
 // one that names the status on a nacked or rejected delivery; ErrRevoked or
 // ErrClosing where the record is no longer ours, or its partition is draining and
 // leaves an earlier record to its next owner; ErrNoConsumerGroup, after the
@@ -154,13 +158,11 @@ func (d *Delivery) AckCumulative() bool {
 	}
 	d.byHand()
 	status, first, others := d.kafka.AckCumulative()
-	if hook := d.sub.sub.config.Hooks.Settled; hook != nil {
-		for _, o := range others {
-			hook(SettledEvent{d.Topic(), d.Partition(), o.Offset, o.Attempt, Acked, nil})
-		}
+	for _, o := range others {
+		d.sub.tellSettled(SettledEvent{d.Topic(), d.Partition(), o.Offset, o.Attempt, Acked, nil})
 	}
 	if first {
-		d.sub.settled(d, Acked, nil)
+		d.sub.settled(d, partition.Verdict{Status: partition.Acked}, nil)
 	}
 	return status == partition.Acked
 }
@@ -173,7 +175,7 @@ func (d *Delivery) Status() Status {
 	return Status(d.kafka.Status())
 }
 
-// Attempt counts the deliveries of the record: 1 on the first. It begins anew
+// Attempt counts the deliveries of the record: 1 on the first. It begins again
 // after a restart and where the partition was revoked meanwhile. Another
 // subscriber's messages do not tell: always 1.
 func (d *Delivery) Attempt() int {
@@ -264,7 +266,7 @@ func (d *Delivery) settleAs(msg *message.Message) {
 func (d *Delivery) settle(v partition.Verdict, reason error) bool {
 	status, first := d.kafka.Settle(v)
 	if first {
-		d.sub.settled(d, Status(status), reason)
+		d.sub.settled(d, v, reason)
 		if v.Hold {
 			d.sub.bury(d, reason)
 		}
@@ -280,15 +282,64 @@ func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.V
 	case doReject:
 		return partition.Verdict{Status: partition.Rejected, Hold: d.sub.deadLetter != nil}
 	case doNack:
-		if n := d.sub.sub.config.MaxDeliveries; n > 0 && d.Attempt() >= n {
+		if d.spent() {
 			return d.verdict(doReject, noDelay, err)
 		}
 		if delay == noDelay {
-			delay = d.sub.backoff(d.Attempt(), err)
+			delay = d.sub.backoff(d, err)
 		}
-		return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay)}
+		return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay), First: d.firstBegan()}
 	}
 	return partition.Verdict{}
+}
+
+// spent reports whether a nack becomes a reject.
+func (d *Delivery) spent() bool {
+	c := &d.sub.sub.config
+	return c.MaxDeliveries > 0 && d.Attempt() >= c.MaxDeliveries ||
+		c.MaxAge > 0 && consumer.Now()-d.firstBegan() >= int64(c.MaxAge)
+}
+
+// firstBegan is when the record's first delivery began; 0 without MaxAge, where nobody asks.
+func (d *Delivery) firstBegan() int64 {
+	if first := d.kafka.First(); first != 0 {
+		return first
+	}
+	return d.began
+}
+
+// fields are what a log line says of the record.
+func (d *Delivery) fields() watermill.LogFields {
+	fields := watermill.LogFields{
+		"topic": d.Topic(), "kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset(), "attempt": d.Attempt(),
+	}
+	if d.sub == nil {
+		fields["message_uuid"] = d.msg.UUID
+	}
+	return fields
+}
+
+// stopped returns ErrRevoked or ErrClosing once the handler's context has ended for
+// that, and nil before.
+func (d *Delivery) stopped() error {
+	if d.sub == nil {
+		return nil
+	}
+	err := d.ctx.Err()
+	if _, ok := err.(*consumer.Stop); !ok {
+		return nil
+	}
+	return err
+}
+
+// asStopped makes a signal of the error of a handler that was stopped by us. Any
+// other error is returned as it is.
+func (d *Delivery) asStopped(err error) error {
+	cause := d.stopped()
+	if cause == nil || err == nil || IsSignal(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", cause, err)
 }
 
 // position adds to an error which record it is about.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -14,17 +15,22 @@ import (
 //
 //	router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 func (p Policy) Middleware(h message.HandlerFunc) message.HandlerFunc {
-	return Middleware{Policy: p}.Middleware(h)
+	return Middleware{Policy: p}.wrap(h, true)
 }
 
 // Middleware decides what becomes of a record when its handler ends. Added to the
 // Router it holds for all handlers, added to a handler for that one; where both
 // are, the inner one's verdict counts. An outer AckFirst leaves it nothing to
 // decide, which is logged as an error: use Handlers instead.
+//
+// The zero value acks first, and what then fails is lost. A configuration that can only be
+// an oversight is logged as an error, once for each handler; call Validate to find at
+// the start what can be found there.
 type Middleware struct {
 	// Policy of every handler that Handlers does not name.
 	Policy Policy
-	// Handlers gives a policy to handlers by name.
+	// Handlers gives a policy to handlers by name. A name that no handler has is
+	// logged as an error once that is certain.
 	Handlers map[string]Policy
 	// ConfirmFirst runs AckFirst handlers only after the broker has confirmed the
 	// record's commit: at most once, even under kill -9. It takes this
@@ -44,26 +50,38 @@ type Middleware struct {
 // with takes a fifth of a message's time.
 type guarded struct {
 	Middleware
-	next            message.HandlerFunc
-	nested, unnamed sync.Once // warned of
+	next    message.HandlerFunc
+	chosen  bool  // the policy cannot have been forgotten
+	unsound error // what Validate says
+	names   *roll // nil: Handlers is empty
+	begun   atomic.Bool
+	nested  sync.Once // warned of
 }
 
 func (m *guarded) logger(d *Delivery) watermill.LoggerAdapter {
 	switch {
 	case m.Logger != nil:
-		return m.Logger
+		return guardLogger(m.Logger)
 	case d != nil && d.sub != nil:
 		return d.sub.logger
 	}
 	return watermill.NopLogger{}
 }
 
-// Middleware implements Watermill's message.HandlerMiddleware.
-func (m Middleware) Middleware(h message.HandlerFunc) message.HandlerFunc {
-	if err := m.validate(); err != nil {
+// Middleware implements Watermill's message.HandlerMiddleware. With a policy that does
+// not exist each message fails, and nothing is acked.
+func (m Middleware) Middleware(h message.HandlerFunc) message.HandlerFunc { return m.wrap(h, false) }
+
+func (m Middleware) wrap(h message.HandlerFunc, chosen bool) message.HandlerFunc {
+	if err := errors.Join(m.unknown()...); err != nil {
+		err = fmt.Errorf("ackpolicy: bad Middleware, nothing is acked: %w", err)
 		return func(*message.Message) ([]*message.Message, error) { return nil, err }
 	}
-	return (&guarded{Middleware: m, next: h}).handle
+	g := &guarded{Middleware: m, next: h, chosen: chosen || m.ConfirmFirst, unsound: m.Validate()}
+	if len(m.Handlers) > 0 {
+		g.names = rollOf(m.Handlers)
+	}
+	return g.handle
 }
 
 func (m *guarded) handle(msg *message.Message) ([]*message.Message, error) {
@@ -79,7 +97,10 @@ func (m *guarded) handle(msg *message.Message) ([]*message.Message, error) {
 	}
 	policy := m.Policy
 	if len(m.Handlers) > 0 {
-		policy = m.policyFor(d, ctx)
+		policy = m.policyFor(ctx)
+	}
+	if !m.begun.Load() {
+		m.begin(d, policy, message.HandlerNameFromCtx(ctx))
 	}
 	switch {
 	case policy == AckFirst:
@@ -93,32 +114,9 @@ func (m *guarded) handle(msg *message.Message) ([]*message.Message, error) {
 	return m.run(d, depth, policy, msg)
 }
 
-func (m Middleware) validate() error {
-	var errs []error
-	if !m.Policy.valid() {
-		errs = append(errs, fmt.Errorf("Middleware.Policy: no such policy: %d", uint8(m.Policy)))
-	}
-	for name, p := range m.Handlers {
-		if !p.valid() {
-			errs = append(errs, fmt.Errorf("Middleware.Handlers[%q]: no such policy: %d", name, uint8(p)))
-		}
-	}
-	if len(errs) == 0 {
-		return nil
-	}
-	return fmt.Errorf("ackpolicy: bad configuration, nothing is acked: %w", errors.Join(errs...))
-}
-
-func (m *guarded) policyFor(d *Delivery, ctx context.Context) Policy {
-	name := message.HandlerNameFromCtx(ctx)
-	if p, ok := m.Handlers[name]; ok {
+func (m *guarded) policyFor(ctx context.Context) Policy {
+	if p, ok := m.Handlers[message.HandlerNameFromCtx(ctx)]; ok {
 		return p
-	}
-	if m.Policy == AckFirst {
-		m.unnamed.Do(func() {
-			m.logger(d).Info("Handler is not in Middleware.Handlers and Middleware.Policy was left at its zero value: its messages are acked before it runs (ack_first)",
-				watermill.LogFields{"level": "warning", "handler_name": name})
-		})
 	}
 	return m.Policy
 }
@@ -171,30 +169,41 @@ func (d *Delivery) confirm() error {
 func (m *guarded) run(d *Delivery, depth int, policy Policy, msg *message.Message) (produced []*message.Message, err error) {
 	returned := false
 	defer func() {
-		if returned {
-			return
+		if !returned {
+			produced, err = m.unwound(d, depth, policy, msg, recover())
 		}
-		r := recover()
-		failure := panicError(r)
-		if sig := findSignal(failure); sig != nil {
-			produced, err = m.end(d, depth, policy, nil, failure)
-			return
-		}
-		_, _ = m.end(d, depth, policy, nil, failure)
-		if r == nil {
-			msg.Nack() // runtime.Goexit: nobody else will say anything
-			return
-		}
-		panic(r)
 	}()
 	produced, err = m.next(msg)
 	returned = true
-	return m.end(d, depth, policy, produced, err)
+	if d.sub != nil {
+		d.settleAs(d.msg) // which was set before the message was sent
+	}
+	if err != nil {
+		return m.failed(d, depth, policy, produced, err)
+	}
+	return m.end(d, depth, policy, plan{onAck: decide(policy, succeeded), onNack: decide(policy, failed)}, produced)
+}
+
+// unwound ends a handler that panicked, or ended its goroutine.
+func (m *guarded) unwound(d *Delivery, depth int, policy Policy, msg *message.Message, r any) ([]*message.Message, error) {
+	if d.sub != nil {
+		d.settleAs(d.msg)
+	}
+	failure := panicError(r)
+	if sig, _ := findSignal(failure); sig != nil {
+		return m.failed(d, depth, policy, nil, failure)
+	}
+	_, _ = m.failed(d, depth, policy, nil, failure)
+	if r == nil {
+		msg.Nack() // runtime.Goexit: nobody else will say anything
+		return nil, nil
+	}
+	panic(r)
 }
 
 func panicError(r any) error {
 	if r == nil {
-		return errors.New("the handler ended its goroutine (runtime.Goexit)")
+		return fmt.Errorf("the handler: %w", errGoexit)
 	}
 	if err, ok := r.(error); ok {
 		return err
@@ -202,12 +211,29 @@ func panicError(r any) error {
 	return fmt.Errorf("panic: %v", r)
 }
 
-// end turns how the handler ended into settlement and plan.
-func (m *guarded) end(d *Delivery, depth int, policy Policy, produced []*message.Message, err error) ([]*message.Message, error) {
-	if d.sub != nil {
-		d.settleAs(d.msg) // which was set before the message was sent
+// failed ends a handler with an error, which may be a signal, or how we stopped it.
+func (m *guarded) failed(d *Delivery, depth int, policy Policy, produced []*message.Message, err error) ([]*message.Message, error) {
+	p := plan{onAck: decide(policy, succeeded), onNack: decide(policy, failed), err: err}
+	left := false
+	defer func() {
+		if !left { // Classify, or a method of the error, ended the goroutine
+			m.tellBroken(d, fmt.Errorf("Middleware.Classify, or a method of the handler's error (%T): %w", err, errGoexit))
+			d.leave(depth, p)
+			d.msg.Nack()
+		}
+	}()
+	sig, broken := findSignal(err)
+	if broken != nil {
+		m.tellBroken(d, broken)
 	}
-	if sig := findSignal(err); sig != nil {
+	switch {
+	case d.stopped() != nil:
+		p.err = d.asStopped(err)
+		if policy == AckFirst {
+			m.logger(d).Error("The handler of a record that was acked before it ran was stopped: the record does not come again (ack_first)",
+				errors.New(textOf(err)), d.fields())
+		}
+	case sig != nil:
 		switch decide(policy, sig.kind) {
 		case doAck:
 			d.Ack()
@@ -216,19 +242,37 @@ func (m *guarded) end(d *Delivery, depth int, policy Policy, produced []*message
 		case doReject:
 			d.Reject(sig.reason)
 		}
+		left = true
 		d.leave(depth, plan{}) // settled: the Router's ack, which follows, only finishes
 		return nil, nil
-	}
-	p := plan{onAck: decide(policy, succeeded), onNack: decide(policy, failed), err: err}
-	if err != nil && policy != AckFirst && m.Classify != nil {
-		if other, ok := m.Classify(err); ok && other != AckFirst && other.valid() {
+	case policy != AckFirst && m.Classify != nil:
+		if other, ok := m.classify(d, err); ok && other != AckFirst && other.valid() {
 			p.onNack = decide(other, failed)
 		}
 	}
-	if d.leave(depth, p) && d.sub == nil {
-		return m.endForeign(d, policy, p, produced, err)
+	left = true
+	return m.end(d, depth, policy, p, produced)
+}
+
+// classify asks Classify; a panic in it means the usual policy.
+func (m *guarded) classify(d *Delivery, err error) (other Policy, ok bool) {
+	if broken := guard("Middleware.Classify", func() { other, ok = m.Classify(err) }, nil); broken != nil {
+		m.tellBroken(d, broken)
+		return 0, false
 	}
-	return produced, err
+	return other, ok
+}
+
+func (m *guarded) tellBroken(d *Delivery, err error) {
+	m.logger(d).Error("Code of the application failed while the end of a handler was judged: the policy treats it as an ordinary failure", err, d.fields())
+}
+
+// end leaves the plan.
+func (m *guarded) end(d *Delivery, depth int, policy Policy, p plan, produced []*message.Message) ([]*message.Message, error) {
+	if d.leave(depth, p) && d.sub == nil {
+		return m.endForeign(d, policy, p, produced, p.err)
+	}
+	return produced, p.err
 }
 
 // endForeign does at once what our own subscriber would do at the Router's signal.

@@ -58,6 +58,7 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	if logger == nil {
 		logger = watermill.NopLogger{}
 	}
+	logger = guardLogger(logger)
 	//lint:ignore SA1019 an application that moves over may still set it
 	if config.Kafka.OTELEnabled && config.Kafka.Tracer == nil {
 		config.Kafka.Tracer = kafka.NewOTELSaramaTracer()
@@ -93,6 +94,12 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	if err != nil {
 		return nil, err
 	}
+	started := false
+	defer func() {
+		if !started { // also by a panic of the application's code
+			s.end(topic, instance)
+		}
+	}()
 	sub := &subscription{
 		sub: s,
 		logger: s.logger.With(watermill.LogFields{
@@ -103,6 +110,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		output: make(chan *message.Message),
 	}
 	sub.interceptors.all = s.config.Kafka.OverwriteSaramaConfig.Consumer.Interceptors
+	sub.debug = debugging(s.logger)
 	_, sub.defaultMarshaler = s.config.Kafka.Unmarshaler.(kafka.DefaultMarshaler)
 	cfg := sub.consumerConfig(topic)
 	cfg.Sarama.Consumer.Group.InstanceId = instance
@@ -115,25 +123,40 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	starting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.closing, func() { cancel(ErrClosing) })()
-	letters, err := s.openDeadLetter(starting, topic)
+	var letters DeadLetter
+	if broken := guard("the DeadLetter", func() { letters, err = s.openDeadLetter(starting, topic) }, nil); broken != nil {
+		err = fmt.Errorf("ackpolicy: topic %s: %w", topic, broken)
+	}
 	if err != nil {
-		s.end(topic, instance)
 		return nil, err
 	}
 	sub.deadLetter = letters
+	ending, end := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.closing, end)
+	sub.hooks = newHookCalls(ending, sub.logger)
 	running, err := consumer.Start(ctx, s.closing, cfg)
 	if err != nil {
-		s.end(topic, instance)
+		stop()
+		end()
 		return nil, errors.Join(err, closeDeadLetter(letters))
 	}
+	started = true
 	go func() {
+		defer s.end(topic, instance)
+		select {
+		case <-ending.Done():
+		case <-running.Done():
+		}
+		deadline := time.Now().Add(s.config.DrainTimeout + consumer.CloseGrace)
 		<-running.Done()
-		close(sub.output)
+		stop()
+		end()
 		if err := closeDeadLetter(letters); err != nil {
 			sub.logger.Error("Cannot close the dead letter destination", err, nil)
 		}
+		sub.hooks.close(deadline)
+		close(sub.output) // the last: Router.Run may return with it, and be the end of the process
 		sub.logger.Debug("Kafka subscription closed", nil)
-		s.end(topic, instance)
 	}()
 	return sub.output, nil
 }
@@ -250,6 +273,8 @@ func (s *Subscriber) Guarantees() string {
 type subscription struct {
 	sub              *Subscriber
 	logger           watermill.LoggerAdapter
+	hooks            *hookCalls
+	debug            bool // somebody may read debug lines
 	output           chan *message.Message
 	defaultMarshaler bool
 	interceptors     interceptors
@@ -283,16 +308,20 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 	return cfg
 }
 
-// backoff answers how long a record waits that was nacked without a delay.
-func (s *subscription) backoff(attempt int, err error) (delay time.Duration) {
-	delay = s.sub.config.Kafka.NackResendSleep // NoSleep is negative
-	if b := s.sub.config.Backoff; b != nil {
-		defer func() {
-			if r := recover(); r != nil {
-				s.logger.Error("SubscriberConfig.Backoff panicked, Kafka.NackResendSleep is used instead", panicError(r), nil)
-			}
-		}()
-		delay = b(attempt, err)
+// backoff returns how long a record waits that was nacked without a delay.
+func (s *subscription) backoff(d *Delivery, err error) time.Duration {
+	delay := s.sub.config.Kafka.NackResendSleep // NoSleep is negative
+	b := s.sub.config.Backoff
+	if b == nil {
+		return max(0, delay)
 	}
-	return max(0, delay)
+	own := delay
+	failed := func(err error) {
+		s.logger.Error("Backoff failed, Kafka.NackResendSleep is used instead", err, d.fields())
+	}
+	if broken := guard("SubscriberConfig.Backoff", func() { own = b(d.Attempt(), err) }, failed); broken != nil {
+		failed(broken)
+		own = delay
+	}
+	return max(0, own)
 }

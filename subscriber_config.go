@@ -95,15 +95,23 @@ type SubscriberConfig struct {
 	// CommitInterval between commits that nobody waits for; 0 is sarama's
 	// Consumer.Offsets.AutoCommit.Interval (1 s).
 	CommitInterval time.Duration
-	// Backoff answers how long a nacked record waits for its next delivery, where
+	// Backoff returns how long a nacked record waits for its next delivery, where
 	// the nack itself brought no delay. attempt is the delivery that was just
 	// nacked, 1 the first; err is the handler's error, nil for a nack without one.
 	// nil: Kafka.NackResendSleep (100 ms) each time.
 	Backoff func(attempt int, err error) time.Duration
 	// MaxDeliveries is how often a record is delivered at most: a nack of the last
 	// delivery becomes a reject, with the handler's error as its reason. 0 is no
-	// limit. The count begins anew after a restart or a revocation.
+	// limit. The count begins again after a restart or a revocation. It says nothing about
+	// time: five deliveries with ExponentialBackoff's defaults are over in 0.75 s on average, and
+	// an outage that is longer rejects what it meets. MaxAge bears one.
 	MaxDeliveries int
+	// MaxAge is for how long a record is delivered: a nack becomes a reject once so
+	// much time has passed since the record's first delivery began, with the handler's
+	// error as its reason. 0 is no limit. An outage that is shorter rejects nothing. Where
+	// MaxDeliveries is set, too, the limit that is reached first counts. The age begins
+	// again after a restart or a revocation.
+	MaxAge time.Duration
 	// DeadLetter takes rejected records; nil logs them at error level. A record's
 	// offset is not committed before its letter is stored.
 	DeadLetter DeadLetter
@@ -203,6 +211,9 @@ func (c SubscriberConfig) Validate() error {
 	}
 	if c.MaxDeliveries < 0 {
 		bad("MaxDeliveries: %d: want 0 (no limit) or a positive number", c.MaxDeliveries)
+	}
+	if c.MaxAge < 0 {
+		bad("MaxAge: %v: want 0 (no limit) or a positive duration", c.MaxAge)
 	}
 	if c.OnUndecodable > UndecodableReject {
 		bad("OnUndecodable: %d: want UndecodableAuto, UndecodableRetry or UndecodableReject", uint8(c.OnUndecodable))

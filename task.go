@@ -1,10 +1,11 @@
 package ackpolicy
 
 import (
+	"context"
 	"errors"
-	"fmt"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -29,7 +30,7 @@ const (
 
 // calls names the application code that Run waits for at each stage.
 var calls = [...]string{
-	decoding: "Kafka.Unmarshaler or a Consumer.Interceptor", refused: "Hooks.Undecodable, Hooks.Settled or Backoff", settling: "Hooks.Settled or Backoff",
+	decoding: "Kafka.Unmarshaler or a Consumer.Interceptor", refused: "Backoff", settling: "Backoff",
 }
 
 func (s *subscription) newTask() consumer.Task {
@@ -68,6 +69,9 @@ func (t *task) Run(stop <-chan struct{}, copies *consumer.Copies) (v partition.V
 	case d.sub.undecoded.some.Load():
 		d.sub.decoded(d)
 	}
+	if d.sub.sub.config.MaxAge > 0 {
+		d.began = consumer.Now()
+	}
 	msg.SetContext(&d.ctx)
 	select { // to whoever waits for a message already: a select of one case is the cheapest
 	case d.sub.output <- msg:
@@ -76,7 +80,7 @@ func (t *task) Run(stop <-chan struct{}, copies *consumer.Copies) (v partition.V
 		case d.sub.output <- msg:
 		case <-stop:
 			d.at(nowhere)
-			d.ctx.end()
+			d.ctx.end(context.Canceled)
 			return partition.Verdict{}, false
 		}
 	}
@@ -135,7 +139,7 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 		<-returned
 		return partition.Verdict{}
 	}
-	if d.sub.quiet(Status(v.Status)) {
+	if d.sub.quiet(v.Status) {
 		return v // settled together with the finish, under one lock
 	}
 	d.settle(v, p.err)
@@ -146,7 +150,7 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 var errNacked = errors.New("nacked: what the handler produced could not be published, or an outer middleware failed")
 
 // Finished implements consumer.Task.
-func (t *task) Finished() { t.ctx.end() }
+func (t *task) Finished() { t.ctx.end(context.Canceled) }
 
 // Cancel implements consumer.Task.
 func (t *task) Cancel() {
@@ -158,7 +162,7 @@ func (t *task) Cancel() {
 		t.returned = nil
 	}
 	t.mu.Unlock()
-	t.ctx.end()
+	t.ctx.end(t.kafka.Ended())
 	if msg != nil {
 		msg.Nack() // wakes Run; settles nothing, the partition is closed
 	}
@@ -191,12 +195,15 @@ func (s *subscription) decode(record *sarama.ConsumerMessage, copies *consumer.C
 	} else {
 		record = copies.Record(record)
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("the unmarshaler panicked: %v", r)
-		}
-	}()
-	msg, err = s.sub.config.Kafka.Unmarshaler.Unmarshal(record)
+	if broken := guard("the unmarshaler", func() {
+		msg, err = s.sub.config.Kafka.Unmarshaler.Unmarshal(record)
+	}, func(err error) {
+		s.logger.Error("Unmarshal failed: the record is tried again", err, watermill.LogFields{
+			"kafka_partition": record.Partition, "kafka_partition_offset": record.Offset,
+		})
+	}); broken != nil {
+		return nil, broken
+	}
 	if err == nil && msg == nil {
 		err = errors.New("the unmarshaler returned neither a message nor an error")
 	}

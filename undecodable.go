@@ -18,9 +18,7 @@ import (
 func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	c := &s.sub.config
 	r := d.kafka.Record()
-	if hook := c.Hooks.Undecodable; hook != nil {
-		hook(UndecodableEvent{r.Topic, r.Partition, r.Offset, d.Attempt(), err})
-	}
+	tell(s, "Undecodable", c.Hooks.Undecodable, UndecodableEvent{r.Topic, r.Partition, r.Offset, d.Attempt(), err})
 	if c.OnUndecodable == UndecodableReject || (c.OnUndecodable == UndecodableAuto && s.deadLetter != nil) {
 		err = fmt.Errorf("cannot be decoded: %w", err)
 		d.settle(d.verdict(doReject, noDelay, err), err)
@@ -28,7 +26,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	}
 	delay := wait.Backoff(d.Attempt(), 100*time.Millisecond, 30*time.Second)
 	if c.Backoff != nil {
-		delay = s.backoff(d.Attempt(), err)
+		delay = s.backoff(d, err)
 	}
 	const text = "Record cannot be decoded, it is kept and tried again: nothing is committed past it"
 	fields := watermill.LogFields{
@@ -43,7 +41,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	if due {
 		s.logger.Error(text, err, fields)
 	} else {
-		fields["err"] = err.Error()
+		fields["err"] = textOf(err)
 		s.logger.Debug(text, fields)
 	}
 	return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay)}

@@ -4,6 +4,7 @@
 package consumer
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"slices"
@@ -17,11 +18,18 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
+// Stop is why an assignment ends. A context that ends with it was canceled: it is
+// context.Canceled by errors.Is.
+type Stop struct{ text string }
+
+func (s *Stop) Error() string        { return s.text }
+func (s *Stop) Is(target error) bool { return target == context.Canceled }
+
 // The causes that a drain ends with.
 var (
-	ErrRevoked         = errors.New("ackpolicy: the partition was revoked, the record belongs to its next owner")
-	ErrClosing         = errors.New("ackpolicy: the subscriber is closing, the record is left to the partition's next owner")
-	ErrNoConsumerGroup = errors.New("ackpolicy: there is no consumer group, so nothing can be committed: set SubscriberConfig.Kafka.ConsumerGroup")
+	ErrRevoked         error = &Stop{"ackpolicy: the partition was revoked, the record belongs to its next owner"}
+	ErrClosing         error = &Stop{"ackpolicy: the subscriber is closing, the record is left to the partition's next owner"}
+	ErrNoConsumerGroup       = errors.New("ackpolicy: there is no consumer group, so nothing can be committed: set SubscriberConfig.Kafka.ConsumerGroup")
 )
 
 // Tracer is what a subscriber needs of watermill-kafka's SaramaTracer.

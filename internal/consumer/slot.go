@@ -16,10 +16,29 @@ import (
 
 // slot carries records to the application, one at a time, until the claim drains.
 func (c *Claim) slot() {
-	defer c.slots.Done()
-	var copies Copies
 	task := c.newTask()
 	w, ok := c.part.Take(&task.Delivery().Delivery)
+	c.serveAll(task, w, ok)
+}
+
+// exitedPause is how long a record waits whose attempt ended its goroutine.
+const exitedPause = 100 * time.Millisecond
+
+// serveAll goes on with a task that may hold a record, and what the partition asks for.
+func (c *Claim) serveAll(task Task, w partition.Work, ok bool) {
+	var copies Copies
+	running := false
+	defer func() {
+		if running { // the application's code ended this goroutine (runtime.Goexit): another one takes its place
+			next := c.newTask()
+			verdict := partition.Verdict{Status: partition.Nacked, DueAt: Now() + int64(exitedPause)}
+			_, ok, w := c.part.FinishAndTake(&task.Delivery().Delivery, verdict, Now(), &next.Delivery().Delivery)
+			task.Finished()
+			c.slots.Add(1)
+			go c.serveAll(next, w, ok)
+		}
+		c.slots.Done()
+	}()
 	c.do(w)
 	for {
 		for !ok {
@@ -32,7 +51,9 @@ func (c *Claim) slot() {
 			c.do(w)
 		}
 		d := &task.Delivery().Delivery
+		running = true
 		verdict, sent := c.serveOne(task, &copies)
+		running = false
 		if !sent {
 			next := c.newTask()
 			w, ok = c.part.Abandon(d, &next.Delivery().Delivery)

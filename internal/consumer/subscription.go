@@ -16,7 +16,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// Subscription reads one topic until Stop, or until its context ends.
+// Subscription reads one topic until the context given to Start ends, or its Subscriber closes.
 type Subscription struct {
 	*shared
 	values      context.Context // Subscribe's context, for its values only
@@ -174,7 +174,7 @@ func (s *Subscription) abandon() {
 		s.cfg.Logger.Error(text+". Its channel stays open until then", errors.New("code of the application does not return to a partition's claim"), nil)
 		return
 	}
-	s.cfg.Logger.Error(text, errors.New("a call of the application's code, such as a hook, a Tracer or a balance strategy, does not return"), nil)
+	s.cfg.Logger.Error(text, errors.New("a call of the application's code, such as a Tracer or a balance strategy, does not return"), nil)
 	s.end()
 }
 

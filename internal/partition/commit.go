@@ -116,7 +116,7 @@ var stateNames = [...]string{
 
 // Stop ends the handing out, but for records below one that is settled: those
 // would bring it with them when they come again. Of those, nacked ones count that
-// come due until then, in Unix nanoseconds. The returned channel closes once no
+// come due until then, by the caller's clock. The returned channel closes once no
 // handler runs, no dead letter is being stored, none of those records is left
 // and, where the application settles late, nothing is pending.
 func (p *Partition[R]) Stop(until int64) (<-chan struct{}, Work) {

@@ -217,7 +217,7 @@ func (p *Partition[R]) release(l *lane) {
 	p.spare = l
 }
 
-// Due answers when the earliest redelivery is due, in Unix nanoseconds.
+// Due returns when the earliest redelivery is due, by the caller's clock.
 func (p *Partition[R]) Due() (at int64, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -3,7 +3,7 @@
 // to be delivered again, and up to which offset everything is settled.
 //
 // It is a data structure: no Kafka, no goroutine, no clock. Times come in as
-// Unix nanoseconds, and what the caller has to do (wake a slot, arm a timer,
+// nanoseconds of the caller's clock, whose origin does not matter, and what the caller has to do (wake a slot, arm a timer,
 // commit) goes out as [Work]. One mutex guards it all and is never held across a
 // call out of this package.
 //
@@ -95,6 +95,7 @@ type entry[R any] struct {
 	lane    *lane
 	next    uint64 // the next of its lane, as seq+1; 0: none
 	dueAt   int64
+	first   int64 // when its first delivery began; 0: not known
 	size    int
 	attempt int
 	again   uint8 // deliveries after a nack in a drain
@@ -339,6 +340,7 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 	e.d = d
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt = seq, e.offset, e.record, e.lane, int32(e.attempt)
+	d.first = e.first
 	d.status, d.finished, d.waiting, d.token, d.last = Pending, false, 0, false, false
 	p.running.push(d)
 	p.nrunning++

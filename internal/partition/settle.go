@@ -15,8 +15,11 @@ const (
 // settlement was equal to it.
 type Verdict struct {
 	Status Status // Acked, Nacked, Rejected; Pending settles nothing
-	// DueAt is when a nacked record may be delivered again, in Unix nanoseconds.
+	// DueAt is when a nacked record may be delivered again, by the caller's clock.
 	DueAt int64
+	// First is when the first delivery of a nacked record began, by the caller's clock,
+	// for Delivery.First of the next ones. 0: not known.
+	First int64
 	// Hold keeps a rejected record unsettled until Release: its dead letter
 	// must be stored first.
 	Hold bool
@@ -32,6 +35,7 @@ type Delivery[R any] struct {
 	offset   int64
 	record   R
 	lane     *lane
+	first    int64
 	attempt  int32
 	waiting  int32
 	status   Status
@@ -52,6 +56,9 @@ func (d *Delivery[R]) Seq() uint64   { return d.seq }
 func (d *Delivery[R]) Offset() int64 { return d.offset }
 func (d *Delivery[R]) Record() R     { return d.record }
 func (d *Delivery[R]) Attempt() int  { return int(d.attempt) }
+
+// First is what the verdict of an earlier delivery said it is; 0: none did.
+func (d *Delivery[R]) First() int64 { return d.first }
 
 // Status answers what became of the delivery.
 func (p *Partition[R]) Status(d *Delivery[R]) Status {
@@ -91,6 +98,9 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 	switch {
 	case v.Status == Nacked:
 		e.dueAt = v.DueAt
+		if e.first == 0 {
+			e.first = v.First
+		}
 		if !d.finished {
 			e.state = nacked
 			return true, false

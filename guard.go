@@ -1,0 +1,113 @@
+package ackpolicy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/ThreeDotsLabs/watermill"
+)
+
+// Whatever an application hands to this package may have bugs: functions in its
+// configuration, methods of its errors, its logger. None of them may end more than
+// the attempt of the record it was called for.
+
+// errGoexit is how code fails that ends its goroutine.
+var errGoexit = errors.New("it ended its goroutine (runtime.Goexit)")
+
+// panicked is a panic of the application's code.
+type panicked struct {
+	what  string
+	value any
+}
+
+func (p *panicked) Error() string { return fmt.Sprintf("%s panicked: %v", p.what, p.value) }
+
+// guard calls code of the application and returns its panic as an error. It cannot
+// stop a runtime.Goexit: then it calls exited, which may be nil, on the way out.
+func guard(what string, code func(), exited func(error)) (err error) {
+	returned := false
+	defer func() {
+		r := recover()
+		switch {
+		case returned:
+		case r != nil:
+			err = &panicked{what, r}
+		case exited != nil:
+			exited(fmt.Errorf("%s: %w", what, errGoexit))
+		}
+	}()
+	code()
+	returned = true
+	return nil
+}
+
+// textOf is err.Error() for errors of the application: package fmt survives a panic in it.
+func textOf(err error) string { return fmt.Sprint(err) }
+
+// sound returns an error whose Error does not panic: err itself, or its text.
+func sound(err error) error {
+	if guard("Error", func() { _ = err.Error() }, nil) != nil {
+		return errors.New(textOf(err))
+	}
+	return err
+}
+
+// guardedLogger is the application's logger. A panic in it, or in a method of what
+// it prints, must not end what the line tells of.
+type guardedLogger struct{ watermill.LoggerAdapter }
+
+func guardLogger(l watermill.LoggerAdapter) watermill.LoggerAdapter {
+	if _, ok := l.(guardedLogger); ok || l == nil {
+		return l
+	}
+	return guardedLogger{l}
+}
+
+func (l guardedLogger) Error(msg string, err error, fields watermill.LogFields) {
+	if broken := guard("the logger", func() { l.LoggerAdapter.Error(msg, err, fields) }, nil); broken != nil {
+		// Once more with the error's text only: it may have been the error, not the logger.
+		_ = guard("the logger", func() {
+			l.LoggerAdapter.Error(msg, errors.New(textOf(err)), fields.Add(watermill.LogFields{"logger_failed": broken.Error()}))
+		}, nil)
+	}
+}
+
+func (l guardedLogger) Info(msg string, fields watermill.LogFields) {
+	_ = guard("the logger", func() { l.LoggerAdapter.Info(msg, fields) }, nil)
+}
+
+func (l guardedLogger) Debug(msg string, fields watermill.LogFields) {
+	_ = guard("the logger", func() { l.LoggerAdapter.Debug(msg, fields) }, nil)
+}
+
+func (l guardedLogger) Trace(msg string, fields watermill.LogFields) {
+	_ = guard("the logger", func() { l.LoggerAdapter.Trace(msg, fields) }, nil)
+}
+
+func (l guardedLogger) With(fields watermill.LogFields) (with watermill.LoggerAdapter) {
+	with = l
+	_ = guard("the logger", func() { with = guardedLogger{l.LoggerAdapter.With(fields)} }, nil)
+	return with
+}
+
+// debugging reports whether debug lines may be wanted. Watermill's LoggerAdapter does not
+// tell its level, and the fields of a line cost a microsecond or two even where nobody reads
+// it, as with Watermill's adapter of slog. An adapter may have slog.Logger's method Enabled.
+func debugging(l watermill.LoggerAdapter) bool {
+	if g, ok := l.(guardedLogger); ok {
+		l = g.LoggerAdapter
+	}
+	switch l := l.(type) {
+	case watermill.NopLogger:
+		return false
+	case *watermill.StdLoggerAdapter:
+		return l.DebugLogger != nil
+	case interface {
+		Enabled(context.Context, slog.Level) bool
+	}:
+		return l.Enabled(context.Background(), slog.LevelDebug)
+	}
+	return true
+}

@@ -1,0 +1,239 @@
+package ackpolicy
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
+)
+
+const (
+	// settledRoom is how many Settled events may wait for their call before records
+	// wait with them, and eventRoom how many events may wait at all.
+	settledRoom, eventRoom = 1024, 4096
+	// hookPatience is how long a record waits for a hook that does not return.
+	hookPatience = 5 * time.Second
+	// hookGrace is how long the end of a subscription waits for its hooks.
+	hookGrace = time.Second
+)
+
+// hookCalls calls a subscription's hooks one after the other, in the order of the
+// events, on a goroutine of its own. So a hook may block, settle records and call Close:
+// what it holds up is the hooks behind it and, by settledRoom, records that are settled.
+type hookCalls struct {
+	logger watermill.LoggerAdapter
+	ending context.Context // ends when the subscription begins to end
+
+	room    chan struct{} // a token for each event that waits and has one
+	blocked atomic.Bool   // a record has waited in vain
+	wake    chan struct{}
+	done    chan struct{} // closed with the goroutine's end
+
+	mu      sync.Mutex
+	queue   []hookCall
+	current string // the hook that runs
+	started bool
+	closed  bool
+	dropped int // events since the last line about that
+	outage  outage.Outage
+}
+
+type hookCall struct {
+	name  string
+	event any
+	call  func()
+	token bool          // it has one of room
+	done  chan struct{} // closed when the hook has returned; nil: nobody waits for that
+}
+
+func newHookCalls(ending context.Context, logger watermill.LoggerAdapter) *hookCalls {
+	return &hookCalls{
+		logger: logger, ending: ending,
+		room: make(chan struct{}, settledRoom), wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+}
+
+// tell has a hook called, if it is set. It does not wait.
+func tell[E any](s *subscription, name string, hook func(E), event E) {
+	if hook != nil {
+		s.hooks.put(hookCall{name: name, event: event, call: func() { hook(event) }})
+	}
+}
+
+// tellSettled waits for room, so that a Settled hook that is slower than the records
+// slows them. A hook that does not return at all is waited for only once.
+func (s *subscription) tellSettled(event SettledEvent) {
+	hook := s.sub.config.Hooks.Settled
+	if hook == nil {
+		return
+	}
+	c := hookCall{name: "Settled", event: event, call: func() { hook(event) }}
+	c.token = s.hooks.awaitRoom()
+	s.hooks.put(c)
+}
+
+// tellBuried waits until the hook has returned: it comes before the commit of the record.
+func (s *subscription) tellBuried(event BuriedEvent) {
+	hook, h := s.sub.config.Hooks.Buried, s.hooks
+	if hook == nil {
+		return
+	}
+	c := hookCall{name: "Buried", event: event, call: func() { hook(event) }, done: make(chan struct{})}
+	if !h.put(c) || h.blocked.Load() {
+		return
+	}
+	timer := time.NewTimer(hookPatience)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+	case <-h.ending.Done():
+	case <-timer.C:
+		h.blocked.Store(true)
+	}
+}
+
+func (h *hookCalls) awaitRoom() (token bool) {
+	select {
+	case h.room <- struct{}{}:
+		return true
+	default:
+	}
+	if h.blocked.Load() {
+		return false
+	}
+	timer := time.NewTimer(hookPatience)
+	defer timer.Stop()
+	select {
+	case h.room <- struct{}{}:
+		return true
+	case <-h.ending.Done():
+	case <-timer.C:
+		h.blocked.Store(true)
+	}
+	return false
+}
+
+func (h *hookCalls) put(c hookCall) bool {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return false
+	}
+	if len(h.queue) >= eventRoom {
+		h.dropped++
+		name := h.current
+		report, log := h.outage.Failed()
+		h.mu.Unlock()
+		if log {
+			h.logger.Error("A hook does not return: events are dropped, and no hook is called for them",
+				fmt.Errorf("Hooks.%s has not returned", name), report.AddTo(watermill.LogFields{"hook": name}))
+		}
+		return false
+	}
+	h.queue = append(h.queue, c)
+	if !h.started {
+		h.started = true
+		go h.run()
+	}
+	h.mu.Unlock()
+	h.rouse()
+	return true
+}
+
+func (h *hookCalls) rouse() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next waits for the next event; false: there is none any more.
+func (h *hookCalls) next() (hookCall, bool) {
+	for {
+		h.mu.Lock()
+		if len(h.queue) > 0 {
+			c := h.queue[0]
+			h.queue[0] = hookCall{}
+			h.queue = h.queue[1:]
+			h.current = c.name
+			h.mu.Unlock()
+			return c, true
+		}
+		h.queue, h.current = nil, ""
+		closed := h.closed
+		h.mu.Unlock()
+		if closed {
+			return hookCall{}, false
+		}
+		<-h.wake
+	}
+}
+
+func (h *hookCalls) run() {
+	var c hookCall
+	ok := true
+	defer func() {
+		if !ok {
+			close(h.done)
+			return
+		}
+		h.returned(c, fmt.Errorf("Hooks.%s: %w", c.name, errGoexit))
+		go h.run() // in the place of the goroutine that the hook ended
+	}()
+	for {
+		if c, ok = h.next(); !ok {
+			return
+		}
+		h.returned(c, guard("Hooks."+c.name, c.call, nil))
+	}
+}
+
+func (h *hookCalls) returned(c hookCall, err error) {
+	h.blocked.Store(false)
+	if c.token {
+		<-h.room
+	}
+	if c.done != nil {
+		close(c.done)
+	}
+	if err != nil {
+		h.logger.Error("A hook failed", err, watermill.LogFields{"event": fmt.Sprintf("%+v", c.event)})
+	}
+	h.mu.Lock()
+	dropped := h.dropped
+	h.dropped = 0
+	report, over := h.outage.Over()
+	h.mu.Unlock()
+	if over {
+		h.logger.Info("The hook has returned: hooks are called again", report.AddTo(watermill.LogFields{"hook": c.name, "events_dropped": dropped}))
+	}
+}
+
+// close lets the hooks be called that are due, for as long as hookGrace, and not
+// beyond the deadline. What is left is called when the hook that runs returns.
+func (h *hookCalls) close(deadline time.Time) {
+	h.mu.Lock()
+	h.closed = true
+	started := h.started
+	h.mu.Unlock()
+	if !started {
+		return
+	}
+	h.rouse()
+	timer := time.NewTimer(min(hookGrace, max(0, time.Until(deadline))))
+	defer timer.Stop()
+	select {
+	case <-h.done:
+	case <-timer.C:
+		h.mu.Lock()
+		name, left := h.current, len(h.queue)
+		h.mu.Unlock()
+		h.logger.Error("Closed without waiting for a hook that does not return", fmt.Errorf("Hooks.%s has not returned", name),
+			watermill.LogFields{"hook": name, "events_left": left})
+	}
+}
