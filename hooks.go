@@ -43,6 +43,7 @@ type Hooks struct {
 	Undecodable func(UndecodableEvent)
 	// PositionReset: the offset to go on from, the group's stored one or the one
 	// reached, lay outside the log. With Start above Stored the records between them are lost.
+	// Or the topic was deleted and created again: then Start is its beginning.
 	PositionReset func(PositionResetEvent)
 	// Buried: a dead letter was stored, or not: then it is tried again.
 	Buried func(BuriedEvent)
@@ -133,8 +134,8 @@ type UndecodableEvent struct {
 type PositionResetEvent struct {
 	Topic     string
 	Partition int32
-	Stored    int64 // the offset before; -1: the group could not be asked
-	Start     int64 // the one it goes on from, by Consumer.Offsets.Initial
+	Stored    int64 // the offset before; -1: not known
+	Start     int64 // the one it goes on from, by Consumer.Offsets.Initial; or a new topic's beginning
 }
 
 // BuriedEvent is told by Hooks.Buried.

@@ -9,6 +9,8 @@ package commit
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -232,8 +234,9 @@ func (c *Committer) commit() {
 			c.cfg.Tried(cfg.Topic, cfg.Partition, d.mark.Offset, nil)
 			c.tell(d.source, committed, func() { c.cfg.Committed(cfg.Topic, cfg.Partition, d.mark.Offset) })
 		case c.fenced(o.err, member, generation):
-			d.source.Close(o.err)
-			cfg.Fenced(o.err)
+			if d.source.end(o.err) {
+				cfg.Fenced(o.err)
+			}
 			c.cfg.Fenced(cfg.Topic, cfg.Partition, d.mark.Offset, o.err)
 			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.mark.Offset, o.err, 0) })
 		default:
@@ -245,6 +248,19 @@ func (c *Committer) commit() {
 	if refresh {
 		// Its own failure shows at the next attempt.
 		_ = c.cfg.Client.RefreshCoordinator(c.cfg.Group)
+	}
+}
+
+// Abandon ends the commits of all partitions, as if the group had gone on without
+// this member: what they would store means nothing any more.
+func (c *Committer) Abandon(cause error) {
+	c.mu.Lock()
+	sources := slices.Collect(maps.Keys(c.sources))
+	c.mu.Unlock()
+	for _, s := range sources {
+		if s.end(cause) {
+			s.cfg.Fenced(cause)
+		}
 	}
 }
 

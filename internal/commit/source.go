@@ -342,19 +342,23 @@ func (s *Source) EndConfirms(from uint64, cause error) {
 }
 
 // Close ends the partition's commits and every wait. The first cause stands.
-func (s *Source) Close(cause error) {
+func (s *Source) Close(cause error) { s.end(cause) }
+
+// end is Close, and reports whether its cause is the first.
+func (s *Source) end(cause error) (first bool) {
 	if cause == nil {
 		cause = errors.New("closed")
 	}
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	if s.closed == nil {
+	if first = s.closed == nil; first {
 		s.closed = cause
 	}
 	delete(s.c.sources, s)
 	s.serve(func(w *waiter) (error, bool) {
 		return s.notStored(w, s.closed), true
 	})
+	return first
 }
 
 // Told waits until the hooks of the partition's commits have returned, but not for long.

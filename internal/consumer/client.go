@@ -21,7 +21,7 @@ type clients struct {
 }
 
 func open(cfg *Config, asked func(partition int32), worked func()) (_ *clients, err error) {
-	c := &clients{fetch: &fetchClient{offsets: map[positionKey]int64{}, asked: asked}}
+	c := &clients{fetch: &fetchClient{topic: cfg.Topic, offsets: map[positionKey]int64{}, asked: asked}}
 	defer func() {
 		if err != nil {
 			_ = c.close()
@@ -147,9 +147,12 @@ func (c *clients) close() error {
 // once more, later, may answer beyond records that were fetched already.
 type fetchClient struct {
 	sarama.Client
-	member sarama.Client  // nil without a group
-	config *sarama.Config // the group's; nil without one
-	asked  func(partition int32)
+	topic string
+	// refreshed is called when the topic's metadata have been refreshed, as a fetch that was interrupted does.
+	refreshed func() error
+	member    sarama.Client  // nil without a group
+	config    *sarama.Config // the group's; nil without one
+	asked     func(partition int32)
 
 	mu      sync.Mutex
 	offsets map[positionKey]int64
@@ -184,6 +187,40 @@ func (c *fetchClient) LeaderAndEpoch(topic string, partition int32) (*sarama.Bro
 		c.asked(partition)
 	}
 	return leader, epoch, err
+}
+
+// RefreshMetadata is asked by sarama for the topic that is consumed, and by the leader of the
+// group for those of all members. A topic of others that is not there, say since it
+// was deleted, must not keep the leader from assigning the rest: the whole group would stand still.
+func (c *fetchClient) RefreshMetadata(topics ...string) error {
+	if c.member == nil || (len(topics) == 1 && topics[0] == c.topic) {
+		err := c.Client.RefreshMetadata(topics...)
+		if err == nil && c.refreshed != nil {
+			err = c.refreshed()
+		}
+		return err
+	}
+	err := c.member.RefreshMetadata(topics...) // which does not try again: the group waits
+	if errors.Is(err, sarama.ErrUnknownTopicOrPartition) || errors.Is(err, sarama.ErrLeaderNotAvailable) {
+		return nil // Partitions says of which topic
+	}
+	return err
+}
+
+// Partitions returns none for a topic that is not there, for the same reason.
+func (c *fetchClient) Partitions(topic string) ([]int32, error) {
+	if c.member == nil {
+		return c.Client.Partitions(topic)
+	}
+	client := c.member
+	if topic == c.topic {
+		client = c.Client
+	}
+	partitions, err := client.Partitions(topic)
+	if errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
+		return nil, nil
+	}
+	return partitions, err
 }
 
 func (c *fetchClient) GetOffset(topic string, partition int32, which int64) (int64, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -24,8 +25,8 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	var errs sync.WaitGroup
 	errs.Go(func() {
 		for err := range group.Errors() {
-			if errors.Is(err, sarama.ErrFencedInstancedId) {
-				continue // that is the end, and told as such
+			if errors.Is(err, sarama.ErrFencedInstancedId) || errors.Is(err, errAnew) {
+				continue // told by whoever ends the session for it
 			}
 			k, p := connecting, everywhere
 			var at *sarama.ConsumerError
@@ -39,6 +40,9 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 
 	interrupter := s.interrupt(ctx)
 	h := &groupHandler{s: s, clients: c, group: group, reconnect: reconnect, interrupter: interrupter}
+	h.watch = s.watchTopic(ctx, c.side, h.topicChanged)
+	defer h.watch.stop()
+	c.fetch.refreshed = h.refreshed
 	var handler sarama.ConsumerGroupHandler = h
 	if s.cfg.Tracer != nil {
 		handler = s.cfg.Tracer.WrapConsumerGroupHandler(handler)
@@ -82,7 +86,10 @@ const storedPatience = 10 * time.Second
 // reset tells that the records from stored on, -1 if that is not known, do not come.
 func (s *Subscription) reset(topic string, p int32, stored, start int64, err error) {
 	text := "The offset to go on from lies outside the partition's log: position reset"
-	if stored < 0 {
+	switch {
+	case errors.Is(err, errAnew):
+		text = "The topic is not the one that was read so far: position reset, to its beginning"
+	case stored < 0:
 		text = "The group's stored offset is not known, it may lie outside the partition's log: position reset"
 	}
 	s.cfg.Logger.Error(text, err, watermill.LogFields{"kafka_partition": p, "stored_offset": stored, "new_offset": start})
@@ -105,6 +112,10 @@ type groupHandler struct {
 	foreign     sync.Once
 	member      string // the member's id; of the last session
 	interrupter *interrupter
+
+	watch      *topicWatch
+	live       atomic.Pointer[liveSession] // nil between sessions
+	restarting bool                        // the session's positions are of an earlier topic
 }
 
 // Setup begins a session: with eager rebalances each assignment, with
@@ -116,11 +127,13 @@ func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	_ = h.clients.learn(h.s.cfg) // where the topic did not exist before
 	h.assigned(session)
 	h.committer = h.newCommitter(session)
+	h.begin(session)
 	return nil
 }
 
 // Cleanup ends a session, after its last claim.
 func (h *groupHandler) Cleanup(session sarama.ConsumerGroupSession) error {
+	h.live.Store(nil)
 	if cause := context.Cause(session.Context()); errors.Is(cause, sarama.ErrFencedInstancedId) {
 		h.reconnect(cause)
 	}
@@ -137,6 +150,11 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	if topic != s.cfg.Topic {
 		h.refuse(topic, partition)
 		for range claim.Messages() { //nolint:revive // they are not ours
+		}
+		return nil
+	}
+	if h.restarting {
+		for range claim.Messages() { //nolint:revive // they come again
 		}
 		return nil
 	}

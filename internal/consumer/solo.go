@@ -21,6 +21,24 @@ func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	watch := s.watchTopic(ctx, c.side, func() { cancel(errAnew) })
+	defer watch.stop()
+	watch.look()
+	if now, anew := s.topic.anew(); anew {
+		s.mu.Lock()
+		for _, p := range partitions {
+			s.positions[p] = sarama.OffsetOldest
+		}
+		s.mu.Unlock()
+		s.topic.restarted(now)
+	}
+	c.fetch.refreshed = func() error {
+		watch.look()
+		if _, anew := s.topic.anew(); anew {
+			return errAnew
+		}
+		return nil
+	}
 	s.health.session(true)
 	interrupter := s.interrupt(ctx)
 	interrupter.begin(ctx)
@@ -41,8 +59,8 @@ func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []
 	if ctx.Err() != nil && s.closingNow() {
 		return err
 	}
-	if errors.Is(context.Cause(ctx), errStalled) {
-		return errors.Join(errStalled, err)
+	if cause := context.Cause(ctx); errors.Is(cause, errStalled) || errors.Is(cause, errAnew) {
+		return errors.Join(cause, err)
 	}
 	return errors.Join(errors.New("a partition's reader ended"), err)
 }
@@ -65,6 +83,7 @@ func (s *Subscription) consumePartition(ctx context.Context, reconnect context.C
 	if err != nil {
 		return err
 	}
+	anew := resumed && from == sarama.OffsetOldest
 	gate := newGate(func(paused bool) {
 		if paused {
 			pc.Pause()
@@ -75,7 +94,10 @@ func (s *Subscription) consumePartition(ctx context.Context, reconnect context.C
 	if from < 0 {
 		from, _ = c.fetch.position(topic, p, from)
 	}
-	if reset {
+	switch {
+	case anew:
+		s.reset(topic, p, -1, from, errAnew)
+	case reset:
 		s.reset(topic, p, reached, from, sarama.ErrOffsetOutOfRange)
 	}
 	if s.cfg.Tracer != nil {

@@ -27,6 +27,8 @@ type Subscription struct {
 	done chan struct{}
 	end  func() // closes done
 
+	topic identity
+
 	mu        sync.Mutex
 	positions map[int32]int64 // without a group: where each partition goes on
 }

@@ -1,0 +1,178 @@
+package ackpolicy_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// noAutoCreate keeps a client from making the topic anew that it asks for, and has it notice soon what becomes of topics.
+func noAutoCreate(c *ackpolicy.SubscriberConfig) {
+	cfg := c.Kafka.OverwriteSaramaConfig
+	cfg.Metadata.AllowAutoTopicCreation = false
+	cfg.Metadata.RefreshFrequency = 200 * time.Millisecond
+	cfg.Consumer.Retry.Backoff = 100 * time.Millisecond
+}
+
+// One of the two topics that a group's members read is deleted: those of the other one go on, and get each record once.
+func TestDeletedTopicLeavesTheOtherAlone(t *testing.T) {
+	t.Parallel()
+	for protocol, rebalance := range protocols() {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			const services, partitions = 2, 2
+			group, kept, deleted := brokertest.Group(t), newTopic(t, partitions), newTopic(t, partitions)
+			var mu sync.Mutex
+			var times []time.Time
+			offsets := map[[2]int64]int{}
+			record := func(_ *message.Message, d *ackpolicy.Delivery) error {
+				if d.Topic() == kept {
+					mu.Lock()
+					defer mu.Unlock()
+					times = append(times, time.Now())
+					offsets[[2]int64{int64(d.Partition()), d.Offset()}]++
+				}
+				return nil
+			}
+			var all []*service
+			for range services {
+				s := newService(t)
+				s.router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+				sub := newSubscriber(t, config(group, rebalance, noAutoCreate), s.log)
+				for _, topic := range []string{kept, deleted} {
+					s.router.AddConsumerHandler(topic, topic, sub, s.recorded(record))
+				}
+				s.start(t)
+				all = append(all, s)
+			}
+			eventually(t, "a group of four", func() bool {
+				n, state, err := brokertest.Members(shared.Addrs(), group)
+				return err == nil && n == 2*services && state == "Stable"
+			})
+			producer := startSteady(t, kept, partitions, 50, 1)
+			for p := range int32(partitions) {
+				produce(t, deleted, p, numbered(5)...)
+				waitCommitted(t, group, deleted, p, 5)
+				check(t, brokertest.WaitCommitted(shared.Addrs(), group, kept, p, 1, patience))
+			}
+			began := time.Now()
+			admin(t, shared, func(a sarama.ClusterAdmin) error { return a.DeleteTopic(deleted) })
+			for _, s := range all {
+				eventually(t, "a line that names the topic", func() bool { return len(with(s.log.at("error"), "topic="+deleted)) > 0 })
+			}
+			handled := func() int {
+				mu.Lock()
+				defer mu.Unlock()
+				return len(times)
+			}
+			after := handled() + 250
+			eventually(t, "five more seconds", func() bool { return handled() >= after })
+			ends := producer.finish(t)
+			for p, end := range ends {
+				check(t, brokertest.WaitCommitted(shared.Addrs(), group, kept, int32(p), end, patience))
+			}
+			for _, s := range all {
+				s.stop()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			var longest time.Duration
+			last := began
+			for _, at := range times {
+				if at.After(began) {
+					longest, last = max(longest, at.Sub(last)), at
+				}
+			}
+			t.Logf("%s: the longest pause was %v", protocol, longest)
+			if longest > 3*time.Second {
+				t.Errorf("the other topic stood still for %v", longest)
+			}
+			for at, n := range offsets {
+				if n > 1 {
+					t.Errorf("record %v was handled %d times", at, n)
+				}
+			}
+		})
+	}
+}
+
+// A topic that is deleted and created again is another one: it is read from its beginning, whatever Initial says, with
+// and without a group. What was stored, or reached, was of the earlier topic. That is told.
+func TestTopicCreatedAgain(t *testing.T) {
+	t.Parallel()
+	const partitions, before, after = 2, 20, 30 // per partition: the position reached lies in the midst of the new log
+	for name, grouped := range map[string]bool{"group": true, "no group": false} {
+		for position, offset := range map[string]int64{"newest": sarama.OffsetNewest, "oldest": sarama.OffsetOldest} {
+			for protocol, rebalance := range protocols() {
+				if !grouped && protocol != "eager" {
+					continue
+				}
+				t.Run(name+" "+position+" "+protocol, func(t *testing.T) {
+					t.Parallel()
+					group, topic := brokertest.Group(t), newTopic(t, partitions)
+					if !grouped {
+						group = ""
+					}
+					var mu sync.Mutex
+					resets, assigned := 0, 0
+					got := map[[2]int64]int{} // of the new topic
+					s := consume(t, config(group, rebalance, initial(offset), noAutoCreate, func(c *ackpolicy.SubscriberConfig) {
+						c.Hooks.Assigned = func(ackpolicy.AssignedEvent) { mu.Lock(); defer mu.Unlock(); assigned++ }
+						c.Hooks.PositionReset = func(ackpolicy.PositionResetEvent) { mu.Lock(); defer mu.Unlock(); resets++ }
+					}), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+						if string(msg.Payload) == "new" {
+							mu.Lock()
+							defer mu.Unlock()
+							got[[2]int64{int64(d.Partition()), d.Offset()}]++
+						}
+						return nil
+					}, ackpolicy.NackOnError.Middleware)
+					locked := func(n *int) func() int { return func() int { mu.Lock(); defer mu.Unlock(); return *n } }
+					eventually(t, "its partitions", func() bool { return locked(&assigned)() >= partitions })
+					for p := range int32(partitions) {
+						produce(t, topic, p, numbered(before)...)
+					}
+					eventually(t, "the old records", func() bool { return len(s.journal.all()) >= partitions*before })
+
+					admin(t, shared, func(a sarama.ClusterAdmin) error { return a.DeleteTopic(topic) })
+					recreate(t, topic, partitions)
+					for p := range int32(partitions) {
+						records := make([]brokertest.Record, after)
+						for i := range records {
+							records[i].Value = []byte("new")
+						}
+						produce(t, topic, p, records...)
+					}
+					eventually(t, "the new records", func() bool { mu.Lock(); defer mu.Unlock(); return len(got) >= partitions*after })
+					if grouped {
+						for p := range int32(partitions) {
+							waitCommitted(t, group, topic, p, after)
+						}
+					}
+					s.stop()
+					if n := locked(&resets)(); n < partitions {
+						t.Errorf("%d of %d resets", n, partitions)
+					}
+					if told := with(s.log.at("error"), "position reset", "topic="+topic); len(told) < partitions {
+						t.Errorf("told %d times of %d", len(told), partitions)
+					}
+				})
+			}
+		}
+	}
+}
+
+// recreate makes a topic that is being deleted.
+func recreate(t *testing.T, topic string, partitions int32) {
+	t.Helper()
+	eventually(t, "the topic's deletion", func() bool {
+		err := brokertest.CreateTopic(shared.Addrs(), topic, partitions)
+		return err == nil
+	})
+}

@@ -1,0 +1,250 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// A topic that is deleted and created again keeps its name, and gets another id. Positions in the earlier one mean
+// nothing in the new one: to go on from them would skip records, and so would "newest". So the id is looked at, and
+// a new topic is read from its beginning.
+
+const (
+	// topicLook is how often the id is looked at, beside the moments at which fetching was interrupted.
+	topicLook = 5 * time.Second
+	// topicPatience is how long a session, or a fetch that begins again, waits for the answer.
+	topicPatience = time.Second
+)
+
+// errAnew ends a session whose positions are of an earlier topic.
+var errAnew = errors.New("the topic was deleted and created again")
+
+// identity is which topic of its name a subscription reads, over all of its sessions.
+type identity struct {
+	mu   sync.Mutex
+	read sarama.Uuid              // the topic that positions are of; zero before the first answer
+	now  sarama.Uuid              // the one that exists
+	past map[sarama.Uuid]struct{} // earlier ones: a broker that lags may still name them
+}
+
+// saw takes note of an answer. It reports whether that is a topic which was not there before.
+func (i *identity) saw(id sarama.Uuid) (anew bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if _, ok := i.past[id]; ok || id == i.now || id == (sarama.Uuid{}) {
+		return false
+	}
+	if i.now == (sarama.Uuid{}) {
+		i.read, i.now = id, id
+		return false
+	}
+	if i.past == nil {
+		i.past = map[sarama.Uuid]struct{}{}
+	}
+	i.past[i.now] = struct{}{}
+	i.now = id
+	return true
+}
+
+// anew reports whether positions are of an earlier topic than the one that exists.
+func (i *identity) anew() (now sarama.Uuid, anew bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.now, i.now != i.read
+}
+
+// restarted tells that all positions are of this topic from now on.
+func (i *identity) restarted(id sarama.Uuid) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.read = id
+}
+
+// topicWatch looks at the topic's id while a membership, or a reader without a group, lasts.
+type topicWatch struct {
+	s       *Subscription
+	client  sarama.Client
+	changed func() // called when a new topic of the name is seen
+	asks    chan chan struct{}
+	ctx     context.Context
+	stop    func()
+}
+
+// watchTopic starts a watch. Its stop waits for it.
+func (s *Subscription) watchTopic(ctx context.Context, client sarama.Client, changed func()) *topicWatch {
+	w := &topicWatch{s: s, client: client, changed: changed, asks: make(chan chan struct{})}
+	var cancel context.CancelFunc
+	w.ctx, cancel = context.WithCancel(ctx)
+	var run sync.WaitGroup
+	run.Go(w.run)
+	w.stop = func() {
+		cancel()
+		run.Wait()
+	}
+	return w
+}
+
+func (w *topicWatch) run() {
+	ticker := time.NewTicker(topicLook)
+	defer ticker.Stop()
+	for {
+		var waiting []chan struct{}
+		select {
+		case done := <-w.asks:
+			waiting = append(waiting, done)
+		case <-ticker.C:
+		case <-w.ctx.Done():
+			return
+		}
+		for more := true; more; { // one answer serves them all
+			select {
+			case done := <-w.asks:
+				waiting = append(waiting, done)
+			default:
+				more = false
+			}
+		}
+		w.ask()
+		for _, done := range waiting {
+			close(done)
+		}
+	}
+}
+
+func (w *topicWatch) ask() {
+	s := w.s
+	id, err := topicID(w.client, s.cfg.Topic)
+	switch {
+	case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
+		s.health.failed(fetching, everywhere, failure{text: "The topic does not exist, it is waited for", err: err})
+	case err != nil:
+		s.cfg.Logger.Debug("Cannot ask for the topic's id", watermill.LogFields{"err": err.Error()})
+	default:
+		s.health.works(fetching, everywhere)
+		if s.topic.saw(id) {
+			w.changed()
+		}
+	}
+}
+
+// look asks now, and waits for the answer, though not for long.
+func (w *topicWatch) look() {
+	timer := time.NewTimer(topicPatience)
+	defer timer.Stop()
+	done := make(chan struct{})
+	select {
+	case w.asks <- done:
+	case <-timer.C:
+		return
+	case <-w.ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-w.ctx.Done():
+	}
+}
+
+// topicID returns the id of the topic that has the name, zero where the broker or Config.Version is older than 2.8.
+func topicID(client sarama.Client, topic string) (sarama.Uuid, error) {
+	broker := client.LeastLoadedBroker()
+	if broker == nil {
+		return sarama.Uuid{}, sarama.ErrOutOfBrokers
+	}
+	response, err := broker.GetMetadata(sarama.NewMetadataRequest(client.Config().Version, []string{topic}))
+	if err != nil {
+		_ = broker.Close()
+		return sarama.Uuid{}, err
+	}
+	for _, t := range response.Topics {
+		switch {
+		case t.Name != topic:
+		case t.Err != sarama.ErrNoError && t.Err != sarama.ErrLeaderNotAvailable:
+			return sarama.Uuid{}, t.Err
+		default:
+			return t.Uuid, nil
+		}
+	}
+	return sarama.Uuid{}, sarama.ErrUnknownTopicOrPartition
+}
+
+// liveSession is what ends when a new topic is seen.
+type liveSession struct {
+	committer  *commit.Committer
+	end        context.CancelCauseFunc
+	restarting bool
+}
+
+// begin finds out whether the session's positions are of an earlier topic. Then it has the group store the beginning
+// of each partition, and ends the session, for sarama has fetched the positions already.
+func (h *groupHandler) begin(session sarama.ConsumerGroupSession) {
+	h.watch.look()
+	id, anew := h.s.topic.anew()
+	h.restarting = anew
+	h.live.Store(&liveSession{h.committer, h.endSession, anew})
+	if !anew {
+		return
+	}
+	for _, p := range session.Claims()[h.s.cfg.Topic] {
+		if err := h.restart(session.Context(), p); err != nil {
+			h.s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": p, "err": err.Error()})
+			h.endSession(errAnew)
+			return
+		}
+	}
+	h.s.topic.restarted(id)
+	h.endSession(errAnew)
+}
+
+// restart stores a partition's beginning as the position to go on from.
+func (h *groupHandler) restart(ctx context.Context, p int32) error {
+	topic := h.s.cfg.Topic
+	oldest, err := h.clients.fetch.GetOffset(topic, p, sarama.OffsetOldest)
+	if err != nil {
+		return err
+	}
+	start := h.committer.NewSource(commit.SourceConfig{
+		Topic: topic, Partition: p,
+		Mark:      func() partition.Mark { return partition.Mark{Offset: oldest} },
+		Running:   func() int { return 0 },
+		Confirmed: func(partition.Mark) {},
+		Fenced:    func(error) {},
+	})
+	defer start.Close(errAnew)
+	start.Open()
+	if err := start.WaitStart(ctx); err != nil {
+		return err
+	}
+	h.s.reset(topic, p, -1, oldest, errAnew)
+	return nil
+}
+
+// topicChanged is called when a new topic is seen: nothing of the earlier one is to be stored for it.
+func (h *groupHandler) topicChanged() {
+	if live := h.live.Load(); live != nil {
+		live.committer.Abandon(errAnew)
+		live.end(errAnew)
+	}
+}
+
+// refreshed keeps a fetch that was interrupted from going on in a new topic.
+func (h *groupHandler) refreshed() error {
+	live := h.live.Load()
+	if live == nil || live.restarting {
+		return nil
+	}
+	h.watch.look()
+	if _, anew := h.s.topic.anew(); anew {
+		return errAnew
+	}
+	return nil
+}
