@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
@@ -17,7 +19,7 @@ const (
 	HeaderTopic      = "ackpolicy_topic"
 	HeaderPartition  = "ackpolicy_partition"
 	HeaderOffset     = "ackpolicy_offset"
-	HeaderTimestamp  = "ackpolicy_timestamp" // the record's, RFC 3339
+	HeaderTimestamp  = "ackpolicy_timestamp" // the record's, RFC 3339; not there where it has none
 	HeaderGroup      = "ackpolicy_group"
 	HeaderHandler    = "ackpolicy_handler"
 	HeaderReason     = "ackpolicy_reason"
@@ -36,24 +38,28 @@ func header(key, value string) sarama.RecordHeader {
 
 // HeadersAckpolicy is this package's own profile.
 func HeadersAckpolicy(l Letter) []sarama.RecordHeader {
-	return []sarama.RecordHeader{
+	headers := []sarama.RecordHeader{
 		header(HeaderTopic, l.Topic),
 		header(HeaderPartition, strconv.Itoa(int(l.Partition))),
 		header(HeaderOffset, strconv.FormatInt(l.Offset, 10)),
-		header(HeaderTimestamp, l.Timestamp.Format(time.RFC3339Nano)),
+	}
+	if !l.Timestamp.IsZero() {
+		headers = append(headers, header(HeaderTimestamp, l.Timestamp.Format(time.RFC3339Nano)))
+	}
+	return append(headers,
 		header(HeaderGroup, l.Group),
 		header(HeaderHandler, l.Handler),
-		header(HeaderReason, cut(l.Reason.Error())),
+		header(HeaderReason, reason(l.Reason)),
 		header(HeaderErrors, cut(chain(l.Reason))),
 		header(HeaderAttempts, strconv.Itoa(l.Attempts)),
 		header(HeaderRejectedAt, l.RejectedAt.Format(time.RFC3339Nano)),
-	}
+	)
 }
 
 // HeadersWatermill is the profile of Watermill's PoisonQueue middleware.
 func HeadersWatermill(l Letter) []sarama.RecordHeader {
 	return []sarama.RecordHeader{
-		header(middleware.ReasonForPoisonedKey, cut(l.Reason.Error())),
+		header(middleware.ReasonForPoisonedKey, reason(l.Reason)),
 		header(middleware.PoisonedTopicKey, l.Topic),
 		header(middleware.PoisonedHandlerKey, l.Handler),
 		header(middleware.PoisonedSubscriberKey, l.Subscriber),
@@ -61,17 +67,24 @@ func HeadersWatermill(l Letter) []sarama.RecordHeader {
 }
 
 // HeadersSpring is the profile of Spring Kafka's DeadLetterPublishingRecoverer.
-// Numbers are big-endian bytes, as there.
+// Numbers are big-endian bytes, as there, and a timestamp that is none is -1.
 func HeadersSpring(l Letter) []sarama.RecordHeader {
+	timestamp, kind := int64(-1), "CreateTime" // by the names of Java's TimestampType
+	if !l.Timestamp.IsZero() {
+		timestamp = l.Timestamp.UnixMilli()
+	}
+	if l.LogAppendTime {
+		kind = "LogAppendTime"
+	}
 	return []sarama.RecordHeader{
 		header("kafka_dlt-original-topic", l.Topic),
 		{Key: []byte("kafka_dlt-original-partition"), Value: bigEndian(int64(l.Partition), 4)},
 		{Key: []byte("kafka_dlt-original-offset"), Value: bigEndian(l.Offset, 8)},
-		{Key: []byte("kafka_dlt-original-timestamp"), Value: bigEndian(l.Timestamp.UnixMilli(), 8)},
-		header("kafka_dlt-original-timestamp-type", "CREATE_TIME"),
+		{Key: []byte("kafka_dlt-original-timestamp"), Value: bigEndian(timestamp, 8)},
+		header("kafka_dlt-original-timestamp-type", kind),
 		header("kafka_dlt-original-consumer-group", l.Group),
 		header("kafka_dlt-exception-fqcn", fmt.Sprintf("%T", l.Reason)),
-		header("kafka_dlt-exception-message", cut(l.Reason.Error())),
+		header("kafka_dlt-exception-message", reason(l.Reason)),
 	}
 }
 
@@ -83,7 +96,7 @@ func HeadersKafka(l Letter) []sarama.RecordHeader {
 		header("__dlq.errors.offset", strconv.FormatInt(l.Offset, 10)),
 		header("__dlq.errors.group", l.Group),
 		header("__dlq.errors.delivery.count", strconv.Itoa(l.Attempts)),
-		header("__dlq.errors.message", cut(l.Reason.Error())),
+		header("__dlq.errors.message", reason(l.Reason)),
 	}
 }
 
@@ -95,21 +108,36 @@ func bigEndian(v int64, n int) []byte {
 	return b
 }
 
+// reason is an error's text.
+func reason(err error) string { return cut(textOf(err)) }
+
+// cut makes of a text one that is not too long, in valid UTF-8: other systems refuse
+// headers that are not.
 func cut(s string) string {
-	if len(s) > maxReason {
-		return s[:maxReason-3] + "..."
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= maxReason {
+		return s
 	}
-	return s
+	n := maxReason - len("...")
+	for !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "..."
 }
 
 // chain names the types of a wrapped error, the outermost first.
-func chain(err error) string {
-	text := ""
-	for ; err != nil; err = errors.Unwrap(err) {
-		if text != "" {
+func chain(err error) (text string) {
+	defer func() {
+		if recover() != nil { // in an Unwrap method
+			text += " < ?"
+		}
+	}()
+	for n := 0; err != nil && n < 100; n++ { // one may wrap itself
+		if n > 0 {
 			text += " < "
 		}
 		text += fmt.Sprintf("%T", err)
+		err = errors.Unwrap(err)
 	}
 	return text
 }

@@ -4,36 +4,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"strconv"
-	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/write"
 )
 
 // DeadLetterTopic writes rejected records to a Kafka topic: the raw record, with
 // its key, value, headers and timestamp as they were, and behind the headers what
 // Headers tells of the letter. A letter goes to the record's own partition number
-// where the topic has that many, else to one chosen by key.
+// where the topic has that many, else to one chosen by key. One that is too large for the
+// topic as it is goes compressed.
 //
 // The subscriber connects it when it subscribes, and Subscribe fails if the topic
-// is not there and Create is nil.
+// is not there and Create is nil. Where the topic accepts less than the one that the
+// records come from, the log says so then, at error level.
 type DeadLetterTopic struct {
 	// Topic names the topic of a topic's letters; nil is its name with ".dlq" behind it.
 	Topic func(origin string) string
 	// Headers of a letter; nil is HeadersAckpolicy.
 	Headers func(Letter) []sarama.RecordHeader
-	// Create creates the topic where it is missing. NumPartitions 0 is as many as
-	// the origin has; ReplicationFactor 0 is the broker's default. Without entries of
+	// Create creates the topic where it is missing, also if somebody deletes it later. NumPartitions 0
+	// is as many as the origin has; ReplicationFactor 0 is the broker's default. Without entries of
 	// their own, retention.ms is -1, since a letter keeps its record's timestamp, which
-	// retention counts from, and max.message.bytes is the origin's and room for the headers.
+	// retention counts from, and max.message.bytes is the origin's and room for the headers;
+	// where the broker refuses these two, the topic is created without, and the log says so.
 	Create *sarama.TopicDetail
-	// Brokers and Config are those of the subscriber where they are nil. The
-	// producer is idempotent whatever Config says.
+	// Brokers and Config are those of the subscriber where they are nil. Producing is
+	// idempotent whatever Config says.
 	Brokers []string
 	Config  *sarama.Config
 }
@@ -43,36 +44,21 @@ func (t DeadLetterTopic) Send(context.Context, *sarama.ConsumerMessage, Letter) 
 	return errors.New("ackpolicy: DeadLetterTopic works as SubscriberConfig.DeadLetter only")
 }
 
-// openDeadLetter answers the destination of a subscription's letters.
-func (s *Subscriber) openDeadLetter(ctx context.Context, topic string) (DeadLetter, error) {
-	switch dead := s.config.DeadLetter.(type) {
-	case DeadLetterTopic:
-		return dead.open(ctx, &s.config, topic)
-	case *DeadLetterTopic:
-		return dead.open(ctx, &s.config, topic)
-	default:
-		return dead, nil
-	}
-}
-
-func closeDeadLetter(d DeadLetter) error {
-	if t, ok := d.(*letterTopic); ok {
-		return t.close()
-	}
-	return nil
-}
-
 // letterTopic is an opened DeadLetterTopic.
 type letterTopic struct {
 	name     string
 	headers  func(Letter) []sarama.RecordHeader
+	reduce   bool
+	logger   watermill.LoggerAdapter
 	dialer   *dial.Dialer
 	client   sarama.Client
-	producer sarama.AsyncProducer
-	answers  sync.WaitGroup
+	writer   *write.Writer
+	limit    int                             // max.message.bytes; 0: not known
+	create   func(ctx context.Context) error // nil: not to be created
+	creating chan struct{}                   // held by whoever creates it again
 }
 
-func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin string) (DeadLetter, error) {
+func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin string, logger watermill.LoggerAdapter) (DeadLetter, error) {
 	name := topicFor(t.Topic, origin)
 	if name == origin {
 		return nil, fmt.Errorf("ackpolicy: DeadLetter: the letters of topic %s would go to the topic itself", origin)
@@ -85,15 +71,22 @@ func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin s
 		cfg = c.Kafka.OverwriteSaramaConfig
 	}
 	cfg = letterConfig(cfg)
-	opened := &letterTopic{name: name, headers: t.Headers, dialer: dial.New(cfg)}
+	opened := &letterTopic{
+		name: name, headers: t.Headers, reduce: c.OnUnstorable == UnstorableReduce,
+		logger:   logger.With(watermill.LogFields{"dead_letter_topic": name}),
+		dialer:   dial.New(cfg),
+		creating: make(chan struct{}, 1),
+	}
 	if opened.headers == nil {
 		opened.headers = HeadersAckpolicy
 	}
 	defer context.AfterFunc(ctx, opened.dialer.Cut)()
-	if err := opened.connect(brokers, cfg, func(client sarama.Client) error {
-		return t.ensure(ctx, client, name, origin)
-	}); err != nil {
+	err := opened.connect(ctx, t, c, brokers, cfg, origin)
+	if err != nil {
 		opened.dialer.Cut()
+		if opened.client != nil {
+			err = errors.Join(err, opened.client.Close())
+		}
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -102,196 +95,127 @@ func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin s
 	return opened, nil
 }
 
-func (t *letterTopic) connect(brokers []string, cfg *sarama.Config, check func(sarama.Client) error) (err error) {
+func (t *letterTopic) connect(ctx context.Context, d DeadLetterTopic, c *SubscriberConfig, brokers []string, cfg *sarama.Config, origin string) (err error) {
 	if t.client, err = sarama.NewClient(brokers, cfg); err != nil {
 		return err
 	}
-	if err = check(t.client); err != nil {
-		return errors.Join(err, t.client.Close())
+	from, err := askSource(ctx, t.client, d, c, origin)
+	if err != nil {
+		return err
 	}
-	if t.producer, err = sarama.NewAsyncProducerFromClient(t.client); err != nil {
-		return errors.Join(err, t.client.Close())
+	if d.Create != nil {
+		t.create = func(ctx context.Context) error { return t.createTopic(ctx, d.Create, from) }
 	}
-	t.answers.Go(func() {
-		for msg := range t.producer.Successes() {
-			msg.Metadata.(chan error) <- nil
-		}
-	})
-	t.answers.Go(func() {
-		for err := range t.producer.Errors() {
-			err.Msg.Metadata.(chan error) <- err.Err
-		}
-	})
+	if err := t.ensure(ctx); err != nil {
+		return err
+	}
+	t.compare(from)
+	if t.writer, err = write.New(t.client, t.name); err != nil {
+		return err
+	}
+	t.writer.SetLimit(t.limit)
 	return nil
 }
 
 func letterConfig(user *sarama.Config) *sarama.Config {
 	c := *user
-	c.Producer.Idempotent = true
-	c.Producer.RequiredAcks = sarama.WaitForAll
-	c.Net.MaxOpenRequests = 1
-	c.Producer.Return.Successes = true
-	c.Producer.Return.Errors = true
+	c.Producer.Idempotent = false // that is the writer's: sarama's producer is not used
 	c.Producer.Transaction.ID = ""
-	c.Producer.Interceptors = nil // the record is to stay as it was
-	c.Producer.Retry.Max = max(c.Producer.Retry.Max, 3)
-	c.Producer.Partitioner = samePartition
-	c.Producer.MaxMessageBytes = int(sarama.MaxRequestSize) - 1 // what was consumed must fit: the broker's limit counts
-	// A letter on its way holds nobody up.
-	c.Producer.Flush.Messages, c.Producer.Flush.Bytes, c.Producer.Flush.Frequency = 0, 0, 0
 	c.Metadata.AllowAutoTopicCreation = false
+	c.Metadata.Full = false
 	if !c.Version.IsAtLeast(sarama.V0_11_0_0) {
 		c.Version = sarama.V0_11_0_0
 	}
 	return &c
 }
 
-// ensure checks that the topic is there, and creates it where that was asked for.
-func (t DeadLetterTopic) ensure(ctx context.Context, client sarama.Client, name, origin string) error {
-	err := client.RefreshMetadata(name)
-	if err == nil {
-		if partitions, perr := client.Partitions(name); perr == nil && len(partitions) > 0 {
-			return nil
-		}
-	}
-	if errors.Is(err, sarama.ErrTopicAuthorizationFailed) {
-		return fmt.Errorf("the user needs the right to write to it: %w", err)
-	}
-	if t.Create == nil {
-		return fmt.Errorf("it is not there: create it, or set DeadLetterTopic.Create: %w", errors.Join(err, sarama.ErrUnknownTopicOrPartition))
-	}
-	admin, err := sarama.NewClusterAdminFromClient(client)
-	if err != nil {
-		return err
-	}
-	// The admin is not closed: that would close the client, which is ours.
-	detail, err := t.detail(client, admin, origin)
-	if err != nil {
-		return err
-	}
-	if err := admin.CreateTopic(name, detail, false); err != nil && !errors.Is(err, sarama.ErrTopicAlreadyExists) {
-		return fmt.Errorf("cannot create it: %w", err)
-	}
-	for range 50 { // its leaders take a moment
-		if err = client.RefreshMetadata(name); err == nil {
-			if writable, werr := client.WritablePartitions(name); werr == nil && len(writable) >= int(detail.NumPartitions) {
-				return nil
-			}
-		}
-		if !wait.For(100*time.Millisecond, ctx.Done()) {
-			return context.Cause(ctx)
-		}
-	}
-	return fmt.Errorf("it was created, but has no leaders: %w", err)
-}
-
-// letterRoom is what a letter's headers may add to a record.
-const letterRoom = 64 << 10
-
-// detail is Create with what it leaves open.
-func (t DeadLetterTopic) detail(client sarama.Client, admin sarama.ClusterAdmin, origin string) (*sarama.TopicDetail, error) {
-	detail := *t.Create
-	if detail.NumPartitions == 0 {
-		partitions, err := client.Partitions(origin)
-		if err != nil {
-			return nil, fmt.Errorf("cannot ask how many partitions %s has: %w", origin, err)
-		}
-		detail.NumPartitions = int32(len(partitions))
-	}
-	if detail.ReplicationFactor == 0 {
-		detail.ReplicationFactor = -1
-	}
-	entries := maps.Clone(detail.ConfigEntries)
-	if entries == nil {
-		entries = map[string]*string{}
-	}
-	preset := func(name, value string) {
-		if _, ok := entries[name]; !ok {
-			entries[name] = &value
-		}
-	}
-	preset("retention.ms", "-1") // it counts from the record's own timestamp, which may be long ago
-	if largest := largestRecord(admin, origin); largest > 0 {
-		preset("max.message.bytes", strconv.Itoa(largest+letterRoom))
-	}
-	detail.ConfigEntries = entries
-	return &detail, nil
-}
-
-// largestRecord answers the topic's max.message.bytes; 0 where we may not ask.
-func largestRecord(admin sarama.ClusterAdmin, topic string) int {
-	const name = "max.message.bytes"
-	results, err := admin.DescribeConfigs([]*sarama.ConfigResource{
-		{Type: sarama.TopicResource, Name: topic, ConfigNames: []string{name}},
-	}, sarama.DescribeConfigsOptions{})
-	if err != nil {
-		return 0
-	}
-	for _, r := range results {
-		for _, e := range r.Configs {
-			if e.Name == name {
-				n, _ := strconv.Atoi(e.Value)
-				return n
-			}
-		}
-	}
-	return 0
-}
-
 // Send implements DeadLetter. It returns with ctx, whose end says nothing about a
 // letter on its way.
 func (t *letterTopic) Send(ctx context.Context, record *sarama.ConsumerMessage, letter Letter) error {
-	answer := make(chan error, 1)
-	msg := &sarama.ProducerMessage{
-		Topic:     t.name,
-		Partition: record.Partition,
-		Timestamp: record.Timestamp,
-		Headers:   letterHeaders(record.Headers, t.headers(letter)),
-		Metadata:  answer,
-	}
-	// A nil key or value is one, an empty one is another.
-	if record.Key != nil {
-		msg.Key = sarama.ByteEncoder(record.Key)
-	}
-	if record.Value != nil {
-		msg.Value = sarama.ByteEncoder(record.Value)
-	}
-	select {
-	case t.producer.Input() <- msg:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	select {
-	case err := <-answer:
-		if err != nil {
-			return fmt.Errorf("cannot write to dead letter topic %s: %w", t.name, err)
+	partition, err := t.partition(record)
+	if err == nil || t.create != nil {
+		r := write.Record{
+			Partition: partition,
+			Key:       record.Key, // a nil key or value is one, an empty one is another
+			Value:     record.Value,
+			Headers:   letterHeaders(record.Headers, t.headers(letter)),
+			Timestamp: recordTime(record.Timestamp),
+			ID:        letterID{letter.Topic, letter.Partition, letter.Offset, letter.RejectedAt},
 		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("dead letter topic %s has not answered: %w", t.name, context.Cause(ctx))
+		if r.Timestamp.After(lastTime) {
+			replaceTimestamp(&r, letter)
+		}
+		err = t.write(ctx, r)
+		for less := 0; t.reduce && less < mostReductions && t.reduced(err, &r, record, letter); less++ {
+			if err = t.write(ctx, r); err == nil {
+				t.tellReduced(r, record)
+			}
+		}
 	}
+	if err != nil {
+		return fmt.Errorf("cannot write to dead letter topic %s%s: %w", t.name, settingAtFault(err), err)
+	}
+	return nil
+}
+
+// letterID names a letter: of a record that is rejected again there is another one.
+type letterID struct {
+	topic      string
+	partition  int32
+	offset     int64
+	rejectedAt time.Time
+}
+
+// write writes a letter, and creates the topic if somebody has deleted it.
+func (t *letterTopic) write(ctx context.Context, r write.Record) error {
+	err := t.writer.Write(ctx, r)
+	if t.create == nil || !errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
+		return err
+	}
+	if cerr := t.createAgain(ctx); cerr != nil {
+		return errors.Join(err, cerr)
+	}
+	return t.writer.Write(ctx, r)
+}
+
+// partition keeps a record's partition number where the topic has it.
+func (t *letterTopic) partition(record *sarama.ConsumerMessage) (int32, error) {
+	partitions, err := t.client.Partitions(t.name)
+	if err != nil || len(partitions) == 0 {
+		return record.Partition, err
+	}
+	n := int32(len(partitions))
+	if record.Partition < n {
+		return record.Partition, nil
+	}
+	if record.Key == nil {
+		return record.Partition % n, nil // the same one at each attempt
+	}
+	return sarama.NewHashPartitioner(t.name).Partition(&sarama.ProducerMessage{Key: sarama.ByteEncoder(record.Key)}, n)
+}
+
+// settingAtFault names the setting of the topic that a letter is refused for.
+func settingAtFault(err error) string {
+	switch {
+	case !is[*write.Refused](err):
+		return ""
+	case tooLarge(err):
+		return ": it is too large, see the topic's max.message.bytes"
+	case errors.Is(err, sarama.ErrInvalidTimestamp):
+		return ": its timestamp is out of bounds, see the topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms"
+	case errors.Is(err, sarama.ErrInvalidRecord):
+		return ": does it have no key, and the topic cleanup.policy=compact?"
+	}
+	return ""
+}
+
+func tooLarge(err error) bool {
+	return errors.Is(err, sarama.ErrMessageSizeTooLarge) || errors.Is(err, sarama.ErrMessageSetSizeTooLarge)
 }
 
 // close follows the end of all that send: what is still under way waits for nobody.
 func (t *letterTopic) close() error {
 	t.dialer.Cut()
-	t.producer.AsyncClose()
-	t.answers.Wait()
+	t.writer.Close()
 	return t.client.Close()
 }
-
-// samePartition keeps a record's partition number where the topic has it.
-func samePartition(topic string) sarama.Partitioner {
-	return &partitioner{byKey: sarama.NewHashPartitioner(topic)}
-}
-
-type partitioner struct{ byKey sarama.Partitioner }
-
-func (p *partitioner) Partition(msg *sarama.ProducerMessage, n int32) (int32, error) {
-	if msg.Partition < n {
-		return msg.Partition, nil
-	}
-	return p.byKey.Partition(msg, n)
-}
-
-func (p *partitioner) RequiresConsistency() bool { return true }

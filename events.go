@@ -97,9 +97,12 @@ func (s *subscription) settled(d *Delivery, v partition.Verdict, reason error) {
 		fields := watermill.LogFields{
 			"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset(), "attempt": d.Attempt(),
 		}
-		if s.deadLetter == nil {
+		switch {
+		case errors.Is(reason, ErrRecordGone):
+			s.logger.Error("Record lost: it was pushed out of memory, and is gone from Kafka before its next delivery. There is no letter of it", reason, fields)
+		case s.deadLetter == nil:
 			s.logger.Error("Record rejected: it is given up, there is no dead letter destination", orNoReason(reason), fields)
-		} else {
+		default:
 			fields["reason"] = textOf(orNoReason(reason))
 			s.logger.Info("Record rejected", fields)
 		}

@@ -29,7 +29,7 @@ type letterSpec struct{ Group, Topic string }
 func TestKillBetweenLetterAndCommit(t *testing.T) {
 	t.Parallel()
 	const records, kills = 4, 2
-	spec := letterSpec{Group: brokertest.Group(t), Topic: newTopic(t, 1, numbered(records)...)}
+	spec := letterSpec{Group: brokertest.Group(t), Topic: newTopic(t, 1, keyed("k", "k", "k", "k")...)} // letters of one key are sent one by one
 	text, err := json.Marshal(spec)
 	check(t, err)
 	for range kills {

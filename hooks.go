@@ -45,7 +45,7 @@ type Hooks struct {
 	// reached, lay outside the log. With Start above Stored the records between them are lost.
 	// Or the topic was deleted and created again: then Start is its beginning.
 	PositionReset func(PositionResetEvent)
-	// Buried: a dead letter was stored, or not: then it is tried again.
+	// Buried: a dead letter was stored, or not: then it is tried again, unless the record is given up.
 	Buried func(BuriedEvent)
 	// Unconfirmed: under ConfirmFirst a record's commit was sent, and the
 	// partition lost before its outcome was known. Its handler does not run.
@@ -145,6 +145,7 @@ type BuriedEvent struct {
 	Offset    int64
 	Reason    error // why the record was rejected
 	Err       error // why the letter was not stored; nil: it is
+	GivenUp   bool  // it will not be: the record is gone, or OnUnstorable is UnstorableGiveUp
 }
 
 // UnconfirmedEvent is told by Hooks.Unconfirmed.

@@ -72,6 +72,7 @@ func TestWaitingRecordIsGone(t *testing.T) {
 	t.Parallel()
 	const records, keys = 400, 4
 	topic, cfg := heavy(t, records, keys)
+	toTopic(&cfg)
 	gone := make(chan ackpolicy.SettledEvent, records)
 	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
 		if errors.Is(e.Reason, ackpolicy.ErrRecordGone) {
@@ -90,6 +91,9 @@ func TestWaitingRecordIsGone(t *testing.T) {
 	e := await(t, "a record that is gone", gone)
 	if e.Status != ackpolicy.Rejected {
 		t.Errorf("a record that is gone was %v", e.Status)
+	}
+	if len(with(s.log.at("error"), "Record lost", fmt.Sprintf("kafka_partition_offset=%d", e.Offset))) == 0 {
+		t.Error("the loss is no error line")
 	}
 	waitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records+1)
 	s.stop()

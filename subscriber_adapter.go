@@ -124,7 +124,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	defer cancel(nil)
 	defer context.AfterFunc(s.closing, func() { cancel(ErrClosing) })()
 	var letters DeadLetter
-	if broken := guard("the DeadLetter", func() { letters, err = s.openDeadLetter(starting, topic) }, nil); broken != nil {
+	if broken := guard("the DeadLetter", func() { letters, err = sub.openDeadLetter(starting, topic) }, nil); broken != nil {
 		err = fmt.Errorf("ackpolicy: topic %s: %w", topic, broken)
 	}
 	if err != nil {
@@ -296,6 +296,7 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		CommitInterval:   c.CommitInterval,
 		CommitEach:       !c.Kafka.OverwriteSaramaConfig.Consumer.Offsets.AutoCommit.Enable,
 		DrainTimeout:     c.DrainTimeout,
+		GiveUpLetters:    c.OnUnstorable == UnstorableGiveUp,
 		ReconnectSleep:   max(10*time.Millisecond, c.Kafka.ReconnectRetrySleep), // NoSleep is negative
 		Look:             s.sub.look,
 		Tracer:           c.Kafka.Tracer,

@@ -117,6 +117,9 @@ type SubscriberConfig struct {
 	DeadLetter DeadLetter
 	// OnUndecodable says what becomes of a record that the Unmarshaler refuses.
 	OnUndecodable Undecodable
+	// OnUnstorable says what becomes of a rejected record whose letter the DeadLetter
+	// refuses for good.
+	OnUnstorable Unstorable
 	// DrainTimeout is how long running handlers may take to finish on Close and
 	// on a revocation; there it is cut to what Rebalance.Timeout leaves. After it their contexts
 	// end with ErrClosing or ErrRevoked as the cause. 0 is 10 s.
@@ -217,6 +220,17 @@ func (c SubscriberConfig) Validate() error {
 	}
 	if c.OnUndecodable > UndecodableReject {
 		bad("OnUndecodable: %d: want UndecodableAuto, UndecodableRetry or UndecodableReject", uint8(c.OnUndecodable))
+	}
+	switch c.OnUnstorable {
+	case UnstorableKeep, UnstorableGiveUp:
+	case UnstorableReduce:
+		switch c.DeadLetter.(type) {
+		case nil, DeadLetterTopic, *DeadLetterTopic:
+		default:
+			bad("OnUnstorable: UnstorableReduce: only a DeadLetterTopic can, the DeadLetter is a %T: choose UnstorableKeep or UnstorableGiveUp", c.DeadLetter)
+		}
+	default:
+		bad("OnUnstorable: %d: want UnstorableKeep, UnstorableReduce or UnstorableGiveUp", uint8(c.OnUnstorable))
 	}
 	if c.CommitInterval < 0 {
 		bad("CommitInterval: %v: want 0 (sarama's auto-commit interval) or a positive duration", c.CommitInterval)

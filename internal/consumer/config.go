@@ -57,6 +57,7 @@ type Config struct {
 	CommitInterval   time.Duration
 	CommitEach       bool // commit at every ack
 	DrainTimeout     time.Duration
+	GiveUpLetters    bool // that are refused for good
 	ReconnectSleep   time.Duration
 	Look             time.Duration // of the watchdog; 0: 15 s
 
@@ -116,6 +117,7 @@ type shared struct {
 	late    atomic.Bool
 	limit   *partition.Limit
 
+	mail     sharedLetters
 	offering atomic.Int32 // messages of draining partitions that nobody has taken yet
 
 	claimsMu sync.Mutex
@@ -135,6 +137,7 @@ func newShared(cfg *Config) *shared {
 	s := &shared{
 		cfg: cfg, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
 		stalls: map[int32]int64{}, running: map[int32]*Claim{},
+		mail: sharedLetters{room: make(chan struct{}, allLetters)},
 	}
 	s.budget.bound = cfg.MaxBufferedBytes
 	s.health = newHealth(cfg.Logger, s.closingNow, s.partitions)

@@ -20,9 +20,10 @@ func (b *Bytes) Add(n int64) {
 func (b *Bytes) Load() int64 { return b.own.Load() }
 
 // Evict pushes the records out of memory that wait for long: those whose handler
-// returned without settling them, for whom nobody may ever ask again, nacked ones
-// whose time comes after soon, and those behind them in their lanes. Whoever is handed
-// such a record reads it again and restores it.
+// returned without settling them, for whom nobody may ever ask again, rejected ones
+// whose letter is not stored, nacked ones whose time comes after soon, and those behind
+// them in their lanes. Whoever needs such a record reads it again, and restores it where
+// it is handed out.
 func (p *Partition[R]) Evict(soon int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -31,7 +32,7 @@ func (p *Partition[R]) Evict(soon int64) {
 	}
 	for seq := p.head; seq != p.tail; seq++ {
 		e := p.at(seq)
-		if e.evicted || e.size == 0 || e.state != pending && !p.waits(e, soon) {
+		if e.evicted || e.size == 0 || !p.waits(e, soon) {
 			continue
 		}
 		if e.d != nil {
@@ -47,9 +48,13 @@ func (d *Delivery[R]) drop() {
 	d.record, d.evicted = none, true
 }
 
-// waits tells whether a record is not handed out before soon.
+// waits reports whether nobody has a record's bytes, or will have them before soon.
 func (p *Partition[R]) waits(e *entry[R], soon int64) bool {
 	switch e.state {
+	case pending:
+		return true
+	case rejecting:
+		return e.d.finished // a verb may have rejected it in mid-handler
 	case parked:
 		return e.dueAt > soon
 	case queued:
@@ -81,12 +86,12 @@ func (p *Partition[R]) forget(e *entry[R]) {
 func (p *Partition[R]) Detach(from uint64, most, soon int64) (next uint64, more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.cfg.Detach == nil || p.npending == 0 && len(p.timers) == 0 {
+	if p.closed || p.cfg.Detach == nil || p.npending+p.nreject+p.naside == 0 && len(p.timers) == 0 {
 		return 0, false
 	}
 	for seq := max(from, p.head); seq < p.tail; seq++ {
 		e := p.at(seq)
-		if e.evicted || e.detached || e.state != pending && !p.waits(e, soon) {
+		if e.evicted || e.detached || !p.waits(e, soon) {
 			continue
 		}
 		if !e.met {

@@ -36,6 +36,7 @@ type modelRun struct {
 	status  Status
 	done    bool
 	waits   bool
+	aside   bool // its letter is refused for good
 }
 
 func (m *model) head() int {
@@ -352,7 +353,7 @@ func run(t testing.TB, data []byte) {
 	}
 	for len(data) > 0 {
 		op := next()
-		switch op % 14 {
+		switch op % 15 {
 		case 0, 1, 2: // push, with gaps
 			for range 1 + op/12%4 {
 				b := next()
@@ -397,6 +398,10 @@ func run(t testing.TB, data []byte) {
 			all := append(slices.Clone(h.runs), h.old...)
 			if len(all) > 0 {
 				h.cumulative(all[next()%len(all)])
+			}
+		case 14: // a letter is refused for good
+			if len(h.old) > 0 {
+				h.setAside(h.old[next()%len(h.old)])
 			}
 		case 12:
 			h.p.Evict(m.now + int64(next()%4))
@@ -456,6 +461,11 @@ func (m *model) hole(i int) (ok, soon bool) {
 	return true, false
 }
 
+func (h *harness) setAside(run *modelRun) {
+	run.aside = run.aside || run.status == Rejected && run.rec.fate == rejecting
+	h.p.SetAside(run.d)
+}
+
 // drain stops the partition: what its handlers have finishes, and with it what
 // lies below a settled record. Nothing else is handed out.
 func (h *harness) drain(next func() int, verdict func() Verdict) {
@@ -477,7 +487,9 @@ func (h *harness) drain(next func() int, verdict func() Verdict) {
 			n, s := h.m.hole(i)
 			now, soon = now || n, soon || s
 		}
-		return slices.IndexFunc(h.old, func(o *modelRun) bool { return o.status == Rejected && o.rec.fate == rejecting }), now, soon
+		return slices.IndexFunc(h.old, func(o *modelRun) bool {
+			return o.status == Rejected && o.rec.fate == rejecting && !o.aside
+		}), now, soon
 	}
 	for !closed() {
 		letter, now, soon := rest()
@@ -488,6 +500,10 @@ func (h *harness) drain(next func() int, verdict func() Verdict) {
 			h.finish(b%len(h.runs), verdict())
 		case letter >= 0:
 			o := h.old[letter]
+			if b%2 == 0 {
+				h.setAside(o)
+				break
+			}
 			o.rec.fate = settled
 			_, w := h.p.Release(o.d)
 			h.work(w)
@@ -619,7 +635,7 @@ func (h *harness) finale() {
 	if l := h.p.Load(); l.Ready != 0 || l.Blocked || l.Unsettled != 0 {
 		h.failf("load left: %+v", l)
 	}
-	if h.p.npending != 0 || h.p.nreject != 0 || h.p.nrunning != 0 || h.p.awake != 0 {
+	if h.p.npending != 0 || h.p.nreject != 0 || h.p.naside != 0 || h.p.nrunning != 0 || h.p.awake != 0 {
 		h.failf("counts left: pending %d, rejecting %d, running %d, awake %d", h.p.npending, h.p.nreject, h.p.nrunning, h.p.awake)
 	}
 }

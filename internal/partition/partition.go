@@ -139,7 +139,8 @@ type Partition[R any] struct {
 	nrunning int
 	nwaiting int // unfinished deliveries that wait for a commit
 	npending int
-	nreject  int
+	nreject  int // rejected ones whose letter is on its way
+	naside   int // those whose letter is refused for good
 	low      int // -1: not armed
 
 	waiter  Waiter

@@ -43,6 +43,7 @@ type Delivery[R any] struct {
 	token    bool
 	last     bool // handed out in a drain
 	evicted  bool
+	aside    bool // its letter is refused for good
 
 	prev, next *Delivery[R]
 }
@@ -305,13 +306,30 @@ func (p *Partition[R]) Release(d *Delivery[R]) (ok bool, w Work) {
 	defer p.mu.Unlock()
 	head := p.head
 	if !p.closed && d.seq >= p.head && p.at(d.seq).d == d && p.at(d.seq).state == rejecting {
-		p.nreject--
+		if d.aside {
+			p.naside--
+		} else {
+			p.nreject--
+		}
 		p.done(d.seq)
 		if ok = true; d.finished {
 			d.drop()
 		}
 	}
 	return ok, p.after(head)
+}
+
+// SetAside ends a drain's wait for the letter of a rejected record, which is refused
+// for good. It may be released nevertheless.
+func (p *Partition[R]) SetAside(d *Delivery[R]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed && !d.aside && d.seq >= p.head && p.at(d.seq).d == d && p.at(d.seq).state == rejecting {
+		d.aside = true
+		p.nreject--
+		p.naside++
+		p.checkDrained()
+	}
 }
 
 // Wait tells that the handler of d begins (+1) or ends (-1) to wait for a commit.

@@ -1,0 +1,179 @@
+package ackpolicy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/topic"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
+)
+
+// source is what is known of the topic that the letters come from.
+type source struct {
+	topic      string
+	partitions int            // 0: not known
+	settings   topic.Settings // nil: we may not ask
+}
+
+// askSource asks the brokers that the records come from, which need not be those that the letters go to.
+func askSource(ctx context.Context, client sarama.Client, d DeadLetterTopic, c *SubscriberConfig, origin string) (source, error) {
+	s := source{topic: origin}
+	if d.Brokers != nil || d.Config != nil {
+		cfg := letterConfig(c.Kafka.OverwriteSaramaConfig)
+		dialer := dial.New(cfg)
+		defer dialer.Cut()
+		defer context.AfterFunc(ctx, dialer.Cut)()
+		other, err := sarama.NewClient(c.Kafka.Brokers, cfg)
+		if err != nil {
+			return s, fmt.Errorf("cannot connect to %v, where topic %s is: %w", c.Kafka.Brokers, origin, dial.Explain(cfg, err))
+		}
+		defer func() { _ = other.Close() }()
+		client = other
+	}
+	partitions, err := client.Partitions(origin)
+	if err == nil {
+		s.partitions = len(partitions)
+	} else if d.Create != nil && d.Create.NumPartitions == 0 {
+		return s, fmt.Errorf("cannot ask how many partitions %s has: %w", origin, err)
+	}
+	s.settings, _ = topic.Ask(client, origin, compared...)
+	return s, nil
+}
+
+// ensure checks that the topic is there, and creates it where that was asked for.
+func (t *letterTopic) ensure(ctx context.Context) error {
+	err := t.client.RefreshMetadata(t.name)
+	if err == nil || errors.Is(err, sarama.ErrLeaderNotAvailable) {
+		if partitions, perr := t.client.Partitions(t.name); perr == nil && len(partitions) > 0 {
+			return nil
+		}
+	}
+	switch {
+	case errors.Is(err, sarama.ErrTopicAuthorizationFailed):
+		return fmt.Errorf("the user needs the right to write to it: %w", err)
+	case err != nil && !errors.Is(err, sarama.ErrUnknownTopicOrPartition) && !errors.Is(err, sarama.ErrLeaderNotAvailable):
+		return err
+	case t.create == nil:
+		return fmt.Errorf("it is not there: create it, or set DeadLetterTopic.Create: %w", errors.Join(err, sarama.ErrUnknownTopicOrPartition))
+	}
+	return t.create(ctx)
+}
+
+// createAgain creates the topic that was there when we subscribed.
+func (t *letterTopic) createAgain(ctx context.Context) error {
+	select {
+	case t.creating <- struct{}{}:
+		defer func() { <-t.creating }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := t.client.RefreshMetadata(t.name); err == nil {
+		return nil // it is there again
+	}
+	if err := t.ensure(ctx); err != nil {
+		return err
+	}
+	t.writer.Reset()
+	t.logger.Error("Dead letter topic was deleted: it is created again, the letters that it held are lost",
+		sarama.ErrUnknownTopicOrPartition, nil)
+	return nil
+}
+
+// createTopic creates the topic, and waits for its leaders. What we add to the user's
+// entries, and the broker does not allow, is left out.
+func (t *letterTopic) createTopic(ctx context.Context, user *sarama.TopicDetail, from source) error {
+	admin, err := sarama.NewClusterAdminFromClient(t.client)
+	if err != nil {
+		return err
+	}
+	// The admin is not closed: that would close the client, which is ours.
+	presets := letterPresets(user, from)
+	names := slices.Sorted(maps.Keys(presets))
+	// All of them, all but one, none.
+	without := [][]string{nil}
+	for _, name := range names {
+		without = append(without, []string{name})
+	}
+	if len(names) > 1 {
+		without = append(without, names)
+	}
+	var first error
+	for _, left := range without {
+		detail := letterDetail(user, from, presets, left)
+		err = admin.CreateTopic(t.name, detail, false)
+		switch {
+		case err == nil && left != nil:
+			t.logger.Error("Dead letter topic created without settings that the broker refuses: letters may be deleted early, or be too large for it", first,
+				watermill.LogFields{"settings": left})
+			fallthrough
+		case err == nil || errors.Is(err, sarama.ErrTopicAlreadyExists):
+			return t.awaitLeaders(ctx, int(detail.NumPartitions))
+		case !errors.Is(err, sarama.ErrPolicyViolation) && !errors.Is(err, sarama.ErrInvalidConfig) && !errors.Is(err, sarama.ErrInvalidRequest):
+			return fmt.Errorf("cannot create it: %w", err)
+		case first == nil:
+			first = err
+		}
+	}
+	return fmt.Errorf("cannot create it: %w", first)
+}
+
+func (t *letterTopic) awaitLeaders(ctx context.Context, partitions int) (err error) {
+	for range 50 { // they take a moment
+		if err = t.client.RefreshMetadata(t.name); err == nil {
+			if writable, werr := t.client.WritablePartitions(t.name); werr == nil && len(writable) >= partitions {
+				return nil
+			}
+		}
+		if !wait.For(100*time.Millisecond, ctx.Done()) {
+			return context.Cause(ctx)
+		}
+	}
+	return fmt.Errorf("it was created, but has no leaders: %w", err)
+}
+
+// letterRoom is what a letter's headers may add to a record.
+const letterRoom = 64 << 10
+
+// letterPresets are the entries of a topic that the user leaves open.
+func letterPresets(user *sarama.TopicDetail, from source) map[string]string {
+	presets := map[string]string{
+		"retention.ms": "-1", // it counts from the record's own timestamp, which may be long ago
+	}
+	if largest, ok := from.settings.Number(maxMessageBytes); ok {
+		presets[maxMessageBytes] = strconv.FormatInt(largest+letterRoom, 10)
+	}
+	for name := range user.ConfigEntries {
+		delete(presets, name)
+	}
+	return presets
+}
+
+// letterDetail is the user's detail with what it leaves open, but for the presets left out.
+func letterDetail(user *sarama.TopicDetail, from source, presets map[string]string, left []string) *sarama.TopicDetail {
+	detail := *user
+	if detail.NumPartitions == 0 {
+		detail.NumPartitions = int32(from.partitions)
+	}
+	if detail.ReplicationFactor == 0 {
+		detail.ReplicationFactor = -1
+	}
+	detail.ConfigEntries = maps.Clone(detail.ConfigEntries)
+	if detail.ConfigEntries == nil {
+		detail.ConfigEntries = map[string]*string{}
+	}
+	for name, value := range presets {
+		if !slices.Contains(left, name) {
+			detail.ConfigEntries[name] = &value
+		}
+	}
+	return &detail
+}

@@ -1,0 +1,83 @@
+package ackpolicy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/write"
+)
+
+// Names of the headers of a letter that is not the whole record, whatever its profile.
+const (
+	HeaderTruncated         = "ackpolicy_truncated"          // the length of the record's value, the beginning of which the letter has
+	HeaderOriginalTimestamp = "ackpolicy_original_timestamp" // the record's, RFC 3339, in place of which the letter has another
+	HeaderNullKey           = "ackpolicy_null_key"           // "true": the record has no key
+)
+
+// mostReductions bounds the attempts at a letter that the topic takes: each halves the value.
+const mostReductions = 40
+
+// reduced makes of a letter that was refused one that may be taken, and reports whether
+// there was anything left to do.
+func (t *letterTopic) reduced(err error, r *write.Record, record *sarama.ConsumerMessage, letter Letter) bool {
+	switch {
+	case !is[*write.Refused](err):
+		return false
+	case tooLarge(err):
+		if len(r.Value) == 0 {
+			return false
+		}
+		setHeader(r, HeaderTruncated, strconv.Itoa(len(record.Value)))
+		n := len(r.Value) / 2
+		if room := t.limit - (r.Size() - len(r.Value)); room > 0 && room < len(r.Value) {
+			n = room
+		}
+		for range utf8.UTFMax - 1 {
+			if n > 0 && !utf8.RuneStart(r.Value[n]) {
+				n--
+			}
+		}
+		r.Value = r.Value[:n:n]
+		return true
+	case errors.Is(err, sarama.ErrInvalidTimestamp):
+		return replaceTimestamp(r, letter)
+	case errors.Is(err, sarama.ErrInvalidRecord) && r.Key == nil:
+		r.Key = fmt.Appendf(nil, "%s-%d-%d", letter.Topic, letter.Partition, letter.Offset)
+		setHeader(r, HeaderNullKey, "true")
+		return true
+	}
+	return false
+}
+
+// replaceTimestamp gives a letter the time of the rejection, unless it has it already.
+func replaceTimestamp(r *write.Record, letter Letter) bool {
+	now := letter.RejectedAt
+	if r.Timestamp.Equal(now) {
+		return false
+	}
+	setHeader(r, HeaderOriginalTimestamp, r.Timestamp.UTC().Format(time.RFC3339Nano))
+	r.Timestamp = now
+	return true
+}
+
+func setHeader(r *write.Record, key, value string) {
+	r.Headers = slices.DeleteFunc(r.Headers, func(h sarama.RecordHeader) bool { return string(h.Key) == key })
+	r.Headers = append(r.Headers, header(key, value))
+}
+
+func (t *letterTopic) tellReduced(r write.Record, record *sarama.ConsumerMessage) {
+	fields := watermill.LogFields{"kafka_partition": record.Partition, "kafka_partition_offset": record.Offset}
+	if len(r.Value) < len(record.Value) {
+		fields["value_bytes"], fields["letter_value_bytes"] = len(record.Value), len(r.Value)
+		t.logger.Error("Dead letter stored with the beginning of its record's value only", errors.New("the whole of it is too large for the dead letter topic"), fields)
+		return
+	}
+	t.logger.Info("Dead letter stored, but not as its record was: its headers say how it differs", fields)
+}

@@ -1,0 +1,45 @@
+// Package topic asks for what a topic is configured with.
+package topic
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/IBM/sarama"
+)
+
+// Settings are a topic's, by name. Where the right to ask for them is missing there are none.
+type Settings map[string]string
+
+// Ask returns the settings of those names.
+func Ask(client sarama.Client, topic string, names ...string) (Settings, error) {
+	admin, err := sarama.NewClusterAdminFromClient(client)
+	if err != nil {
+		return nil, err
+	}
+	// The admin is not closed: that would close the client, which is the caller's.
+	results, err := admin.DescribeConfigs([]*sarama.ConfigResource{
+		{Type: sarama.TopicResource, Name: topic, ConfigNames: names},
+	}, sarama.DescribeConfigsOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range results {
+		if r.ErrorCode != 0 {
+			return nil, errors.Join(sarama.KError(r.ErrorCode), errors.New(r.ErrorMsg))
+		}
+		settings := Settings{}
+		for _, e := range r.Configs {
+			settings[e.Name] = e.Value
+		}
+		return settings, nil
+	}
+	return nil, fmt.Errorf("no answer for topic %s", topic)
+}
+
+// Number returns a numeric setting; ok is false where it is not known.
+func (s Settings) Number(name string) (value int64, ok bool) {
+	value, err := strconv.ParseInt(s[name], 10, 64)
+	return value, err == nil
+}
