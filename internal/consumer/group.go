@@ -92,7 +92,7 @@ func (s *Subscription) reset(topic string, p int32, stored, start int64, err err
 	case stored < 0:
 		text = "The group's stored offset is not known, it may lie outside the partition's log: position reset"
 	}
-	s.cfg.Logger.Error(text, err, watermill.LogFields{"kafka_partition": p, "stored_offset": stored, "new_offset": start})
+	s.cfg.Logger.Error(text, s.health.explain(err), watermill.LogFields{"kafka_partition": p, "stored_offset": stored, "new_offset": start})
 	if s.cfg.Events.Reset != nil {
 		s.cfg.Events.Reset(topic, p, stored, start)
 	}
