@@ -52,6 +52,14 @@ func (s hangingPublisher) Publish(string, ...*message.Message) error {
 
 func (s hangingPublisher) Close() error { return nil }
 
+type hangingInterceptor struct{ *snare }
+
+func (s hangingInterceptor) OnConsume(r *sarama.ConsumerMessage) {
+	if r.Offset == 1 {
+		s.hang()
+	}
+}
+
 func (u hangingUnmarshaler) Unmarshal(r *sarama.ConsumerMessage) (*message.Message, error) {
 	if r.Offset == 1 {
 		u.hang()
@@ -63,11 +71,13 @@ func (u hangingUnmarshaler) Unmarshal(r *sarama.ConsumerMessage) (*message.Messa
 // the group is left, the channel closed, and an error line names what still runs.
 func TestCloseLeavesWhatHangs(t *testing.T) {
 	t.Parallel()
-	for name, test := range map[string]struct {
+	type application struct {
 		set    func(s *snare, c *ackpolicy.SubscriberConfig)
 		handle func(s *snare, d *ackpolicy.Delivery) error // for record 1
 		told   []string                                    // in an error line
-	}{
+		stored int64                                       // 0: 1, since record 1 is what hangs
+	}
+	applications := map[string]application{
 		"DeadLetter": {
 			set:    func(s *snare, c *ackpolicy.SubscriberConfig) { c.DeadLetter = hangingLetters{s} },
 			handle: func(*snare, *ackpolicy.Delivery) error { return ackpolicy.ErrReject },
@@ -101,7 +111,25 @@ func TestCloseLeavesWhatHangs(t *testing.T) {
 			handle: func(*snare, *ackpolicy.Delivery) error { return errBoom },
 			told:   []string{"Backoff", "kafka_partition_offset=1"},
 		},
+		"Interceptor": {
+			set: func(s *snare, c *ackpolicy.SubscriberConfig) {
+				c.Kafka.OverwriteSaramaConfig.Consumer.Interceptors = []sarama.ConsumerInterceptor{hangingInterceptor{s}}
+			},
+			told: []string{"Consumer.Interceptor", "kafka_partition_offset=1"},
+		},
+	}
+	for name, set := range map[string]func(s *snare, h *ackpolicy.Hooks){
+		"Assigned":  func(s *snare, h *ackpolicy.Hooks) { h.Assigned = func(ackpolicy.AssignedEvent) { s.hang() } },
+		"Settled":   func(s *snare, h *ackpolicy.Hooks) { h.Settled = func(ackpolicy.SettledEvent) { s.hang() } },
+		"Committed": func(s *snare, h *ackpolicy.Hooks) { h.Committed = func(ackpolicy.CommittedEvent) { s.hang() } },
 	} {
+		applications["Hooks."+name] = application{
+			set:    func(s *snare, c *ackpolicy.SubscriberConfig) { set(s, &c.Hooks) },
+			told:   []string{"Hooks." + name},
+			stored: 3,
+		}
+	}
+	for name, test := range applications {
 		for protocol, change := range protocols() {
 			t.Run(name+", "+protocol, func(t *testing.T) {
 				t.Parallel()
@@ -118,8 +146,11 @@ func TestCloseLeavesWhatHangs(t *testing.T) {
 				}, ackpolicy.NackOnError.Middleware)
 				defer close(s.free)
 				await(t, "the call that hangs", s.met)
+				if test.stored > 0 {
+					service.journal.wait(t, int(test.stored)) // hooks hold nothing up
+				}
 				wantClosed(t, service.stop, drain)
-				wantCommitted(t, group, topic, 0, 1)
+				wantCommitted(t, group, topic, 0, max(test.stored, 1))
 				wantMembers(t, group, 0)
 				if len(with(service.log.at("error"), append(test.told, topic)...)) == 0 {
 					t.Errorf("no error line names %v: %v", test.told, service.log.at("error"))
