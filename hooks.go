@@ -37,7 +37,8 @@ type Hooks struct {
 	Stuck func(StuckEvent)
 	// Stalled: a partition that is not paused has got nothing for half a minute
 	// though the broker has records for it. Told once more when the
-	// subscription reconnects for it, half a minute later.
+	// subscription reconnects for it, half a minute later. And at once where a batch
+	// cannot be decoded, with the offset at which that begins.
 	Stalled func(StalledEvent)
 	// Undecodable: the Unmarshaler refused a record. It is tried again with backoff.
 	Undecodable func(UndecodableEvent)

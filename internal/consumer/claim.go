@@ -51,21 +51,23 @@ type Claim struct {
 	source    *commit.Source
 	reader    *reread.Reader
 
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	ended    error // why it ended; set before the partition is closed, read after
-	draining chan struct{}
-	quit     chan struct{}      // closed when nothing more is handed out even in the drain
-	spent    chan struct{}      // closed when the partition is no longer ours
-	fenced   chan struct{}      // closed when the group has gone on without us
-	wake     chan struct{}      // a token each for an idle slot
-	kick     chan struct{}      // spawn, timer or low mark: the claim's own goroutine looks
-	looks    chan chan struct{} // so it does at what a fetch brought; see fetched
-	spawn    atomic.Int32
-	slots    sync.WaitGroup
+	ctx       context.Context
+	cancel    context.CancelCauseFunc
+	ended     error // why it ended; set before the partition is closed, read after
+	draining  chan struct{}
+	quit      chan struct{}      // closed when nothing more is handed out even in the drain
+	spent     chan struct{}      // closed when the partition is no longer ours
+	fenced    chan struct{}      // closed when the group has gone on without us
+	wake      chan struct{}      // a token each for an idle slot
+	kick      chan struct{}      // spawn, timer or low mark: the claim's own goroutine looks
+	looks     chan chan struct{} // so it does at what a fetch brought; see fetched
+	suspected chan struct{}      // the watchdog looks whether what comes next can be decoded
+	spawn     atomic.Int32
+	slots     sync.WaitGroup
 
 	letters letters
 	calls   calls
+	corrupt corrupt // the watchdog's
 
 	taken   int64 // bytes since the budget was asked
 	quitted bool  // quit is closed
@@ -100,6 +102,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		wake:      make(chan struct{}, cfg.MaxInFlight+1),
 		kick:      make(chan struct{}, 1),
 		looks:     make(chan chan struct{}),
+		suspected: make(chan struct{}, 1),
 	}
 	c.portion.gate, c.portion.end = start.gate, start.end
 	c.portion.bytes.Total = &s.budget.held

@@ -127,7 +127,8 @@ type shared struct {
 	over     bool             // no claim enters any more
 	stalls   map[int32]int64  // where a partition's watchdog had us reconnect
 
-	health *health
+	health    *health
+	suspicion suspicion
 
 	evicting  sync.Mutex
 	evictNext time.Time // guarded by evicting
@@ -140,6 +141,7 @@ func newShared(cfg *Config) *shared {
 		mail: sharedLetters{room: make(chan struct{}, allLetters)},
 	}
 	s.budget.bound = cfg.MaxBufferedBytes
+	s.suspicion.turn = make(chan struct{}, 1)
 	s.health = newHealth(cfg.Logger, s.closingNow, s.partitions)
 	return s
 }

@@ -9,8 +9,9 @@ import (
 type reason = uint32
 
 const (
-	fullWindow reason = 1 << iota // as many records wait as should
-	noRoom                        // MaxBufferedBytes
+	fullWindow  reason = 1 << iota // as many records wait as should
+	noRoom                         // MaxBufferedBytes
+	undecodable                    // a batch that fails the answers of its broker
 )
 
 // gate pauses a partition while there is a reason to.

@@ -32,6 +32,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 			var at *sarama.ConsumerError
 			if errors.As(err, &at) {
 				k, p, err = fetching, at.Partition, at.Err
+				s.suspect(err)
 			}
 			s.health.failed(k, p, failure{err: err})
 		}

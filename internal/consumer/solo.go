@@ -107,6 +107,7 @@ func (s *Subscription) consumePartition(ctx context.Context, reconnect context.C
 	errs.Go(func() {
 		for err := range pc.Errors() {
 			s.health.failed(fetching, p, failure{err: err.Err})
+			s.suspect(err.Err)
 		}
 	})
 	claim := s.shared.newClaim(claimStart{

@@ -45,6 +45,12 @@ func (c *Claim) watchdog() {
 	for {
 		select {
 		case <-ticker.C:
+			if c.portion.gate.has(undecodable) {
+				c.examineAgain()
+			}
+		case <-c.suspected:
+			c.examine()
+			continue
 		case <-c.draining:
 			return
 		}

@@ -1,0 +1,91 @@
+package ackpolicy_test
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/crc32"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// produceUndecodable writes a batch of one record that says it is compressed, and is not.
+func produceUndecodable(t *testing.T, broker *brokertest.Broker, topic string, partition int32) {
+	t.Helper()
+	const zstd = 4
+	batch := kmsg.RecordBatch{
+		PartitionLeaderEpoch: -1, Magic: 2, Attributes: zstd, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1,
+		NumRecords: 1, Records: []byte("not compressed"),
+	}
+	raw := batch.AppendTo(nil)
+	binary.BigEndian.PutUint32(raw[8:], uint32(len(raw)-12))
+	binary.BigEndian.PutUint32(raw[17:], crc32.Checksum(raw[21:], crc32.MakeTable(crc32.Castagnoli)))
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker.Addrs()...), kgo.MaxVersions(kversion.V2_8_0()))
+	check(t, err)
+	defer client.Close()
+	request := kmsg.NewPtrProduceRequest()
+	request.Acks, request.TimeoutMillis = -1, 10_000
+	to, at := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
+	to.Topic, at.Partition, at.Records = topic, partition, raw
+	to.Partitions = append(to.Partitions, at)
+	request.Topics = append(request.Topics, to)
+	response, err := request.RequestWith(context.Background(), client)
+	check(t, err)
+	if code := response.Topics[0].Partitions[0].ErrorCode; code != 0 {
+		t.Fatal("produce: error", code)
+	}
+}
+
+// A batch that cannot be decoded stops its partition only, and the log names it. sarama cannot read past it: the whole
+// answer of the broker fails.
+func TestCorruptBatchStopsItsPartitionOnly(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"group", "no group"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			const partitions, bad, records = 4, 0, 3
+			broker := brokertest.NewFake(t)
+			topic, at := fakeTopicOf(t, broker, partitions)
+			write := func() {
+				for p := range int32(partitions) {
+					_, err := brokertest.Produce(broker.Addrs(), topic, p, numbered(records)...)
+					check(t, err)
+				}
+			}
+			write()
+			produceUndecodable(t, broker, topic, bad)
+			cfg := config(brokertest.Group(t), at)
+			if kind == "no group" {
+				cfg.Kafka.ConsumerGroup = ""
+			}
+			told := make(chan ackpolicy.StalledEvent, 10)
+			cfg.Hooks.Stalled = func(e ackpolicy.StalledEvent) { told <- e }
+			s := newService(t)
+			s.router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+			sub := newSubscriber(t, cfg, s.log)
+			sub.LookEvery(5 * time.Second)
+			s.router.AddConsumerHandler("handler", topic, sub, s.recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
+			s.start(t)
+			s.journal.wait(t, (partitions-1)*records)
+			if e := await(t, "the hook", told); e.Partition != bad || e.Offset != records {
+				t.Errorf("the hook was told %+v", e)
+			}
+			write()
+			s.journal.wait(t, 2*(partitions-1)*records)
+			if n := len(with(s.log.at("error"), "cannot be decoded", topic, "kafka_partition=0", "kafka_partition_offset=3")); n != 1 {
+				t.Errorf("%d lines name the batch", n)
+			}
+			// Gone, with what lies before it.
+			check(t, brokertest.DeleteRecords(broker.Addrs(), topic, bad, records+1))
+			s.journal.wait(t, 2*(partitions-1)*records+records)
+			s.stop()
+		})
+	}
+}

@@ -1,0 +1,75 @@
+package reread
+
+import (
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"github.com/IBM/sarama"
+)
+
+// IsUndecodable reports whether a fetch failed because of what was in its answer: not by
+// the connection, nor by an error that the broker named.
+func IsUndecodable(err error) bool {
+	var code sarama.KError
+	var connection net.Error
+	if err == nil || errors.As(err, &code) || errors.As(err, &connection) {
+		return false
+	}
+	for _, other := range []error{
+		io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, sarama.ErrNotConnected, sarama.ErrClosedClient, sarama.ErrOutOfBrokers,
+		sarama.ErrIncompleteResponse, sarama.ErrConsumerRetriesExhausted, sarama.ErrMessageTooLarge, sarama.ErrAlreadyConnected,
+	} {
+		if errors.Is(err, other) {
+			return false
+		}
+	}
+	return true
+}
+
+// lookFor is how long Undecodable looks for the batch.
+const lookFor = 3 * time.Second
+
+// Undecodable fetches as the consumer does, from an offset on. If the answer cannot be
+// decoded, it returns the offset at which the batch begins that cannot, as exactly as it
+// found out, with the reason; else -1 and nil. err is why the broker could not be asked.
+func (r *Reader) Undecodable(from int64) (offset int64, reason, err error) {
+	_, reason, err = r.try(from, r.client.Config().Consumer.Fetch.Default)
+	if reason == nil {
+		return -1, nil, err
+	}
+	for deadline := time.Now().Add(lookFor); time.Now().Before(deadline); {
+		next, why, err := r.try(from, 1) // the first batch comes whole all the same
+		if why != nil {
+			return from, why, nil
+		}
+		if err != nil || next <= from {
+			break
+		}
+		from = next
+	}
+	return from, reason, nil
+}
+
+// try fetches, and returns the offset behind what came. reason is why that cannot be decoded.
+func (r *Reader) try(from int64, bytes int32) (next int64, reason, err error) {
+	leader, err := r.client.Leader(r.topic, r.partition)
+	if err != nil {
+		return -1, nil, err
+	}
+	request := newRequest(r.client.Config())
+	request.AddBlock(r.topic, r.partition, from, bytes, -1)
+	response, err := leader.Fetch(request)
+	switch {
+	case IsUndecodable(err):
+		return -1, err, nil
+	case err != nil:
+		return -1, nil, r.lost(leader, err)
+	}
+	if err := answer(response.GetBlock(r.topic, r.partition)); err != nil {
+		_ = r.client.RefreshMetadata(r.topic)
+		return -1, nil, err
+	}
+	return emptiedUpTo(response.GetBlock(r.topic, r.partition)), nil, nil
+}
