@@ -2,7 +2,9 @@ package ackpolicy_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -245,5 +247,63 @@ func TestStaticIDTakenOver(t *testing.T) {
 			}
 			other.stop()
 		})
+	}
+}
+
+// Partitions that were added while a static member was away, or after it was back, are read: nobody else looks for them, for the broker
+// gives it its old assignment without making it the leader.
+func TestStaticMemberFindsAddedPartitions(t *testing.T) {
+	t.Parallel()
+	for name, away := range map[string]bool{"away": true, "back": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			group, topic := brokertest.Group(t), newTopic(t, 1, numbered(1)...)
+			done := &handled{}
+			cfg := config(group, static("static", patience))
+			cfg.Kafka.OverwriteSaramaConfig.Metadata.RefreshFrequency = 200 * time.Millisecond
+			s := serve(t, cfg, done, topic)
+			waitCommitted(t, group, topic, 0, 1)
+			s.stop()
+			add := func() {
+				admin(t, shared, func(a sarama.ClusterAdmin) error { return a.CreatePartitions(topic, 3, nil, false) })
+				for p := range int32(3) {
+					produce(t, topic, p, numbered(2)...)
+				}
+			}
+			if away {
+				add()
+			}
+			s = serve(t, cfg, done, topic)
+			eventually(t, "its return", func() bool { return len(with(s.log.at("info"), "Joined the consumer group")) > 0 })
+			if !away {
+				add()
+			}
+			for p := range int32(3) {
+				waitCommitted(t, group, topic, p, []int64{3, 2, 2}[p])
+			}
+			s.stop()
+		})
+	}
+}
+
+// Static member ids are what Kafka takes, and different for whatever subscriptions one id has.
+func TestInstanceIDs(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("t", 249) // the longest topic
+	seen := map[string]string{}
+	for _, topic := range []string{"orders", "orders-2", "2.orders", "-orders", ".2.orders", long, long[1:]} {
+		for n := 1; n <= 3; n++ {
+			id := ackpolicy.InstanceID("static", topic, n)
+			at := fmt.Sprintf("%s, the subscription %d", topic, n)
+			if before, ok := seen[id]; ok {
+				t.Errorf("%s is the id of %s and of %s", id, before, at)
+			}
+			seen[id] = at
+			cfg := sarama.NewConfig()
+			cfg.Consumer.Group.InstanceId = id
+			if err := cfg.Validate(); err != nil {
+				t.Errorf("%s: %v", at, err)
+			}
+		}
 	}
 }

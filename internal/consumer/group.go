@@ -41,7 +41,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 
 	interrupter := s.interrupt(ctx)
 	h := &groupHandler{s: s, clients: c, group: group, reconnect: reconnect, interrupter: interrupter}
-	h.watch = s.watchTopic(ctx, c.side, h.topicChanged)
+	h.watch = s.watchTopic(ctx, c.side, h.topicChanged, h.covers)
 	defer h.watch.stop()
 	c.fetch.refreshed = h.refreshed
 	var handler sarama.ConsumerGroupHandler = h
@@ -74,7 +74,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	if closeErr := group.Close(); closeErr != nil {
 		err = errors.Join(err, closeErr)
 	}
-	if errors.Is(cause, errForeign) {
+	if errors.Is(cause, errForeign) || errors.Is(cause, errUncovered) {
 		err = errors.Join(err, h.leaveStatic())
 	}
 	return err
@@ -115,6 +115,7 @@ type groupHandler struct {
 	interrupter *interrupter
 
 	watch      *topicWatch
+	coverage   coverage
 	live       atomic.Pointer[liveSession] // nil between sessions
 	restarting bool                        // the session's positions are of an earlier topic
 }

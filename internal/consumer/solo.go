@@ -21,7 +21,7 @@ func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watch := s.watchTopic(ctx, c.side, func() { cancel(errAnew) })
+	watch := s.watchTopic(ctx, c.side, func() { cancel(errAnew) }, nil)
 	defer watch.stop()
 	watch.look()
 	if now, anew := s.topic.anew(); anew {

@@ -27,7 +27,8 @@ type Subscription struct {
 	done chan struct{}
 	end  func() // closes done
 
-	topic identity
+	topic    identity
+	covering int // partitions for whose assignment a membership was begun again; the watch's own
 
 	mu        sync.Mutex
 	positions map[int32]int64 // without a group: where each partition goes on

@@ -72,15 +72,16 @@ func (i *identity) restarted(id sarama.Uuid) {
 type topicWatch struct {
 	s       *Subscription
 	client  sarama.Client
-	changed func() // called when a new topic of the name is seen
+	changed func()               // called when a new topic of the name is seen
+	covers  func(partitions int) // called with each answer; may be nil
 	asks    chan chan struct{}
 	ctx     context.Context
 	stop    func()
 }
 
 // watchTopic starts a watch. Its stop waits for it.
-func (s *Subscription) watchTopic(ctx context.Context, client sarama.Client, changed func()) *topicWatch {
-	w := &topicWatch{s: s, client: client, changed: changed, asks: make(chan chan struct{})}
+func (s *Subscription) watchTopic(ctx context.Context, client sarama.Client, changed func(), covers func(partitions int)) *topicWatch {
+	w := &topicWatch{s: s, client: client, changed: changed, covers: covers, asks: make(chan chan struct{})}
 	var cancel context.CancelFunc
 	w.ctx, cancel = context.WithCancel(ctx)
 	var run sync.WaitGroup
@@ -121,7 +122,7 @@ func (w *topicWatch) run() {
 
 func (w *topicWatch) ask() {
 	s := w.s
-	id, err := topicID(w.client, s.cfg.Topic)
+	topic, err := topicNow(w.client, s.cfg.Topic)
 	switch {
 	case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
 		s.health.failed(fetching, everywhere, failure{text: "The topic does not exist, it is waited for", err: err})
@@ -129,8 +130,11 @@ func (w *topicWatch) ask() {
 		s.cfg.Logger.Debug("Cannot ask for the topic's id", watermill.LogFields{"err": err.Error()})
 	default:
 		s.health.works(fetching, everywhere)
-		if s.topic.saw(id) {
+		if s.topic.saw(topic.Uuid) {
 			w.changed()
+		}
+		if w.covers != nil {
+			w.covers(len(topic.Partitions))
 		}
 	}
 }
@@ -154,31 +158,32 @@ func (w *topicWatch) look() {
 	}
 }
 
-// topicID returns the id of the topic that has the name, zero where the broker or Config.Version is older than 2.8.
-func topicID(client sarama.Client, topic string) (sarama.Uuid, error) {
+// topicNow returns the topic that has the name. Its id is zero where the broker or Config.Version is older than 2.8.
+func topicNow(client sarama.Client, topic string) (*sarama.TopicMetadata, error) {
 	broker := client.LeastLoadedBroker()
 	if broker == nil {
-		return sarama.Uuid{}, sarama.ErrOutOfBrokers
+		return nil, sarama.ErrOutOfBrokers
 	}
 	response, err := broker.GetMetadata(sarama.NewMetadataRequest(client.Config().Version, []string{topic}))
 	if err != nil {
 		_ = broker.Close()
-		return sarama.Uuid{}, err
+		return nil, err
 	}
 	for _, t := range response.Topics {
 		switch {
 		case t.Name != topic:
 		case t.Err != sarama.ErrNoError && t.Err != sarama.ErrLeaderNotAvailable:
-			return sarama.Uuid{}, t.Err
+			return nil, t.Err
 		default:
-			return t.Uuid, nil
+			return t, nil
 		}
 	}
-	return sarama.Uuid{}, sarama.ErrUnknownTopicOrPartition
+	return nil, sarama.ErrUnknownTopicOrPartition
 }
 
 // liveSession is what ends when a new topic is seen.
 type liveSession struct {
+	session    sarama.ConsumerGroupSession
 	committer  *commit.Committer
 	end        context.CancelCauseFunc
 	restarting bool
@@ -190,7 +195,7 @@ func (h *groupHandler) begin(session sarama.ConsumerGroupSession) {
 	h.watch.look()
 	id, anew := h.s.topic.anew()
 	h.restarting = anew
-	h.live.Store(&liveSession{h.committer, h.endSession, anew})
+	h.live.Store(&liveSession{session, h.committer, h.endSession, anew})
 	if !anew {
 		return
 	}
