@@ -274,40 +274,6 @@ func (d *Delivery) settle(v partition.Verdict, reason error) bool {
 	return status == v.Status
 }
 
-// verdict turns an action into what the partition understands.
-func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.Verdict {
-	switch a {
-	case doAck:
-		return partition.Verdict{Status: partition.Acked}
-	case doReject:
-		return partition.Verdict{Status: partition.Rejected, Hold: d.sub.deadLetter != nil}
-	case doNack:
-		if d.spent() {
-			return d.verdict(doReject, noDelay, err)
-		}
-		if delay == noDelay {
-			delay = d.sub.backoff(d, err)
-		}
-		return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay), First: d.firstBegan()}
-	}
-	return partition.Verdict{}
-}
-
-// spent reports whether a nack becomes a reject.
-func (d *Delivery) spent() bool {
-	c := &d.sub.sub.config
-	return c.MaxDeliveries > 0 && d.Attempt() >= c.MaxDeliveries ||
-		c.MaxAge > 0 && consumer.Now()-d.firstBegan() >= int64(c.MaxAge)
-}
-
-// firstBegan is when the record's first delivery began; 0 without MaxAge, where nobody asks.
-func (d *Delivery) firstBegan() int64 {
-	if first := d.kafka.First(); first != 0 {
-		return first
-	}
-	return d.began
-}
-
 // fields are what a log line says of the record.
 func (d *Delivery) fields() watermill.LogFields {
 	fields := watermill.LogFields{
@@ -348,12 +314,6 @@ func (d *Delivery) position(err error) error {
 		return nil
 	}
 	return fmt.Errorf("topic %s, partition %d, offset %d: %w", d.Topic(), d.Partition(), d.Offset(), err)
-}
-
-// dueIn answers when a delay is over; a delay may be longer than time goes on.
-func dueIn(delay time.Duration) int64 {
-	const century = 100 * 365 * 24 * time.Hour
-	return consumer.Now() + int64(min(delay, century))
 }
 
 // enter tells that a handler begins, and answers how deep it lies in nested

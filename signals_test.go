@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -220,4 +221,43 @@ func (p *honest) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.published
+}
+
+// A rebalance that a handler outlives poisons nothing: its record comes again, and is handled once more.
+func TestRebalancePoisonsNothing(t *testing.T) {
+	t.Parallel()
+	for name, report := range stops {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			group, topic := brokertest.Group(t), newTopic(t, 1, numbered(1)...)
+			poisoned := &failingPublisher{}
+			poison, err := middleware.PoisonQueueWithFilter(poisoned, "poison", notSignal)
+			check(t, err)
+			var first atomic.Bool
+			first.Store(true)
+			handle := func(msg *message.Message, _ *ackpolicy.Delivery) error {
+				if !first.CompareAndSwap(true, false) {
+					return nil
+				}
+				<-msg.Context().Done()
+				if cause := context.Cause(msg.Context()); !errors.Is(cause, ackpolicy.ErrRevoked) {
+					t.Errorf("cause: %v", cause)
+				}
+				return report(msg.Context())
+			}
+			mw := []message.HandlerMiddleware{ackpolicy.NackOnError.Middleware, poison, ackpolicy.RestoreContext}
+			member := func() *service {
+				return consume(t, config(group, drainTimeout(50*time.Millisecond)), topic, handle, mw...)
+			}
+			one := member()
+			one.journal.wait(t, 1)
+			two := member() // the group rebalances for it
+			waitCommitted(t, group, topic, 0, 1)
+			one.stop()
+			two.stop()
+			if n := len(one.journal.all()) + len(two.journal.all()); n != 2 || poisoned.published != 0 {
+				t.Errorf("%d deliveries, %d poisoned", n, poisoned.published)
+			}
+		})
+	}
 }

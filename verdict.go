@@ -1,0 +1,48 @@
+package ackpolicy
+
+import (
+	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// verdict turns an action into what the partition understands.
+func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.Verdict {
+	switch a {
+	case doAck:
+		return partition.Verdict{Status: partition.Acked}
+	case doReject:
+		return partition.Verdict{Status: partition.Rejected, Hold: d.sub.deadLetter != nil}
+	case doNack:
+		if d.spent() {
+			return d.verdict(doReject, noDelay, err)
+		}
+		if delay == noDelay {
+			delay = d.sub.backoff(d, err)
+		}
+		return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay), First: d.firstBegan()}
+	}
+	return partition.Verdict{}
+}
+
+// spent reports whether a nack becomes a reject.
+func (d *Delivery) spent() bool {
+	c := &d.sub.sub.config
+	return c.MaxDeliveries > 0 && d.Attempt() >= c.MaxDeliveries ||
+		c.MaxAge > 0 && consumer.Now()-d.firstBegan() >= int64(c.MaxAge)
+}
+
+// firstBegan is when the record's first delivery began; 0 without MaxAge, where nobody asks.
+func (d *Delivery) firstBegan() int64 {
+	if first := d.kafka.First(); first != 0 {
+		return first
+	}
+	return d.began
+}
+
+// dueIn returns when a delay is over; a delay may be longer than time goes on.
+func dueIn(delay time.Duration) int64 {
+	const century = 100 * 365 * 24 * time.Hour
+	return consumer.Now() + int64(min(delay, century))
+}
