@@ -29,7 +29,7 @@ var policyNames = [...]string{"ack_first", "ack", "reject_on_error", "nack_on_er
 
 func (p Policy) valid() bool { return int(p) < len(policyNames) }
 
-// String answers the policy's name as in "nack_on_error".
+// String returns the policy's name as in "nack_on_error".
 func (p Policy) String() string {
 	if p.valid() {
 		return policyNames[p]

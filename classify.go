@@ -25,8 +25,8 @@ func NeverRetry(targets ...error) func(err error) (Policy, bool) {
 	}
 }
 
-// IsPermanent tells whether err, or an error that it wraps, will be the same at the
-// next attempt: it has a method Permanent() bool that answers true; it is
+// IsPermanent reports whether err, or an error that it wraps, will be the same at the
+// next attempt: it has a method Permanent() bool that returns true; it is
 // errors.ErrUnsupported; or it is what the standard library's decoders say of input that they cannot
 // read: JSON, base64, hexadecimal, numbers and times.
 func IsPermanent(err error) bool {

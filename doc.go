@@ -14,7 +14,8 @@
 // that the handler returned nil and that the Router published what it produced. Failure is an error, a panic, a
 // timeout, or a publish that failed.
 //
-//   - [AckFirst], the zero value, acks before the handler runs. What fails then is lost.
+//   - [AckFirst], the zero value, acks before the handler runs. What fails then is lost; who gets it without having
+//     chosen it is told in the log.
 //   - [Ack] acks after the handler, whether it succeeded or failed.
 //   - [RejectOnError] acks a success and rejects a failure.
 //   - [NackOnError] acks a success and nacks a failure.
@@ -37,10 +38,10 @@
 // # Signals
 //
 // A handler may return [ErrAck], [ErrNack], [ErrReject], [NackAfter] or [RejectWith] from any depth of its call
-// stack, wrapped, joined, or as the value of a panic. A signal overrides the policy, except AckFirst, which has
+// stack, wrapped, joined, or as the value of a panic; so is an error of its own type whose method Is says so. A signal overrides the policy, except AckFirst, which has
 // settled by then. It is control flow, not a failure: it is not logged as an error. Where several are joined, nack
-// beats reject and reject beats ack. Messages returned beside a signal are not published. [IsSignal] tells a retrying
-// or circuit-breaking middleware to let a signal pass.
+// beats reject and reject beats ack. Messages returned beside a signal are not published. [IsSignal] tells a retrying,
+// poisoning or circuit-breaking middleware to let a signal pass; [RestoreContext] belongs inside of it.
 //
 // # Ordering
 //
@@ -54,7 +55,8 @@
 // When the subscriber closes, when the context given to Subscribe ends, and when a partition is revoked, the
 // partition drains: nothing more is handed out but what lies below settled records, running handlers get DrainTimeout to finish, what is settled is
 // committed, and only then does the member leave. A handler that takes longer has its context cancelled, with
-// [ErrClosing] or [ErrRevoked] as its cause, and may overlap with the next owner's. [Delivery.Draining] tells a
+// [ErrClosing] or [ErrRevoked] as its error and cause, and may overlap with the next owner's. Whatever error it then
+// returns is no failure: its record is left to the next owner. [Delivery.Draining] tells a
 // batching application to flush.
 //
 // # Guarantees

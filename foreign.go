@@ -78,7 +78,7 @@ func (f *foreign) settle(d *Delivery, s Status, reason error) bool {
 	return ok
 }
 
-// read answers what was done to the message past the Delivery.
+// read returns what was done to the message past the Delivery.
 func (f *foreign) read(d *Delivery) Status {
 	select {
 	case <-d.msg.Acked():

@@ -26,7 +26,7 @@ const (
 
 var statusNames = [...]string{"pending", "acked", "nacked", "rejected", "revoked"}
 
-// String answers the status in lower case.
+// String returns the status in lower case.
 func (s Status) String() string {
 	if int(s) < len(statusNames) {
 		return statusNames[s]
@@ -37,8 +37,8 @@ func (s Status) String() string {
 // Delivery is one handing out of a record to a handler. Its verbs settle the
 // record, from any goroutine, during the handler or after it.
 //
-// The first settlement wins: a second equal one is a no-op that answers true, a
-// contradicting one answers false and changes nothing. Verbs settle, they do
+// The first settlement wins: a second equal one is a no-op that returns true, a
+// contradicting one returns false and changes nothing. Verbs settle, they do
 // not finish: in a Router the end of the handler does that, in a plain Subscribe
 // loop msg.Ack or msg.Nack, which has to be called after a verb too.
 //
@@ -70,7 +70,7 @@ type plan struct {
 	err           error // the handler's, if it failed
 }
 
-// FromMessage answers the delivery of a message that a handler received. It is
+// FromMessage returns the delivery of a message that a handler received. It is
 // false for a message of another subscriber that did not pass the middleware.
 func FromMessage(msg *message.Message) (*Delivery, bool) {
 	if msg == nil {
@@ -85,7 +85,7 @@ func FromContext(ctx context.Context) (*Delivery, bool) {
 	return d, ok
 }
 
-// Ack acks the record: its offset may be committed. It answers true if the
+// Ack acks the record: its offset may be committed. It returns true if the
 // delivery is acked, now or before, and false if it was settled otherwise or is
 // no longer ours.
 func (d *Delivery) Ack() bool {
@@ -151,7 +151,7 @@ func (d *Delivery) AckSync(ctx context.Context) error {
 }
 
 // AckCumulative acks the record and, with it, every earlier record of its
-// partition that was delivered and whose handler does not run now. It answers as Ack does.
+// partition that was delivered and whose handler does not run now. It returns what Ack returns.
 func (d *Delivery) AckCumulative() bool {
 	if d.sub == nil {
 		return false
@@ -167,7 +167,7 @@ func (d *Delivery) AckCumulative() bool {
 	return status == partition.Acked
 }
 
-// Status answers what became of the delivery.
+// Status returns what became of the delivery.
 func (d *Delivery) Status() Status {
 	if d.sub == nil {
 		return d.foreign.state(d)
@@ -262,7 +262,7 @@ func (d *Delivery) settleAs(msg *message.Message) {
 	}
 }
 
-// settle carries a verdict out; it answers whether it holds.
+// settle carries a verdict out; it reports whether it holds.
 func (d *Delivery) settle(v partition.Verdict, reason error) bool {
 	status, first := d.kafka.Settle(v)
 	if first {
@@ -316,7 +316,7 @@ func (d *Delivery) position(err error) error {
 	return fmt.Errorf("topic %s, partition %d, offset %d: %w", d.Topic(), d.Partition(), d.Offset(), err)
 }
 
-// enter tells that a handler begins, and answers how deep it lies in nested
+// enter tells that a handler begins, and returns how deep it lies in nested
 // middlewares of ours, and whether one around it has acked already. ok is false,
 // and nothing is entered, if the delivery is not this message's: one that a handler
 // made inherits the delivery with the context.
@@ -334,7 +334,7 @@ func (d *Delivery) enter(msg *message.Message, ctx context.Context) (depth int, 
 	return int(d.running), acked, true
 }
 
-// handler answers the name of the handler that ran last.
+// handler returns the name of the handler that ran last.
 func (d *Delivery) handler() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -345,7 +345,7 @@ func (d *Delivery) handler() string {
 }
 
 // leave tells that the handler returned, and what the Router's signal then
-// means. The innermost middleware's plan counts: it answers whether this one does.
+// means. The innermost middleware's plan counts: it reports whether this one does.
 func (d *Delivery) leave(depth int, p plan) (counts bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

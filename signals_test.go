@@ -261,3 +261,20 @@ func TestRebalancePoisonsNothing(t *testing.T) {
 		})
 	}
 }
+
+// Under AckFirst the record of a handler that was stopped does not come again: that is an error line, since the Router,
+// to which it is a context.Canceled, writes none.
+func TestStoppedUnderAckFirstIsTold(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), newTopic(t, 1, numbered(1)...)
+	s := consume(t, config(group, drainTimeout(50*time.Millisecond)), topic, func(msg *message.Message, _ *ackpolicy.Delivery) error {
+		<-msg.Context().Done()
+		return msg.Context().Err()
+	}, ackpolicy.AckFirst.Middleware)
+	s.journal.wait(t, 1)
+	s.stop()
+	eventually(t, "the line", func() bool {
+		return len(with(s.log.at("error"), "was stopped", "ack_first", "kafka_partition=0", "kafka_partition_offset=0")) == 1
+	})
+	wantCommitted(t, group, topic, 0, 1)
+}

@@ -80,7 +80,7 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	return s, nil
 }
 
-// String answers "kafka.Subscriber", as watermill-kafka's Subscriber is known to
+// String returns "kafka.Subscriber", as watermill-kafka's Subscriber is known to
 // Watermill's metrics and logs: their labels do not change under an application that moves over.
 func (s *Subscriber) String() string { return "kafka.Subscriber" }
 
@@ -233,7 +233,7 @@ func (s *Subscriber) SubscribeInitializeWithContext(ctx context.Context, topic s
 	return s.upstream.SubscribeInitializeWithContext(ctx, topic)
 }
 
-// PartitionOffset answers the end of each partition of the topic.
+// PartitionOffset returns the end of each partition of the topic.
 func (s *Subscriber) PartitionOffset(topic string) (kafka.PartitionOffset, error) {
 	return s.upstream.PartitionOffset(topic)
 }

@@ -29,7 +29,7 @@ const (
 
 var orderingNames = [...]string{"partition", "key", "none"}
 
-// String answers "partition", "key" or "none".
+// String returns "partition", "key" or "none".
 func (o Ordering) String() string {
 	if int(o) < len(orderingNames) {
 		return orderingNames[o]
@@ -164,8 +164,8 @@ func (c *SubscriberConfig) setDefaults() {
 	}
 }
 
-// Validate answers every problem of the configuration in one error; each names
-// its field, its value and what would do. NewSubscriber calls it.
+// Validate returns every problem of the configuration in one error; each names
+// its field, its value and what to set. NewSubscriber calls it.
 func (c SubscriberConfig) Validate() error {
 	c.setDefaults()
 	var errs []error
@@ -254,7 +254,7 @@ func (o Ordering) lanes() partition.Order {
 	return partition.ByPartition
 }
 
-// saramaConfigs answers two copies of the user's configuration: for the client
+// saramaConfigs returns two copies of the user's configuration: for the client
 // that is a member of the group and fetches, and for the coordinator's own.
 func (c *SubscriberConfig) saramaConfigs() (fetch, side *sarama.Config) {
 	fetch = copySarama(c.Kafka.OverwriteSaramaConfig)

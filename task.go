@@ -101,7 +101,7 @@ func (t *task) Gone(err error) partition.Verdict {
 	return partition.Verdict{}
 }
 
-// finish answers what the Router's ack or nack means.
+// finish returns what the Router's ack or nack means.
 func (d *Delivery) finish(acked bool) partition.Verdict {
 	d.mu.Lock()
 	d.stage = settling
