@@ -34,6 +34,8 @@ type hookCalls struct {
 	wake    chan struct{}
 	done    chan struct{} // closed with the goroutine's end
 
+	broken map[string]*outage.Outage // by hook: what fails for each event has a line ever more rarely. The goroutine's own
+
 	mu      sync.Mutex
 	queue   []hookCall
 	current string // the hook that runs
@@ -53,7 +55,7 @@ type hookCall struct {
 
 func newHookCalls(ending context.Context, logger watermill.LoggerAdapter) *hookCalls {
 	return &hookCalls{
-		logger: logger, ending: ending,
+		logger: logger, ending: ending, broken: map[string]*outage.Outage{},
 		room: make(chan struct{}, settledRoom), wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }
@@ -202,7 +204,14 @@ func (h *hookCalls) returned(c hookCall, err error) {
 		close(c.done)
 	}
 	if err != nil {
-		h.logger.Error("A hook failed", err, watermill.LogFields{"event": fmt.Sprintf("%+v", c.event)})
+		of := h.broken[c.name]
+		if of == nil {
+			of = &outage.Outage{}
+			h.broken[c.name] = of
+		}
+		if report, due := of.Failed(); due {
+			h.logger.Error("A hook failed", err, report.AddTo(watermill.LogFields{"event": fmt.Sprintf("%+v", c.event)}))
+		}
 	}
 	h.mu.Lock()
 	dropped := h.dropped

@@ -143,3 +143,30 @@ func TestHookSettles(t *testing.T) {
 		t.Errorf("status: %v", status)
 	}
 }
+
+// Code of the application that fails for each record does not write a line for each.
+func TestBrokenCodeInTheLog(t *testing.T) {
+	t.Parallel()
+	const records = 100
+	topic := newTopic(t, 1, numbered(records)...)
+	cfg := config(brokertest.Group(t))
+	cfg.Hooks.Settled = func(ackpolicy.SettledEvent) { panic("hook") }
+	cfg.Backoff = func(int, error) time.Duration { panic("backoff") }
+	cfg.Kafka.NackResendSleep = time.Millisecond
+	policy := ackpolicy.Middleware{Policy: ackpolicy.NackOnError, Classify: func(error) (ackpolicy.Policy, bool) { panic("classify") }}
+	began := time.Now()
+	s := consume(t, cfg, topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
+		if d.Attempt() == 1 {
+			return errBoom
+		}
+		return nil
+	}, policy.Middleware)
+	waitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records)
+	s.stop()
+	most := 1 + int(time.Since(began)/(10*time.Second))
+	for _, line := range []string{"A hook failed", "Backoff failed", "Code of the application failed"} {
+		if n := len(with(s.log.at("error"), line, "failing_for=")); n == 0 || n > most {
+			t.Errorf("%s: %d lines for %d records, want 1 to %d", line, n, records, most)
+		}
+	}
+}

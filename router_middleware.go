@@ -9,6 +9,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
 )
 
 // Middleware returns a handler that follows the policy:
@@ -56,6 +58,7 @@ type guarded struct {
 	names   *roll // nil: Handlers is empty
 	begun   atomic.Bool
 	nested  sync.Once // warned of
+	broken  outage.Outage
 }
 
 func (m *guarded) logger(d *Delivery) watermill.LoggerAdapter {
@@ -264,7 +267,10 @@ func (m *guarded) classify(d *Delivery, err error) (other Policy, ok bool) {
 }
 
 func (m *guarded) tellBroken(d *Delivery, err error) {
-	m.logger(d).Error("Code of the application failed while the end of a handler was judged: the policy treats it as an ordinary failure", err, d.fields())
+	if report, due := m.broken.Failed(); due {
+		m.logger(d).Error("Code of the application failed while the end of a handler was judged: the policy treats it as an ordinary failure", err,
+			report.AddTo(nil).Add(d.fields()))
+	}
 }
 
 // end leaves the plan.

@@ -16,6 +16,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
@@ -280,6 +281,7 @@ type subscription struct {
 	interceptors     interceptors
 	deadLetter       DeadLetter // nil: none
 	undecoded        undecoded
+	brokenBackoff    outage.Outage
 }
 
 func (s *subscription) consumerConfig(topic string) consumer.Config {
@@ -318,7 +320,9 @@ func (s *subscription) backoff(d *Delivery, err error) time.Duration {
 	}
 	own := delay
 	failed := func(err error) {
-		s.logger.Error("Backoff failed, Kafka.NackResendSleep is used instead", err, d.fields())
+		if report, due := s.brokenBackoff.Failed(); due {
+			s.logger.Error("Backoff failed, Kafka.NackResendSleep is used instead", err, report.AddTo(nil).Add(d.fields()))
+		}
 	}
 	if broken := guard("SubscriberConfig.Backoff", func() { own = b(d.Attempt(), err) }, failed); broken != nil {
 		failed(broken)
