@@ -175,9 +175,11 @@ func (d *Delivery) Status() Status {
 	return Status(d.kafka.Status())
 }
 
-// Attempt counts the deliveries of the record: 1 on the first. It begins again
-// after a restart and where the partition was revoked meanwhile. Another
-// subscriber's messages do not tell: always 1.
+// Attempt counts the deliveries of the record: 1 on the first. It goes on after a
+// restart, and where the partition was revoked meanwhile, as far as a commit told of
+// it: a crash may forget the last CommitInterval. A member on watermill-kafka that had
+// the partition in between forgets all of it. On messages of another subscriber it is
+// always 1.
 func (d *Delivery) Attempt() int {
 	if d.sub == nil {
 		return 1

@@ -102,15 +102,15 @@ type SubscriberConfig struct {
 	Backoff func(attempt int, err error) time.Duration
 	// MaxDeliveries is how often a record is delivered at most: a nack of the last
 	// delivery becomes a reject, with the handler's error as its reason. 0 is no
-	// limit. The count begins again after a restart or a revocation. It says nothing about
+	// limit. The count goes on over restarts and revocations, see Delivery.Attempt. It says nothing about
 	// time: five deliveries with ExponentialBackoff's defaults are over in 0.75 s on average, and
 	// an outage that is longer rejects what it meets. MaxAge bears one.
 	MaxDeliveries int
 	// MaxAge is for how long a record is delivered: a nack becomes a reject once so
 	// much time has passed since the record's first delivery began, with the handler's
 	// error as its reason. 0 is no limit. An outage that is shorter rejects nothing. Where
-	// MaxDeliveries is set, too, the limit that is reached first counts. The age begins
-	// again after a restart or a revocation.
+	// MaxDeliveries is set, too, the limit that is reached first counts. The age goes on
+	// over restarts and revocations, as the count of deliveries does.
 	MaxAge time.Duration
 	// DeadLetter takes rejected records; nil logs them at error level. A record's
 	// offset is not committed before its letter is stored.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/IBM/sarama"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
@@ -73,6 +74,7 @@ type Committer struct {
 	sources map[*Source]struct{}
 
 	request overdue
+	room    int // for the metadata of a partition; the committer's goroutine's own
 
 	urge chan struct{}
 	stop chan struct{}
@@ -85,7 +87,7 @@ func New(cfg Config, session Session) *Committer {
 		cfg.Abort = func() {}
 	}
 	c := &Committer{
-		cfg: cfg, session: session, teller: newTeller(), settle: settleAfter,
+		cfg: cfg, session: session, teller: newTeller(), settle: settleAfter, room: ledger.DefaultRoom,
 		sources: map[*Source]struct{}{},
 		urge:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
@@ -175,6 +177,7 @@ func (c *Committer) worthLingering() bool {
 type due struct {
 	source *Source
 	mark   partition.Mark
+	text   string // the metadata
 }
 
 func (c *Committer) gather() []due {
@@ -189,7 +192,7 @@ func (c *Committer) gather() []due {
 		s.retryAt = time.Time{}
 		if mark, ok := s.dirty(); ok {
 			s.flying = mark.Seq
-			dues = append(dues, due{s, mark})
+			dues = append(dues, due{source: s, mark: mark})
 		}
 	}
 	return dues
@@ -218,8 +221,14 @@ func (c *Committer) commit() {
 	if len(dues) == 0 {
 		return
 	}
+	for i := range dues {
+		if d := &dues[i]; d.source.cfg.Metadata != nil {
+			d.text = d.source.cfg.Metadata(d.mark, c.room)
+		}
+	}
 	defer c.request.begin()()
 	errs, sent, err := c.send(dues, member, generation)
+	c.learn(dues, errs)
 	refresh := err != nil
 	for _, d := range dues {
 		cfg := &d.source.cfg
@@ -260,6 +269,16 @@ func (c *Committer) Abandon(cause error) {
 	for _, s := range sources {
 		if s.end(cause) {
 			s.cfg.Fenced(cause)
+		}
+	}
+}
+
+// learn makes less room where the broker takes less than its default (its
+// offset.metadata.max.bytes).
+func (c *Committer) learn(dues []due, errs map[string]map[int32]sarama.KError) {
+	for _, d := range dues {
+		if answerFor(errs, d.source.cfg.Topic, d.source.cfg.Partition) == sarama.ErrOffsetMetadataTooLarge {
+			c.room = min(c.room, len(d.text)-1) / 2
 		}
 	}
 }

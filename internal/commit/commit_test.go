@@ -38,6 +38,7 @@ type bed struct {
 
 	mu        sync.Mutex
 	mark      partition.Mark
+	text      string // goes with it
 	confirmed partition.Mark
 	failed    []error
 	attempts  []int
@@ -107,6 +108,11 @@ func (b *bed) source(stored bool, p int32) {
 			return b.mark
 		},
 		Running: func() int { return int(b.running.Load()) },
+		Metadata: func(mark partition.Mark, room int) string {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.text[:min(len(b.text), room)]
+		},
 		Confirmed: func(m partition.Mark) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -328,17 +334,27 @@ func TestEndConfirms(t *testing.T) {
 	b.wantStored(t, 9)
 }
 
-func TestStored(t *testing.T) {
+func TestPositions(t *testing.T) {
 	b := newBed(t, true, false)
-	if got, err := Stored(deadline(t), b.client, b.group, b.topic, 0); err != nil || got != -1 {
-		t.Fatalf("a group that never committed: %d, %v", got, err)
+	get := func() map[int32]Position {
+		t.Helper()
+		got, err := Positions(deadline(t), b.client, b.group, b.topic, []int32{0, 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	none := Position{Offset: -1}
+	if got := get(); got[0] != none || got[1] != none {
+		t.Fatalf("a group that never committed: %v", got)
 	}
 	b.move(3, 3)
+	b.text = "x"
 	if err := b.s.Flush(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
 	b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{9}, Err: kerr.CoordinatorLoadInProgress, Count: 2})
-	if got, err := Stored(deadline(t), b.client, b.group, b.topic, 0); err != nil || got != 3 {
-		t.Fatalf("got %d, %v", got, err)
+	if got := get(); got[0] != (Position{3, "x"}) || got[1] != none {
+		t.Fatalf("got %v", got)
 	}
 }

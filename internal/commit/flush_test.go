@@ -34,7 +34,7 @@ func TestFlushOutlivesALostAnswer(t *testing.T) {
 func TestFlushEndsAtARefusalThatLasts(t *testing.T) {
 	for refusal, tries := range map[*kerr.Error]int{
 		kerr.UnknownTopicOrPartition: 2, kerr.TopicAuthorizationFailed: 1, kerr.GroupAuthorizationFailed: 1,
-		kerr.OffsetMetadataTooLarge: 1, kerr.InvalidCommitOffsetSize: 1, kerr.InvalidGroupID: 1,
+		kerr.InvalidCommitOffsetSize: 1, kerr.InvalidGroupID: 1,
 	} {
 		t.Run(refusal.Message, func(t *testing.T) {
 			t.Parallel()

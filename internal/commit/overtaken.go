@@ -66,12 +66,12 @@ func (c *Committer) readBack() {
 	defer c.request.begin()()
 	response, err := fetchOffsets(c.cfg.Client, c.cfg.Group, asked)
 	for _, s := range sources {
-		offset, perr := int64(0), err
+		found, perr := Position{}, err
 		if err == nil {
-			offset, perr = offsetIn(response, s.cfg.Topic, s.cfg.Partition)
+			found, perr = positionIn(response, s.cfg.Topic, s.cfg.Partition)
 		}
-		if wanted, ok := s.hasRead(offset, perr); !ok {
-			c.cfg.PutBack(s.cfg.Topic, s.cfg.Partition, offset, wanted)
+		if wanted, ok := s.hasRead(found.Offset, perr); !ok {
+			c.cfg.PutBack(s.cfg.Topic, s.cfg.Partition, found.Offset, wanted)
 		}
 	}
 	if err != nil {

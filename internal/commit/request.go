@@ -21,7 +21,7 @@ func (c *Committer) send(dues []due, member string, generation int32) (errs map[
 	}
 	for _, d := range dues {
 		// No leader epoch: sarama does not tell it with a record.
-		request.AddBlockWithLeaderEpoch(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, -1, 0, "")
+		request.AddBlockWithLeaderEpoch(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, -1, 0, d.text)
 	}
 	coordinator, err := c.cfg.Client.Coordinator(c.cfg.Group)
 	if err != nil {
@@ -65,7 +65,7 @@ func isOneOf(err error, codes ...sarama.KError) bool {
 func refused(err error) bool {
 	return isOneOf(err,
 		sarama.ErrIllegalGeneration, sarama.ErrUnknownMemberId, sarama.ErrFencedInstancedId, sarama.ErrRebalanceInProgress,
-		sarama.ErrOffsetsLoadInProgress) || lasts(err)
+		sarama.ErrOffsetsLoadInProgress, sarama.ErrOffsetMetadataTooLarge) || lasts(err)
 }
 
 // lasts reports whether a refusal is one that trying again does not change, before
@@ -73,7 +73,7 @@ func refused(err error) bool {
 func lasts(err error) bool {
 	return isOneOf(err,
 		sarama.ErrUnknownTopicOrPartition, sarama.ErrTopicAuthorizationFailed, sarama.ErrGroupAuthorizationFailed,
-		sarama.ErrOffsetMetadataTooLarge, sarama.ErrInvalidCommitOffsetSize, sarama.ErrInvalidGroupId,
+		sarama.ErrInvalidCommitOffsetSize, sarama.ErrInvalidGroupId,
 		sarama.ErrUnsupportedVersion, sarama.ErrInvalidTopic)
 }
 
@@ -95,29 +95,41 @@ func pause(attempt int, err error) time.Duration {
 	return wait.Backoff(attempt, 20*time.Millisecond, most)
 }
 
-// Stored returns the offset that the group has stored for a partition, -1 if
-// none. It tries again what is worth it until ctx ends.
-func Stored(ctx context.Context, client sarama.Client, group, topic string, partition int32) (int64, error) {
+// Position is what a group has stored for a partition.
+type Position struct {
+	Offset   int64 // -1: nothing
+	Metadata string
+}
+
+// Positions returns what the group has stored for partitions of a topic. It tries again
+// what is worth it until ctx ends.
+func Positions(ctx context.Context, client sarama.Client, group, topic string, partitions []int32) (map[int32]Position, error) {
 	for attempt := 1; ; attempt++ {
-		offset, err := fetchOffset(client, group, topic, partition)
+		positions, err := fetchPositions(client, group, topic, partitions)
 		if err == nil {
-			return offset, nil
+			return positions, nil
 		}
 		if attempt > 1 {
 			_ = client.RefreshCoordinator(group)
 		}
 		if !wait.For(pause(attempt, nil), ctx.Done()) {
-			return 0, errors.Join(err, context.Cause(ctx))
+			return nil, errors.Join(err, context.Cause(ctx))
 		}
 	}
 }
 
-func fetchOffset(client sarama.Client, group, topic string, partition int32) (int64, error) {
-	response, err := fetchOffsets(client, group, map[string][]int32{topic: {partition}})
+func fetchPositions(client sarama.Client, group, topic string, partitions []int32) (map[int32]Position, error) {
+	response, err := fetchOffsets(client, group, map[string][]int32{topic: partitions})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return offsetIn(response, topic, partition)
+	positions := make(map[int32]Position, len(partitions))
+	for _, p := range partitions {
+		if positions[p], err = positionIn(response, topic, p); err != nil {
+			return nil, err
+		}
+	}
+	return positions, nil
 }
 
 func fetchOffsets(client sarama.Client, group string, partitions map[string][]int32) (*sarama.OffsetFetchResponse, error) {
@@ -133,19 +145,19 @@ func fetchOffsets(client sarama.Client, group string, partitions map[string][]in
 	return response, nil
 }
 
-// offsetIn returns a partition's offset in an answer, -1 if none is stored.
-func offsetIn(response *sarama.OffsetFetchResponse, topic string, partition int32) (int64, error) {
+// positionIn returns a partition's position in an answer.
+func positionIn(response *sarama.OffsetFetchResponse, topic string, partition int32) (Position, error) {
 	if kerr := response.GroupError(); errors.Is(kerr, sarama.ErrGroupIDNotFound) {
-		return -1, nil // a group that never committed
+		return Position{Offset: -1}, nil // a group that never committed
 	} else if kerr != sarama.ErrNoError {
-		return 0, kerr
+		return Position{}, kerr
 	}
 	block := response.GetBlock(topic, partition)
 	if block == nil {
-		return -1, nil
+		return Position{Offset: -1}, nil
 	}
 	if block.Err != sarama.ErrNoError {
-		return 0, block.Err
+		return Position{}, block.Err
 	}
-	return block.Offset, nil
+	return Position{block.Offset, block.Metadata}, nil
 }

@@ -20,6 +20,8 @@ type SourceConfig struct {
 	// Mark returns what could be committed now, Running how many handlers are at work.
 	Mark    func() partition.Mark
 	Running func() int
+	// Metadata returns what is stored with a mark, a text of at most room bytes; nil: none.
+	Metadata func(mark partition.Mark, room int) string
 	// Confirmed is called with the mark that the broker has stored.
 	Confirmed func(partition.Mark)
 	// Fenced is called when the group has gone on without this member.
@@ -165,7 +167,7 @@ func (s *Source) Open() {
 func (s *Source) dirty() (partition.Mark, bool) {
 	mark := s.cfg.Mark()
 	s.cut(&mark)
-	return mark, s.closed == nil && (!s.has || mark.Offset > s.stored.Offset)
+	return mark, s.closed == nil && (!s.has || mark.Offset > s.stored.Offset || mark.Changes > s.stored.Changes)
 }
 
 // Failure returns why the last commit was not confirmed, nil if it was.
@@ -210,7 +212,7 @@ func (s *Source) serves(w *waiter, mark partition.Mark) bool {
 	case w.start:
 		return s.has
 	case w.flush:
-		return s.has && mark.Offset >= w.mark.Offset
+		return s.has && mark.Offset >= w.mark.Offset && mark.Changes >= w.mark.Changes
 	}
 	return w.seq < mark.Seq
 }

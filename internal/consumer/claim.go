@@ -48,6 +48,7 @@ type Claim struct {
 	reconnect context.CancelCauseFunc // ends the session; the next has new connections
 
 	committer *commit.Committer // nil without a group
+	topicID   sarama.Uuid       // of the topic that is read; zero: not known
 	source    *commit.Source
 	reader    *reread.Reader
 
@@ -78,8 +79,10 @@ type Claim struct {
 type claimStart struct {
 	topic     string
 	partition int32
-	offset    int64 // of the first record
-	stored    bool  // the group has that offset, or a later one, stored
+	offset    int64       // of the first record
+	stored    bool        // the group has that offset, or a later one, stored
+	metadata  string      // what is stored with it
+	topicID   sarama.Uuid // zero: not known
 	committer *commit.Committer
 	side      sarama.Client
 	gate      *gate                   // closed
@@ -94,6 +97,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		shared: s, topic: start.topic, partition: start.partition,
 		reconnect: start.reconnect,
 		committer: start.committer,
+		topicID:   start.topicID,
 		reader:    reread.New(start.side, start.topic, start.partition),
 		draining:  make(chan struct{}),
 		quit:      make(chan struct{}),
@@ -109,6 +113,10 @@ func (s *shared) newClaim(start claimStart) *Claim {
 	c.portion.next.Store(start.offset)
 	c.logger = cfg.Logger.With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset})
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(start.ctx))
+	var open []partition.Open
+	if c.committer != nil && start.stored {
+		open = c.inherited(start.offset, start.metadata)
+	}
 	c.part = partition.New(partition.Config[*sarama.ConsumerMessage]{
 		Order:          cfg.Order,
 		Key:            func(r *sarama.ConsumerMessage) []byte { return r.Key },
@@ -120,6 +128,8 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		Late:           &s.late,
 		Detach:         detached,
 		Start:          start.offset,
+		Check:          s.checkOf,
+		Open:           open,
 		// A record handed out before the start is stored would be lost if we died
 		// now: the next owner would begin at the newest offset again.
 		Held: c.committer != nil && !start.stored,
@@ -130,6 +140,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 			Topic: c.topic, Partition: c.partition, Stored: start.stored,
 			Mark:      c.part.Mark,
 			Running:   func() int { return c.part.Load().Running },
+			Metadata:  c.ledgerText,
 			Confirmed: func(m partition.Mark) { c.do(c.part.Committed(m)) },
 			Fenced: func(error) {
 				c.part.GiveUp() // others may own the partition by now

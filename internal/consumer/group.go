@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,7 +41,9 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	defer errs.Wait()
 
 	interrupter := s.interrupt(ctx)
-	h := &groupHandler{s: s, clients: c, group: group, reconnect: reconnect, interrupter: interrupter}
+	h := &groupHandler{
+		s: s, clients: c, positions: positions{turn: make(chan struct{}, 1)}, group: group, reconnect: reconnect, interrupter: interrupter,
+	}
 	h.watch = s.watchTopic(ctx, c.side, h.topicChanged, h.covers)
 	defer h.watch.stop()
 	c.fetch.refreshed = h.refreshed
@@ -106,6 +109,7 @@ type groupHandler struct {
 	group     sarama.ConsumerGroup
 	reconnect context.CancelCauseFunc // ends the membership
 	committer *commit.Committer
+	positions positions
 
 	endSession context.CancelCauseFunc // the next session joins the group again
 	joined     func()                  // the session has begun
@@ -169,9 +173,10 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 			h.group.Resume(tp)
 		}
 	})
-	offset, stored := h.start(session, claim)
+	offset, stored, metadata := h.start(session, claim)
 	c := s.shared.newClaim(claimStart{
-		topic: topic, partition: partition, offset: offset, stored: stored,
+		topic: topic, partition: partition, offset: offset, stored: stored, metadata: metadata,
+		topicID:   s.topic.reading(),
 		committer: h.committer,
 		side:      h.clients.side,
 		ctx:       s.values,
@@ -195,11 +200,25 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	return nil
 }
 
-// start returns the offset the claim reads from, and whether the group has it stored.
-func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (int64, bool) {
+// start returns the offset the claim reads from, whether the group has it stored, and
+// what is stored with it.
+func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (offset int64, stored bool, metadata string) {
 	s, topic, partition := h.s, claim.Topic(), claim.Partition()
+	ctx, cancel := context.WithTimeout(session.Context(), storedPatience)
+	defer cancel()
+	ctx, closing := s.untilClosing(ctx)
+	defer closing()
+	position, err := h.positions.of(ctx, h, session, partition)
+	told := err != nil && !s.closingNow() && session.Context().Err() == nil
 	if offset := claim.InitialOffset(); offset >= 0 {
-		return offset, true
+		if told {
+			s.cfg.Logger.Error("The group's stored position cannot be read: records that were delivered before begin with attempt 1, and without their delays",
+				err, watermill.LogFields{"kafka_partition": partition, "kafka_partition_offset": offset})
+		}
+		if position.Offset != offset {
+			position.Metadata = "" // it is of another commit than the one that sarama has seen
+		}
+		return offset, true, position.Metadata
 	}
 	// Nothing was stored, or what was stored lies outside the log and sarama
 	// reset the position: either way the start must be committed.
@@ -208,16 +227,46 @@ func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.C
 		// Not reached: ConsumePartition asks for both ends before it returns.
 		offset = 0
 	}
-	ctx, cancel := context.WithTimeout(session.Context(), storedPatience)
-	defer cancel()
-	ctx, closing := s.untilClosing(ctx)
-	defer closing()
-	stored, err := commit.Stored(ctx, h.clients.side, s.cfg.Group, topic, partition)
 	switch {
-	case err != nil && !s.closingNow() && session.Context().Err() == nil:
+	case told:
 		s.reset(topic, partition, -1, offset, err)
-	case err == nil && stored >= 0 && stored != offset:
-		s.reset(topic, partition, stored, offset, sarama.ErrOffsetOutOfRange)
+	case err == nil && position.Offset >= 0 && position.Offset != offset:
+		s.reset(topic, partition, position.Offset, offset, sarama.ErrOffsetOutOfRange)
 	}
-	return offset, false
+	return offset, false, ""
+}
+
+// positions are what the group has stored for the partitions of one generation: those
+// that are assigned together are asked for together.
+type positions struct {
+	turn       chan struct{} // held by whoever asks
+	generation int32         // guarded by turn, as known is
+	known      map[int32]commit.Position
+}
+
+func (p *positions) of(ctx context.Context, h *groupHandler, session sarama.ConsumerGroupSession, partition int32) (commit.Position, error) {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return commit.Position{}, context.Cause(ctx)
+	}
+	generation := session.GenerationID()
+	if p.generation != generation {
+		p.known = nil
+	}
+	if position, ok := p.known[partition]; ok {
+		return position, nil
+	}
+	topic := h.s.cfg.Topic
+	all := session.Claims()[topic]
+	if !slices.Contains(all, partition) {
+		all = append(slices.Clone(all), partition)
+	}
+	known, err := commit.Positions(ctx, h.clients.side, h.s.cfg.Group, topic, all)
+	if err != nil {
+		return commit.Position{}, err
+	}
+	p.generation, p.known = generation, known
+	return known[partition], nil
 }

@@ -64,6 +64,7 @@ func (c *Claim) serveAll(task Task, w partition.Work, ok bool) {
 		now := int64(0) // a clock that nobody looks at: had a verb nacked it, it falls due by the timer
 		if verdict.Status != partition.Acked {
 			now = Now()
+			verdict.Check = c.check(d)
 		}
 		next := c.newTask()
 		_, ok, w = c.part.FinishAndTake(d, verdict, now, &next.Delivery().Delivery)
@@ -166,6 +167,9 @@ type Delivery struct {
 
 // Settle settles the delivery unless it is settled; see partition.Settle.
 func (d *Delivery) Settle(v partition.Verdict) (status partition.Status, first bool) {
+	if v.Status != partition.Acked {
+		v.Check = d.claim.check(&d.Delivery)
+	}
 	status, first, w := d.claim.part.Settle(&d.Delivery, v, Now())
 	d.claim.do(w)
 	return status, first

@@ -61,6 +61,13 @@ func (i *identity) anew() (now sarama.Uuid, anew bool) {
 	return i.now, i.now != i.read
 }
 
+// reading returns the id of the topic that positions are of, zero if it is not known.
+func (i *identity) reading() sarama.Uuid {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.read
+}
+
 // restarted tells that all positions are of this topic from now on.
 func (i *identity) restarted(id sarama.Uuid) {
 	i.mu.Lock()

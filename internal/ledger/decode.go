@@ -126,7 +126,7 @@ func (d *decoder) ledger(offset int64, flags byte) *Ledger {
 		runs = d.runs(offset)
 	}
 	l.Blocks = d.blocks(offset, runs)
-	l.Open = d.open(offset, flags&flagDue != 0, l.Blocks)
+	l.Open = d.open(offset, flags&flagTimes != 0, l.Blocks)
 	return l
 }
 
@@ -208,10 +208,23 @@ func (d *decoder) blocks(offset int64, runs []Run) []Block {
 	return blocks
 }
 
-func (d *decoder) open(offset int64, due bool, blocks []Block) []Open {
+// timeAfter reads a time as one more than how long after another it is; 0 is the zero time.
+func (d *decoder) timeAfter(base int64) time.Time {
+	after := d.uvarint()
+	switch {
+	case after == 0:
+		return time.Time{}
+	case after > math.MaxInt32*1000: // 68 years
+		d.fail()
+		return time.Time{}
+	}
+	return time.UnixMilli(base + int64(after-1))
+}
+
+func (d *decoder) open(offset int64, times bool, blocks []Block) []Open {
 	n := d.count(4)
 	base := int64(0)
-	if due {
+	if times {
 		base = d.varint()
 	}
 	var open []Open
@@ -220,12 +233,8 @@ func (d *decoder) open(offset int64, due bool, blocks []Block) []Open {
 		attempts := d.uvarint()
 		o.Attempts, o.InFlight = int(attempts>>1), attempts&1 != 0
 		o.Check = binary.BigEndian.Uint16(d.bytes(2))
-		if due {
-			if after := d.uvarint(); after > math.MaxInt32*1000 { // 68 years
-				d.fail()
-			} else if after > 0 {
-				o.Due = time.UnixMilli(base + int64(after-1))
-			}
+		if times {
+			o.Due, o.First = d.timeAfter(base), d.timeAfter(base)
 		}
 		_, marked := Marked(blocks, o.Offset)
 		if d.failed || marked || attempts>>1 > math.MaxInt32 || o.Offset == math.MaxInt64 {

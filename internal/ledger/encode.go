@@ -6,8 +6,10 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"hash/crc32"
+	"math"
 	"slices"
 	"sync"
+	"time"
 )
 
 const (
@@ -23,7 +25,7 @@ const (
 	flagBits                 // marks as a bitmap, not as runs
 	flagDeflated             // the body is compressed
 	flagRedrive              // Kind
-	flagDue                  // open records have due times
+	flagTimes                // open records have times
 	flagUnknown              // and above: of later versions
 )
 
@@ -39,25 +41,25 @@ const (
 type Kept struct {
 	Blocks []bool // by index
 	Open   int    // the first so many
-	Due    bool   // their due times
+	Times  bool   // their times
 }
 
 // Whole reports whether nothing of l was left out.
 func (k Kept) Whole(l *Ledger) bool {
-	return !slices.Contains(k.Blocks, false) && k.Open == len(l.Open) && k.Due
+	return !slices.Contains(k.Blocks, false) && k.Open == len(l.Open) && k.Times
 }
 
 // Encode writes a ledger as a text of at most room bytes. What does not fit is left
-// out: due times first, then open records from the highest down, then blocks from
+// out: times first, then open records from the highest down, then blocks from
 // the highest down, those that are awaited last. The text is empty if there is
 // no room for anything.
 func Encode(at Place, l *Ledger, room int) (string, Kept) {
-	e := encoder{at: at, l: l, room: room, blocks: make([]bool, len(l.Blocks)), open: len(l.Open), due: true}
+	e := encoder{at: at, l: l, room: room, blocks: make([]bool, len(l.Blocks)), open: len(l.Open), times: true}
 	e.keepBlocks(len(l.Blocks), true)
 	if text, _, ok := e.text(); ok {
 		return text, e.kept()
 	}
-	e.due = false
+	e.times = false
 	e.open = 0
 	levels := []level{
 		{len(l.Open), func(n int) { e.open = n }},
@@ -88,10 +90,10 @@ type encoder struct {
 
 	blocks []bool
 	open   int
-	due    bool
+	times  bool
 }
 
-func (e *encoder) kept() Kept { return Kept{Blocks: e.blocks, Open: e.open, Due: e.due} }
+func (e *encoder) kept() Kept { return Kept{Blocks: e.blocks, Open: e.open, Times: e.times} }
 
 // keepBlocks keeps the first n blocks and, with awaited, those that are awaited;
 // without, only what is awaited of the first n.
@@ -189,8 +191,8 @@ func (e *encoder) head() (head []byte, flags byte) {
 		head = append(head, byte(min(e.l.Crashes, 255)))
 		head = binary.AppendVarint(head, e.l.CrashedAt.UnixMilli())
 	}
-	if e.due {
-		flags |= flagDue
+	if e.times {
+		flags |= flagTimes
 	}
 	return head, flags
 }
@@ -253,13 +255,13 @@ func (e *encoder) appendBlocks(to []byte, ends []int64) []byte {
 }
 
 // appendOpen writes the number of open records and, for each, its distance from the one
-// before, its attempts with a bit for in flight, its check and, with due times, how
-// long after the earliest it is due.
+// before, its attempts with a bit for in flight, its check and, with times, its own, as
+// how long after the earliest of all.
 func (e *encoder) appendOpen(to []byte) []byte {
 	open := e.l.Open[:e.open]
 	to = binary.AppendUvarint(to, uint64(len(open)))
 	base := int64(0)
-	if e.due {
+	if e.times {
 		base = earliest(open)
 		to = binary.AppendVarint(to, base)
 	}
@@ -272,25 +274,36 @@ func (e *encoder) appendOpen(to []byte) []byte {
 		}
 		to = binary.AppendUvarint(to, n)
 		to = binary.BigEndian.AppendUint16(to, o.Check)
-		if e.due {
-			after := uint64(0)
-			if !o.Due.IsZero() {
-				after = uint64(o.Due.UnixMilli()-base) + 1
-			}
-			to = binary.AppendUvarint(to, after)
+		if e.times {
+			to = appendAfter(appendAfter(to, base, o.Due), base, o.First)
 		}
 		last = o.Offset + 1
 	}
 	return to
 }
 
-// earliest returns the first due time, in Unix milliseconds; 0 if there is none.
+// appendAfter writes one more than how long after base a time is, or 0 if it is zero.
+func appendAfter(to []byte, base int64, t time.Time) []byte {
+	if t.IsZero() {
+		return append(to, 0)
+	}
+	return binary.AppendUvarint(to, uint64(t.UnixMilli()-base)+1)
+}
+
+// earliest returns the earliest time of all, in Unix milliseconds; 0 if there is none.
 func earliest(open []Open) int64 {
-	due := slices.DeleteFunc(slices.Clone(open), func(o Open) bool { return o.Due.IsZero() })
-	if len(due) == 0 {
+	first := int64(math.MaxInt64)
+	for _, o := range open {
+		for _, t := range []time.Time{o.First, o.Due} {
+			if !t.IsZero() {
+				first = min(first, t.UnixMilli())
+			}
+		}
+	}
+	if first == math.MaxInt64 {
 		return 0
 	}
-	return slices.MinFunc(due, func(a, b Open) int { return a.Due.Compare(b.Due) }).Due.UnixMilli()
+	return first
 }
 
 // deflaters are kept, since each takes much memory. They do without matches: what is

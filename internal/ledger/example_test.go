@@ -18,7 +18,7 @@ func ExampleEncode() {
 		Clean:   true,
 		Blocks:  []ledger.Block{{Runs: []ledger.Run{{From: 1001, To: 1004}, {From: 1005, To: 1006}}, Sum: 0xcafef00d}},
 		Open: []ledger.Open{
-			{Offset: 1000, Attempts: 2, Due: due, Check: 0xbeef},
+			{Offset: 1000, Attempts: 2, First: due.Add(-time.Second), Due: due, Check: 0xbeef},
 			{Offset: 1004, Attempts: 1, Check: 0xf00d},
 		},
 	}, ledger.DefaultRoom)
@@ -31,7 +31,7 @@ func ExampleEncode() {
 	text, _ = ledger.Encode(at, &ledger.Ledger{TopicID: [16]byte{1}, Clean: true}, ledger.DefaultRoom)
 	fmt.Println(text)
 	// Output:
-	// ackpolicy1:fstvV0sBAgMEBQYHCAkKCwwNDg8QAS4BBsr+8A0CgMDiheNoAAS+7wEDAvANAA
+	// ackpolicy1:8FToMEsBAgMEBQYHCAkKCwwNDg8QAS4BBsr+8A0CsLDiheNoAAS+7+kHAQMC8A0AAA
 	// [{1001 1004} {1005 1006}] 2 true <nil>
 	// ackpolicy1:g/uPHUMBAAAAAAAAAAAAAAAAAAAAAAAAAA
 }

@@ -69,6 +69,7 @@ type Run struct{ From, To int64 }
 type Open struct {
 	Offset   int64
 	Attempts int       // deliveries so far
+	First    time.Time // when the first of them began, in milliseconds; zero: not known
 	Due      time.Time // when it may be delivered again, in milliseconds; zero: at once
 	InFlight bool      // a handler had it when this was stored
 	// Check is the low half of the record's fingerprint.

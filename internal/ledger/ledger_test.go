@@ -42,6 +42,9 @@ func random(rng *rand.Rand, at Place, n int, open float64) *Ledger {
 			if rng.IntN(3) == 0 {
 				o.Due = now.Add(time.Duration(rng.Int64N(int64(time.Hour)))).Truncate(time.Millisecond)
 			}
+			if rng.IntN(3) == 0 {
+				o.First = now.Add(-time.Duration(rng.Int64N(int64(time.Hour)))).Truncate(time.Millisecond)
+			}
 			l.Open = append(l.Open, o)
 		} else if run {
 			b.Runs[len(b.Runs)-1].To = offset + 1
@@ -80,8 +83,8 @@ func want(t testing.TB, got, l *Ledger, kept Kept) {
 		}
 	}
 	for _, o := range l.Open[:kept.Open] {
-		if !kept.Due {
-			o.Due = time.Time{}
+		if !kept.Times {
+			o.Due, o.First = time.Time{}, time.Time{}
 		}
 		w.Open = append(w.Open, o)
 	}
@@ -139,7 +142,7 @@ func TestRoom(t *testing.T) {
 				}
 			}
 			switch {
-			case kept.Due && kept.Open < len(l.Open), kept.Open > 0 && blocks < len(l.Blocks), blocks > awaited && awaited < total:
+			case kept.Times && kept.Open < len(l.Open), kept.Open > 0 && blocks < len(l.Blocks), blocks > awaited && awaited < total:
 				t.Fatalf("room %d: the order of what is left out is wrong: %+v", room, kept)
 			case text == "":
 				continue

@@ -6,13 +6,15 @@ import "math"
 type Mark struct {
 	Offset int64  // what to commit
 	Seq    uint64 // records below it are covered
+	// Changes counts what has become of open records, see Unsettled.
+	Changes uint64
 }
 
 // Mark answers the watermark.
 func (p *Partition[R]) Mark() Mark {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Mark{Offset: p.watermark, Seq: p.head}
+	return Mark{Offset: p.watermark, Seq: p.head, Changes: p.changes}
 }
 
 // Committed tells that a commit of m was confirmed. It makes room under MaxUncommitted.
@@ -263,6 +265,7 @@ func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
 		p.drained = make(chan struct{})
 	}
 	left := p.left()
+	p.unsettled = p.collect()
 	if p.cfg.Bytes != nil {
 		for seq := p.head; seq != p.tail; seq++ {
 			if e := p.at(seq); e.state != settled && !e.evicted {

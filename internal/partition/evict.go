@@ -58,7 +58,7 @@ func (p *Partition[R]) waits(e *entry[R], soon int64) bool {
 	case parked:
 		return e.dueAt > soon
 	case queued:
-		if e.lane == nil || p.cfg.Order == Unordered || len(e.lane.parked) == 0 {
+		if e.lane == nil || p.cfg.Order == Unordered || !e.lane.parkedFirst() {
 			return false
 		}
 		first := p.at(uint64(e.lane.parked[0]))

@@ -1,5 +1,7 @@
 package partition
 
+import "math"
+
 // lane is a queue of records that are handled one at a time. The lane of an
 // Unordered partition is the exception: it hands out any number.
 type lane struct {
@@ -52,6 +54,14 @@ func (p *Partition[R]) join(seq uint64) {
 		l = p.laneOf(e.record)
 	}
 	e.lane, e.next = l, 0
+	if e.dueAt != 0 { // an earlier owner nacked it
+		l.live++
+		p.taken = max(p.taken, seq+1)
+		if p.park(seq, math.MinInt64) {
+			p.timer = true
+		}
+		return
+	}
 	if l.last == 0 {
 		l.first = seq + 1
 	} else {
@@ -64,6 +74,11 @@ func (p *Partition[R]) join(seq uint64) {
 		p.nready++
 	}
 	p.enqueue(l)
+}
+
+// parkedFirst reports whether a nacked record is the next of the lane.
+func (l *lane) parkedFirst() bool {
+	return len(l.parked) > 0 && (l.first == 0 || uint64(l.parked[0]) < l.first-1)
 }
 
 func (p *Partition[R]) laneOf(record R) *lane {
@@ -101,7 +116,7 @@ func (p *Partition[R]) canTake(l *lane) bool {
 	if l.inFlight > 0 {
 		return false
 	}
-	if len(l.parked) > 0 {
+	if l.parkedFirst() {
 		return p.at(uint64(l.parked[0])).state == due
 	}
 	return l.first != 0
@@ -138,7 +153,7 @@ func (p *Partition[R]) next(l *lane) (uint64, bool) {
 		if l.first == 0 {
 			return 0, false
 		}
-	} else if len(l.parked) > 0 {
+	} else if l.parkedFirst() {
 		return p.unpark(l), true
 	}
 	seq := l.first - 1

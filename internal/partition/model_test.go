@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -27,6 +28,7 @@ type modelRec struct {
 	fate    state
 	dueAt   int64
 	runs    []*modelRun // unfinished deliveries
+	known   bool        // it was nacked, rejected or left pending, here or before
 }
 
 type modelRun struct {
@@ -87,12 +89,9 @@ func (m *model) free(i int, isHead bool) bool {
 				return false
 			}
 		}
-		// an earlier record that must still be delivered goes first, and so does a nacked later one before a new one
+		// an earlier record that must still be delivered goes first
 		if o.fate == queued || o.fate == parked || o.fate == due {
 			if j < i {
-				return false
-			}
-			if r.fate == queued && o.fate != queued {
 				return false
 			}
 		}
@@ -110,6 +109,20 @@ func (m *model) awaited(i int) bool {
 		}
 	}
 	return false
+}
+
+func (r *modelRec) check() uint16 { return uint16(r.offset) }
+
+// inherit gives the record what an earlier owner left of it.
+func (r *modelRec) inherit(open []Open) {
+	for _, o := range open {
+		if o.Offset == r.offset && o.Check == r.check() {
+			r.attempt, r.known = o.Attempts, true
+			if o.DueAt > 0 {
+				r.fate, r.dueAt = parked, o.DueAt
+			}
+		}
+	}
 }
 
 // keyless records are lanes of their own, so a model record without a key has key "".
@@ -131,6 +144,7 @@ type harness struct {
 	old   []*modelRun // finished, may be settled late
 	last  int64
 	bytes *Bytes
+	open  []Open // of an earlier owner
 	log   []string
 }
 
@@ -154,6 +168,9 @@ func (h *harness) work(w Work) {
 	h.slots += w.Spawn
 	if h.slots > h.m.max+1 {
 		h.failf("%d slots started, %d allowed", h.slots, h.m.max+1)
+	}
+	if at, ok := h.p.Due(); w.Timer && ok && at <= h.m.now {
+		h.work(h.p.Tick(h.m.now))
 	}
 }
 
@@ -254,12 +271,44 @@ func (h *harness) check() {
 	}
 }
 
+// wantUnsettled compares what would be stored of open records.
+func (h *harness) wantUnsettled(open []Open) {
+	var want []Open
+	for _, r := range h.m.recs {
+		if r.known && r.attempt > 0 && r.fate != settled {
+			o := Open{Offset: r.offset, Attempts: r.attempt, Check: r.check()}
+			if r.fate == parked || r.fate == nacked {
+				o.DueAt = r.dueAt
+			}
+			want = append(want, o)
+		}
+	}
+	for _, o := range open {
+		if len(h.m.recs) == 0 || o.Offset > h.m.recs[len(h.m.recs)-1].offset {
+			want = append(want, o)
+		}
+	}
+	got := h.p.Unsettled()
+	for _, all := range [][]Open{got, want} {
+		for i := range all {
+			if all[i].DueAt <= h.m.now { // its timer may not have fired yet
+				all[i].DueAt = 0
+			}
+		}
+	}
+	slices.SortFunc(got, func(a, b Open) int { return cmp.Compare(a.Offset, b.Offset) })
+	if !slices.Equal(got, want) {
+		h.failf("open records %+v, want %+v", got, want)
+	}
+}
+
 // settle mirrors Partition.settle.
 func (h *harness) settle(run *modelRun, v Verdict) (first bool) {
 	if run.status != Pending || v.Status == Pending {
 		return false
 	}
 	run.status = v.Status
+	run.rec.known = true
 	switch v.Status {
 	case Nacked:
 		run.rec.dueAt = v.DueAt
@@ -286,10 +335,11 @@ func (h *harness) finish(k int, v Verdict) {
 		run.rec.fate = parked
 	}
 	if run.status == Pending {
-		run.rec.fate = pending
+		run.rec.fate, run.rec.known = pending, true
 	}
 	h.old = append(h.old, run)
 	next := &Delivery[*modelRec]{}
+	v.Check = run.rec.check()
 	gotFirst, ok, w := h.p.FinishAndTake(run.d, v, h.m.now, next)
 	if gotFirst != first {
 		h.failf("record %d: finish settled %v, want %v", run.rec.offset, gotFirst, first)
@@ -322,6 +372,20 @@ func run(t testing.TB, data []byte) {
 	}
 	var bytes Bytes
 	cfg.Bytes = &bytes
+	cfg.Check = func(r *modelRec) uint16 { return r.check() }
+	if next()%2 == 0 { // what an earlier owner left, by offset
+		for offset := cfg.Start; offset < cfg.Start+40; offset += 1 + int64(next()%8) {
+			b := next()
+			o := Open{Offset: offset, Attempts: 1 + b%3, Check: uint16(offset)}
+			if b%4 == 0 {
+				o.DueAt = int64(b)
+			}
+			if b%16 == 5 {
+				o.Check++ // another record was there
+			}
+			cfg.Open = append(cfg.Open, o)
+		}
+	}
 	cfg.Detach = func(r *modelRec) *modelRec {
 		if r == nil || r.fate == inFlight || r.fate == settled {
 			t.Fatalf("record %v copied", r)
@@ -329,7 +393,7 @@ func run(t testing.TB, data []byte) {
 		return r
 	}
 	m := &model{order: cfg.Order, max: cfg.MaxInFlight, bound: cfg.MaxUncommitted}
-	h := &harness{t: t, m: m, p: New(cfg), start: 10, last: 10, bytes: &bytes}
+	h := &harness{t: t, m: m, p: New(cfg), start: 10, last: 10, bytes: &bytes, open: cfg.Open}
 	offset := int64(10)
 	verdict := func() Verdict {
 		b := next()
@@ -363,6 +427,7 @@ func run(t testing.TB, data []byte) {
 					rec.key = string(rune('a' + k))
 				}
 				offset++
+				rec.inherit(cfg.Open)
 				m.recs = append(m.recs, rec)
 				w, err := h.p.Push(rec.offset, rec, 10)
 				if err != nil {
@@ -428,6 +493,7 @@ func run(t testing.TB, data []byte) {
 		}
 		h.lookAll()
 		h.check()
+		h.wantUnsettled(cfg.Open)
 	}
 	if stop {
 		data = last
@@ -451,7 +517,7 @@ func (m *model) hole(i int) (ok, soon bool) {
 		return false, false
 	}
 	for j, o := range m.recs {
-		if o != r && m.sameLane(o, r) && (len(o.runs) > 0 || (o.fate == parked || o.fate == due) && (!again || j < i)) {
+		if o != r && m.sameLane(o, r) && (len(o.runs) > 0 || (o.fate == parked || o.fate == due) && j < i) {
 			return false, false
 		}
 	}
@@ -521,7 +587,9 @@ func (h *harness) drain(next func() int, verdict func() Verdict) {
 	if letter, now, soon := rest(); len(h.runs) > 0 || letter >= 0 || now || soon {
 		h.failf("drained with %d handlers at work, letter %d, a record below a settled one: %v, %v", len(h.runs), letter, now, soon)
 	}
+	h.wantUnsettled(h.open)
 	h.p.Close()
+	h.wantUnsettled(h.open)
 	for _, o := range h.old {
 		if o.status == Pending && h.p.Status(o.d) != Revoked {
 			h.failf("record %d: status %d after the end", o.rec.offset, h.p.Status(o.d))
@@ -547,6 +615,7 @@ func (h *harness) verb(run *modelRun, v Verdict) {
 	}
 	h.log = append(h.log, fmt.Sprintf("settle %d attempt %d %+v", run.rec.offset, run.attempt, v))
 	want := h.settle(run, v)
+	v.Check = run.rec.check()
 	status, first, w := h.p.Settle(run.d, v, h.m.now)
 	if first != want || status != run.status {
 		h.failf("record %d: settled %v as %d, want %v as %d", run.rec.offset, first, status, want, run.status)

@@ -62,6 +62,12 @@ type Config[R any] struct {
 	Held bool
 	// Start is the offset of the first record that can come.
 	Start int64
+	// Open is what is known of records that were delivered and not settled before the
+	// window began, in order of offset: they are delivered when they are due, with the
+	// next attempt.
+	Open []Open
+	// Check returns a number by which a record is known again. Open needs it.
+	Check func(record R) uint16
 }
 
 // Work is what the caller has to do after an operation, outside the lock.
@@ -100,7 +106,9 @@ type entry[R any] struct {
 	attempt int
 	again   uint8 // deliveries after a nack in a drain
 	state   state
-	open    bool // it is in Partition.open
+	open    bool   // it is in Partition.open
+	checked bool   // check is set
+	check   uint16 // see Open.Check
 	// Its record was pushed out of memory, was copied, was met waiting: see evict.go.
 	evicted, detached, met bool
 	d                      *Delivery[R] // the latest delivery while it is unsettled
@@ -134,6 +142,12 @@ type Partition[R any] struct {
 	open  heap[sequence]
 	holes uint64 // no hole lies below
 
+	inherited []Open   // Config.Open, of records that have not come yet
+	known     []uint64 // records of Config.Open that wait for their first delivery here
+	unsettled []Open   // at the end, see Unsettled
+	changes   uint64   // see Mark
+	timer     bool     // the earliest redelivery changed
+
 	awake    int // slots that hold a delivery or look for one
 	slots    int // slots started
 	nrunning int
@@ -156,6 +170,7 @@ type Partition[R any] struct {
 func New[R any](cfg Config[R]) *Partition[R] {
 	p := &Partition[R]{cfg: cfg, ring: make([]entry[R], 64), watermark: cfg.Start, low: -1, held: cfg.Held}
 	p.lanes = map[string]*lane{}
+	p.inherited = cfg.Open
 	return p
 }
 
@@ -181,6 +196,9 @@ func (p *Partition[R]) Push(offset int64, record R, size int) (Work, error) {
 		p.grow()
 	}
 	*p.at(p.tail) = entry[R]{offset: offset, record: record, size: size}
+	if len(p.inherited) > 0 {
+		p.inherit(p.tail)
+	}
 	p.tail++
 	if p.cfg.Bytes != nil {
 		p.cfg.Bytes.Add(int64(size))
@@ -294,7 +312,7 @@ func (p *Partition[R]) hole() (seq uint64, ok, soon bool) {
 		case p.cfg.Order == Unordered:
 		case e.lane.inFlight > 0:
 			continue
-		case len(e.lane.parked) > 0 && uint64(e.lane.parked[0]) != seq:
+		case e.lane.parkedFirst() && uint64(e.lane.parked[0]) != seq:
 			continue
 		}
 		if e.state != parked {
@@ -335,7 +353,9 @@ func (p *Partition[R]) tried(e *entry[R]) bool {
 
 func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 	e := p.at(seq)
-	e.attempt++
+	if e.attempt++; e.checked {
+		p.changes++
+	}
 	e.state = inFlight
 	d.evicted = e.evicted
 	e.d = d
@@ -353,7 +373,8 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 // work decides what the caller must wake. Invariant: while a record can be
 // handed out, a slot is looking for one or all slots are in use.
 func (p *Partition[R]) work() Work {
-	w := Work{}
+	w := Work{Timer: p.timer}
+	p.timer = false
 	if p.stopped {
 		p.wakeForHole(&w)
 	} else if !p.held {

@@ -23,6 +23,8 @@ type Verdict struct {
 	// Hold keeps a rejected record unsettled until Release: its dead letter
 	// must be stored first.
 	Hold bool
+	// Check is the record's, see Open.Check; of no use where it is acked.
+	Check uint16
 }
 
 // Delivery is one handing out of a record. The zero value is ready for Take.
@@ -93,6 +95,9 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 	}
 	d.status = v.Status
 	e := p.at(d.seq)
+	if v.Status != Acked {
+		p.know(e, v.Check)
+	}
 	if d.finished {
 		p.settledLate()
 	}
@@ -111,6 +116,7 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 	case v.Status == Rejected && v.Hold:
 		e.state = rejecting
 		p.nreject++
+		p.leave(d.seq)
 	default:
 		p.done(d.seq)
 	}
@@ -165,10 +171,10 @@ func (p *Partition[R]) FinishAndTake(d *Delivery[R], v Verdict, now int64, next 
 	head := p.head
 	first, _ = p.settle(d, v, now)
 	granted := p.end(d)
-	timer := p.finish(d, now)
+	timer := p.finish(d, v.Check, now)
 	ok = p.take(next)
 	w = p.after(head)
-	w.Timer = timer
+	w.Timer = w.Timer || timer
 	w.granted = append(w.granted, granted...)
 	return first, ok, w
 }
@@ -192,7 +198,7 @@ func (p *Partition[R]) end(d *Delivery[R]) (granted []*Waiter) {
 	return granted
 }
 
-func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool) {
+func (p *Partition[R]) finish(d *Delivery[R], check uint16, now int64) (timer bool) {
 	switch {
 	case p.closed:
 		d.drop()
@@ -201,7 +207,9 @@ func (p *Partition[R]) finish(d *Delivery[R], now int64) (timer bool) {
 			timer = p.park(d.seq, now)
 		}
 	case d.status == Pending:
-		p.at(d.seq).state = pending
+		e := p.at(d.seq)
+		e.state = pending
+		p.know(e, check)
 		p.npending++
 		p.leave(d.seq)
 	}
@@ -231,7 +239,7 @@ func (p *Partition[R]) Abandon(d, next *Delivery[R]) (w Work, ok bool) {
 	defer p.mu.Unlock()
 	granted := p.end(d)
 	if p.closed {
-		p.finish(d, 0)
+		p.finish(d, 0, 0)
 	} else if d.status == Pending {
 		e := p.at(d.seq)
 		e.state, e.d = queued, nil
@@ -259,6 +267,7 @@ func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, 
 	defer p.mu.Unlock()
 	head := p.head
 	first, _ = p.settle(d, Verdict{Status: Acked}, now)
+	var rejected []uint64 // they stay open until their letters are stored
 	for d.status == Acked && !p.closed && len(p.open) > 0 && uint64(p.open[0]) < d.seq {
 		seq := uint64(p.open.pop())
 		if seq < p.head {
@@ -276,12 +285,18 @@ func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, 
 			if p.cfg.Order != Unordered {
 				p.unpark(l)
 			}
+		case rejecting:
+			rejected = append(rejected, seq)
+			continue
 		default:
 			continue
 		}
 		acked = append(acked, Acknowledged{e.offset, e.attempt})
 		p.done(seq)
 		p.enqueue(l)
+	}
+	for _, seq := range rejected {
+		p.leave(seq)
 	}
 	w = p.after(head)
 	return p.status(d), first, acked, w
