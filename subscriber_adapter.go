@@ -85,8 +85,8 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 // Watermill's metrics and logs: their labels do not change under an application that moves over.
 func (s *Subscriber) String() string { return "kafka.Subscriber" }
 
-// Subscribe joins the consumer group, or without one reads every partition, and
-// returns the channel of messages. It fails if no broker can be reached. The
+// Subscribe joins the consumer group, or without one reads every partition from a
+// position that is fixed when it returns, and returns the channel of messages. It fails if no broker can be reached. The
 // channel closes after Close, or after ctx has ended, once the handlers in flight
 // have finished, what is settled is committed and the group left. It closes, too, when another
 // process takes over the static member id (Consumer.Group.InstanceId).

@@ -34,6 +34,7 @@ func open(cfg *Config, asked func(partition int32), worked func()) (_ *clients, 
 	if c.side, err = sarama.NewClient(cfg.Brokers, narrowed(cfg.Side)); err != nil {
 		return nil, err
 	}
+	c.fetch.side = c.side
 	if cfg.Group != "" {
 		member := narrowed(cfg.Sarama)
 		// A JoinGroup answers once the slowest member is back, up to the
@@ -139,7 +140,7 @@ func (c *clients) close() error {
 	return errors.Join(errs...)
 }
 
-// fetchClient is what sarama's consumer group takes for its only client. It asks
+// fetchClient is what sarama takes for its only client. It asks
 // the coordinator over another one.
 //
 // And it remembers what GetOffset answered. sarama resolves "newest" and
@@ -150,7 +151,8 @@ type fetchClient struct {
 	topic string
 	// refreshed is called when the topic's metadata have been refreshed, as a fetch that was interrupted does.
 	refreshed func() error
-	member    sarama.Client  // nil without a group
+	member    sarama.Client // nil without a group
+	side      sarama.Client
 	config    *sarama.Config // the group's; nil without one
 	asked     func(partition int32)
 
@@ -224,7 +226,8 @@ func (c *fetchClient) Partitions(topic string) ([]int32, error) {
 }
 
 func (c *fetchClient) GetOffset(topic string, partition int32, which int64) (int64, error) {
-	offset, err := c.Client.GetOffset(topic, partition, which)
+	// Not over the fetching one: partitions begin one after the other, and would each wait for the fetch of those before.
+	offset, err := c.side.GetOffset(topic, partition, which)
 	if err == nil {
 		c.mu.Lock()
 		c.offsets[positionKey{topic, partition, which}] = offset

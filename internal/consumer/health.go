@@ -21,6 +21,7 @@ type symptom int
 const (
 	connecting symptom = iota
 	fetching
+	opening // without a group
 	committing
 	refused
 	unconfirmed
@@ -36,6 +37,7 @@ var kinds = [symptoms]struct {
 }{
 	connecting: {name: "connecting", text: "No connection to Kafka, it is tried again"},
 	fetching:   {name: "fetching", text: "Cannot fetch from Kafka, it is tried again"},
+	opening:    {name: "opening", text: "Cannot begin to read a partition, it is tried again"},
 	// A coordinator that moves takes a second or two.
 	committing:  {name: "committing", text: "Commit keeps failing, it is tried again", quiet: 5 * time.Second},
 	refused:     {name: "commits refused", text: "Commit refused: the group went on without this member", once: true},

@@ -3,88 +3,126 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// consumeAll reads every partition of the topic without a group: from the
-// configured start, after a reconnect from where it was.
-func (s *Subscription) consumeAll(ctx context.Context, c *clients, partitions []int32) error {
-	consumer, err := sarama.NewConsumerFromClient(c.fetch)
-	if err != nil {
-		return err
-	}
-	wrapped := consumer
-	if s.cfg.Tracer != nil {
-		wrapped = s.cfg.Tracer.WrapConsumer(consumer)
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watch := s.watchTopic(ctx, c.side, func() { cancel(errAnew) }, nil)
-	defer watch.stop()
-	watch.look()
-	if now, anew := s.topic.anew(); anew {
-		s.mu.Lock()
-		for _, p := range partitions {
-			s.positions[p] = sarama.OffsetOldest
-		}
-		s.mu.Unlock()
-		s.topic.restarted(now)
-	}
-	c.fetch.refreshed = func() error {
-		watch.look()
-		if _, anew := s.topic.anew(); anew {
-			return errAnew
-		}
-		return nil
-	}
-	s.health.session(true)
-	interrupter := s.interrupt(ctx)
-	interrupter.begin(ctx)
-	var claims sync.WaitGroup
-	for _, p := range partitions {
-		claims.Go(func() {
-			// One partition that ends is a reason to start anew for all.
-			defer cancel(nil)
-			if err := s.consumePartition(ctx, cancel, c, wrapped, p); err != nil {
-				s.health.failed(fetching, p, failure{err: err})
-			}
-		})
-	}
-	claims.Wait()
-	err = consumer.Close()
-	interrupter.end()
-	interrupter.stop()
-	if ctx.Err() != nil && s.closingNow() {
-		return err
-	}
-	if cause := context.Cause(ctx); errors.Is(cause, errStalled) || errors.Is(cause, errAnew) {
-		return errors.Join(cause, err)
-	}
-	return errors.Join(errors.New("a partition's reader ended"), err)
+// solo reads every partition of the topic without a group: from the configured
+// start, after a reconnect from where it was, and a partition that was added to the
+// topic meanwhile from its beginning.
+type solo struct {
+	s        *Subscription
+	clients  *clients
+	consumer sarama.Consumer
+	traced   sarama.Consumer   // the same through the Tracer
+	readers  map[int32]*reader // nil: to be opened
+	watch    atomic.Pointer[topicWatch]
+
+	mu      sync.Mutex
+	failing map[int32]struct{} // partitions that cannot be opened
 }
 
-func (s *Subscription) consumePartition(ctx context.Context, reconnect context.CancelCauseFunc, c *clients, consumer sarama.Consumer, p int32) error {
-	topic := s.cfg.Topic
+// reader is a partition whose position is fixed: what is written from now on comes.
+type reader struct {
+	partition int32
+	from      int64
+	pc        sarama.PartitionConsumer // the Tracer's, if there is one
+	gate      *gate
+}
+
+// openAll finds the partitions of the topic. The first time, in Subscribe, it also
+// fixes where each is read from, and one that cannot be read is an error; later it does
+// not keep the others.
+func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
+	consumer, err := sarama.NewConsumerFromClient(c.fetch)
+	if err != nil {
+		return nil, err
+	}
+	x := &solo{
+		s: s, clients: c, consumer: consumer, traced: consumer,
+		readers: map[int32]*reader{}, failing: map[int32]struct{}{},
+	}
+	s.mu.Lock()
+	first := len(s.positions) == 0
+	s.mu.Unlock()
+	defer func() {
+		if err != nil {
+			if first {
+				s.cut() // there is no other attempt, and the readers would wait for answers
+			}
+			for _, r := range x.readers {
+				r.close()
+			}
+			_ = consumer.Close()
+		}
+	}()
+	if s.cfg.Tracer != nil {
+		x.traced = s.cfg.Tracer.WrapConsumer(consumer)
+	}
+	c.fetch.refreshed = x.refreshed
+	partitions, err := x.traced.Partitions(s.cfg.Topic)
+	if err != nil {
+		return nil, fmt.Errorf("cannot get the partitions of topic %s: %w", s.cfg.Topic, err)
+	}
+	for _, p := range partitions {
+		var r *reader
+		if first {
+			if r, err = x.open(p, true); err != nil {
+				return nil, fmt.Errorf("cannot read partition %d of topic %s: %w", p, s.cfg.Topic, err)
+			}
+		}
+		x.readers[p] = r
+	}
+	return x, nil
+}
+
+// close ends a reader that nobody has begun to read.
+func (r *reader) close() {
+	if r == nil {
+		return
+	}
+	discarded := discard(r.pc.Messages())
+	r.pc.AsyncClose()
+	for range r.pc.Errors() { //nolint:revive // nobody is to know any more
+	}
+	<-discarded
+}
+
+// open begins to read a partition. The first time it may begin at its end; one
+// that was not there then is new.
+func (x *solo) open(p int32, first bool) (*reader, error) {
+	s, topic := x.s, x.s.cfg.Topic
+	initial := s.cfg.Sarama.Consumer.Offsets.Initial
 	s.mu.Lock()
 	from, resumed := s.positions[p]
 	s.mu.Unlock()
-	if !resumed {
-		from = s.cfg.Sarama.Consumer.Offsets.Initial
+	switch {
+	case resumed:
+	case first:
+		from = initial
+	default:
+		from = sarama.OffsetOldest
 	}
-	pc, err := consumer.ConsumePartition(topic, p, from)
-	reached := from
-	reset := resumed && errors.Is(err, sarama.ErrOffsetOutOfRange)
+	anew := resumed && from == sarama.OffsetOldest // see run
+	pc, err := x.traced.ConsumePartition(topic, p, from)
+	reached, reset := from, resumed && errors.Is(err, sarama.ErrOffsetOutOfRange)
 	if reset {
-		from = s.cfg.Sarama.Consumer.Offsets.Initial
-		pc, err = consumer.ConsumePartition(topic, p, from)
+		from = initial
+		pc, err = x.traced.ConsumePartition(topic, p, from)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	anew := resumed && from == sarama.OffsetOldest
-	gate := newGate(func(paused bool) {
+	r := &reader{partition: p, pc: pc}
+	// Closed before sarama's first fetch of the partition: it gathers partitions for 100 ms.
+	r.gate = newGate(func(paused bool) {
 		if paused {
 			pc.Pause()
 		} else {
@@ -92,7 +130,7 @@ func (s *Subscription) consumePartition(ctx context.Context, reconnect context.C
 		}
 	})
 	if from < 0 {
-		from, _ = c.fetch.position(topic, p, from)
+		from, _ = x.clients.fetch.position(topic, p, from)
 	}
 	switch {
 	case anew:
@@ -100,37 +138,154 @@ func (s *Subscription) consumePartition(ctx context.Context, reconnect context.C
 	case reset:
 		s.reset(topic, p, reached, from, sarama.ErrOffsetOutOfRange)
 	}
-	if s.cfg.Tracer != nil {
-		pc = s.cfg.Tracer.WrapPartitionConsumer(pc)
+	x.reached(p, from)
+	if r.from = from; s.cfg.Tracer != nil {
+		r.pc = s.cfg.Tracer.WrapPartitionConsumer(pc)
 	}
+	return r, nil
+}
+
+// reached remembers where a partition goes on.
+func (x *solo) reached(p int32, offset int64) {
+	x.s.mu.Lock()
+	defer x.s.mu.Unlock()
+	x.s.positions[p] = offset
+}
+
+// run reads until ctx ends, or a watchdog wants new connections.
+func (x *solo) run(ctx context.Context) error {
+	s := x.s
+	ctx, reconnect := context.WithCancelCause(ctx)
+	defer reconnect(nil)
+	var partitions atomic.Int32
+	more := make(chan struct{}, 1)
+	watch := s.watchTopic(ctx, x.clients.side, func() { reconnect(errAnew) }, func(n int) {
+		partitions.Store(int32(n))
+		select {
+		case more <- struct{}{}:
+		default:
+		}
+	})
+	defer watch.stop()
+	watch.look()
+	if now, anew := s.topic.anew(); anew {
+		for p := range x.readers {
+			x.reached(p, sarama.OffsetOldest)
+		}
+		s.topic.restarted(now)
+	}
+	x.watch.Store(watch)
+	s.health.session(true)
+	interrupter := s.interrupt(ctx)
+	interrupter.begin(ctx)
+	var all sync.WaitGroup
+	read := func(p int32, r *reader) {
+		all.Go(func() { x.read(ctx, reconnect, p, r) })
+	}
+	for p, r := range x.readers {
+		read(p, r)
+	}
+	for ctx.Err() == nil {
+		for p := range partitions.Load() {
+			if _, known := x.readers[p]; !known {
+				x.readers[p] = nil
+				s.cfg.Logger.Info("A partition was added to the topic, it is read from its beginning", watermill.LogFields{"kafka_partition": p})
+				read(p, nil)
+			}
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+		}
+	}
+	all.Wait()
+	err := x.consumer.Close()
+	interrupter.end()
+	interrupter.stop()
+	if cause := context.Cause(ctx); !s.closingNow() && (errors.Is(cause, errStalled) || errors.Is(cause, errAnew)) {
+		return errors.Join(cause, err)
+	}
+	return err
+}
+
+// refreshed keeps a fetch that was interrupted from going on in a new topic.
+func (x *solo) refreshed() error {
+	if watch := x.watch.Load(); watch != nil {
+		watch.look()
+	}
+	if _, anew := x.s.topic.anew(); anew {
+		return errAnew
+	}
+	return nil
+}
+
+// read reads a partition, and opens it again as long as it does not end with ctx.
+func (x *solo) read(ctx context.Context, reconnect context.CancelCauseFunc, p int32, r *reader) {
+	s := x.s
+	for sleep := s.cfg.ReconnectSleep; ; {
+		if r == nil {
+			var err error
+			if r, err = x.open(p, false); ctx.Err() == nil {
+				x.opened(p, err)
+			}
+		}
+		if r != nil {
+			began := time.Now()
+			x.consume(ctx, reconnect, r)
+			if r = nil; time.Since(began) > time.Minute {
+				sleep = s.cfg.ReconnectSleep
+			}
+		}
+		if !wait.For(wait.Jitter(sleep), ctx.Done()) {
+			return
+		}
+		sleep = min(2*sleep, max(s.cfg.ReconnectSleep, 30*time.Second))
+	}
+}
+
+// opened notes whether a partition could be opened. It has no claim otherwise by
+// which health would know that it is ours.
+func (x *solo) opened(p int32, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err != nil {
+		x.failing[p] = struct{}{}
+		x.s.health.failed(opening, everywhere, failure{err: err, fields: watermill.LogFields{"kafka_partition": p}})
+		return
+	}
+	if delete(x.failing, p); len(x.failing) == 0 {
+		x.s.health.works(opening, everywhere)
+	}
+}
+
+// consume hands out a partition until its reader or ctx ends, and drains it.
+func (x *solo) consume(ctx context.Context, reconnect context.CancelCauseFunc, r *reader) {
+	s, topic, p := x.s, x.s.cfg.Topic, r.partition
 	var errs sync.WaitGroup
 	errs.Go(func() {
-		for err := range pc.Errors() {
+		for err := range r.pc.Errors() {
 			s.health.failed(fetching, p, failure{err: err.Err})
 			s.suspect(err.Err)
 		}
 	})
 	claim := s.shared.newClaim(claimStart{
-		topic: topic, partition: p, offset: from, stored: true,
-		side:      c.side,
+		topic: topic, partition: p, offset: r.from, stored: true,
+		side:      x.clients.side,
 		reconnect: reconnect,
 		ctx:       s.values,
-		gate:      gate,
-		end:       pc.HighWaterMarkOffset,
+		gate:      r.gate,
+		end:       r.pc.HighWaterMarkOffset,
 	})
 	if s.cfg.Events.Assigned != nil {
-		s.cfg.Events.Assigned(topic, p, from)
+		s.cfg.Events.Assigned(topic, p, r.from)
 	}
-	claim.run(pc.Messages(), ctx.Done(), nil)
-	pc.AsyncClose()
+	claim.run(r.pc.Messages(), ctx.Done(), nil)
+	r.pc.AsyncClose()
 	cause := ErrRevoked
 	if s.closingNow() {
 		cause = ErrClosing
 	}
-	claim.drain(pc.Messages(), cause, s.cfg.DrainTimeout)
-	s.mu.Lock()
-	s.positions[p] = claim.part.Mark().Offset
-	s.mu.Unlock()
+	claim.drain(r.pc.Messages(), cause, s.cfg.DrainTimeout)
+	x.reached(p, claim.part.Mark().Offset)
 	errs.Wait()
-	return nil
 }

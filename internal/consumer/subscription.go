@@ -58,12 +58,12 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	starting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(closing, func() { cancel(ErrClosing) })()
-	c, partitions, err := s.open(starting)
+	c, all, err := s.open(starting)
 	if err != nil {
 		s.cut()
 		return nil, err
 	}
-	go s.run(ctx, closing, c, partitions)
+	go s.run(ctx, closing, c, all)
 	return s, nil
 }
 
@@ -80,7 +80,7 @@ func (s *Subscription) cut() {
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 
 // open connects; the end of ctx interrupts it, and cuts the subscription off for good.
-func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {
+func (s *Subscription) open(ctx context.Context) (*clients, *solo, error) {
 	connected := context.AfterFunc(ctx, s.cut)
 	defer connected()
 	c, err := open(s.cfg, s.fetched, s.dialer.Worked)
@@ -93,15 +93,18 @@ func (s *Subscription) open(ctx context.Context) (*clients, []int32, error) {
 	if s.cfg.Group != "" {
 		return c, nil, nil
 	}
-	partitions, err := c.fetch.Partitions(s.cfg.Topic)
+	all, err := s.openAll(c)
 	if err != nil {
 		_ = c.close()
-		return nil, nil, fmt.Errorf("cannot get the partitions of topic %s: %w", s.cfg.Topic, err)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, nil, s.dialer.Explain(s.cfg.Sarama, err)
 	}
-	return c, partitions, nil
+	return c, all, nil
 }
 
-func (s *Subscription) run(outer, closing context.Context, c *clients, partitions []int32) {
+func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo) {
 	defer s.end()
 	go s.health.run()
 	defer s.health.close()
@@ -141,7 +144,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 	for sleep := s.cfg.ReconnectSleep; ; {
 		if c != nil {
 			began := time.Now()
-			err := s.consume(ctx, c, partitions)
+			err := s.consume(ctx, c, all)
 			if err = errors.Join(err, c.close()); err != nil && s.closingNow() {
 				s.cfg.Logger.Info("Kafka consumer closed with an error", watermill.LogFields{"err": err.Error()})
 			} else if errors.Is(err, sarama.ErrFencedInstancedId) {
@@ -162,7 +165,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, partition
 		sleep = min(2*sleep, max(s.cfg.ReconnectSleep, 30*time.Second))
 		s.cfg.Logger.Debug("Reconnecting consumer", nil)
 		var err error
-		if c, partitions, err = s.open(ctx); err != nil {
+		if c, all, err = s.open(ctx); err != nil {
 			c = nil
 			s.health.failed(connecting, everywhere, failure{text: "Cannot reconnect to Kafka", err: err})
 		}
@@ -198,11 +201,11 @@ func awaitClaims[T any](s *shared, done <-chan T) {
 	}
 }
 
-func (s *Subscription) consume(ctx context.Context, c *clients, partitions []int32) error {
+func (s *Subscription) consume(ctx context.Context, c *clients, all *solo) error {
 	s.health.connected(s.probe(c))
 	defer s.health.session(false)
 	if s.cfg.Group == "" {
-		return s.consumeAll(ctx, c, partitions)
+		return all.run(ctx)
 	}
 	return s.consumeGroup(ctx, c)
 }
