@@ -6,12 +6,15 @@ import (
 	"regexp"
 
 	"github.com/IBM/sarama"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
 
 var (
 	errNoOrigin = errors.New("the headers name no origin topic")
 	errItself   = errors.New("the origin is the dead letter topic itself")
 	errNoTopic  = errors.New("the topic does not exist")
+	errCutOff   = errors.New("the letter has only the beginning of its record's value (" + ackpolicy.HeaderTruncated + ")")
 )
 
 // destinations are the topics that letters go to.
@@ -44,6 +47,8 @@ func (d *destinations) of(l *letter) (*destination, error) {
 		topic = l.Origin.Topic
 	}
 	switch {
+	case l.cutOff:
+		return nil, errCutOff
 	case topic == "":
 		return nil, errNoOrigin
 	case topic == d.from:
@@ -99,8 +104,14 @@ func (d *destination) message(l *letter, headers, timestamp string) *sarama.Prod
 		Topic: d.topic, Partition: d.partition(l), Headers: l.headers(headers),
 		Key: sarama.ByteEncoder(l.record.Key), Value: sarama.ByteEncoder(l.record.Value),
 	}
+	if l.header(ackpolicy.HeaderNullKey) != "" {
+		m.Key = nil
+	}
 	if timestamp == timestampOriginal {
 		m.Timestamp = l.record.Timestamp
+		if at := moment(l.header(ackpolicy.HeaderOriginalTimestamp)); !at.IsZero() {
+			m.Timestamp = at
+		}
 		if !l.Origin.Timestamp.IsZero() {
 			m.Timestamp = l.Origin.Timestamp
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
 
 // letter is a record of a dead letter topic, and what its headers tell. What they
@@ -23,6 +25,7 @@ type letter struct {
 	Attempts   int
 	Rejections int
 	RejectedAt time.Time
+	cutOff     bool // it has the beginning of the record's value only
 }
 
 // origin is where the letter's record was first.
@@ -50,17 +53,21 @@ func (l *letter) id() string { return fmt.Sprintf("%d:%d", l.record.Partition, l
 
 func parseLetter(record *sarama.ConsumerMessage, from int64) *letter {
 	l := &letter{record: record, from: from, Origin: origin{Partition: -1, Offset: -1}, profile: profileOf(record.Headers)}
+	l.cutOff = l.header(ackpolicy.HeaderTruncated) != ""
 	if l.profile != nil {
-		l.profile.read(func(key string) string {
-			for _, h := range slices.Backward(record.Headers) {
-				if string(h.Key) == key {
-					return string(h.Value)
-				}
-			}
-			return ""
-		}, l)
+		l.profile.read(l.header, l)
 	}
 	return l
+}
+
+// header returns the last header of that name, "" if there is none.
+func (l *letter) header(key string) string {
+	for _, h := range slices.Backward(l.record.Headers) {
+		if string(h.Key) == key {
+			return string(h.Value)
+		}
+	}
+	return ""
 }
 
 // sameRejection is equal for letters that are copies of one another: after a crash
@@ -98,6 +105,7 @@ func (l *letter) headers(keep string) []sarama.RecordHeader {
 		if keep == headersNone {
 			drop = drop || ackpolicyProfile.owns(key)
 		}
+		drop = drop || slices.Contains(reducedHeaders, key)
 		if keep == headersAll || !drop {
 			out = append(out, *h)
 		}

@@ -38,6 +38,9 @@ var rejectionHeaders = []string{
 	ackpolicy.HeaderAttempts, ackpolicy.HeaderRejectedAt,
 }
 
+// reducedHeaders are about a letter that is not the whole record.
+var reducedHeaders = []string{ackpolicy.HeaderTruncated, ackpolicy.HeaderOriginalTimestamp, ackpolicy.HeaderNullKey}
+
 var watermillHeaders = []string{"reason_poisoned", "topic_poisoned", "handler_poisoned", "subscriber_poisoned"}
 
 func oneOf(keys []string) func(string) bool {

@@ -103,7 +103,7 @@ func (s *summary) goes(l *letter, d *destination, err error) {
 func (s *summary) missing() error {
 	var errs []error
 	for _, t := range s.undeliverable {
-		if !errors.Is(t.err, errNoOrigin) && !errors.Is(t.err, errItself) {
+		if !errors.Is(t.err, errNoOrigin) && !errors.Is(t.err, errItself) && !errors.Is(t.err, errCutOff) {
 			errs = append(errs, fmt.Errorf("%w (%s, the first is %s)", t.err, letters(t.n), t.first))
 		}
 	}
