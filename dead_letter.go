@@ -82,7 +82,7 @@ func (s *subscription) bury(d *Delivery, reason error) {
 		return dead.Send(ctx, record, letter)
 	}}
 	l.Tell = func(err error, givenUp bool) {
-		s.tellBuried(BuriedEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err, givenUp})
+		tellAndWait(s, "Buried", s.sub.config.Hooks.Buried, BuriedEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err, givenUp})
 	}
 	d.kafka.Letter(l)
 }

@@ -21,10 +21,10 @@ func (s *subscription) events() consumer.Events {
 			tell(s, "Assigned", h.Assigned, AssignedEvent{topic, p, start})
 		},
 		Committed: func(topic string, p int32, offset int64) {
-			tell(s, "Committed", h.Committed, CommittedEvent{topic, p, offset})
+			tellAndWait(s, "Committed", h.Committed, CommittedEvent{topic, p, offset})
 		},
 		CommitFailed: func(topic string, p int32, offset int64, err error, attempt int) {
-			tell(s, "CommitFailed", h.CommitFailed, CommitFailedEvent{topic, p, offset, attempt, err})
+			tellAndWait(s, "CommitFailed", h.CommitFailed, CommitFailedEvent{topic, p, offset, attempt, err})
 		},
 		Stalled: func(topic string, p int32, by consumer.Stalled) {
 			tell(s, "Stalled", h.Stalled, StalledEvent{topic, p, by.Offset, by.End, by.For, by.Reconnect})

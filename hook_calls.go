@@ -79,20 +79,21 @@ func (s *subscription) tellSettled(event SettledEvent) {
 	s.hooks.put(c)
 }
 
-// tellBuried waits until the hook has returned: it comes before the commit of the record.
-func (s *subscription) tellBuried(event BuriedEvent) {
-	hook, h := s.sub.config.Hooks.Buried, s.hooks
+// tellAndWait waits until the hook has returned: for goroutines that do nothing but
+// tell of commits, or store letters. So what is told of commits waits there, where only the
+// latest events are kept, and a record is not committed before Buried has returned.
+func tellAndWait[E any](s *subscription, name string, hook func(E), event E) {
 	if hook == nil {
 		return
 	}
-	c := hookCall{name: "Buried", event: event, call: func() { hook(event) }, done: make(chan struct{})}
-	if !h.put(c) || h.blocked.Load() {
+	h, done := s.hooks, make(chan struct{})
+	if !h.put(hookCall{name: name, event: event, call: func() { hook(event) }, done: done}) || h.blocked.Load() {
 		return
 	}
 	timer := time.NewTimer(hookPatience)
 	defer timer.Stop()
 	select {
-	case <-c.done:
+	case <-done:
 	case <-h.ending.Done():
 	case <-timer.C:
 		h.blocked.Store(true)

@@ -13,6 +13,7 @@ import (
 // a slow hook holds up is the hooks behind it, and beyond that:
 //
 //   - Settled: a thousand events may wait; then a record waits for its own one's turn.
+//   - Committed and CommitFailed: of a partition's events only the latest wait.
 //   - Buried: the record's offset is not committed before it has returned.
 //   - The end of the subscription waits a second for the hooks that are due.
 //
