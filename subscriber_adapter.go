@@ -139,6 +139,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	if err != nil {
 		stop()
 		end()
+		sub.hooks.close(time.Now().Add(hookGrace))
 		return nil, errors.Join(err, closeDeadLetter(letters))
 	}
 	started = true
