@@ -123,6 +123,11 @@ func readCommitted(c *ackpolicy.SubscriberConfig) {
 // begin opens a transaction and writes records in it.
 func begin(t testing.TB, topic string, records int) sarama.SyncProducer {
 	t.Helper()
+	return beginAt(t, shared, topic, records)
+}
+
+func beginAt(t testing.TB, broker *brokertest.Broker, topic string, records int) sarama.SyncProducer {
+	t.Helper()
 	cfg := sarama.NewConfig()
 	cfg.Version = sarama.V2_8_0_0
 	cfg.Producer.Partitioner = sarama.NewManualPartitioner
@@ -131,7 +136,7 @@ func begin(t testing.TB, topic string, records int) sarama.SyncProducer {
 	cfg.Producer.Idempotent = true
 	cfg.Net.MaxOpenRequests = 1
 	cfg.Producer.Transaction.ID = brokertest.Group(t)
-	producer, err := sarama.NewSyncProducer(shared.Addrs(), cfg)
+	producer, err := sarama.NewSyncProducer(broker.Addrs(), cfg)
 	check(t, err)
 	check(t, producer.BeginTxn())
 	for i := range records {

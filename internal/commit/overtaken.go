@@ -51,7 +51,11 @@ func (c *Committer) readBack() {
 	for s := range c.sources {
 		switch now := time.Now(); {
 		case s.open.settles.IsZero() || s.open.settles.After(now):
-		case s.open.mark.Offset >= s.stored.Offset: // it cannot have changed anything
+		case s.open.mark.Offset >= s.stored.Offset: // it can have replaced the metadata at most
+			if s.open.mark.Changes < s.stored.Changes {
+				s.stored.Changes = s.open.mark.Changes
+				c.Urge()
+			}
 			s.open = open{}
 			s.serveStored()
 		default:

@@ -219,7 +219,7 @@ func (s *Source) serves(w *waiter, mark partition.Mark) bool {
 
 // sure returns the mark below which nothing can put the stored offset back any more.
 func (s *Source) sure() partition.Mark {
-	if s.open.count > 0 && s.open.mark.Offset < s.stored.Offset {
+	if s.open.count > 0 && (s.open.mark.Offset < s.stored.Offset || s.open.mark.Changes < s.stored.Changes) {
 		return s.open.mark
 	}
 	return s.stored

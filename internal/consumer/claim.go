@@ -85,10 +85,11 @@ type claimStart struct {
 	topicID   sarama.Uuid // zero: not known
 	committer *commit.Committer
 	side      sarama.Client
-	gate      *gate                   // closed
-	end       func() int64            // where the log ended at the last fetch
-	reconnect context.CancelCauseFunc // ends the session; the next has new connections
-	ctx       context.Context         // for its values
+	gate      *gate                                    // closed
+	end       func() int64                             // where the log ended at the last fetch
+	abortLate func(stop <-chan struct{}) (done func()) // of the side's requests
+	reconnect context.CancelCauseFunc                  // ends the session; the next has new connections
+	ctx       context.Context                          // for its values
 }
 
 func (s *shared) newClaim(start claimStart) *Claim {
@@ -98,7 +99,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		reconnect: start.reconnect,
 		committer: start.committer,
 		topicID:   start.topicID,
-		reader:    reread.New(start.side, start.topic, start.partition),
+		reader:    reread.New(start.side, start.topic, start.partition, start.abortLate),
 		draining:  make(chan struct{}),
 		quit:      make(chan struct{}),
 		spent:     make(chan struct{}),

@@ -84,7 +84,7 @@ func (c *Claim) examineAgain() {
 
 // decodes asks the broker. Where it gives no answer, nothing changes.
 func (c *Claim) decodes() bool {
-	offset, reason, err := c.reader.Undecodable(c.part.Next())
+	offset, reason, err := c.reader.Undecodable(c.draining, c.part.Next())
 	switch {
 	case err != nil:
 		return !c.portion.gate.has(undecodable)

@@ -67,6 +67,9 @@ func (c *Claim) finish(cause error, budget time.Duration) (timedOut bool) {
 	if timedOut && c.source != nil {
 		c.source.EndConfirms(0, cause)
 	}
+	if !timedOut {
+		c.passLastGap()
+	}
 	return timedOut
 }
 

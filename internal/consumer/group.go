@@ -179,6 +179,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		topicID:   s.topic.reading(),
 		committer: h.committer,
 		side:      h.clients.side,
+		abortLate: s.sideDialer.AbortLate,
 		ctx:       s.values,
 		reconnect: h.reconnect,
 		gate:      gate,
@@ -208,6 +209,7 @@ func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.C
 	defer cancel()
 	ctx, closing := s.untilClosing(ctx)
 	defer closing()
+	defer s.sideDialer.AbortLate(ctx.Done())()
 	position, err := h.positions.of(ctx, h, session, partition)
 	told := err != nil && !s.closingNow() && session.Context().Err() == nil
 	if offset := claim.InitialOffset(); offset >= 0 {

@@ -271,6 +271,7 @@ func (x *solo) consume(ctx context.Context, reconnect context.CancelCauseFunc, r
 	claim := s.shared.newClaim(claimStart{
 		topic: topic, partition: p, offset: r.from, stored: true,
 		side:      x.clients.side,
+		abortLate: s.sideDialer.AbortLate,
 		reconnect: reconnect,
 		ctx:       s.values,
 		gate:      r.gate,

@@ -39,6 +39,9 @@ func (c *Claim) watchdog() {
 	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
+	gaps := time.NewTicker(gapLook)
+	defer gaps.Stop()
+	var gap gapLooks
 	var seen int64 = -1 // the next offset at the last look
 	var tail reread.Tail
 	looks := 0
@@ -48,6 +51,9 @@ func (c *Claim) watchdog() {
 			if c.portion.gate.has(undecodable) {
 				c.examineAgain()
 			}
+		case <-gaps.C:
+			c.passGap(&gap, every)
+			continue
 		case <-c.suspected:
 			c.examine()
 			continue
@@ -63,7 +69,9 @@ func (c *Claim) watchdog() {
 		}
 		if !tail.Waiting {
 			var err error
-			if tail, err = c.reader.Tail(tail.Next); err != nil {
+			if tail, err = c.reader.Tail(c.draining, tail.Next); err == nil {
+				c.skip(seen, tail.Next)
+			} else {
 				tail.Waiting = false
 				c.logger.Debug("Cannot ask whether a partition that gets nothing has records", watermill.LogFields{"err": err.Error()})
 			}

@@ -17,6 +17,21 @@ func (p *Partition[R]) Mark() Mark {
 	return Mark{Offset: p.watermark, Seq: p.head, Changes: p.changes}
 }
 
+// Skip moves the watermark over offsets that hold no record, from the next one on: control
+// records, aborted ones, what compaction removed. It changes nothing and returns false if
+// a record is not settled, or was pushed since the caller asked for the next offset.
+func (p *Partition[R]) Skip(from, to int64) (Work, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.head != p.tail || p.watermark != from || to <= from {
+		return Work{}, false
+	}
+	p.watermark = to
+	w := p.work()
+	w.Moved = true
+	return w, true
+}
+
 // Committed tells that a commit of m was confirmed. It makes room under MaxUncommitted.
 func (p *Partition[R]) Committed(m Mark) Work {
 	p.mu.Lock()

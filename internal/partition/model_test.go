@@ -18,6 +18,7 @@ type model struct {
 	now     int64
 	stopped bool
 	until   int64 // the end of a drain
+	skipped int64 // offsets below hold no record that is to come
 }
 
 type modelRec struct {
@@ -52,9 +53,9 @@ func (m *model) head() int {
 
 func (m *model) watermark(start int64) int64 {
 	if h := m.head(); h > 0 {
-		return m.recs[h-1].offset + 1
+		start = m.recs[h-1].offset + 1
 	}
-	return start
+	return max(start, m.skipped) // all that came before was settled then
 }
 
 func (m *model) sameLane(a, b *modelRec) bool {
@@ -417,7 +418,7 @@ func run(t testing.TB, data []byte) {
 	}
 	for len(data) > 0 {
 		op := next()
-		switch op % 15 {
+		switch op % 16 {
 		case 0, 1, 2: // push, with gaps
 			for range 1 + op/12%4 {
 				b := next()
@@ -468,6 +469,20 @@ func run(t testing.TB, data []byte) {
 			if len(h.old) > 0 {
 				h.setAside(h.old[next()%len(h.old)])
 			}
+		case 15: // the log goes on without a record
+			b := next()
+			from := h.p.Next() - int64(b%4/3)
+			to := from + int64(b/4%4)
+			settledAll := m.head() == len(m.recs)
+			want := settledAll && b%4 != 3 && to > from
+			w, ok := h.p.Skip(from, to)
+			if ok != want || w.Moved != want {
+				h.failf("skip from %d to %d: %v, %+v, want %v", from, to, ok, w, want)
+			}
+			if want {
+				m.skipped, offset = to, max(offset, to)
+			}
+			h.work(w)
 		case 12:
 			h.p.Evict(m.now + int64(next()%4))
 		case 13:

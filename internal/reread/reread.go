@@ -19,6 +19,7 @@ type Reader struct {
 	client    sarama.Client // not the one that consumes: a read would wait behind its fetch
 	topic     string
 	partition int32
+	abortLate func(stop <-chan struct{}) (done func())
 	turn      chan struct{} // held by whoever fetches
 	ahead     []fetched     // the latest first; guarded by turn
 	used      bool          // since the last Rest; guarded by turn
@@ -32,10 +33,14 @@ type fetched map[int64]*sarama.ConsumerMessage
 // ask for what lies just before the last fetch. Each holds its bytes as a whole.
 const kept = 3
 
-// New returns a reader. It needs no closing.
-func New(client sarama.Client, topic string, partition int32) *Reader {
+// New returns a reader. It needs no closing. abortLate cuts the client's requests short
+// that go on after stop is closed, until done is called; nil: nothing does.
+func New(client sarama.Client, topic string, partition int32, abortLate func(stop <-chan struct{}) (done func())) *Reader {
+	if abortLate == nil {
+		abortLate = func(<-chan struct{}) func() { return func() {} }
+	}
 	return &Reader{
-		client: client, topic: topic, partition: partition,
+		client: client, topic: topic, partition: partition, abortLate: abortLate,
 		turn: make(chan struct{}, 1),
 	}
 }
@@ -58,7 +63,9 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 	if offset < r.oldest {
 		return nil, ErrGone // what retention removes is often much at once
 	}
+	abort := r.abortLate(stop)
 	records, reached, err := r.fetch(offset)
+	abort()
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +118,7 @@ func (r *Reader) fetch(offset int64) (records map[int64]*sarama.ConsumerMessage,
 	if err != nil {
 		return nil, false, err
 	}
-	response, err := leader.Fetch(r.request(offset))
+	response, err := leader.Fetch(r.request(offset, r.client.Config().Consumer.Fetch.Default))
 	if err != nil {
 		return nil, false, r.lost(leader, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -14,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
 )
 
 func reader(t *testing.T, b *brokertest.Broker, values ...string) *Reader {
@@ -29,7 +31,7 @@ func reader(t *testing.T, b *brokertest.Broker, values ...string) *Reader {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	return New(client, topic, 0)
+	return New(client, topic, 0, nil)
 }
 
 func TestRead(t *testing.T) {
@@ -178,5 +180,50 @@ func TestProbe(t *testing.T) {
 	b.Close()
 	if errs := Probe(r.client, r.topic, at(0, leader.ID())); errs[0] == nil {
 		t.Error("without the broker: no error")
+	}
+}
+
+// A request to a leader that is silent ends soon after whoever asks has to stop.
+func TestSilentLeader(t *testing.T) {
+	for name, ask := range map[string]func(r *Reader, stop <-chan struct{}) error{
+		"read": func(r *Reader, stop <-chan struct{}) error { _, err := r.Read(stop, 0); return err },
+		"tail": func(r *Reader, stop <-chan struct{}) error { _, err := r.Tail(stop, 0); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := brokertest.NewFake(t)
+			r := reader(t, b, "a")
+			config := sarama.NewConfig()
+			dialer := dial.New(config)
+			client, err := sarama.NewClient(b.Addrs(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = client.Close() })
+			r = New(client, r.topic, 0, dialer.AbortLate)
+			asked, release := make(chan struct{}, 10), make(chan struct{})
+			for _, key := range []kmsg.Key{kmsg.Fetch, kmsg.ListOffsets} {
+				b.Kfake().ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
+					asked <- struct{}{}
+					b.Kfake().SleepControl(func() { <-release })
+					return nil, nil, false
+				})
+			}
+			stop, ended := make(chan struct{}), make(chan error, 1)
+			go func() { ended <- ask(r, stop) }()
+			<-asked
+			close(stop)
+			select {
+			case err := <-ended:
+				if err == nil {
+					t.Error("it has read something")
+				}
+			case <-time.After(10 * time.Second): // the client's own patience is 30 s
+				t.Error("it still waits")
+			}
+			close(release)
+			if _, err := New(client, r.topic, 0, nil).Read(nil, 0); err != nil {
+				t.Error("the client is of no use any more:", err)
+			}
+		})
 	}
 }

@@ -34,7 +34,9 @@ const lookFor = 3 * time.Second
 // Undecodable fetches as the consumer does, from an offset on. If the answer cannot be
 // decoded, it returns the offset at which the batch begins that cannot, as exactly as it
 // found out, with the reason; else -1 and nil. err is why the broker could not be asked.
-func (r *Reader) Undecodable(from int64) (offset int64, reason, err error) {
+// Once stop is closed its requests are cut short.
+func (r *Reader) Undecodable(stop <-chan struct{}, from int64) (offset int64, reason, err error) {
+	defer r.abortLate(stop)()
 	_, reason, err = r.try(from, r.client.Config().Consumer.Fetch.Default)
 	if reason == nil {
 		return -1, nil, err
@@ -71,5 +73,5 @@ func (r *Reader) try(from int64, bytes int32) (next int64, reason, err error) {
 		_ = r.client.RefreshMetadata(r.topic)
 		return -1, nil, err
 	}
-	return emptiedUpTo(response.GetBlock(r.topic, r.partition)), nil, nil
+	return behind(response.GetBlock(r.topic, r.partition)), nil, nil
 }

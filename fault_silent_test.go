@@ -1,0 +1,65 @@
+package ackpolicy_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// A leader that does not answer the watchdog holds up neither a revocation nor Close: nothing is in flight.
+func TestSilentLeaderHoldsUpNoDrain(t *testing.T) {
+	t.Parallel()
+	const bound = 5 * time.Second // the question's own time is 10
+	for name, protocol := range protocols() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			broker := brokertest.NewFake(t)
+			topic, at := fakeTopicOf(t, broker, 2)
+			group := brokertest.Group(t)
+			cfg := config(group, at, protocol)
+			revoked := make(chan ackpolicy.RevokedEvent, 10)
+			cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { revoked <- e }
+			s := newService(t)
+			s.router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+			sub := newSubscriber(t, cfg, s.log)
+			sub.LookEvery(100 * time.Millisecond)
+			s.router.AddConsumerHandler("handler", topic, sub, s.recorded(ack))
+			s.start(t)
+			_, err := brokertest.Produce(broker.Addrs(), topic, 0, numbered(1)...)
+			check(t, err)
+			check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 1, patience))
+
+			asked, release := make(chan struct{}, 1000), make(chan struct{})
+			var once sync.Once
+			awake := func() { once.Do(func() { close(release) }) }
+			t.Cleanup(awake)
+			hold := func() {
+				broker.Kfake().ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
+					asked <- struct{}{}
+					broker.Kfake().SleepControl(func() { <-release })
+					return nil, nil, false
+				})
+			}
+			hold()
+			await(t, "a question", asked)
+			second := consume(t, config(group, at, protocol), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			began := time.Now()
+			if e := await(t, "the revocation", revoked); e.Err != nil || time.Since(began) > bound {
+				t.Errorf("revoked after %v: %+v", time.Since(began), e)
+			}
+			began = time.Now()
+			s.stop()
+			if took := time.Since(began); took > bound {
+				t.Errorf("Close took %v", took)
+			}
+			awake()
+			second.stop()
+		})
+	}
+}

@@ -1,0 +1,68 @@
+package consumer
+
+import (
+	"context"
+	"time"
+)
+
+// The offsets behind the last record of a partition may hold nothing for us: the marks of
+// transactions, aborted records, what compaction removed. A commit that stays below them would
+// be lag for ever, and below the log's start once retention has removed them. sarama does not tell
+// that it has passed them, so the broker is asked: where everything is settled and
+// fetches have told of a higher end.
+
+// gapLook is how often a claim looks whether that is so, and how long it waits after the
+// first question that did not help: an open transaction may hold the rest back for long.
+const gapLook = time.Second
+
+// gapPatience is how long that question may take at the end of an assignment.
+const gapPatience = time.Second
+
+// gapLooks is what a claim knows of the offsets behind its last record.
+type gapLooks struct {
+	next  int64 // at the last look
+	pause time.Duration
+	due   time.Time // of the next question
+}
+
+// passGap moves the watermark over what no record is in.
+func (c *Claim) passGap(g *gapLooks, most time.Duration) {
+	next := c.part.Next()
+	if next != g.next {
+		*g = gapLooks{next: next, pause: gapLook}
+		return // it gets something
+	}
+	if time.Now().Before(g.due) || !c.mayPass(next) {
+		return
+	}
+	tail, err := c.reader.Tail(c.draining, next)
+	if err == nil && c.skip(next, tail.Next) {
+		return
+	}
+	g.due = time.Now().Add(g.pause)
+	g.pause = min(2*g.pause, max(most, gapLook))
+}
+
+// passLastGap is passGap for the last commit of an assignment.
+func (c *Claim) passLastGap() {
+	next := c.part.Next()
+	if !c.mayPass(next) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), gapPatience)
+	defer cancel()
+	if tail, err := c.reader.Tail(ctx.Done(), next); err == nil {
+		c.skip(next, tail.Next)
+	}
+}
+
+// mayPass reports whether a question is worth it.
+func (c *Claim) mayPass(next int64) bool {
+	return c.portion.end() > next && c.part.Load().Unsettled == 0
+}
+
+func (c *Claim) skip(from, to int64) bool {
+	w, ok := c.part.Skip(from, to)
+	c.do(w)
+	return ok
+}
