@@ -11,31 +11,24 @@ import (
 // record, on the one in memory, so that a letter had what they made of it, and a record
 // that was read again had not. Here they see a copy for each delivery.
 type interceptors struct {
-	all      []sarama.ConsumerInterceptor
-	panicked outage.Outage
+	all    []sarama.ConsumerInterceptor
+	broken outage.Outage
 }
 
-// intercept lets them change a record. One that panics is passed over, as sarama does.
+// intercept lets them change a record. One that panics is passed over, as sarama does; one
+// that ends its goroutine costs the attempt.
 func (i *interceptors) intercept(record *sarama.ConsumerMessage, logger watermill.LoggerAdapter) {
 	topic, partition, offset := record.Topic, record.Partition, record.Offset
-	for _, interceptor := range i.all {
-		err := call(interceptor, record)
-		if err == nil {
-			continue
-		}
-		fields := watermill.LogFields{"topic": topic, "kafka_partition": partition, "kafka_partition_offset": offset}
-		if report, ok := i.panicked.Failed(); ok {
-			logger.Error("A Consumer.Interceptor panicked, its record is delivered as it left it", err, report.AddTo(fields))
+	failed := func(err error) {
+		if report, due := i.broken.Failed(); due {
+			logger.Error("A Consumer.Interceptor failed", err, report.AddTo(watermill.LogFields{
+				"topic": topic, "kafka_partition": partition, "kafka_partition_offset": offset,
+			}))
 		}
 	}
-}
-
-func call(interceptor sarama.ConsumerInterceptor, record *sarama.ConsumerMessage) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = panicError(r)
+	for _, interceptor := range i.all {
+		if err := guard("the interceptor", func() { interceptor.OnConsume(record) }, failed); err != nil {
+			failed(err)
 		}
-	}()
-	interceptor.OnConsume(record)
-	return nil
+	}
 }

@@ -195,11 +195,12 @@ func (s *subscription) decode(record *sarama.ConsumerMessage, copies *consumer.C
 	} else {
 		record = copies.Record(record)
 	}
+	partition, offset := record.Partition, record.Offset
 	if broken := guard("the unmarshaler", func() {
 		msg, err = s.sub.config.Kafka.Unmarshaler.Unmarshal(record)
 	}, func(err error) {
 		s.logger.Error("Unmarshal failed: the record is tried again", err, watermill.LogFields{
-			"kafka_partition": record.Partition, "kafka_partition_offset": record.Offset,
+			"kafka_partition": partition, "kafka_partition_offset": offset,
 		})
 	}); broken != nil {
 		return nil, broken

@@ -144,6 +144,13 @@ func TestBrokenUserCode(t *testing.T) {
 		"Unmarshal ends the goroutine": {
 			mw: nackOnError, change: unmarshal(runtime.Goexit), want: []string{"0#2", "1#1"}, told: []string{"Unmarshal", "Goexit", "offset=0"},
 		},
+		"an interceptor panics": {
+			mw: nackOnError, change: intercept(bug), want: []string{"0#1", "1#1"}, told: []string{"Interceptor", "bug", "offset=0"},
+			err: ackpolicy.ErrAck,
+		},
+		"an interceptor ends the goroutine": {
+			mw: nackOnError, change: intercept(runtime.Goexit), want: []string{"0#2", "1#1"}, told: []string{"Interceptor", "Goexit", "offset=0"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -170,6 +177,25 @@ func TestBrokenUserCode(t *testing.T) {
 				t.Errorf("no line with %q in\n%s", c.told, strings.Join(s.log.at("error", "info"), "\n"))
 			}
 		})
+	}
+}
+
+// intercept adds an interceptor whose first call fails.
+func intercept(fail func()) change {
+	return func(cfg *ackpolicy.SubscriberConfig) {
+		cfg.Kafka.OverwriteSaramaConfig.Consumer.Interceptors = []sarama.ConsumerInterceptor{&brokenInterceptor{fail: fail}}
+	}
+}
+
+type brokenInterceptor struct {
+	failed atomic.Bool
+	fail   func()
+}
+
+func (i *brokenInterceptor) OnConsume(r *sarama.ConsumerMessage) {
+	if i.failed.CompareAndSwap(false, true) {
+		r.Offset = -1
+		i.fail()
 	}
 }
 
