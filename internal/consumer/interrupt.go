@@ -55,10 +55,19 @@ func (i *interrupter) begin(ctx context.Context) {
 			return
 		}
 		awaitClaims(i.s.shared, end)
-		for wait.For(interruptAfter+i.s.cfg.Sarama.Consumer.MaxWaitTime, end) {
+		for wait.For(i.patience(), end) {
 			i.interrupt()
 		}
 	})
+}
+
+// patience is how long the last fetches may take: a broker without records answers after MaxWaitTime.
+func (i *interrupter) patience() time.Duration {
+	poll := i.s.cfg.Sarama.Consumer.MaxWaitTime
+	if i.s.closingNow() { // there is a bound
+		poll = min(poll, interruptAfter)
+	}
+	return interruptAfter + poll
 }
 
 // end follows the end of the session.
@@ -69,6 +78,9 @@ func (i *interrupter) end() {
 
 // stop follows the end of the membership.
 func (i *interrupter) stop() {
+	if i.session.Load() { // a Tracer kept its end from us
+		i.end()
+	}
 	close(i.ended)
 	i.watches.Wait()
 }
