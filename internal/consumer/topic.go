@@ -95,7 +95,9 @@ func (s *Subscription) watchTopic(ctx context.Context, client sarama.Client, cha
 	run.Go(w.run)
 	w.stop = func() {
 		cancel()
+		interrupted := s.sideDialer.AbortLate(w.ctx.Done()) // the broker may be silent
 		run.Wait()
+		interrupted()
 	}
 	return w
 }
