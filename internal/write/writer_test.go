@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -152,15 +153,25 @@ func TestLostAnswerOfABatch(t *testing.T) {
 
 // A record that has no timestamp is stored without one, amid others.
 func TestNoTimestamp(t *testing.T) {
+	const records = 200
 	b := brokertest.New(t)
 	w, topic := writer(t, b)
 	stamp := time.UnixMilli(time.Now().UnixMilli())
-	want := []time.Time{stamp, {}, stamp.Add(-24 * time.Hour), {}}
-	for i, at := range want {
-		if err := w.Write(t.Context(), Record{ID: i, Timestamp: at}); err != nil {
-			t.Fatal(err)
+	at := func(i int) time.Time {
+		if i%2 == 0 {
+			return time.Time{}
 		}
+		return stamp.Add(-time.Duration(i) * time.Second)
 	}
+	var all sync.WaitGroup
+	for i := range records {
+		all.Go(func() {
+			if err := w.Write(t.Context(), Record{ID: i, Timestamp: at(i), Value: fmt.Append(nil, i)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
 	consumer, err := sarama.NewConsumer(b.Addrs(), sarama.NewConfig())
 	if err != nil {
 		t.Fatal(err)
@@ -171,26 +182,43 @@ func TestNoTimestamp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pc.Close()
-	for i, at := range want {
-		if m := <-pc.Messages(); !m.Timestamp.Equal(at) {
-			t.Errorf("record %d: timestamp %v, want %v", i, m.Timestamp, at)
+	for range records {
+		m := <-pc.Messages()
+		i, err := strconv.Atoi(string(m.Value))
+		if err != nil || !m.Timestamp.Equal(at(i)) {
+			t.Errorf("record %d: timestamp %v, want %v", i, m.Timestamp, at(i))
 		}
 	}
 }
 
-// A broker that has forgotten the producer, as for a topic that was made anew, takes the record after all.
+// A broker that knows nothing of the producer, since the topic was made anew, takes the record after all.
 func TestForgottenProducer(t *testing.T) {
-	b := brokertest.NewFake(t)
+	b := brokertest.New(t)
 	w, topic := writer(t, b)
-	for i, forgotten := range []*kerr.Error{nil, kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID} {
-		if forgotten != nil {
-			defer b.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: forgotten, Count: 1}).Remove()
-		}
+	for i := range 3 {
 		if err := w.Write(t.Context(), Record{ID: i}); err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
 	}
-	wantEnd(t, b, topic, 3)
+	admin, err := sarama.NewClusterAdmin(b.Addrs(), sarama.NewConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	if err := admin.DeleteTopic(topic); err != nil {
+		t.Fatal(err)
+	}
+	for admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: -1}, false) != nil {
+		if t.Context().Err() != nil {
+			t.Fatal("the topic cannot be made anew")
+		}
+	}
+	for n := 0; w.Write(t.Context(), Record{ID: "anew"}) != nil; n++ {
+		if n == 100 {
+			t.Fatal("the record is not stored")
+		}
+	}
+	wantEnd(t, b, topic, 1)
 }
 
 func TestWriteEnds(t *testing.T) {
