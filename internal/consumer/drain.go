@@ -62,6 +62,7 @@ func (c *Claim) finish(cause error, budget time.Duration) (timedOut bool) {
 	// A nacked record with settled ones behind it is waited for, if that leaves its handler half of the time.
 	drained, w := c.part.Stop(Now() + int64(budget/2))
 	close(c.draining)
+	c.hurryLetters()
 	c.do(w)
 	timedOut = c.awaitDrained(drained, cause, budget)
 	if timedOut && c.source != nil {

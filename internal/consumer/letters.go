@@ -51,6 +51,7 @@ type letters struct {
 	pause   time.Duration // before the next of failed
 	retry   *time.Timer   // of failed; nil: not armed
 	later   *time.Timer   // of refused
+	hurry   bool          // a drain has begun
 	closed  bool
 	leftTo  bool          // the workers that remain are waited for by nobody
 	ended   chan struct{} // closed when no worker remains of a closed one
@@ -272,8 +273,7 @@ func (c *Claim) sort(it *letter, o outcome, givenUp bool) {
 		it.aside = wasAside // its key was passed on then
 		l.failed = append(l.failed, it)
 		if l.retry == nil {
-			l.pause = min(max(2*l.pause, minLetterPause), maxLetterPause)
-			l.retry = time.AfterFunc(l.pause, func() { c.tryAgain(&l.retry, &l.failed) })
+			l.retry = time.AfterFunc(l.nextPause(), func() { c.tryAgain(&l.retry, &l.failed) })
 		}
 	}
 	if it.key != nil && !wasAside && (it.aside || o.err == nil || givenUp) {
@@ -307,11 +307,29 @@ func (c *Claim) tryAgain(timer **time.Timer, queue *[]*letter) {
 	if len(*queue) > 0 {
 		pause := refusedPause
 		if timer == &l.retry {
-			l.pause = min(max(2*l.pause, minLetterPause), maxLetterPause)
-			pause = l.pause
+			pause = l.nextPause()
 		}
 		*timer = time.AfterFunc(pause, func() { c.tryAgain(timer, queue) })
 	}
+	c.pump()
+}
+
+// nextPause is what follows the latest pause. letters.mu is held.
+func (l *letters) nextPause() time.Duration {
+	l.pause = min(max(2*l.pause, minLetterPause), maxLetterPause)
+	if l.hurry {
+		l.pause = minLetterPause
+	}
+	return l.pause
+}
+
+// hurryLetters sends all letters that have failed once more, and again without growing
+// pauses: a drain may be short.
+func (c *Claim) hurryLetters() {
+	c.letters.mu.Lock()
+	defer c.letters.mu.Unlock()
+	c.letters.hurry = true
+	c.resume(&c.letters.failed, len(c.letters.failed))
 	c.pump()
 }
 
