@@ -3,10 +3,14 @@ package ackpolicy_test
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -88,4 +92,41 @@ func TestCorruptBatchStopsItsPartitionOnly(t *testing.T) {
 			s.stop()
 		})
 	}
+}
+
+// The same with a real broker, in whose log one bit was flipped.
+func TestFlippedBitStopsItsPartitionOnly(t *testing.T) {
+	state := os.Getenv("ACKPOLICY_KAFKA_STATE")
+	if state == "" || len(shared.Addrs()) != 3 {
+		t.Skip("needs a cluster of three brokers: scripts/kafka.sh run --brokers 3 -- go test -run TestFlippedBit .")
+	}
+	const partitions, bad, records = 4, 1, 5
+	topic := brokertest.Topic(t)
+	assignment := map[int32][]int32{}
+	for p := range int32(partitions) {
+		assignment[p] = []int32{3}
+	}
+	admin(t, shared, func(a sarama.ClusterAdmin) error {
+		return a.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: -1, ReplicationFactor: -1, ReplicaAssignment: assignment}, false)
+	})
+	for p := range int32(partitions) {
+		for range records {
+			produce(t, topic, p, numbered(1)...) // a batch of its own
+		}
+	}
+	ofCluster(t, "stop-broker", "3")
+	file := filepath.Join(state, "3", "data", fmt.Sprint(topic, "-", bad), "00000000000000000000.log")
+	segment, err := os.ReadFile(file)
+	check(t, err)
+	segment[len(segment)-1] ^= 1 // in the last batch
+	check(t, os.WriteFile(file, segment, 0o600))
+	ofCluster(t, "start-broker", "3")
+	s := consume(t, config(brokertest.Group(t)), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s.journal.wait(t, (partitions-1)*records)
+	eventually(t, "a line that names the batch", func() bool {
+		return len(with(s.log.at("error"), "cannot be decoded", topic, "kafka_partition=1", "kafka_partition_offset=4")) > 0
+	})
+	produce(t, topic, 0, numbered(1)...)
+	s.journal.wait(t, (partitions-1)*records+1)
+	s.stop()
 }

@@ -155,6 +155,9 @@ type fetchClient struct {
 	side      sarama.Client
 	config    *sarama.Config // the group's; nil without one
 	asked     func(partition int32)
+	// unreadable is told which partitions cannot be begun, and which again can; failing reports whether there is an outage.
+	unreadable func(partition int32, err error)
+	failing    func() bool
 
 	mu      sync.Mutex
 	offsets map[positionKey]int64
@@ -196,7 +199,7 @@ func (c *fetchClient) LeaderAndEpoch(topic string, partition int32) (*sarama.Bro
 // was deleted, must not keep the leader from assigning the rest: the whole group would stand still.
 func (c *fetchClient) RefreshMetadata(topics ...string) error {
 	if c.member == nil || (len(topics) == 1 && topics[0] == c.topic) {
-		err := c.Client.RefreshMetadata(topics...)
+		err := c.refresh(topics)
 		if err == nil && c.refreshed != nil {
 			err = c.refreshed()
 		}

@@ -120,12 +120,13 @@ type shared struct {
 	mail     sharedLetters
 	offering atomic.Int32 // messages of draining partitions that nobody has taken yet
 
-	claimsMu sync.Mutex
-	claims   map[*Claim]struct{}
-	running  map[int32]*Claim // those of the claims whose messages are read
-	left     chan struct{}    // closed, and made anew, as a claim leaves
-	over     bool             // no claim enters any more
-	stalls   map[int32]int64  // where a partition's watchdog had us reconnect
+	claimsMu   sync.Mutex
+	claims     map[*Claim]struct{}
+	running    map[int32]*Claim // those of the claims whose messages are read
+	left       chan struct{}    // closed, and made anew, as a claim leaves
+	over       bool             // no claim enters any more
+	stalls     map[int32]int64  // where a partition's watchdog had us reconnect
+	leaderless leaderless
 
 	health    *health
 	suspicion suspicion
@@ -137,7 +138,7 @@ type shared struct {
 func newShared(cfg *Config) *shared {
 	s := &shared{
 		cfg: cfg, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
-		stalls: map[int32]int64{}, running: map[int32]*Claim{},
+		stalls: map[int32]int64{}, running: map[int32]*Claim{}, leaderless: leaderless{},
 		mail: sharedLetters{room: make(chan struct{}, allLetters)},
 	}
 	s.budget.bound = cfg.MaxBufferedBytes
@@ -153,6 +154,11 @@ func (s *shared) partitions() map[int32]bool {
 	paused := make(map[int32]bool, len(s.claims))
 	for c := range s.claims {
 		paused[c.partition] = c.portion.gate.closed()
+	}
+	for p, asked := range s.leaderless {
+		if time.Since(asked) < askedAgain {
+			paused[p] = false
+		}
 	}
 	return paused
 }

@@ -84,6 +84,9 @@ func (s *Subscription) open(ctx context.Context) (*clients, *solo, error) {
 	connected := context.AfterFunc(ctx, s.cut)
 	defer connected()
 	c, err := open(s.cfg, s.fetched, s.dialer.Worked)
+	if c != nil {
+		c.fetch.unreadable, c.fetch.failing = s.unreadable, s.health.failing.Load
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)

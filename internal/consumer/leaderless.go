@@ -1,0 +1,88 @@
+package consumer
+
+import (
+	"errors"
+	"time"
+
+	"github.com/IBM/sarama"
+)
+
+// A partition without a leader, or whose leader does not answer, must not end the session
+// of all the others: sarama begins a session with the metadata of the topic, which is an
+// error as long as one of its partitions has no leader; and to begin a partition that
+// cannot be reached fails, which ends the session. But before it begins one it asks the
+// client whether the partition can be read, and if not, asks again every five seconds.
+
+// leaderless are the partitions that sarama was told not to begin, and when.
+type leaderless map[int32]time.Time
+
+// askedAgain is how long after such an answer a partition is still ours: sarama has asked
+// again by then, or it was revoked.
+const askedAgain = 15 * time.Second
+
+// errLeaderless is why a partition is not begun.
+var errLeaderless = errors.New("the partition has no leader: its broker is down, and no other one has a replica in sync")
+
+// refresh refreshes the metadata of the topic. That some partitions have no leader is no error.
+func (c *fetchClient) refresh(topics []string) error {
+	err := c.Client.RefreshMetadata(topics...)
+	if !errors.Is(err, sarama.ErrLeaderNotAvailable) || len(topics) != 1 {
+		return err
+	}
+	partitions, unknown := c.Client.Partitions(topics[0])
+	if unknown != nil {
+		return err
+	}
+	for _, p := range partitions {
+		if !c.Client.PartitionNotReadable(topics[0], p) {
+			return nil
+		}
+	}
+	return err
+}
+
+// PartitionNotReadable reports whether sarama should not begin a partition yet.
+func (c *fetchClient) PartitionNotReadable(topic string, partition int32) bool {
+	err := c.readable(topic, partition)
+	c.unreadable(partition, err)
+	return err != nil
+}
+
+func (c *fetchClient) readable(topic string, partition int32) error {
+	if c.Client.PartitionNotReadable(topic, partition) {
+		_ = c.Client.RefreshMetadata(topic) // it may be long ago
+		if c.Client.PartitionNotReadable(topic, partition) {
+			return errLeaderless
+		}
+	}
+	if !c.failing() {
+		return nil // a fetch under way would hold up the question
+	}
+	leader, err := c.Client.Leader(topic, partition)
+	if err != nil {
+		return err
+	}
+	if _, err = leader.Connected(); err != nil { // waits for it
+		_ = leader.Close()
+		_ = c.Client.RefreshMetadata(topic)
+	}
+	return err
+}
+
+// unreadable takes note of whether a partition can be begun.
+func (s *shared) unreadable(p int32, err error) {
+	s.claimsMu.Lock()
+	last, was := s.leaderless[p]
+	if err != nil {
+		s.leaderless[p] = time.Now()
+	} else {
+		delete(s.leaderless, p)
+	}
+	s.claimsMu.Unlock()
+	switch {
+	case err != nil && time.Since(last) > examine: // sarama asks twice at first
+		s.health.failed(fetching, p, failure{err: err})
+	case err == nil && was:
+		s.health.works(fetching, p)
+	}
+}
