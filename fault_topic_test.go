@@ -109,7 +109,7 @@ func TestDeletedTopicLeavesTheOtherAlone(t *testing.T) {
 // and without a group. What was stored, or reached, was of the earlier topic. That is told.
 func TestTopicCreatedAgain(t *testing.T) {
 	t.Parallel()
-	const partitions, before, after = 2, 20, 30 // per partition: the position reached lies in the midst of the new log
+	const partitions, before, after = 4, 20, 30 // per partition: the position reached lies in the midst of the new log
 	for name, grouped := range map[string]bool{"group": true, "no group": false} {
 		for position, offset := range map[string]int64{"newest": sarama.OffsetNewest, "oldest": sarama.OffsetOldest} {
 			for protocol, rebalance := range protocols() {
@@ -125,23 +125,40 @@ func TestTopicCreatedAgain(t *testing.T) {
 					var mu sync.Mutex
 					resets, assigned := 0, 0
 					got := map[[2]int64]int{} // of the new topic
-					s := consume(t, config(group, rebalance, initial(offset), noAutoCreate, func(c *ackpolicy.SubscriberConfig) {
-						c.Hooks.Assigned = func(ackpolicy.AssignedEvent) { mu.Lock(); defer mu.Unlock(); assigned++ }
-						c.Hooks.PositionReset = func(ackpolicy.PositionResetEvent) { mu.Lock(); defer mu.Unlock(); resets++ }
-					}), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
-						if string(msg.Payload) == "new" {
-							mu.Lock()
-							defer mu.Unlock()
-							got[[2]int64{int64(d.Partition()), d.Offset()}]++
-						}
-						return nil
-					}, ackpolicy.NackOnError.Middleware)
+					member := func() *service {
+						return consume(t, config(group, rebalance, initial(offset), noAutoCreate, func(c *ackpolicy.SubscriberConfig) {
+							c.Hooks.Assigned = func(ackpolicy.AssignedEvent) { mu.Lock(); defer mu.Unlock(); assigned++ }
+							c.Hooks.PositionReset = func(ackpolicy.PositionResetEvent) { mu.Lock(); defer mu.Unlock(); resets++ }
+						}), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+							if string(msg.Payload) == "new" {
+								mu.Lock()
+								defer mu.Unlock()
+								got[[2]int64{int64(d.Partition()), d.Offset()}]++
+							}
+							return nil
+						}, ackpolicy.NackOnError.Middleware)
+					}
+					members := []*service{member()}
+					if grouped {
+						members = append(members, member())
+					}
 					locked := func(n *int) func() int { return func() int { mu.Lock(); defer mu.Unlock(); return *n } }
-					eventually(t, "its partitions", func() bool { return locked(&assigned)() >= partitions })
+					eventually(t, "their partitions", func() bool {
+						if n, state, err := brokertest.Members(shared.Addrs(), group); grouped && (err != nil || n < len(members) || state != "Stable") {
+							return false
+						}
+						return locked(&assigned)() >= partitions
+					})
 					for p := range int32(partitions) {
 						produce(t, topic, p, numbered(before)...)
 					}
-					eventually(t, "the old records", func() bool { return len(s.journal.all()) >= partitions*before })
+					eventually(t, "the old records", func() bool {
+						n := 0
+						for _, s := range members {
+							n += len(s.journal.all())
+						}
+						return n >= partitions*before
+					})
 
 					admin(t, shared, func(a sarama.ClusterAdmin) error { return a.DeleteTopic(topic) })
 					recreate(t, topic, partitions)
@@ -158,11 +175,15 @@ func TestTopicCreatedAgain(t *testing.T) {
 							waitCommitted(t, group, topic, p, after)
 						}
 					}
-					s.stop()
+					var told []string
+					for _, s := range members {
+						s.stop()
+						told = append(told, with(s.log.at("error"), "position reset", "topic="+topic)...)
+					}
 					if n := locked(&resets)(); n < partitions {
 						t.Errorf("%d of %d resets", n, partitions)
 					}
-					if told := with(s.log.at("error"), "position reset", "topic="+topic); len(told) < partitions {
+					if len(told) < partitions {
 						t.Errorf("told %d times of %d", len(told), partitions)
 					}
 				})

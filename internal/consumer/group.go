@@ -159,6 +159,16 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		}
 		return nil
 	}
+	if !h.restarting && claim.InitialOffset() == sarama.OffsetNewest && s.topic.replaced() {
+		// It comes from a member that had not noticed the new topic when it gave the partition up.
+		if err := h.restart(session.Context(), partition); err != nil {
+			s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
+		}
+		h.endSession(errAnew)
+		for range claim.Messages() { //nolint:revive // they come again
+		}
+		return nil
+	}
 	if h.restarting {
 		for range claim.Messages() { //nolint:revive // they come again
 		}

@@ -68,6 +68,14 @@ func (i *identity) reading() sarama.Uuid {
 	return i.read
 }
 
+// replaced reports whether there was an earlier topic of the name. Where the group has nothing stored for a
+// partition, then, no member has got to reading it.
+func (i *identity) replaced() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.past) > 0
+}
+
 // restarted tells that all positions are of this topic from now on.
 func (i *identity) restarted(id sarama.Uuid) {
 	i.mu.Lock()
