@@ -2,7 +2,6 @@ package ackpolicy
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -45,24 +44,6 @@ func (s *subscription) stuck(topic string, p int32, by consumer.Stuck) {
 
 func (s *subscription) released(topic string, p int32, r consumer.Released) {
 	s.undecoded.released(p)
-	what := r.What()
-	fields := func() watermill.LogFields {
-		return watermill.LogFields{
-			"kafka_partition": p, "cause": r.Cause.Error(), "watermark": r.Committed,
-			"first_left_offset": r.Left.First, "handlers_running": r.Running,
-			"pending": r.Left.Pending, "nacked": r.Left.Nacked, "letters": r.Left.Letters,
-		}
-	}
-	switch {
-	case r.TimedOut && what != "":
-		s.logger.Error("Partition released before everything was settled: the next owner delivers again what was not",
-			errors.New("drain timed out, records left: "+what), fields())
-	case r.TimedOut && r.Running > 0:
-		s.logger.Error("Partition released before all handlers finished: their records are settled, and do not come again",
-			fmt.Errorf("drain timed out: %d handlers have not finished", r.Running), fields())
-	case what != "":
-		s.logger.Info("Partition released with unsettled records: the next owner delivers them again: "+what, fields())
-	}
 	tell(s, "Revoked", s.sub.config.Hooks.Revoked, RevokedEvent{
 		Topic: topic, Partition: p, Cause: r.Cause, Offset: r.Committed, Err: r.Err, TimedOut: r.TimedOut,
 		FirstLeft: r.Left.First, Running: r.Left.Running, Pending: r.Left.Pending, Nacked: r.Left.Nacked, Letters: r.Left.Letters,

@@ -23,7 +23,7 @@ var outageFor = flag.Duration("outage", 12*time.Second, "how long the outages of
 func TestOutageInTheLog(t *testing.T) {
 	t.Parallel()
 	const partitions = 16
-	for _, kind := range []string{"group", "no group", "only fetching", "only fetching, with an error", "only commits"} {
+	for _, kind := range []string{"group", "group with slow handlers", "no group", "only fetching", "only fetching, with an error", "only commits"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			broker := brokertest.New(t)
@@ -45,7 +45,15 @@ func TestOutageInTheLog(t *testing.T) {
 			cfg := config(group, func(c *ackpolicy.SubscriberConfig) { c.Kafka.Brokers = broker.Addrs() })
 			network.Use(cfg.Kafka.OverwriteSaramaConfig)
 			produce()
-			s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+				if kind == "group with slow handlers" && d.Offset()%2 == 1 {
+					select {
+					case <-time.After(3 * time.Second):
+					case <-msg.Context().Done():
+					}
+				}
+				return nil
+			}, ackpolicy.NackOnError.Middleware)
 			s.journal.wait(t, 2*partitions)
 			lines := func() []string { return with(s.log.at("error", "info"), "provider=kafka") }
 			before := len(lines())

@@ -103,13 +103,21 @@ func logLinesOf(t testing.TB, name string) (lines []logged) {
 	}
 	ast.Inspect(file, func(n ast.Node) bool {
 		switch n := n.(type) {
-		case *ast.KeyValueExpr: // what internal/consumer's health writes, at error level
-			if key, ok := n.Key.(*ast.Ident); ok && key.Name == "text" && strings.HasPrefix(name, "internal/consumer") {
-				add("error", n.Value)
+		case *ast.CompositeLit: // what internal/consumer's health writes
+			if level, message := healthsOwn(n); message != nil && strings.HasPrefix(name, "internal/consumer") {
+				add(level, message)
+			}
+		case *ast.AssignStmt: // n.text, n.err = …
+			if to, ok := n.Lhs[0].(*ast.SelectorExpr); ok && to.Sel.Name == "text" && len(n.Lhs) == len(n.Rhs) && strings.HasPrefix(name, "internal/consumer") {
+				add([]string{"", "info", "error"}[len(n.Lhs)], n.Rhs[0])
 			}
 		case *ast.CallExpr:
 			if level, ok := levelOf(n); ok {
-				if _, healths := n.Args[0].(*ast.SelectorExpr); !healths {
+				first := n.Args[0]
+				for sum, ok := first.(*ast.BinaryExpr); ok; sum, ok = first.(*ast.BinaryExpr) {
+					first = sum.X
+				}
+				if _, healths := first.(*ast.SelectorExpr); !healths {
 					add(level, n.Args[0])
 				}
 			}
@@ -117,6 +125,24 @@ func logLinesOf(t testing.TB, name string) (lines []logged) {
 		return true
 	})
 	return lines
+}
+
+// healthsOwn returns the text of a failure, a symptom or a note, which is an error or has no err.
+func healthsOwn(c *ast.CompositeLit) (level string, message ast.Expr) {
+	level = "error"
+	if of, ok := c.Type.(*ast.Ident); ok && of.Name == "note" {
+		level = "info"
+	}
+	for _, e := range c.Elts {
+		if field, ok := e.(*ast.KeyValueExpr); ok {
+			if key, ok := field.Key.(*ast.Ident); ok && key.Name == "text" {
+				message = field.Value
+			} else if ok && key.Name == "err" {
+				level = "error"
+			}
+		}
+	}
+	return level, message
 }
 
 // levelOf reports whether a call writes to a logger at error or info level.

@@ -106,9 +106,6 @@ type Released struct {
 	Left      partition.Left
 }
 
-// What says what was left.
-func (r Released) What() string { return describe(r.Left) }
-
 // shared is what the claims of a subscription have in common.
 type shared struct {
 	cfg     *Config

@@ -39,6 +39,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	c.leaveCalls(running, deadline)
 	c.exit(c)
 	c.logger.Debug("Partition released", watermill.LogFields{"cause": cause.Error(), "committed": released.Committed})
+	c.tellReleased(&released)
 	if c.cfg.Events.Released != nil {
 		c.cfg.Events.Released(c.topic, c.partition, released)
 	}
@@ -108,6 +109,11 @@ func (c *Claim) store(r *Released, deadline time.Time) {
 	}
 	c.source.Close(r.Cause)
 	c.source.Told()
+	select {
+	case <-c.fenced:
+		return // which has a line of its own
+	default:
+	}
 	if r.Err != nil {
 		c.health.failed(unconfirmed, c.partition, failure{err: r.Err, fields: watermill.LogFields{
 			"cause": r.Cause.Error(), "kafka_partition_offset": r.Committed,
@@ -190,9 +196,10 @@ func (c *Claim) awaitDrained(drained <-chan struct{}, cause error, budget time.D
 // tellWaiting says what keeps a drain.
 func (c *Claim) tellWaiting(budget time.Duration) {
 	left := c.part.Left()
-	if what := describe(left); what != "" {
-		c.logger.Info("Partition draining, it waits for records: "+what, watermill.LogFields{
-			"kafka_partition_offset": left.First, "drain_timeout": budget.String(),
+	if describe(left) != "" {
+		c.health.note(c.partition, note{
+			text: "Partition draining, it waits for records", left: left, running: left.Running,
+			fields: watermill.LogFields{"kafka_partition_offset": left.First, "drain_timeout": budget.String()},
 		})
 	}
 }

@@ -97,6 +97,7 @@ type health struct {
 	open      [symptoms]map[int32]*failure
 	had       [symptoms]map[int32]struct{} // the partitions concerned since the outage began
 	reported  [symptoms]bool
+	notes     []*noted
 	retries
 }
 
@@ -204,11 +205,13 @@ func (h *health) run() {
 				timer.Reset(gather)
 			}
 		case <-timer.C:
+			h.tellNotes()
 			if looking = h.examine(); looking {
 				timer.Reset(examine)
 			}
 		case <-h.stop:
-			h.tell() // what has not had its line yet
+			h.tellNotes() // what has not had its line yet
+			h.tell()
 			return
 		}
 	}

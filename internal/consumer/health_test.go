@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
 // sheet collects the lines at error and info level.
@@ -21,20 +23,23 @@ type sheet struct {
 	lines []string
 }
 
-func (s *sheet) write(msg string, fields watermill.LogFields) {
+func (s *sheet) write(msg string, err error, fields watermill.LogFields) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	line := fmt.Sprintf("%v %s", time.Since(s.began).Round(time.Second), msg)
-	for _, key := range []string{"kafka_partition", "kafka_partitions", "failing_too", "failed", "failing_for"} {
+	for _, key := range []string{"kafka_partition", "kafka_partitions", "kafka_partition_offset", "failing_too", "failed", "failing_for"} {
 		if value, ok := fields[key]; ok {
 			line += fmt.Sprintf(" %s=%v", key, value)
 		}
 	}
+	if err != nil && !errors.Is(err, errAway) {
+		line += " err=" + err.Error()
+	}
 	s.lines = append(s.lines, line)
 }
 
-func (s *sheet) Error(msg string, _ error, fields watermill.LogFields) { s.write(msg, fields) }
-func (s *sheet) Info(msg string, fields watermill.LogFields)           { s.write(msg, fields) }
+func (s *sheet) Error(msg string, err error, fields watermill.LogFields) { s.write(msg, err, fields) }
+func (s *sheet) Info(msg string, fields watermill.LogFields)             { s.write(msg, nil, fields) }
 
 // patient is a health with that many partitions, some of which may be paused.
 type patient struct {
@@ -170,6 +175,27 @@ func TestOutageEndsInASession(t *testing.T) {
 			"0s Partition released, its last commit is not confirmed: the next owner may deliver records again kafka_partition=0 failing_too=connecting failing_for=0s",
 			"1m5s Kafka works again failed=connecting, last commits not confirmed (1: 0) failing_for=1m0s",
 			"1m10s Partition released, its last commit is not confirmed: the next owner may deliver records again kafka_partition=0 failing_for=0s",
+		)
+	})
+}
+
+// What happens at many partitions when a session ends has one line, and what happens at one names its offset.
+func TestNotesShareALine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPatient(t, 16)
+		waits := note{text: "It waits", left: partition.Left{Running: 1}, fields: watermill.LogFields{"kafka_partition_offset": 7}}
+		for i := range int32(16) {
+			p.note(i, waits)
+			p.note(i, note{text: "Released", err: "left: ", left: partition.Left{Pending: 2}})
+		}
+		time.Sleep(time.Minute)
+		p.note(3, waits)
+		p.close()
+		all := " kafka_partitions=16: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …"
+		p.want(t,
+			"0s It waits: 16 neither acked nor nacked yet"+all,
+			"0s Released"+all+" err=left: 32 pending: their handlers returned without settling them",
+			"1m0s It waits: 1 neither acked nor nacked yet kafka_partition=3 kafka_partition_offset=7",
 		)
 	})
 }

@@ -178,6 +178,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 // abandon ends the subscription for the application, though something of it runs:
 // code of the application's that sarama or we have called and that does not return.
 func (s *Subscription) abandon() {
+	s.health.tellNotes()
 	const text = "Subscription closed, though not all of it has ended: what still runs is left behind, and ends when the call returns"
 	if !s.shut() {
 		s.cfg.Logger.Error(text+". Its channel stays open until then", errors.New("code of the application does not return to a partition's claim"), nil)

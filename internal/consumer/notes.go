@@ -1,0 +1,95 @@
+package consumer
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// note is a line about a partition that others are likely to have at the same time:
+// when a session ends, all of them drain. They share one line.
+type note struct {
+	text string
+	err  string // of an error line, before what was left; "": it is an info line
+	left partition.Left
+	// handlers that have not finished, of which the record may be settled
+	running int
+	fields  watermill.LogFields // where it is the only partition
+}
+
+// noted is a note with those of other partitions.
+type noted struct {
+	note
+	partitions []int32
+}
+
+// note has a line written soon.
+func (h *health) note(p int32, n note) {
+	h.mu.Lock()
+	i := slices.IndexFunc(h.notes, func(o *noted) bool { return o.text == n.text })
+	if i < 0 {
+		h.notes = append(h.notes, &noted{note: n, partitions: []int32{p}})
+	} else {
+		of := h.notes[i]
+		of.partitions = append(of.partitions, p)
+		of.left, of.running = sum(of.left, n.left), of.running+n.running
+	}
+	h.mu.Unlock()
+	h.wake()
+}
+
+func sum(a, b partition.Left) partition.Left {
+	return partition.Left{
+		Running: a.Running + b.Running, Pending: a.Pending + b.Pending, Nacked: a.Nacked + b.Nacked,
+		Letters: a.Letters + b.Letters, Unread: a.Unread + b.Unread,
+	}
+}
+
+// tellNotes writes the lines of the notes.
+func (h *health) tellNotes() {
+	h.mu.Lock()
+	notes := h.notes
+	h.notes = nil
+	h.mu.Unlock()
+	for _, n := range notes {
+		fields := watermill.LogFields{
+			"handlers_running": n.running, "pending": n.left.Pending, "nacked": n.left.Nacked, "letters": n.left.Letters,
+		}
+		if len(n.partitions) == 1 {
+			fields["kafka_partition"] = n.partitions[0]
+			fields = fields.Add(n.fields)
+		} else {
+			fields["kafka_partitions"] = listed(n.partitions)
+		}
+		what := describe(n.left)
+		if what == "" {
+			what = "none"
+		}
+		if n.err != "" {
+			h.logger.Error(n.text, errors.New(n.err+what), fields)
+		} else {
+			h.logger.Info(n.text+": "+what, fields)
+		}
+	}
+}
+
+// tellReleased says what an assignment has left.
+func (c *Claim) tellReleased(r *Released) {
+	n := note{left: r.Left, running: r.Running, fields: watermill.LogFields{
+		"cause": r.Cause.Error(), "watermark": r.Committed, "first_left_offset": r.Left.First,
+	}}
+	switch what := describe(r.Left); {
+	case r.TimedOut && what != "":
+		n.text, n.err = "Partition released before everything was settled: the next owner delivers again what was not", "drain timed out, records left: "
+	case r.TimedOut && r.Running > 0:
+		n.text, n.err = "Partition released before all handlers finished: their records are settled, and do not come again", "drain timed out, records left: "
+	case what != "":
+		n.text = "Partition released with unsettled records: the next owner delivers them again"
+	default:
+		return
+	}
+	c.health.note(c.partition, n)
+}
