@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -253,8 +252,4 @@ func TestRejectedRecordsLeaveMemory(t *testing.T) {
 	if n := dead.sent.Load(); n != records {
 		t.Errorf("%d letters", n)
 	}
-}
-
-func rejectWith(reason error) handle {
-	return func(*message.Message, *ackpolicy.Delivery) error { return ackpolicy.RejectWith(reason) }
 }

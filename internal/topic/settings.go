@@ -25,17 +25,18 @@ func Ask(client sarama.Client, topic string, names ...string) (Settings, error) 
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range results {
-		if r.ErrorCode != 0 {
-			return nil, errors.Join(sarama.KError(r.ErrorCode), errors.New(r.ErrorMsg))
-		}
-		settings := Settings{}
-		for _, e := range r.Configs {
-			settings[e.Name] = e.Value
-		}
-		return settings, nil
+	if len(results) == 0 {
+		return nil, fmt.Errorf("no answer for topic %s", topic)
 	}
-	return nil, fmt.Errorf("no answer for topic %s", topic)
+	r := results[0]
+	if r.ErrorCode != 0 {
+		return nil, errors.Join(sarama.KError(r.ErrorCode), errors.New(r.ErrorMsg))
+	}
+	settings := Settings{}
+	for _, e := range r.Configs {
+		settings[e.Name] = e.Value
+	}
+	return settings, nil
 }
 
 // Number returns a numeric setting; ok is false where it is not known.
