@@ -82,14 +82,18 @@ func TestOutageInTheLog(t *testing.T) {
 			heal()
 			lasted := time.Since(began)
 			produce()
-			eventually(t, "the end in the log", func() bool { return len(with(lines(), "Kafka works again")) > 0 })
+			// The last pause before a new connection may have been half a minute.
+			over := func() bool { return len(with(lines(), "Kafka works again")) > 0 }
+			if !poll(over) {
+				eventually(t, "the end in the log", over)
+			}
 			s.journal.wait(t, 4*partitions)
 			ours := lines()[before:]
 			if len(ours) > 10 || !strings.Contains(ours[len(ours)-1], "Kafka works again") {
 				t.Errorf("%d lines, want at most 10, the last of which says that it is over", len(ours))
 			}
 			took := failingFor(t, ours[len(ours)-1])
-			if took < lasted-6*time.Second || took > lasted+patience {
+			if took < lasted-6*time.Second || took > lasted+2*patience {
 				t.Errorf("it took %v, and the log says %v", lasted, took)
 			}
 			t.Logf("%d lines in %v:\n%s", len(ours), lasted, strings.Join(ours, "\n"))
