@@ -38,7 +38,7 @@ func produceBatch(t *testing.T, topic string, partition int32, records, noise in
 // Many partitions, each with batches that inflate to eight times their size, stay near MaxBufferedBytes while
 // handlers are slow, and all of them get their turn.
 func TestCompressedBatchesStayWithinTheBound(t *testing.T) {
-	const partitions, batches, records, bound = 20, 2, 8, 16 * mebibyte // 320 MiB in all
+	const partitions, batches, records, bound = 20, 2, 8, 20 * mebibyte // 320 MiB in all
 	topic := newTopic(t, partitions)
 	for p := range int32(partitions) {
 		for range batches {

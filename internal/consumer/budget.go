@@ -57,6 +57,7 @@ type portion struct {
 	expected int64     // its part of budget.expected
 	asked    time.Time // when its latest fetch began, at most
 	idle     bool      // the last fetch brought nothing
+	fetches  int       // since it was let in
 	shut     bool
 	still    int64     // bytes, at since
 	since    time.Time // zero: it is not shut
@@ -110,7 +111,9 @@ func (b *budget) measure(p *portion) {
 	pushed := p.pushed.Load()
 	last := pushed - p.counted
 	p.counted = pushed
-	p.asked, p.idle = time.Now(), last == 0
+	// The first of these calls may belong to a fetch that was under way when the claim was let in.
+	p.fetches++
+	p.asked, p.idle = time.Now(), last == 0 && p.fetches > 1
 	if last > 0 {
 		p.fetch = max(last, p.fetch-p.fetch/4)
 		b.fetch = max(last, b.fetch-b.fetch/16)
@@ -198,7 +201,7 @@ func (b *budget) admit() {
 			return false
 		}
 		p.shut, p.stuck, p.since = false, false, time.Time{}
-		p.counted, p.asked = p.pushed.Load(), now
+		p.counted, p.asked, p.fetches = p.pushed.Load(), now, 0
 		b.expect(p, next)
 		p.gate.mark(noRoom, false)
 		return true

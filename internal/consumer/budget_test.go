@@ -135,3 +135,27 @@ func TestBudgetOfUnansweredFetches(t *testing.T) {
 		}
 	})
 }
+
+// sarama asks about all partitions of a broker after each fetch, also about those that were let in while it was under way.
+func TestBudgetOfAnothersFetch(t *testing.T) {
+	b, claims := budgeted(8)
+	b.fetchOne(claims[0], 1, 400*kib)
+	b.fetchOne(claims[1], 1, 400*kib)
+	claims[0].bytes.Add(-400 * kib)
+	claims[1].bytes.Add(-400 * kib)
+	b.update(claims[0])
+	for _, p := range claims {
+		b.fetched(p)
+	}
+	b.update(claims[0])
+	if n := opened(claims); n != 1 {
+		t.Errorf("%d may fetch", n)
+	}
+	for _, p := range claims {
+		b.looked(p)
+	}
+	b.update(claims[0])
+	if n := opened(claims); n < 2 {
+		t.Error("a partition that has nothing keeps the others waiting")
+	}
+}
