@@ -32,7 +32,11 @@ func TestAnyRecord(t *testing.T) {
 		t.Run(fmt.Sprint(policy, " by ", order), func(t *testing.T) {
 			dlq := brokertest.Topic(t)
 			cfg := config(brokertest.Group(t), at, ordering(order, 0), readCommitted)
-			cfg.MaxBufferedBytes = 4 << 20
+			if cfg.MaxBufferedBytes = 4 << 20; !broker.Real() {
+				// kfake forgets to say which transactions were aborted where an answer is full, and with
+				// less memory than this ours asks for answers of a megabyte.
+				cfg.MaxBufferedBytes = 256 << 20
+			}
 			cfg.DeadLetter = ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}, Topic: func(string) string { return dlq }}
 			var mu sync.Mutex
 			seen := map[recordID]int{}
