@@ -52,7 +52,7 @@ func TestCompressedBatchesStayWithinTheBound(t *testing.T) {
 	began, release := make(chan struct{}, partitions*batches*records), make(chan struct{})
 	go func() {
 		<-began
-		for range 50 { // all that is fetched while nobody gets on
+		for range 150 { // all that is fetched while nobody gets on
 			<-time.After(10 * time.Millisecond)
 			measure()
 		}

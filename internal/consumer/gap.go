@@ -56,9 +56,10 @@ func (c *Claim) passLastGap() {
 	}
 }
 
-// mayPass reports whether a question is worth it.
+// mayPass reports whether a question is worth it. A partition that is paused has not got what
+// comes next, and the answer would bring it, past MaxBufferedBytes.
 func (c *Claim) mayPass(next int64) bool {
-	return c.portion.end() > next && c.part.Load().Unsettled == 0
+	return !c.portion.gate.closed() && c.portion.end() > next && c.part.Load().Unsettled == 0
 }
 
 func (c *Claim) skip(from, to int64) bool {
