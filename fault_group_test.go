@@ -76,6 +76,9 @@ func TestRebalanceStorm(t *testing.T) {
 	for protocol, rebalance := range protocols() {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()
+			if protocol == "cooperative" && !shared.Real() {
+				t.Skip("kfake miscounts members that leave while they wait in SyncGroup, and then waits for them: see CI's run on Kafka")
+			}
 			const partitions, keys, joins = 4, 10, 6
 			group, topic := brokertest.Group(t), newTopic(t, partitions)
 			producer := startSteady(t, topic, partitions, 200, keys)

@@ -33,8 +33,10 @@ func check(t testing.TB, err error) {
 }
 
 // poll waits until the condition holds; false: in vain.
-func poll(holds func() bool) bool {
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+func poll(holds func() bool) bool { return pollFor(patience, holds) }
+
+func pollFor(d time.Duration, holds func() bool) bool {
+	for deadline := time.Now().Add(d); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			return false
 		}

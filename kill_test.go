@@ -58,7 +58,8 @@ func testKill(t *testing.T, spec killSpec) {
 	}
 	c.start()
 	ends := producer.finish(t)
-	if !poll(func() bool {
+	// With ConfirmFirst each record is a commit: beside all the other tests that takes its time.
+	if !pollFor(4*patience, func() bool {
 		stored, err := brokertest.CommittedAll(shared.Addrs(), spec.Group, spec.Topic)
 		for p, end := range ends {
 			if err != nil || stored[int32(p)] != end {
