@@ -134,7 +134,7 @@ func (h *hookCalls) put(c hookCall) bool {
 		h.mu.Unlock()
 		if log {
 			h.logger.Error("A hook does not return: events are dropped, and no hook is called for them",
-				fmt.Errorf("Hooks.%s has not returned", name), report.AddTo(watermill.LogFields{"hook": name}))
+				fmt.Errorf("%s has not returned", "Hooks."+name), report.AddTo(watermill.LogFields{"hook": name}))
 		}
 		return false
 	}
@@ -185,7 +185,7 @@ func (h *hookCalls) run() {
 			close(h.done)
 			return
 		}
-		h.returned(c, fmt.Errorf("Hooks.%s: %w", c.name, errGoexit))
+		h.returned(c, fmt.Errorf("%s: %w", "Hooks."+c.name, errGoexit))
 		go h.run() // in the place of the goroutine that the hook ended
 	}()
 	for {
@@ -243,7 +243,7 @@ func (h *hookCalls) close(deadline time.Time) {
 		h.mu.Lock()
 		name, left := h.current, len(h.queue)
 		h.mu.Unlock()
-		h.logger.Error("Closed without waiting for a hook that does not return", fmt.Errorf("Hooks.%s has not returned", name),
+		h.logger.Error("Closed without waiting for a hook that does not return", fmt.Errorf("%s has not returned", "Hooks."+name),
 			watermill.LogFields{"hook": name, "events_left": left})
 	}
 }

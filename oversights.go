@@ -21,11 +21,11 @@ func (m Middleware) Validate() error {
 	policies := append(slices.Collect(maps.Values(m.Handlers)), m.Policy)
 	others := func(p Policy) bool { return p != AckFirst }
 	if m.Classify != nil && !slices.ContainsFunc(policies, others) {
-		errs = append(errs, errors.New("Classify: it is never asked: Policy is ack_first, its zero value, which acks before the handler runs: "+
+		errs = append(errs, errors.New("the function Classify is never called: Policy is ack_first, its zero value, which acks before the handler runs: "+
 			"set Policy, to NackOnError for example"))
 	}
 	if m.ConfirmFirst && !slices.Contains(policies, AckFirst) {
-		errs = append(errs, errors.New("ConfirmFirst: it does nothing: no handler has the policy AckFirst"))
+		errs = append(errs, errors.New("setting ConfirmFirst does nothing: no handler has the policy AckFirst"))
 	}
 	if len(errs) == 0 {
 		return nil

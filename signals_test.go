@@ -124,7 +124,7 @@ var stops = map[string]func(ctx context.Context) error{
 		return ctx.Err()
 	},
 	"a grandchild's": func(ctx context.Context) error {
-		ctx, cancel := context.WithCancelCause(context.WithValue(ctx, "key", "value"))
+		ctx, cancel := context.WithCancelCause(context.WithValue(ctx, contextKey{}, "value"))
 		defer cancel(nil)
 		<-ctx.Done()
 		return fmt.Errorf("query: %w", context.Cause(ctx))
@@ -278,3 +278,5 @@ func TestStoppedUnderAckFirstIsTold(t *testing.T) {
 	})
 	wantCommitted(t, group, topic, 0, 1)
 }
+
+type contextKey struct{}

@@ -45,12 +45,6 @@ func (h *handled) by(handler string) handle {
 	}
 }
 
-func (h *handled) got(handler, topic string) int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.topics[handler][topic]
-}
-
 // wantOnly asserts that each handler got the records of the topic of its name, each once, and no others.
 func (h *handled) wantOnly(t *testing.T, want map[string]int) {
 	t.Helper()

@@ -1,7 +1,14 @@
 package partition
 
 // heap is a binary heap; the first of its order is at index 0.
-type heap[T interface{ before(T) bool }] []T
+type heap[T ordered[T]] []T
+
+type ordered[T any] interface{ before(T) bool }
+
+var (
+	_ ordered[sequence]   = sequence(0)
+	_ ordered[redelivery] = redelivery{}
+)
 
 func (h *heap[T]) push(v T) (first bool) {
 	s := append(*h, v)
