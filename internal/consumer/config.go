@@ -120,7 +120,7 @@ type shared struct {
 	claimsMu   sync.Mutex
 	claims     map[*Claim]struct{}
 	running    map[int32]*Claim // those of the claims whose messages are read
-	left       chan struct{}    // closed, and made anew, as a claim leaves
+	left       chan struct{}    // closed, and replaced, as a claim leaves
 	over       bool             // no claim enters any more
 	stalls     map[int32]int64  // where a partition's watchdog had us reconnect
 	leaderless leaderless

@@ -101,7 +101,7 @@ func marksOf(topic string, partition int32, s stored, log span) (*marks, error) 
 		last = m.spans[n-1].to
 	}
 	if last > log.to {
-		return nil, fmt.Errorf("letters up to offset %d are marked as done, but the topic ends at %d: was it made anew?", last-1, log.to)
+		return nil, fmt.Errorf("letters up to offset %d are marked as done, but the topic ends at %d: was it created again?", last-1, log.to)
 	}
 	m.add(span{m.floor, log.from}) // what retention took
 	return m, nil

@@ -149,7 +149,7 @@ func (r *run) load(ctx context.Context, stable bool) error {
 			continue
 		}
 		if p.done, err = marksOf(r.topic, p.id, s, p.log); err != nil {
-			return fmt.Errorf("group %s, topic %s, partition %d: %w. Set another -group, or begin anew: "+
+			return fmt.Errorf("group %s, topic %s, partition %d: %w. Set another -group, or begin again: "+
 				"kafka-consumer-groups.sh --group %s --topic %s --reset-offsets --to-earliest --execute",
 				r.group, r.topic, p.id, err, r.group, r.topic)
 		}

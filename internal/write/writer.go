@@ -218,7 +218,7 @@ func (w *Writer) fail(l *lane, items []*item, err error) {
 	}
 }
 
-// Reset forgets what the broker is thought to know of the topic: it was made anew.
+// Reset forgets what the broker is thought to know of the topic: it was created again.
 func (w *Writer) Reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
