@@ -208,6 +208,13 @@ func (b *budget) admit() {
 	})
 }
 
+// scarce reports whether a claim waits for room.
+func (b *budget) scarce() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.queue) > 0
+}
+
 // overdrawn reports whether a claim is paused and holds more than its share.
 func (b *budget) overdrawn(p *portion) bool {
 	b.mu.Lock()

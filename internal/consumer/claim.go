@@ -221,7 +221,8 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 // rest is what a paused claim does every now and then.
 func (c *Claim) rest() {
 	c.budget.update(&c.portion)
-	if c.crowded() {
+	// One that waits for room may hold it itself, below what is crowded.
+	if c.crowded() || c.portion.gate.has(noRoom) {
 		c.evict()
 	}
 	c.watch()

@@ -202,7 +202,7 @@ func (s *shared) evict() {
 	for _, c := range claims {
 		c.part.Evict(soon)
 	}
-	if s.crowded() { // it costs a look at every record: not again at once
+	if s.crowded() || s.budget.scarce() { // it costs a look at every record: not again at once
 		s.evictNext = time.Now().Add(200 * time.Millisecond)
 	}
 }
