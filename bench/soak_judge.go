@@ -122,7 +122,8 @@ func (j *judge) start(p *soakPartition, e soakEvent, now time.Time) {
 		j.violation("member %d: %d/%d delivered again, and was not nacked", e.Member, e.Partition, e.Offset)
 	}
 	if f == nil {
-		f = &fate{since: now}
+		// Attempts are counted on from the owner before, whose fates are forgotten here.
+		f = &fate{since: now, attempts: max(1, e.A) - 1}
 		p.open[e.Offset] = f
 	}
 	if f.attempts++; f.attempts != e.A {

@@ -171,6 +171,20 @@ func (j *judge) settlement(d *delivery) {
 	j.violation(RuleVerb, j.about(d.ID), "%v: member %d: it was %s, which nobody had asked for", d.ID, d.member, d.settled)
 }
 
+// first: the first delivery of a record in a term is counted on from those of earlier terms, as far as a commit
+// told of them.
+func (j *judge) first(d *delivery) {
+	earlier := 0
+	for _, other := range j.records[d.ID] {
+		if other.at < d.at {
+			earlier++
+		}
+	}
+	if d.attempt < 1 || d.attempt > earlier+1 {
+		j.violation(RuleOrder, j.about(d.ID), "%v: member %d: its first delivery is number %d, after %d earlier ones", d.ID, d.member, d.attempt, earlier)
+	}
+}
+
 // lanes: a lane's records are handled one after another, in order, and a nacked one again before those behind it.
 func (j *judge) lanes(t *term) {
 	last := map[string]*delivery{}
@@ -182,9 +196,7 @@ func (j *judge) lanes(t *term) {
 		before := last[lane]
 		last[lane] = d
 		if before == nil {
-			if d.attempt != 1 {
-				j.violation(RuleOrder, j.about(d.ID), "%v: member %d: its first delivery is number %d", d.ID, d.member, d.attempt)
-			}
+			j.first(d)
 			continue
 		}
 		if d.at < before.end && !before.waits(d.at) {
@@ -197,9 +209,11 @@ func (j *judge) lanes(t *term) {
 		case d.Offset == before.Offset && (!nacked || d.attempt != before.attempt+1):
 			j.violation(RuleOverlap, j.about(d.ID), "%v: member %d: delivery %d follows delivery %d, which was not nacked",
 				d.ID, d.member, d.attempt, before.attempt)
-		case d.Offset > before.Offset && d.attempt != 1:
-			j.violation(RuleOrder, j.about(d.ID), "%v: member %d: its first delivery is number %d", d.ID, d.member, d.attempt)
-		case d.Offset > before.Offset && nacked:
+		case d.Offset > before.Offset:
+			j.first(d)
+			if !nacked {
+				break
+			}
 			if at, ok := t.settledAt[before.Offset]; !ok || at > d.at {
 				j.violation(RuleOrder, j.about(before.ID), "%v was delivered to member %d before %v, which was nacked", d.ID, d.member, before.ID)
 			}

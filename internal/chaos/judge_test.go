@@ -174,6 +174,22 @@ func TestJudge(t *testing.T) {
 			s.again(0, 0, 3)
 			s.done(0)
 		}, []string{RuleOverlap}, nil},
+		"the next owner counts attempts on": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
+			s.assigned(1, 0)
+			s.again(1, 0, 2)
+			s.done(1)
+		}, nil, nil},
+		"the next owner counts too far": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
+			s.assigned(1, 0)
+			s.again(1, 0, 3)
+			s.done(1)
+		}, []string{RuleOrder}, nil},
 		"a record comes after a later one that the last owner settled": {9, func(s *story) {
 			s.Ordering = ackpolicy.OrderByKey
 			s.assigned(0, 0)
