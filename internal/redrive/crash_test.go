@@ -209,8 +209,8 @@ func TestInterrupt(t *testing.T) {
 	b := newBed(t, 1)
 	b.letters(0, n)
 	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
-		c := b.start("send", "-rate", "50")
 		before := len(b.values(0))
+		c := b.start("send", "-rate", "50")
 		b.waitOrigin(0, b.originEnd(0)+3)
 		c.signal(s)
 		r := c.wait()
