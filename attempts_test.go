@@ -15,6 +15,7 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	stored "github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 )
 
 // attempts collects the attempts of each record over several services.
@@ -240,40 +241,49 @@ func TestDelayOverRestart(t *testing.T) {
 	}
 }
 
-// What was left of a record is not taken for another one's at the same offset.
+// What was left of a record is not taken for another one's at the same offset, nor what is of an earlier topic.
 func TestAttemptsOfAnotherRecord(t *testing.T) {
 	t.Parallel()
-	group, topic := brokertest.Group(t), newTopic(t, 1, keyed("a")...)
-	var seen attempts
-	fail := true
-	run := func() *service {
-		return consume(t, config(group, func(c *ackpolicy.SubscriberConfig) {
-			c.Backoff = func(int, error) time.Duration { return time.Hour }
-		}), topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
-			if seen.add(d); fail {
-				return errBoom
+	for name, change := range map[string]func(*stored.Ledger){
+		"another record": func(l *stored.Ledger) { l.Open[0].Check++ },
+		"another topic":  func(l *stored.Ledger) { l.TopicID[0]++ },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			group, topic := brokertest.Group(t), newTopic(t, 1, keyed("a")...)
+			var seen attempts
+			var succeed atomic.Bool
+			run := func() *service {
+				return consume(t, config(group, func(c *ackpolicy.SubscriberConfig) {
+					c.Backoff = func(int, error) time.Duration { return time.Hour }
+				}), topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
+					if seen.add(d); !succeed.Load() {
+						return errBoom
+					}
+					return nil
+				}, ackpolicy.NackOnError.Middleware)
 			}
-			return nil
-		}, ackpolicy.NackOnError.Middleware)
-	}
-	s := run()
-	eventually(t, "the nack", func() bool { return seen.count(0) == 1 })
-	s.stop()
-	// The topic is made again, with another record at the offset. Kafka drops the group's offset with it: it is
-	// stored again as it was, as a tool that restores a backup does.
-	stored := fetchStored(t, group, topic)
-	admin(t, shared, func(a sarama.ClusterAdmin) error { return a.DeleteTopic(topic) })
-	eventually(t, "a new topic", func() bool {
-		return brokertest.CreateTopic(shared.Addrs(), topic, 1) == nil
-	})
-	produce(t, topic, 0, brokertest.KeyValue("b", "another"))
-	store(t, group, topic, stored)
-	fail = false
-	s = run()
-	waitCommitted(t, group, topic, 0, 1)
-	s.stop()
-	if got := seen.of(0); got != "[1 1]" {
-		t.Errorf("attempts %s", got)
+			s := run()
+			eventually(t, "the nack", func() bool { return seen.count(0) == 1 })
+			s.stop()
+			position := fetchStored(t, group, topic)
+			at := stored.Place{Topic: topic, Offset: position.Offset}
+			l, err := stored.Decode(at, position.Metadata)
+			check(t, err)
+			if len(l.Open) != 1 || l.Open[0].Attempts != 1 || l.Open[0].Due.IsZero() || l.TopicID == (sarama.Uuid{}) {
+				t.Fatalf("stored: %+v", l)
+			}
+			change(l)
+			position.Metadata, _ = stored.Encode(at, l, stored.DefaultRoom)
+			store(t, group, topic, position)
+			succeed.Store(true)
+			s = run()
+			waitCommitted(t, group, topic, 0, 1)
+			s.stop()
+			if got := seen.of(0); got != "[1 1]" {
+				t.Errorf("attempts %s", got)
+			}
+		})
 	}
 }
 
