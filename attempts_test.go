@@ -131,14 +131,19 @@ func wantFiveAndALetter(t *testing.T, offset int64, seen *attempts, dead *letter
 	}
 }
 
-// The attempts of a record count on over restarts, and so does MaxDeliveries.
-func TestAttemptsOverRestarts(t *testing.T) {
-	t.Parallel()
-	for name, order := range map[string]change{
+// orderings are all of them, with several handlers where that is possible.
+func orderings() map[string]change {
+	return map[string]change{
 		"by partition": ordering(ackpolicy.OrderByPartition, 0),
 		"by key":       ordering(ackpolicy.OrderByKey, 4),
 		"unordered":    ordering(ackpolicy.Unordered, 4),
-	} {
+	}
+}
+
+// The attempts of a record count on over restarts, and so does MaxDeliveries.
+func TestAttemptsOverRestarts(t *testing.T) {
+	t.Parallel()
+	for name, order := range orderings() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			group, topic := brokertest.Group(t), newTopic(t, 1, keyed("a", "b", "c")...)
@@ -204,11 +209,7 @@ func TestAttemptsOverRebalances(t *testing.T) {
 // A delay goes on over a restart: the record is not delivered before it is due, and then with the next attempt.
 func TestDelayOverRestart(t *testing.T) {
 	t.Parallel()
-	for name, order := range map[string]change{
-		"by partition": ordering(ackpolicy.OrderByPartition, 0),
-		"by key":       ordering(ackpolicy.OrderByKey, 4),
-		"unordered":    ordering(ackpolicy.Unordered, 4),
-	} {
+	for name, order := range orderings() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			group, topic := brokertest.Group(t), newTopic(t, 1, keyed("a", "b", "a")...)

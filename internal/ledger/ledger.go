@@ -10,6 +10,7 @@ package ledger
 
 import (
 	"errors"
+	"sort"
 	"time"
 )
 
@@ -91,30 +92,13 @@ var (
 // Marked reports whether a ledger of blocks marks an offset, and which block does.
 // The blocks must be in order.
 func Marked(blocks []Block, offset int64) (block int, marked bool) {
-	lo, hi := 0, len(blocks)
-	for lo < hi { // the first block that ends behind the offset
-		mid := (lo + hi) / 2
-		if blocks[mid].end() > offset {
-			hi = mid
-		} else {
-			lo = mid + 1
-		}
-	}
-	if lo == len(blocks) {
+	block = sort.Search(len(blocks), func(i int) bool { return blocks[i].end() > offset })
+	if block == len(blocks) {
 		return 0, false
 	}
-	runs := blocks[lo].Runs
-	block = lo
-	lo, hi = 0, len(runs)
-	for lo < hi {
-		mid := (lo + hi) / 2
-		if runs[mid].To > offset {
-			hi = mid
-		} else {
-			lo = mid + 1
-		}
-	}
-	return block, lo < len(runs) && runs[lo].From <= offset
+	runs := blocks[block].Runs
+	run := sort.Search(len(runs), func(i int) bool { return runs[i].To > offset })
+	return block, run < len(runs) && runs[run].From <= offset
 }
 
 // end is the offset behind the block's last mark.
