@@ -192,11 +192,18 @@ func TestTopicCreatedAgain(t *testing.T) {
 	}
 }
 
-// recreate makes a topic that is being deleted.
+// recreate makes a topic that is being deleted, and waits until the leaders of its partitions have the new one: for a
+// moment longer they take records for the earlier one, which go with it.
 func recreate(t *testing.T, topic string, partitions int32) {
 	t.Helper()
 	eventually(t, "the topic's deletion", func() bool {
 		err := brokertest.CreateTopic(shared.Addrs(), topic, partitions)
 		return err == nil
 	})
+	for p := range partitions {
+		eventually(t, "an empty partition", func() bool {
+			end, err := brokertest.EndOffset(shared.Addrs(), topic, p)
+			return err == nil && end == 0
+		})
+	}
 }
