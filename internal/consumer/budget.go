@@ -17,8 +17,7 @@ const (
 	assumedRecord = 1 << 20
 	// unanswered is how long room is kept for a fetch that does not come back: its broker may be gone.
 	unanswered = 10 * time.Second
-	// stuckFor is how long what a paused claim holds stays the same until others no longer
-	// wait for it.
+	// stuckFor is how long what a claim holds stays the same until others no longer wait for it.
 	stuckFor = 10 * time.Second
 )
 
@@ -60,7 +59,7 @@ type portion struct {
 	fetches  int       // since it was let in
 	shut     bool
 	still    int64     // bytes, at since
-	since    time.Time // zero: it is not shut
+	since    time.Time // zero: not looked at since it was let in
 	stuck    bool
 }
 
@@ -80,6 +79,7 @@ func (b *budget) exit(p *portion) {
 	b.portions = slices.DeleteFunc(b.portions, is)
 	b.queue = slices.DeleteFunc(b.queue, is)
 	b.expect(p, 0)
+	p.shut = true // for what sarama still asks
 	b.admit()
 }
 
@@ -157,25 +157,26 @@ func (b *budget) roomy(more int64) bool {
 func (b *budget) update(p *portion) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	next := b.nextFetch(p)
-	if p.shut {
-		b.watchStill(p)
-	} else if b.expect(p, 0); b.roomy(next) || b.fits(p, next) {
-		b.expect(p, next)
-	} else {
-		p.shut, p.still, p.since = true, p.bytes.Load(), time.Now()
-		b.queue = append(b.queue, p)
-		p.gate.mark(noRoom, true)
+	if !p.shut {
+		next := b.nextFetch(p)
+		if b.expect(p, 0); b.roomy(next) || b.fits(p, next) {
+			b.expect(p, next)
+		} else {
+			p.shut = true
+			b.queue = append(b.queue, p)
+			p.gate.mark(noRoom, true)
+		}
 	}
 	b.admit()
 }
 
-// watchStill looks whether a claim that waits is stuck with what it holds.
-func (b *budget) watchStill(p *portion) {
+// watch looks whether a claim is stuck with what it holds, be it that it waits for room or that there is nothing more
+// to fetch.
+func (p *portion) watch(now time.Time) {
 	if bytes := p.bytes.Load(); bytes != p.still || p.since.IsZero() {
-		p.still, p.since, p.stuck = bytes, time.Now(), false
+		p.still, p.since, p.stuck = bytes, now, false
 	} else {
-		p.stuck = bytes > 0 && time.Since(p.since) >= stuckFor
+		p.stuck = bytes > 0 && now.Sub(p.since) >= stuckFor
 	}
 }
 
@@ -186,6 +187,7 @@ func (b *budget) admit() {
 	}
 	now := time.Now()
 	for _, p := range b.portions {
+		p.watch(now)
 		if p.expected > 0 && now.Sub(p.asked) > unanswered {
 			b.expect(p, 0)
 		}

@@ -159,3 +159,39 @@ func TestBudgetOfAnothersFetch(t *testing.T) {
 		t.Error("a partition that has nothing keeps the others waiting")
 	}
 }
+
+// sarama may ask once more about a partition that has just been given up: nothing is expected of it.
+func TestBudgetOfAClaimThatIsGone(t *testing.T) {
+	b, claims := budgeted(1)
+	b.fetchOne(claims[0], 10, kib)
+	b.exit(claims[0])
+	claims[0].pushed.Add(kib)
+	b.fetched(claims[0])
+	if b.expected != 0 {
+		t.Errorf("%d bytes are expected", b.expected)
+	}
+}
+
+// A claim that has got all there is, and whose handlers hang with it, keeps the others from large fetches for a while only.
+func TestBudgetOfAClaimThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, claims := budgeted(2)
+		slow, other := claims[0], claims[1]
+		slow.end = func() int64 { return 1 }
+		b.fetchOne(slow, 1, 700*kib)
+		if slow.gate.closed() {
+			t.Fatal("the claim is paused, though it waits for nothing")
+		}
+		b.update(other)
+		if !other.gate.closed() {
+			t.Fatal("there is room for another such fetch")
+		}
+		for range 2 {
+			time.Sleep(stuckFor)
+			b.update(other)
+		}
+		if other.gate.closed() {
+			t.Error("a claim waits for one that is stuck")
+		}
+	})
+}
