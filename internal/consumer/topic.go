@@ -214,6 +214,9 @@ func (h *groupHandler) begin(session sarama.ConsumerGroupSession) {
 	h.restarting = anew
 	h.live.Store(&liveSession{session, h.committer, h.endSession, anew})
 	if !anew {
+		if _, anew := h.s.topic.anew(); anew {
+			h.topicChanged() // seen in between, when there was no session to end
+		}
 		return
 	}
 	for _, p := range session.Claims()[h.s.cfg.Topic] {

@@ -1,0 +1,39 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+)
+
+// emptySession is one without partitions.
+type emptySession struct{ sarama.ConsumerGroupSession }
+
+func (emptySession) Claims() map[string][]int32 { return nil }
+
+// A new topic that is seen as a session begins ends it, whichever comes first: nobody would look again.
+func TestNewTopicAsASessionBegins(t *testing.T) {
+	answered, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 20000 {
+		s := &Subscription{shared: &shared{cfg: &Config{}}}
+		s.topic.saw(sarama.Uuid{1})
+		session, end := context.WithCancelCause(context.Background())
+		h := &groupHandler{s: s, watch: &topicWatch{ctx: answered}, committer: &commit.Committer{}, endSession: end}
+		var watch sync.WaitGroup
+		watch.Go(func() {
+			s.topic.saw(sarama.Uuid{2})
+			h.topicChanged()
+		})
+		h.begin(emptySession{})
+		watch.Wait()
+		if !errors.Is(context.Cause(session), errAnew) {
+			t.Fatal("the session goes on, in a topic that its positions are not of")
+		}
+	}
+}
