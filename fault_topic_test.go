@@ -8,6 +8,7 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -189,6 +190,56 @@ func TestTopicCreatedAgain(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// A topic is deleted and created again while a member joins the group once more: it goes on in the new topic, and does
+// not take that for an end of its membership.
+func TestTopicCreatedAgainAmidARebalance(t *testing.T) {
+	t.Parallel()
+	const partitions, before, after = 2, 5, 3
+	broker := brokertest.NewFake(t)
+	topic, at := fakeTopicOf(t, broker, partitions)
+	group := brokertest.Group(t)
+	cfg := func() ackpolicy.SubscriberConfig { return config(group, protocols()["cooperative"], at, noAutoCreate) }
+	stays := consume(t, cfg(), topic, ack, ackpolicy.NackOnError.Middleware)
+	leaves := consume(t, cfg(), topic, ack, ackpolicy.NackOnError.Middleware)
+	eventually(t, "a group of two", func() bool {
+		n, state, err := brokertest.Members(broker.Addrs(), group)
+		return err == nil && n == 2 && state == "Stable"
+	})
+	fill := func(n int) {
+		for p := range int32(partitions) {
+			_, err := brokertest.Produce(broker.Addrs(), topic, p, numbered(n)...)
+			check(t, err)
+		}
+	}
+	fill(before)
+	stays.journal.wait(t, before)
+	leaves.journal.wait(t, before)
+	joins, release := make(chan struct{}), make(chan struct{})
+	broker.Kfake().ControlKey(int16(kmsg.JoinGroup), func(kmsg.Request) (kmsg.Response, error, bool) {
+		select {
+		case <-joins:
+		default:
+			close(joins)
+			broker.Kfake().SleepControl(func() { <-release })
+		}
+		return nil, nil, false
+	})
+	leaves.stop()
+	await(t, "the member's JoinGroup", joins)
+	check(t, broker.Kfake().DeleteTopic(topic))
+	check(t, broker.Kfake().CreateTopic(topic, partitions, nil))
+	fill(after)
+	close(release)
+	stays.journal.wait(t, before+partitions*after)
+	for p := range int32(partitions) {
+		check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, p, after, patience))
+	}
+	stays.stop()
+	if ended := with(stays.log.at("error"), "Kafka consumer stopped"); len(ended) > 0 {
+		t.Errorf("the membership ended:\n%s", strings.Join(ended, "\n"))
 	}
 }
 

@@ -58,6 +58,9 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 		session, h.endSession = context.WithCancelCause(ctx)
 		joined := h.joining(session)
 		err = group.Consume(session, []string{s.cfg.Topic}, handler)
+		if session.Err() != nil && ctx.Err() == nil {
+			err = nil // of what our end of the session interrupted, such as a JoinGroup; what lasts, the next one meets
+		}
 		h.endSession(nil)
 		joined()
 		s.health.session(false)
