@@ -1,6 +1,7 @@
 package ackpolicy_test
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -240,6 +241,47 @@ func TestTopicCreatedAgainAmidARebalance(t *testing.T) {
 	stays.stop()
 	if ended := with(stays.log.at("error"), "Kafka consumer stopped"); len(ended) > 0 {
 		t.Errorf("the membership ended:\n%s", strings.Join(ended, "\n"))
+	}
+}
+
+// A topic is deleted and created again just before its newest offset is asked for: that is none to start from, or a member
+// that takes the partition over skips what comes before it.
+func TestTopicCreatedAgainBeforeTheStart(t *testing.T) {
+	t.Parallel()
+	const records = 3
+	for protocol, rebalance := range protocols() {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			broker := brokertest.NewFake(t)
+			topic, at := fakeTopicOf(t, broker, 1)
+			asks, release := make(chan struct{}), make(chan struct{})
+			broker.Kfake().ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
+				select {
+				case <-asks:
+				default:
+					close(asks)
+					broker.Kfake().SleepControl(func() { <-release })
+				}
+				return nil, nil, false
+			})
+			var mu sync.Mutex
+			var starts []int64
+			s := consume(t, config(brokertest.Group(t), rebalance, at, initial(sarama.OffsetNewest), noAutoCreate, func(c *ackpolicy.SubscriberConfig) {
+				c.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { mu.Lock(); defer mu.Unlock(); starts = append(starts, e.Start) }
+			}), topic, ack, ackpolicy.NackOnError.Middleware)
+			await(t, "the question for the newest offset", asks)
+			check(t, broker.Kfake().DeleteTopic(topic))
+			check(t, broker.Kfake().CreateTopic(topic, 1, nil))
+			_, err := brokertest.Produce(broker.Addrs(), topic, 0, numbered(records)...)
+			check(t, err)
+			close(release)
+			s.journal.wait(t, records)
+			s.stop()
+			s.journal.want(t, "0#1", "1#1", "2#1")
+			if !slices.Equal(starts, []int64{0}) {
+				t.Errorf("the partition was begun at %d", starts)
+			}
+		})
 	}
 }
 

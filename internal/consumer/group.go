@@ -162,8 +162,17 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		}
 		return nil
 	}
-	if !h.restarting && claim.InitialOffset() == sarama.OffsetNewest && s.topic.replaced() {
-		// It comes from a member that had not noticed the new topic when it gave the partition up.
+	// Closed before sarama's first fetch of the partition: it gathers partitions for 100 ms.
+	gate := newGate(func(paused bool) {
+		tp := map[string][]int32{topic: {partition}}
+		if paused {
+			h.group.Pause(tp)
+		} else {
+			h.group.Resume(tp)
+		}
+	})
+	if !h.restarting && claim.InitialOffset() == sarama.OffsetNewest && h.replaced() {
+		// It comes from a member that had not noticed the new topic when it gave the partition up, or we have not until now.
 		if err := h.restart(session.Context(), partition); err != nil {
 			s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
 		}
@@ -177,15 +186,6 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		}
 		return nil
 	}
-	// Closed before sarama's first fetch of the partition: it gathers partitions for 100 ms.
-	gate := newGate(func(paused bool) {
-		tp := map[string][]int32{topic: {partition}}
-		if paused {
-			h.group.Pause(tp)
-		} else {
-			h.group.Resume(tp)
-		}
-	})
 	offset, stored, metadata := h.start(session, claim)
 	c := s.shared.newClaim(claimStart{
 		topic: topic, partition: partition, offset: offset, stored: stored, metadata: metadata,

@@ -230,6 +230,13 @@ func (h *groupHandler) begin(session sarama.ConsumerGroupSession) {
 	h.endSession(errAnew)
 }
 
+// replaced is identity's, for a partition that is to be begun at its newest offset: the topic in which that was asked for
+// may have come since the session began.
+func (h *groupHandler) replaced() bool {
+	h.watch.look()
+	return h.s.topic.replaced()
+}
+
 // restart stores a partition's beginning as the position to go on from.
 func (h *groupHandler) restart(ctx context.Context, p int32) error {
 	topic := h.s.cfg.Topic
