@@ -285,6 +285,45 @@ func TestTopicCreatedAgainBeforeTheStart(t *testing.T) {
 	}
 }
 
+// A member that is paused does not fetch, and so does not notice at once that the topic was deleted and created again. What
+// it settles then is none to go on from for the next owner of its partition.
+func TestTopicCreatedAgainUnderAPausedMember(t *testing.T) {
+	t.Parallel()
+	const partitions, before, after = 2, 20, 5
+	broker := brokertest.NewFake(t)
+	topic, at := fakeTopicOf(t, broker, partitions)
+	group := brokertest.Group(t)
+	cfg := func() ackpolicy.SubscriberConfig { return config(group, protocols()["cooperative"], at, noAutoCreate) }
+	stays := consume(t, cfg(), topic, ack, ackpolicy.NackOnError.Middleware)
+	few := cfg()
+	few.MaxUncommitted = 3
+	release := make(chan struct{})
+	leaves := consume(t, few, topic, func(msg *message.Message, _ *ackpolicy.Delivery) error {
+		return until(msg.Context(), release)
+	}, ackpolicy.NackOnError.Middleware)
+	eventually(t, "a group of two", func() bool {
+		n, state, err := brokertest.Members(broker.Addrs(), group)
+		return err == nil && n == 2 && state == "Stable"
+	})
+	fill := func(n int) {
+		for p := range int32(partitions) {
+			_, err := brokertest.Produce(broker.Addrs(), topic, p, numbered(n)...)
+			check(t, err)
+		}
+	}
+	fill(before)
+	stays.journal.wait(t, before)
+	eventually(t, "a paused partition", func() bool { return len(with(leaves.log.at("error"), "Partition paused: MaxUncommitted")) > 0 })
+	check(t, broker.Kfake().DeleteTopic(topic))
+	check(t, broker.Kfake().CreateTopic(topic, partitions, nil))
+	fill(after)
+	eventually(t, "the other member to notice", func() bool { return len(with(stays.log.at("error"), "position reset")) > 0 })
+	close(release)
+	leaves.stop()
+	stays.journal.wait(t, before+partitions*after)
+	stays.stop()
+}
+
 // recreate makes a topic that is being deleted, and waits until the leaders of its partitions have the new one: for a
 // moment longer they take records for the earlier one, which go with it.
 func recreate(t *testing.T, topic string, partitions int32) {

@@ -210,7 +210,12 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	if s.closingNow() {
 		cause, budget = ErrClosing, s.cfg.DrainTimeout
 	}
+	_, known := s.topic.anew()
+	h.watch.look()
 	c.drain(claim.Messages(), cause, budget)
+	if _, anew := s.topic.anew(); anew {
+		h.leave(partition, !known)
+	}
 	return nil
 }
 

@@ -237,12 +237,21 @@ func (h *groupHandler) replaced() bool {
 	return h.s.topic.replaced()
 }
 
-// restart stores a partition's beginning as the position to go on from.
+// restart stores a partition's beginning as the position to go on from, and tells it.
 func (h *groupHandler) restart(ctx context.Context, p int32) error {
+	oldest, err := h.store(ctx, p)
+	if err == nil {
+		h.s.reset(h.s.cfg.Topic, p, -1, oldest, errAnew)
+	}
+	return err
+}
+
+// store has the group store a partition's beginning, and returns it.
+func (h *groupHandler) store(ctx context.Context, p int32) (oldest int64, err error) {
 	topic := h.s.cfg.Topic
-	oldest, err := h.clients.fetch.GetOffset(topic, p, sarama.OffsetOldest)
+	oldest, err = h.clients.fetch.GetOffset(topic, p, sarama.OffsetOldest)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	start := h.committer.NewSource(commit.SourceConfig{
 		Topic: topic, Partition: p,
@@ -254,10 +263,21 @@ func (h *groupHandler) restart(ctx context.Context, p int32) error {
 	defer start.Close(errAnew)
 	start.Open()
 	if err := start.WaitStart(ctx); err != nil {
-		return err
+		return 0, err
 	}
-	h.s.reset(topic, p, -1, oldest, errAnew)
-	return nil
+	return oldest, nil
+}
+
+// leave is restart for a partition that was read at positions of an earlier topic until it goes, be it to another member:
+// one that knows the new topic would go on from what was stored last. Whoever begins a session tells of it, if it was known.
+func (h *groupHandler) leave(p int32, tell bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), topicPatience)
+	defer cancel()
+	defer h.s.sideDialer.AbortLate(ctx.Done())()
+	oldest, err := h.store(ctx, p)
+	if err == nil && tell {
+		h.s.reset(h.s.cfg.Topic, p, -1, oldest, errAnew)
+	}
 }
 
 // topicChanged is called when a new topic is seen: nothing of the earlier one is to be stored for it.
