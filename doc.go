@@ -29,7 +29,7 @@
 // [FromMessage] and [FromContext] give a handler its [Delivery]. Its verbs, Ack, Nack, NackAfter and Reject, work
 // from any goroutine; under Manual also after the handler has returned. They override the policy, except AckFirst,
 // which has settled by then: the first settlement wins, an equal one later returns true and does nothing, a different
-// one returns false and does nothing. AckSync returns only when the broker stores an offset that covers the record.
+// one returns false and does nothing. AckSync returns only when the broker stores that the record is settled.
 // AckCumulative acks the record and everything before it in its partition that no handler works on.
 //
 // A verb settles a delivery, it does not finish it. In a Router the end of the handler finishes it. In a plain
@@ -49,12 +49,13 @@
 // behind it. With [OrderByKey] that is so for each key, and unrelated keys go on: there is one queue for each key,
 // not one for each hash of it. With [Unordered] no record waits for another. Whatever the ordering, an offset is
 // committed only when every record before it is settled, and a redelivery repeats that one record, nothing behind it.
+// What is settled behind a record that is not is stored beside the offset: after a restart it does not come again.
 //
 // # Deploys
 //
 // When the subscriber closes, when the context given to Subscribe ends, and when a partition is revoked, the
-// partition drains: nothing more is handed out but what lies below settled records, running handlers get DrainTimeout to finish, what is settled is
-// committed, and only then does the member leave. A handler that takes longer has its context cancelled, with
+// partition drains: nothing more is handed out, running handlers get DrainTimeout to finish, what is settled is
+// committed, and only then does the member leave. Records that wait after a nack are left to the next owner. A handler that takes longer has its context cancelled, with
 // [ErrClosing] or [ErrRevoked] as its error and cause, and may overlap with the next owner's. Whatever error it then
 // returns is no failure: its record is left to the next owner. [Delivery.Draining] tells a
 // batching application to flush.

@@ -1,8 +1,8 @@
 package ackpolicy_test
 
 import (
-	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,7 +16,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 )
 
-// A handler that waits for a commit does not lend its lane to a record behind it.
+// A handler that waits for a commit keeps its lane: no record behind it is handed out.
 func TestWaitingForACommitKeepsTheOrder(t *testing.T) {
 	t.Parallel()
 	for name, mw := range map[string]message.HandlerMiddleware{
@@ -47,31 +47,11 @@ func TestWaitingForACommitKeepsTheOrder(t *testing.T) {
 	}
 }
 
-// A record that waits for its key when the drain begins, below one that is settled, is still handled: left, it would bring that one with it.
-func TestDrainLeavesNoHoles(t *testing.T) {
-	t.Parallel()
-	group, topic := brokertest.Group(t), newTopic(t, 1, keyed("a", "a", "b")...)
-	b := make(chan struct{})
-	s := consume(t, config(group, ordering(ackpolicy.OrderByKey, 2)), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
-		switch d.Offset() {
-		case 0: // holds record 1, of the same key
-			return until(msg.Context(), d.Draining())
-		case 2:
-			close(b)
-		}
-		return nil
-	}, ackpolicy.NackOnError.Middleware)
-	await(t, "record 2", b)
-	s.stop()
-	wantCommitted(t, group, topic, 0, 3)
-}
-
-// The same while a handler waits for a commit that cannot come before that record: a Router that closes starts no handler
-// before those that run have ended, so the wait has to end first.
-func TestDrainLeavesNoHolesBelowAWait(t *testing.T) {
+// What waits for its key when the drain begins is left to the next owner, and only that: what is settled behind it has its mark.
+func TestDrainHandsNothingOut(t *testing.T) {
 	t.Parallel()
 	for name, mw := range map[string]message.HandlerMiddleware{
-		"AckSync": ackpolicy.Manual.Middleware, "ConfirmFirst": confirmFirst,
+		"NackOnError": ackpolicy.NackOnError.Middleware, "ConfirmFirst": confirmFirst,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -84,94 +64,96 @@ func TestDrainLeavesNoHolesBelowAWait(t *testing.T) {
 					opened()
 				}
 			}
-			var released ackpolicy.RevokedEvent
-			cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released = e }
 			s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
 				if d.Offset() == 0 { // holds record 1, of the same key
-					if err := until(msg.Context(), d.Draining()); err != nil {
-						return err
-					}
+					return until(msg.Context(), d.Draining())
 				}
-				return d.AckSync(msg.Context())
+				return nil
 			}, mw)
 			await(t, "the ack of record 2", b)
 			s.stop()
-			if released.TimedOut {
-				t.Errorf("released as %+v", released)
-			}
-			waitCommitted(t, group, topic, 0, released.Offset)
-			if name == "AckSync" {
-				if names := s.journal.names(); len(names) != 3 || names[2] != "1#1" {
-					t.Errorf("deliveries: got %v, want 1#1 last", names)
-				}
-				wantCommitted(t, group, topic, 0, 3)
-			}
+			wantCommitted(t, group, topic, 0, 1)
+			wantOnce(t, s, "0#1", "2#1")
+
+			s = consume(t, config(group, ordering(ackpolicy.OrderByKey, 2)), topic,
+				func(*message.Message, *ackpolicy.Delivery) error { return nil }, mw)
+			waitCommitted(t, group, topic, 0, 3)
+			s.stop()
+			s.journal.want(t, "1#1")
 		})
 	}
 }
 
-// A nacked record is left to the next owner, so a handler that waits for a commit past it waits in vain: that must not
-// take all the time of the drain.
-func TestDrainEndsWaitsBehindANackedRecord(t *testing.T) {
+// A drain waits for no nacked record. The next owner delivers it when it is due, with the next attempt, and nothing else again.
+func TestDrainDoesNotWaitForNackedRecords(t *testing.T) {
 	t.Parallel()
-	for how, rebalance := range map[string]bool{"closing": false, "rebalance": true} {
-		t.Run("AckSync, "+how, func(t *testing.T) {
+	for name, order := range map[string]change{
+		"key": ordering(ackpolicy.OrderByKey, 4), "unordered": ordering(ackpolicy.Unordered, 4),
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cause := ackpolicy.ErrClosing
-			if rebalance {
-				cause = ackpolicy.ErrRevoked
-			}
-			answers := make(chan error, 2)
-			drainBehindANack(t, rebalance, config(brokertest.Group(t)), func(msg *message.Message, d *ackpolicy.Delivery) error {
-				if d.Offset() == 0 {
-					return ackpolicy.NackAfter(time.Hour)
+			group, topic := brokertest.Group(t), newTopic(t, 1, keyed("a", "b", "a", "c")...)
+			others := make(chan struct{})
+			cfg := config(group, order, drainTimeout(time.Minute))
+			cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
+				if e.Offset == 3 {
+					close(others)
 				}
-				answers <- d.AckSync(msg.Context())
-				return nil
-			}, ackpolicy.NackOnError.Middleware)
-			if err := await(t, "AckSync", answers); !errors.Is(err, cause) {
-				t.Errorf("AckSync: %v, want %v", err, cause)
 			}
-		})
-		t.Run("ConfirmFirst, "+how, func(t *testing.T) {
-			t.Parallel()
-			cfg := config(brokertest.Group(t))
-			cfg.Kafka.Unmarshaler = refusing{func() bool { return true }} // record 0: nacked
-			cfg.Backoff = func(int, error) time.Duration { return time.Hour }
-			drainBehindANack(t, rebalance, cfg, func(_ *message.Message, d *ackpolicy.Delivery) error {
-				t.Errorf("%s was handled, and its commit cannot have come", name(d))
+			handler := func(_ *message.Message, d *ackpolicy.Delivery) error {
+				if d.Offset() == 0 && d.Attempt() < 3 {
+					return ackpolicy.NackAfter(2 * time.Second)
+				}
 				return nil
-			}, confirmFirst)
+			}
+			s := consume(t, cfg, topic, handler, ackpolicy.NackOnError.Middleware)
+			await(t, "the last record", others)
+			eventually(t, "the nack", func() bool { return s.journal.find(0, 1) != nil && s.journal.find(0, 1).Status() == ackpolicy.Nacked })
+			began := time.Now()
+			s.stop()
+			t.Logf("stopped in %v", time.Since(began))
+			wantCommitted(t, group, topic, 0, 0)
+			names := s.journal.names()
+			cfg.Hooks.Settled = nil
+			s = consume(t, cfg, topic, handler, ackpolicy.NackOnError.Middleware)
+			waitCommitted(t, group, topic, 0, 4)
+			s.stop()
+			names = append(names, s.journal.names()...)
+			slices.Sort(names)
+			if want := []string{"0#1", "0#2", "0#3", "1#1", "2#1", "3#1"}; !slices.Equal(names, want) {
+				t.Errorf("deliveries %v, want %v", names, want)
+			}
 		})
 	}
 }
 
-// drainBehindANack ends an assignment whose record 0 waits after a nack and whose record 1 waits for a commit.
-func drainBehindANack(t *testing.T, rebalance bool, cfg ackpolicy.SubscriberConfig, h handle, mw message.HandlerMiddleware) {
-	group, topic := cfg.Kafka.ConsumerGroup, newTopic(t, 1, keyed("a", "b")...)
-	ordering(ackpolicy.OrderByKey, 2)(&cfg)
-	drainTimeout(patience / 2)(&cfg)
-	nacked, acked := make(chan struct{}, 2), make(chan struct{}, 2) // the partition may come back after the rebalance
-	released := make(chan ackpolicy.RevokedEvent, 2)
-	cfg.Hooks.Undecodable = func(ackpolicy.UndecodableEvent) { nacked <- struct{}{} }
-	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
-		if e.Offset == 0 {
-			nacked <- struct{}{}
-		} else {
-			acked <- struct{}{}
+// One that fails each time does not hold the drain.
+func TestDrainLeavesPoison(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), newTopic(t, 1, numbered(2)...)
+	s := consume(t, config(group, ordering(ackpolicy.Unordered, 4), drainTimeout(2*time.Minute)), topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
+		if d.Offset() == 0 {
+			return ackpolicy.NackAfter(20 * time.Millisecond)
 		}
+		return nil
+	}, ackpolicy.NackOnError.Middleware)
+	eventually(t, "an acked record", func() bool {
+		return slices.ContainsFunc(s.journal.all(), func(d *ackpolicy.Delivery) bool { return d.Status() == ackpolicy.Acked })
+	})
+	began := time.Now()
+	s.stop()
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("the drain took %v", took)
 	}
-	cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released <- e }
-	s := consume(t, cfg, topic, h, mw)
-	await(t, "the nack", nacked)
-	await(t, "the ack", acked)
-	if rebalance {
-		consume(t, config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Manual.Middleware)
-	} else {
-		s.stop()
-	}
-	if e := await(t, "the release", released); e.TimedOut || e.Nacked != 1 || e.Running != 0 {
-		t.Errorf("released as %+v", e)
+	wantCommitted(t, group, topic, 0, 0)
+}
+
+// wantOnce asserts which deliveries there were, in whatever order.
+func wantOnce(t *testing.T, s *service, want ...string) {
+	t.Helper()
+	got := s.journal.names()
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("deliveries: got %v, want %v", got, want)
 	}
 }
 

@@ -47,6 +47,7 @@ func (s *subscription) released(topic string, p int32, r consumer.Released) {
 	tell(s, "Revoked", s.sub.config.Hooks.Revoked, RevokedEvent{
 		Topic: topic, Partition: p, Cause: r.Cause, Offset: r.Committed, Err: r.Err, TimedOut: r.TimedOut,
 		FirstLeft: r.Left.First, Running: r.Left.Running, Pending: r.Left.Pending, Nacked: r.Left.Nacked, Letters: r.Left.Letters,
+		Unmarked: r.Left.Unmarked,
 	})
 }
 

@@ -27,6 +27,9 @@ func TestLeaderlessPartition(t *testing.T) {
 	admin(t, shared, func(a sarama.ClusterAdmin) error {
 		return a.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: -1, ReplicationFactor: -1, ReplicaAssignment: assignment}, false)
 	})
+	t.Cleanup(func() { // or clients of later tests that stop a broker wait for its leaders
+		admin(t, shared, func(a sarama.ClusterAdmin) error { return a.DeleteTopic(topic) })
+	})
 	for p := range int32(partitions) {
 		produce(t, topic, p, numbered(records)...)
 	}

@@ -218,6 +218,16 @@ func (j *journal) all() []*ackpolicy.Delivery {
 }
 
 // names lists the deliveries as offset#attempt.
+// find returns a delivery, nil if it was not made.
+func (j *journal) find(offset int64, attempt int) *ackpolicy.Delivery {
+	for _, d := range j.all() {
+		if d.Offset() == offset && d.Attempt() == attempt {
+			return d
+		}
+	}
+	return nil
+}
+
 func (j *journal) names() []string {
 	var names []string
 	for _, d := range j.all() {

@@ -24,9 +24,9 @@ type Hooks struct {
 	// Assigned: a partition is ours from now on.
 	Assigned func(AssignedEvent)
 	// Settled: a delivery was acked, nacked or rejected. AckCumulative tells of each
-	// record that it acks.
+	// record that it acks. Under ConfirmFirst it is told once the commit is confirmed.
 	Settled func(SettledEvent)
-	// Committed: Kafka has stored an offset.
+	// Committed: Kafka has stored an offset, or more beside the same one.
 	Committed func(CommittedEvent)
 	// CommitFailed: a commit was refused or got no answer. It is tried again
 	// until the partition is no longer ours.
@@ -93,13 +93,14 @@ type RevokedEvent struct {
 	Partition int32
 	Cause     error // ErrRevoked or ErrClosing
 	Offset    int64 // the watermark: every record below it is settled
-	Err       error // why the watermark could not be committed; nil: it is stored
+	Err       error // why the last commit is not confirmed; nil: it is stored
 	TimedOut  bool  // DrainTimeout ran out: handlers or letters outlived it
 	FirstLeft int64 // the lowest offset that was delivered and not settled; -1: none
 	Running   int   // deliveries left while their handlers still ran
 	Pending   int   // deliveries left unsettled by handlers that had returned
 	Nacked    int   // records left that waited for their next delivery
 	Letters   int   // rejected records left whose dead letters were not stored
+	Unmarked  int   // settled records that come again: the commit had no room for their marks
 }
 
 // StuckEvent is told by Hooks.Stuck.

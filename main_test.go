@@ -18,6 +18,9 @@ func TestMain(m *testing.M) {
 	if spec, ok := os.LookupEnv(letterChildEnv); ok {
 		os.Exit(letterChild(spec)) // the one that TestKillBetweenLetterAndCommit kills
 	}
+	if spec, ok := os.LookupEnv(crashChildEnv); ok {
+		os.Exit(crashChild(spec)) // the one that ends itself in TestCrashLoop
+	}
 	// The tests wait for brokers and timers more than they compute: two at a time, which is what two cores would get,
 	// leave the machine idle.
 	parallel := flag.Lookup("test.parallel")

@@ -124,13 +124,12 @@ func (d *Delivery) Reject(reason error) bool {
 	return d.settle(d.verdict(doReject, noDelay, reason), reason)
 }
 
-// AckSync acks the record and returns once the broker stores an offset that
-// covers it, and so every earlier record of the partition is settled too. Where ctx
-// ends first, the record stays acked and ctx's error is returned; the handler should then
-// end, for an earlier record of its lane may be handled meanwhile. Other errors:
-// one that names the status on a nacked or rejected delivery; ErrRevoked or
-// ErrClosing where the record is no longer ours, or its partition is draining and
-// leaves an earlier record to its next owner; ErrNoConsumerGroup, after the
+// AckSync acks the record and returns once the broker stores that: an offset beyond it,
+// or its mark beside an earlier offset. It waits for no older record, as long as the
+// commit's metadata has room for the mark. Where ctx ends first, the record stays acked
+// and ctx's error is returned. Other errors: one that names the status on a nacked or
+// rejected delivery; ErrRevoked or ErrClosing where the record is no longer ours, or its
+// partition is draining and the commit is refused for good; ErrNoConsumerGroup, after the
 // ack, where nothing can be committed; ErrNotKafka, without an ack, on a message of another subscriber.
 func (d *Delivery) AckSync(ctx context.Context) error {
 	if d.sub == nil {

@@ -150,7 +150,6 @@ func TestMaxInFlight(t *testing.T) {
 			var all atomic.Int32
 			var each [partitions]atomic.Int32
 			reached := make(chan struct{}, partitions*records)
-			// Nobody waits for a commit here, so the slot in reserve is not used.
 			cfg := config(group, ordering(c.ordering, c.inFlight))
 			cfg.MaxInFlightTotal = c.total
 			s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {

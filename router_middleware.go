@@ -11,6 +11,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
 // Middleware returns a handler that follows the policy:
@@ -35,8 +36,8 @@ type Middleware struct {
 	// logged as an error once that is certain.
 	Handlers map[string]Policy
 	// ConfirmFirst runs AckFirst handlers only after the broker has confirmed the
-	// record's commit: at most once, even under kill -9. It takes this
-	// package's Subscriber with a consumer group.
+	// record's commit: at most once, even under kill -9. No handler waits for an older
+	// record. It takes this package's Subscriber with a consumer group.
 	ConfirmFirst bool
 	// Classify may choose another policy for an ordinary error: false, AckFirst
 	// or an invalid one means the usual policy. It is not asked about signals,
@@ -154,15 +155,14 @@ func (d *Delivery) confirm() error {
 	if !d.kafka.HasGroup() {
 		return d.position(fmt.Errorf("ConfirmFirst: nothing was acked: %w", ErrNoConsumerGroup))
 	}
-	if !d.Ack() {
+	first, sent, err := d.kafka.Confirm()
+	if err == nil && d.Status() != Acked {
 		return d.position(fmt.Errorf("ConfirmFirst: the delivery is %s", d.Status()))
 	}
-	sent, err := d.kafka.Confirm()
-	if err == nil {
-		return nil
+	if first && (err == nil || sent) {
+		d.sub.settled(d, partition.Verdict{Status: partition.Acked}, nil)
 	}
-	err = d.position(err)
-	if sent {
+	if err = d.position(err); sent {
 		d.sub.unconfirmed(d, err)
 	}
 	return err

@@ -12,7 +12,7 @@ import (
 // steady is a producer at a constant rate. It fills the partitions in turn, each from offset 0 on without a gap.
 type steady struct {
 	topic    string
-	keys     int64
+	key      func(partition int32, offset int64) string
 	producer sarama.SyncProducer
 	stopping chan struct{}
 	once     sync.Once
@@ -22,6 +22,11 @@ type steady struct {
 }
 
 func startSteady(t testing.TB, topic string, partitions, rate int, keys int64) *steady {
+	t.Helper()
+	return startKeyed(t, topic, partitions, rate, func(partition int32, offset int64) string { return key(partition, offset, keys) })
+}
+
+func startKeyed(t testing.TB, topic string, partitions, rate int, key func(partition int32, offset int64) string) *steady {
 	t.Helper()
 	cfg := sarama.NewConfig()
 	cfg.Version = sarama.V2_8_0_0
@@ -34,7 +39,7 @@ func startSteady(t testing.TB, topic string, partitions, rate int, keys int64) *
 	producer, err := sarama.NewSyncProducer(shared.Addrs(), cfg)
 	check(t, err)
 	s := &steady{
-		topic: topic, keys: keys, producer: producer,
+		topic: topic, key: key, producer: producer,
 		stopping: make(chan struct{}), done: make(chan struct{}), ends: make([]int64, partitions),
 	}
 	go s.run(rate)
@@ -61,10 +66,9 @@ func (s *steady) run(rate int) {
 		var batch []*sarama.ProducerMessage
 		for due := int(time.Since(began).Seconds() * float64(rate)); sent < due; sent++ {
 			p := sent % len(s.ends)
-			key := key(int32(p), s.ends[p], s.keys)
 			batch = append(batch, &sarama.ProducerMessage{
 				Topic: s.topic, Partition: int32(p), Offset: s.ends[p], Metadata: s.ends[p],
-				Key: sarama.StringEncoder(key), Value: sarama.StringEncoder(fmt.Sprint(sent)),
+				Key: sarama.StringEncoder(s.key(int32(p), s.ends[p])), Value: sarama.StringEncoder(fmt.Sprint(sent)),
 			})
 			s.ends[p]++
 		}

@@ -263,7 +263,7 @@ func (s *Subscriber) Guarantees() string {
 	}
 	if group {
 		parts = append(parts,
-			fmt.Sprintf("none replayed after Close, a revocation or a restart whose handlers finish within %v and leave no earlier record unsettled", c.DrainTimeout),
+			fmt.Sprintf("none replayed after Close, a revocation or a restart whose handlers finish within %v, as far as the room of a commit goes", c.DrainTimeout),
 			"under AckFirst: at most once but for acks that a crash leaves uncommitted; with ConfirmFirst: at most once")
 	} else {
 		parts = append(parts, "under AckFirst: at most once a subscription")
@@ -296,6 +296,7 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		MaxInFlight:      c.MaxInFlight,
 		MaxInFlightTotal: c.MaxInFlightTotal,
 		MaxBufferedBytes: c.MaxBufferedBytes,
+		MaxDeliveries:    c.MaxDeliveries,
 		CommitInterval:   c.CommitInterval,
 		CommitEach:       !c.Kafka.OverwriteSaramaConfig.Consumer.Offsets.AutoCommit.Enable,
 		DrainTimeout:     c.DrainTimeout,

@@ -75,15 +75,15 @@ type SubscriberConfig struct {
 	// Ordering: OrderByPartition by default.
 	Ordering Ordering
 	// MaxInFlight is how many handlers run at once, a partition; 0 is 1, or 64 with
-	// OrderByKey and Unordered. One more may run for the oldest unsettled
-	// record, which handlers in AckSync may be waiting for. Above 1 is an error
-	// with OrderByPartition.
+	// OrderByKey and Unordered. Above 1 is an error with OrderByPartition.
 	MaxInFlight int
 	// MaxInFlightTotal is the same bound over all partitions of a subscription; 0 is no bound.
 	MaxInFlightTotal int
-	// MaxUncommitted is how many records may lie between the committed offset
-	// (without a group: the oldest unsettled record) and the highest delivered one, a
-	// partition: the most that a crash replays. 0 is 100,000; Unlimited is no bound.
+	// MaxUncommitted is how many delivered records of a partition no confirmed commit may
+	// cover, by its offset or by a mark behind it: the most that a crash replays. A record
+	// that waits for long counts as one, not what is settled and stored behind it. Without a
+	// group it is how many records may lie between the oldest unsettled one and the highest
+	// delivered one. 0 is 100,000; Unlimited is no bound.
 	MaxUncommitted int
 	// MaxBufferedBytes is how many bytes of records, with 160 more for each and 56
 	// for each header, a subscription holds before it pauses fetching. Half of it is divided
@@ -92,7 +92,9 @@ type SubscriberConfig struct {
 	// the bound in memory, or two fetches if those are larger. Each running handler has a copy
 	// of its record's key and value beside that. 0 is 64 MiB.
 	MaxBufferedBytes int64
-	// CommitInterval between commits that nobody waits for; 0 is sarama's
+	// CommitInterval is the longest time until a commit that nobody waits for. One comes
+	// sooner the more is settled: after a fifth of it for one record, a tenth of that for
+	// ten, and 10 ms after the last one at the soonest. 0 is sarama's
 	// Consumer.Offsets.AutoCommit.Interval (1 s).
 	CommitInterval time.Duration
 	// Backoff returns how long a nacked record waits for its next delivery, where
@@ -122,7 +124,7 @@ type SubscriberConfig struct {
 	OnUnstorable Unstorable
 	// DrainTimeout is how long running handlers may take to finish on Close and
 	// on a revocation; there it is cut to what Rebalance.Timeout leaves. After it their contexts
-	// end with ErrClosing or ErrRevoked as the cause. 0 is 10 s.
+	// end with ErrClosing or ErrRevoked as the cause. Nacked records are not waited for. 0 is 10 s.
 	DrainTimeout time.Duration
 	// Hooks tell what happens.
 	Hooks Hooks

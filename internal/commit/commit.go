@@ -35,7 +35,7 @@ type Config struct {
 	Group  string
 	// InstanceID is the static member's id; nil for a dynamic member.
 	InstanceID *string
-	// Interval between commits that nobody waits for.
+	// Interval is the longest time until a commit that nobody waits for.
 	Interval time.Duration
 	// Cooperative: the session outlives its generation, so an illegal one is
 	// not the end.
@@ -73,6 +73,7 @@ type Committer struct {
 	mu      sync.Mutex
 	sources map[*Source]struct{}
 
+	cadence *cadence
 	request overdue
 	room    int // for the metadata of a partition; the committer's goroutine's own
 
@@ -87,7 +88,7 @@ func New(cfg Config, session Session) *Committer {
 		cfg.Abort = func() {}
 	}
 	c := &Committer{
-		cfg: cfg, session: session, teller: newTeller(), settle: settleAfter, room: ledger.DefaultRoom,
+		cfg: cfg, session: session, teller: newTeller(), cadence: newCadence(cfg.Interval), settle: settleAfter, room: ledger.DefaultRoom,
 		sources: map[*Source]struct{}{},
 		urge:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
@@ -132,10 +133,20 @@ func (c *Committer) run() {
 	defer ticker.Stop()
 	next := time.NewTimer(time.Hour)
 	defer next.Stop()
+	look := time.NewTimer(time.Hour)
+	defer look.Stop()
 	for {
 		select {
 		case <-c.stop:
 			return
+		case <-c.cadence.woken:
+			look.Reset(max(leastPause, c.cadence.rest)) // others are settled along with it
+			continue
+		case <-look.C:
+			if wait := c.look(); wait > 0 {
+				look.Reset(wait)
+				continue
+			}
 		case <-ticker.C:
 		case <-next.C:
 		case <-c.urge:
@@ -148,7 +159,12 @@ func (c *Committer) run() {
 		case <-c.urge:
 		default:
 		}
+		began := time.Now()
 		c.commit()
+		c.cadence.committed(began)
+		if !c.cadence.asleep.Load() {
+			look.Reset(c.cadence.rest)
+		}
 		c.readBack()
 		if at := c.next(); !at.IsZero() {
 			next.Reset(time.Until(at))
@@ -175,12 +191,22 @@ func (c *Committer) worthLingering() bool {
 
 // due is what one request tries to store.
 type due struct {
-	source *Source
-	mark   partition.Mark
-	text   string // the metadata
+	source   *Source
+	snapshot *partition.Snapshot
+	text     string // the metadata
 }
 
+// gather returns what is to be stored.
 func (c *Committer) gather() []due {
+	dues := c.dirty()
+	for i := range dues {
+		d := &dues[i]
+		d.snapshot, d.text = d.source.cfg.Snapshot(c.room)
+	}
+	return dues
+}
+
+func (c *Committer) dirty() []due {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
@@ -190,9 +216,11 @@ func (c *Committer) gather() []due {
 			continue
 		}
 		s.retryAt = time.Time{}
-		if mark, ok := s.dirty(); ok {
-			s.flying = mark.Seq
-			dues = append(dues, due{source: s, mark: mark})
+		if _, ok := s.dirty(); ok {
+			for _, w := range s.waiters {
+				w.asked = true
+			}
+			dues = append(dues, due{source: s})
 		}
 	}
 	return dues
@@ -217,14 +245,9 @@ func (c *Committer) commit() {
 	// The membership first: a watermark that is older than a rebalance must not go
 	// out under the generation that came with it, to a partition others own by now.
 	member, generation := c.session.MemberID(), c.session.GenerationID()
-	dues := c.gather()
+	dues := slices.DeleteFunc(c.gather(), func(d due) bool { return !d.source.flies(d.snapshot) })
 	if len(dues) == 0 {
 		return
-	}
-	for i := range dues {
-		if d := &dues[i]; d.source.cfg.Metadata != nil {
-			d.text = d.source.cfg.Metadata(d.mark, c.room)
-		}
 	}
 	defer c.request.begin()()
 	errs, sent, err := c.send(dues, member, generation)
@@ -232,26 +255,26 @@ func (c *Committer) commit() {
 	refresh := err != nil
 	for _, d := range dues {
 		cfg := &d.source.cfg
-		o := outcome{mark: d.mark, generation: generation, sent: sent, answered: sent && err == nil, err: err}
+		o := outcome{snapshot: d.snapshot, text: d.text, generation: generation, sent: sent, answered: sent && err == nil, err: err}
 		if err == nil {
 			o.err = answerFor(errs, cfg.Topic, cfg.Partition)
 		}
-		attempt := d.source.landed(o)
+		attempt, left := d.source.landed(o)
 		switch {
 		case o.err == nil:
-			cfg.Confirmed(d.mark)
-			c.cfg.Tried(cfg.Topic, cfg.Partition, d.mark.Offset, nil)
-			c.tell(d.source, committed, func() { c.cfg.Committed(cfg.Topic, cfg.Partition, d.mark.Offset) })
+			cfg.Confirmed(d.snapshot, left)
+			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, nil)
+			c.tell(d.source, committed, func() { c.cfg.Committed(cfg.Topic, cfg.Partition, d.snapshot.Offset) })
 		case c.fenced(o.err, member, generation):
 			if d.source.end(o.err) {
 				cfg.Fenced(o.err)
 			}
-			c.cfg.Fenced(cfg.Topic, cfg.Partition, d.mark.Offset, o.err)
-			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.mark.Offset, o.err, 0) })
+			c.cfg.Fenced(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err)
+			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, 0) })
 		default:
-			c.cfg.Tried(cfg.Topic, cfg.Partition, d.mark.Offset, o.err)
+			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err)
 			refresh = refresh || moved(o.err)
-			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.mark.Offset, o.err, attempt) })
+			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, attempt) })
 		}
 	}
 	if refresh {

@@ -40,6 +40,7 @@ type bed struct {
 	mark      partition.Mark
 	text      string // goes with it
 	confirmed partition.Mark
+	reverted  bool
 	failed    []error
 	attempts  []int
 	putBack   [][2]int64
@@ -93,7 +94,7 @@ func newBed(t *testing.T, stored, cooperative bool) *bed {
 		},
 		Fenced: func(string, int32, int64, error) {},
 	}, b)
-	t.Cleanup(b.c.Close)
+	t.Cleanup(func() { b.c.Close() })
 	b.source(stored, 0)
 	return b
 }
@@ -108,15 +109,20 @@ func (b *bed) source(stored bool, p int32) {
 			return b.mark
 		},
 		Running: func() int { return int(b.running.Load()) },
-		Metadata: func(mark partition.Mark, room int) string {
+		Snapshot: func(room int) (*partition.Snapshot, string) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			return b.text[:min(len(b.text), room)]
+			return &partition.Snapshot{Mark: b.mark}, b.text[:min(len(b.text), room)]
 		},
-		Confirmed: func(m partition.Mark) {
+		Reverted: func(s *partition.Snapshot) bool {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			b.confirmed = m
+			return b.reverted && s.Seq > b.mark.Seq
+		},
+		Confirmed: func(s *partition.Snapshot, _ bool) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.confirmed = s.Mark
 		},
 		Fenced: func(err error) {
 			b.mu.Lock()
@@ -126,6 +132,14 @@ func (b *bed) source(stored bool, p int32) {
 	})
 	b.s.Open()
 }
+
+func (b *bed) waiting() int {
+	b.c.mu.Lock()
+	defer b.c.mu.Unlock()
+	return len(b.s.waiters)
+}
+
+func (b *bed) waits() bool { return b.waiting() > 0 }
 
 // another is a further partition of the same committer.
 func (b *bed) another(t *testing.T, p int32) *bed {
@@ -140,7 +154,22 @@ func kerrToSarama(err *kerr.Error) error { return sarama.KError(err.Code) }
 func (b *bed) move(offset int64, seq uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.mark = partition.Mark{Offset: offset, Seq: seq}
+	b.mark = partition.Mark{Offset: offset, Seq: seq, Version: seq}
+}
+
+// confirm is a Confirm of a record, which moves the mark behind it.
+func (b *bed) confirm(offset int64, seq uint64) error {
+	before := partition.Mark{}
+	return b.s.Confirm(seq, func() (bool, func()) {
+		before = b.mark
+		b.move(offset+1, seq+1)
+		return true, func() {}
+	}, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.mark, b.reverted = before, true
+		b.mark.Version = seq + 2
+	})
 }
 
 func (b *bed) wantStored(t *testing.T, want int64) {
@@ -183,7 +212,7 @@ func TestCommitsTheStartAndWhatIsWaitedFor(t *testing.T) {
 	until(t, func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		return b.confirmed == (partition.Mark{Offset: 7, Seq: 5})
+		return b.confirmed == (partition.Mark{Offset: 7, Seq: 5, Version: 5})
 	})
 }
 
@@ -289,13 +318,13 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	if err := <-done; !errors.Is(err, cause) {
 		t.Fatalf("got %v", err)
 	}
-	if b.s.Waiting() {
+	if b.waiting() > 0 {
 		t.Fatal("the wait is still counted")
 	}
 }
 
-// What ConfirmFirst acked and no commit was ever sent for is left by the last
-// commit; what was sent stays acked, and says so.
+// What ConfirmFirst acked and no commit was ever sent for is taken back, and left by the
+// last commit; what was sent stays acked, and says so.
 func TestEndConfirms(t *testing.T) {
 	b := newBed(t, true, false)
 	var cut, cuts atomic.Int32
@@ -308,17 +337,22 @@ func TestEndConfirms(t *testing.T) {
 		cuts.Add(1)
 		return nil, errors.New("no answer, the connection is closed"), true
 	})
-	b.move(4, 4)
 	sent := make(chan error, 1)
-	go func() { sent <- b.s.Confirm(context.Background(), partition.Mark{Offset: 3, Seq: 3}) }()
-	until(t, func() bool { return cuts.Load() > 0 })
-	// A record that comes now is not covered by what was sent ...
-	own := partition.Mark{Offset: 9, Seq: 9}
+	go func() { sent <- b.confirm(3, 3) }()
+	until(t, func() bool {
+		b.c.mu.Lock()
+		defer b.c.mu.Unlock()
+		return cuts.Load() > 0 && len(b.s.waiters) == 1 && b.s.waiters[0].sent
+	})
+	// A record that comes now is in no commit, for the next one is seconds away ...
+	b.c.mu.Lock()
+	b.s.retryAt = time.Now().Add(time.Hour)
+	b.c.mu.Unlock()
 	unsent := make(chan error, 1)
-	go func() { unsent <- b.s.Confirm(context.Background(), own) }()
-	until(t, func() bool { return b.s.waiting.Load() == 2 })
+	go func() { unsent <- b.confirm(9, 9) }()
+	until(t, func() bool { return b.waiting() == 2 })
 	closing := errors.New("closing")
-	b.s.EndConfirms(0, closing)
+	b.s.EndConfirms(closing)
 	var not *NotStored
 	if err := <-sent; !errors.As(err, &not) || !not.Sent || !errors.Is(err, closing) {
 		t.Fatalf("sent: %v", err)
@@ -326,12 +360,60 @@ func TestEndConfirms(t *testing.T) {
 	if err := <-unsent; !errors.As(err, &not) || not.Sent {
 		t.Fatalf("not sent: %v", err)
 	}
-	cut.Store(0)
-	b.move(12, 12) // ... and stays uncovered, though the watermark passes it
+	if err := b.confirm(10, 10); !errors.As(err, &not) || not.Sent || !errors.Is(err, closing) {
+		t.Fatalf("one that comes later: %v", err)
+	}
+	cut.Store(0) // ... and is in none
 	if err := b.s.Flush(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
-	b.wantStored(t, 9)
+	b.wantStored(t, 4)
+}
+
+// A commit that was made of what is taken back meanwhile is not sent.
+func TestRevertedCommitIsNotSent(t *testing.T) {
+	b := newBed(t, true, false)
+	b.c.Close() // the test is the committer
+	b.c.stop, b.c.done, b.c.teller = make(chan struct{}), make(chan struct{}), newTeller()
+	close(b.c.done)
+	result := make(chan error, 1)
+	go func() { result <- b.confirm(2, 2) }()
+	until(t, b.waits)
+	dues := b.c.gather()
+	b.s.EndConfirms(errors.New("closing"))
+	var not *NotStored
+	if err := <-result; !errors.As(err, &not) || not.Sent {
+		t.Fatalf("not sent: %v", err)
+	}
+	if b.s.flies(dues[0].snapshot) {
+		t.Error("it is sent, and the next owner would skip the record")
+	}
+}
+
+// Who waits for want of room has no commits sent one after the other.
+func TestWaiterWithoutRoomUrgesNothing(t *testing.T) {
+	b := newBed(t, true, false)
+	b.c.Close() // the test is the committer
+	b.c.stop, b.c.done, b.c.teller = make(chan struct{}), make(chan struct{}), newTeller()
+	close(b.c.done)
+	go func() { _ = b.s.Wait(deadline(t), 9) }()
+	until(t, b.waits)
+	select {
+	case <-b.c.urge:
+	case <-deadline(t).Done():
+		t.Fatal("who waits has no commit sent")
+	}
+	dues := b.c.gather()
+	b.s.flies(dues[0].snapshot)
+	b.move(5, 5) // there is something for the next one
+	if _, left := b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, answered: true}); !left || len(b.c.urge) > 0 {
+		t.Errorf("left out: %v, %d urgent commits", left, len(b.c.urge))
+	}
+	b.move(10, 10) // now the next one covers the record
+	dues = b.c.gather()
+	b.s.flies(dues[0].snapshot)
+	b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, answered: true})
+	until(t, func() bool { return !b.waits() })
 }
 
 func TestPositions(t *testing.T) {

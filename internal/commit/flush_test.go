@@ -41,12 +41,13 @@ func TestFlushEndsAtARefusalThatLasts(t *testing.T) {
 			b := newBed(t, true, false)
 			b.move(3, 3)
 			fault := b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: refusal, Count: -1})
+			b.s.Drain(errors.New("closing"))
 			err := b.s.Flush(deadline(t))
 			if err == nil || errors.Is(err, context.DeadlineExceeded) || int(fault.Hits()) != tries {
 				t.Errorf("%d commits, then: %v", fault.Hits(), err)
 			}
-			if b.s.Hopeless() == nil {
-				t.Error("and it is not said to be hopeless")
+			if err := b.s.Wait(deadline(t), 9); err == nil {
+				t.Error("and a wait for a commit does not end")
 			}
 		})
 	}

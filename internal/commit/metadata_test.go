@@ -32,7 +32,7 @@ func TestMetadataIsStored(t *testing.T) {
 		t.Fatalf("stored %q", got)
 	}
 	b.mu.Lock()
-	b.mark, b.text = partition.Mark{Offset: 3, Seq: 3, Changes: 1}, "second"
+	b.mark, b.text = partition.Mark{Offset: 3, Seq: 3, Version: 4}, "second"
 	b.mu.Unlock()
 	if err := b.s.Flush(deadline(t)); err != nil {
 		t.Fatal(err)

@@ -25,8 +25,8 @@ type open struct {
 var errOpen = errors.New("it is stored, but an earlier commit without an answer may still be processed, and replace it")
 
 func (o *open) add(c outcome) {
-	if o.count == 0 || c.mark.Offset < o.mark.Offset {
-		o.mark = c.mark
+	if o.count == 0 || c.snapshot.Version < o.mark.Version {
+		o.mark = c.snapshot.Mark
 	}
 	o.count++
 	o.generation, o.settles = c.generation, time.Time{}
@@ -51,11 +51,7 @@ func (c *Committer) readBack() {
 	for s := range c.sources {
 		switch now := time.Now(); {
 		case s.open.settles.IsZero() || s.open.settles.After(now):
-		case s.open.mark.Offset >= s.stored.Offset: // it can have replaced the metadata at most
-			if s.open.mark.Changes < s.stored.Changes {
-				s.stored.Changes = s.open.mark.Changes
-				c.Urge()
-			}
+		case s.open.mark.Version >= s.stored.Version: // whichever came last, the same is stored
 			s.open = open{}
 			s.serveStored()
 		default:
@@ -74,7 +70,7 @@ func (c *Committer) readBack() {
 		if err == nil {
 			found, perr = positionIn(response, s.cfg.Topic, s.cfg.Partition)
 		}
-		if wanted, ok := s.hasRead(found.Offset, perr); !ok {
+		if wanted, ok := s.hasRead(found, perr); !ok {
 			c.cfg.PutBack(s.cfg.Topic, s.cfg.Partition, found.Offset, wanted)
 		}
 	}
@@ -83,9 +79,9 @@ func (c *Committer) readBack() {
 	}
 }
 
-// hasRead takes note of the stored offset. It returns false, and what should have been
-// stored, if that was replaced: then it is stored again.
-func (s *Source) hasRead(offset int64, err error) (wanted int64, ok bool) {
+// hasRead takes note of what is stored. It returns false, and the offset that should have
+// been, if that was replaced: then it is stored again.
+func (s *Source) hasRead(found Position, err error) (wanted int64, ok bool) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	wanted = s.stored.Offset
@@ -93,13 +89,16 @@ func (s *Source) hasRead(offset int64, err error) (wanted int64, ok bool) {
 	case s.closed != nil:
 	case err != nil:
 		s.open.settles = time.Now().Add(pause(4, err))
-	case offset >= wanted:
+	case found.Offset > wanted, found.Offset == wanted && found.Metadata == s.text:
 		s.open = open{}
 		s.serveStored()
 	default:
 		// One of them has been processed; the others may follow.
-		s.stored = partition.Mark{Offset: offset, Seq: min(s.open.mark.Seq, s.stored.Seq)}
-		s.has = offset >= 0
+		s.stored = partition.Mark{Offset: found.Offset, Seq: min(s.open.mark.Seq, s.stored.Seq)}
+		s.has = found.Offset >= 0
+		for _, w := range s.waiters {
+			w.sent, w.covered = w.sent || w.covered, false
+		}
 		if s.open.count--; s.open.count > 0 {
 			s.open.settles = time.Time{}
 		} else {

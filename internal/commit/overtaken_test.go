@@ -1,7 +1,6 @@
 package commit
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"sync/atomic"
@@ -32,13 +31,14 @@ func (b *bed) hold(release <-chan struct{}) (commits *atomic.Int32) {
 }
 
 // overtake has a commit of 6 stored, and then one of 3 processed that was sent before.
-func (b *bed) overtake(t *testing.T) {
+func (b *bed) overtake(t *testing.T, waits func()) {
 	release := make(chan struct{})
 	commits := b.hold(release)
 	b.move(3, 3)
 	b.c.Urge()
 	until(t, func() bool { return commits.Load() == 1 })
 	b.move(6, 6)
+	waits()
 	b.network.Cut()
 	b.network.Heal()
 	until(t, func() bool { return b.storedIs(6) })
@@ -56,7 +56,7 @@ func (b *bed) storedIs(offset int64) bool {
 func TestOvertakenCommitIsRepairedByTheFlush(t *testing.T) {
 	b := newBed(t, true, false)
 	b.c.settle = 5 * time.Second // or it may be over before the test has looked
-	b.overtake(t)
+	b.overtake(t, func() {})
 	if err := b.s.Flush(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -77,15 +77,16 @@ func TestOvertakenCommitIsNotTakenForStored(t *testing.T) {
 			b := newBed(t, true, false)
 			b.c.settle = 5 * time.Second
 			newer := make(chan error, 1)
-			go func() {
-				if confirm {
-					newer <- b.s.Confirm(deadline(t), partition.Mark{Offset: 5, Seq: 5})
-				} else {
-					newer <- b.s.Wait(deadline(t), 5)
-				}
-			}()
-			until(t, b.s.Waiting)
-			b.overtake(t)
+			b.overtake(t, func() {
+				go func() {
+					if confirm {
+						newer <- b.s.Confirm(5, func() (bool, func()) { return true, func() {} }, nil)
+					} else {
+						newer <- b.s.Wait(deadline(t), 5)
+					}
+				}()
+				until(t, b.waits)
+			})
 			if err := b.s.Wait(deadline(t), 2); err != nil { // covered by the older one, too
 				t.Fatal(err)
 			}
@@ -126,7 +127,7 @@ func TestSameCommitAgainIsNotReadBack(t *testing.T) {
 func TestNewerGenerationFencesTheOpenCommit(t *testing.T) {
 	now := func() int32 { return 7 }
 	o := open{}
-	o.add(outcome{mark: partition.Mark{Offset: 3, Seq: 3}, generation: now()})
+	o.add(outcome{snapshot: &partition.Snapshot{}, generation: now()})
 	o.answered(now(), time.Second)
 	if o.count != 1 || o.settles.IsZero() {
 		t.Errorf("the same generation: %+v", o)
@@ -147,17 +148,16 @@ func TestAmbiguousAnswers(t *testing.T) {
 		t.Run(refusal.Message, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t, true, false)
-			b.move(3, 3)
 			fault := b.broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: refusal, Count: -1})
 			result := make(chan error, 1)
-			go func() { result <- b.s.Confirm(context.Background(), partition.Mark{Offset: 2, Seq: 2}) }()
+			go func() { result <- b.confirm(2, 2) }()
 			until(t, func() bool { return fault.Hits() > 1 }) // the first one has landed
 			until(t, func() bool {
 				b.c.mu.Lock()
 				defer b.c.mu.Unlock()
-				return b.s.flying == 0
+				return !b.s.waiters[0].flying
 			})
-			b.s.EndConfirms(0, errors.New("closing"))
+			b.s.EndConfirms(errors.New("closing"))
 			var not *NotStored
 			if err := <-result; !errors.As(err, &not) || not.Sent != sent {
 				t.Errorf("got %v", err)
@@ -174,16 +174,16 @@ func TestConfirmHasNoWindow(t *testing.T) {
 	b.c.stop, b.c.done, b.c.teller = make(chan struct{}), make(chan struct{}), newTeller()
 	close(b.c.done)
 	result := make(chan error, 1)
-	go func() { result <- b.s.Confirm(context.Background(), partition.Mark{Offset: 2, Seq: 2}) }()
-	until(t, b.s.Waiting)
-	b.move(3, 3)
+	go func() { result <- b.confirm(2, 2) }()
+	until(t, b.waits)
 	dues := b.c.gather()
-	b.s.landed(outcome{mark: dues[0].mark, sent: true, answered: true})
-	b.s.EndConfirms(0, errors.New("closing"))
+	b.s.flies(dues[0].snapshot)
+	b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, answered: true})
+	b.s.EndConfirms(errors.New("closing"))
 	if err := <-result; err != nil {
 		t.Errorf("the broker has stored it, and the wait ends with: %v", err)
 	}
-	if b.s.Limit(&partition.Mark{Offset: 3, Seq: 3}) {
+	if b.reverted {
 		t.Error("the record is left to the next owner, too")
 	}
 }

@@ -21,7 +21,7 @@ func (c *Committer) send(dues []due, member string, generation int32) (errs map[
 	}
 	for _, d := range dues {
 		// No leader epoch: sarama does not tell it with a record.
-		request.AddBlockWithLeaderEpoch(d.source.cfg.Topic, d.source.cfg.Partition, d.mark.Offset, -1, 0, d.text)
+		request.AddBlockWithLeaderEpoch(d.source.cfg.Topic, d.source.cfg.Partition, d.snapshot.Offset, -1, 0, d.text)
 	}
 	coordinator, err := c.cfg.Client.Coordinator(c.cfg.Group)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -20,10 +19,13 @@ type SourceConfig struct {
 	// Mark returns what could be committed now, Running how many handlers are at work.
 	Mark    func() partition.Mark
 	Running func() int
-	// Metadata returns what is stored with a mark, a text of at most room bytes; nil: none.
-	Metadata func(mark partition.Mark, room int) string
-	// Confirmed is called with the mark that the broker has stored.
-	Confirmed func(partition.Mark)
+	// Snapshot returns what is stored, and the metadata that says so, of at most room bytes.
+	Snapshot func(room int) (*partition.Snapshot, string)
+	// Reverted reports whether a snapshot says more than is true by now.
+	Reverted func(*partition.Snapshot) bool
+	// Confirmed is called with what the broker has stored, and whether that left out, for want
+	// of room, a record that somebody waits for.
+	Confirmed func(s *partition.Snapshot, left bool)
 	// Fenced is called when the group has gone on without this member.
 	Fenced func(error)
 	// Stored is false where the start position itself is still to be committed.
@@ -36,16 +38,14 @@ type Source struct {
 	c    *Committer
 	told told // guarded by the teller's lock
 
-	waiting atomic.Int32 // len(waiters), to look at without the lock
-
 	// Guarded by the committer's lock.
 	has      bool           // a commit of this epoch, or the start, is stored
 	stored   partition.Mark // by the last answer
+	text     string         // the metadata with it
 	open     open           // what may still replace it
-	sent     uint64         // records below it are covered by a commit whose outcome is unknown
-	flying   uint64         // records below it are covered by the commit that is under way
-	limit    *partition.Mark
 	flushing bool
+	draining error // the cause; nil: it is not
+	sealed   error // the cause, once nothing can be confirmed any more
 	closed   error
 	failure  error // of the last commit; nil: it was confirmed
 	attempts int   // that failed since the last one that did not
@@ -54,13 +54,23 @@ type Source struct {
 }
 
 type waiter struct {
-	seq     uint64 // the record to be covered
-	start   bool   // any stored offset will do
-	flush   bool   // mark is to be stored
-	confirm bool   // its handler has not run yet
-	mark    partition.Mark
-	result  chan error
+	seq    uint64 // the record to be covered
+	start  bool   // any stored offset will do
+	flush  bool   // mark is to be stored
+	named  bool   // likewise, but not any more in a drain
+	mark   partition.Mark
+	revert func() // takes back that the record is settled; nil: its handler has run
+	result chan error
+
+	asked   bool // the commit that is under way was made after the wait began
+	flying  bool // it covers the record
+	sent    bool // so did one whose outcome is unknown
+	covered bool // so does what is stored
+	left    bool // the last commit left it out, for want of room
 }
+
+// mayBeStored reports whether a commit that covers the record was sent and not refused.
+func (w *waiter) mayBeStored() bool { return w.flying || w.sent || w.covered }
 
 // NotStored is the error of a wait that ended with its partition.
 type NotStored struct {
@@ -78,52 +88,90 @@ func (e *NotStored) Error() string {
 
 func (e *NotStored) Unwrap() error { return e.Cause }
 
-func (s *Source) notStored(w *waiter, cause error) error {
-	return &NotStored{Sent: s.mayBeStored(w.seq), Cause: cause}
-}
-
-// mayBeStored reports whether a commit that covers a record was sent and not refused.
-func (s *Source) mayBeStored(seq uint64) bool {
-	return seq < max(s.sent, s.flying, s.stored.Seq)
+// giveUp returns the error of a wait that ends before its record is stored. One that was to
+// be confirmed, and of which no commit was sent, is not settled any more.
+func (w *waiter) giveUp(cause error) error {
+	sent := w.mayBeStored()
+	if !sent && w.revert != nil {
+		w.revert()
+	}
+	return &NotStored{Sent: sent, Cause: cause}
 }
 
 // outcome is how a commit of one partition ended.
 type outcome struct {
-	mark       partition.Mark
+	snapshot   *partition.Snapshot
+	text       string
 	generation int32 // it was sent under
 	sent       bool
 	answered   bool
 	err        error // nil: it is stored
 }
 
-// landed takes note of the end of a commit that was under way, and serves those who
-// wait for it: in one lock section, for whoever asks in between would take the commit
-// for one that was never sent. It returns how many attempts have failed since a commit succeeded.
-func (s *Source) landed(o outcome) (attempt int) {
+// flies takes note that a commit is about to be sent. It returns false if that says more
+// than is true by now.
+func (s *Source) flies(snapshot *partition.Snapshot) bool {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	s.flying, s.failure = 0, o.err
+	if s.closed != nil || s.cfg.Reverted(snapshot) {
+		s.c.Urge()
+		return false
+	}
+	for _, w := range s.waiters {
+		w.flying = w.forRecord() && snapshot.Covers(w.seq)
+	}
+	return true
+}
+
+// landed takes note of the end of a commit that was under way, and serves those who
+// wait for it: in one lock section, for whoever asks in between would take the commit
+// for one that was never sent. It returns how many attempts have failed since a commit succeeded,
+// and whether this one left a waiter out.
+func (s *Source) landed(o outcome) (attempt int, left bool) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.failure = o.err
 	if o.err == nil {
 		s.attempts, s.retryAt = 0, time.Time{}
-		s.has, s.stored = true, o.mark
+		s.has, s.stored, s.text = true, o.snapshot.Mark, o.text
 		s.open.answered(o.generation, s.c.settle)
+		for _, w := range s.waiters {
+			w.covered = o.snapshot.Covers(w.seq)
+			w.flying = false
+			if w.left = w.asked && w.forRecord() && !w.covered; w.left {
+				left = true
+			}
+		}
 		s.serveStored()
-		return 0
+		return 0, left
 	}
-	if o.sent && !(o.answered && refused(o.err)) {
-		s.sent = max(s.sent, o.mark.Seq)
+	unknown := o.sent && !(o.answered && refused(o.err))
+	for _, w := range s.waiters {
+		w.sent = w.sent || w.flying && unknown
+		w.flying = false
 	}
 	if o.sent && !o.answered {
 		s.open.add(o)
 	}
 	s.attempts++
 	s.retryAt = time.Now().Add(pause(s.attempts, o.err))
-	if s.hopeless() != nil {
-		s.serve(func(w *waiter) (error, bool) {
-			return fmt.Errorf("the commit is refused, and would be again: %w", o.err), w.flush
-		})
+	s.endHopeless()
+	return s.attempts, false
+}
+
+// endHopeless ends the waits of a drain for a commit that trying again does not bring.
+func (s *Source) endHopeless() {
+	err := s.hopeless()
+	if err == nil || s.draining == nil {
+		return
 	}
-	return s.attempts
+	err = fmt.Errorf("the commit is refused, and would be again: %w", err)
+	s.serve(func(w *waiter) (error, bool) {
+		if w.flush {
+			return err, true
+		}
+		return w.giveUp(fmt.Errorf("%w: %w", s.draining, err)), !w.start
+	})
 }
 
 // hopeless returns the last commit's error, if trying again does not help. A topic may
@@ -133,14 +181,6 @@ func (s *Source) hopeless() error {
 		return nil
 	}
 	return s.failure
-}
-
-// Hopeless returns why the last commit failed, if trying again within seconds does not
-// help: a right is missing, the topic was deleted. Else it returns nil.
-func (s *Source) Hopeless() error {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	return s.hopeless()
 }
 
 // NewSource makes a partition's side of the committer. Nothing is committed
@@ -163,12 +203,17 @@ func (s *Source) Open() {
 	}
 }
 
-// dirty returns what is to be sent, and whether it is.
+// dirty returns what can be stored, and whether a commit of it is due.
 func (s *Source) dirty() (partition.Mark, bool) {
 	mark := s.cfg.Mark()
-	s.cut(&mark)
-	return mark, s.closed == nil && (!s.has || mark.Offset > s.stored.Offset || mark.Changes > s.stored.Changes)
+	return mark, s.closed == nil && (!s.has || mark.Version > s.stored.Version || slices.ContainsFunc(s.waiters, (*waiter).asks))
 }
+
+// asks reports whether a further commit may serve w.
+func (w *waiter) asks() bool { return w.forRecord() && !w.covered && !w.left }
+
+// forRecord reports whether w waits for a record, and not for a commit.
+func (w *waiter) forRecord() bool { return !w.start && !w.flush && !w.named }
 
 // Failure returns why the last commit was not confirmed, nil if it was.
 func (s *Source) Failure() error {
@@ -177,49 +222,30 @@ func (s *Source) Failure() error {
 	return s.failure
 }
 
-// Limit cuts a mark to what EndConfirms lets be sent; it reports whether it did.
-func (s *Source) Limit(mark *partition.Mark) bool {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	return s.cut(mark)
-}
-
-func (s *Source) cut(mark *partition.Mark) bool {
-	if s.limit == nil || mark.Seq <= s.limit.Seq {
-		return false
-	}
-	*mark = *s.limit
-	return true
-}
-
-// Waiting reports, without a lock, whether somebody waits for a commit.
-func (s *Source) Waiting() bool { return s.waiting.Load() > 0 }
-
 // serveStored ends the waits for what is stored, for good.
 func (s *Source) serveStored() {
-	s.serve(func(w *waiter) (error, bool) { return nil, s.serves(w, s.sure()) })
-	if len(s.waiters) == 0 {
-		return
-	}
-	if next, dirty := s.dirty(); dirty && slices.ContainsFunc(s.waiters, func(w *waiter) bool { return s.serves(w, next) }) {
+	s.serve(func(w *waiter) (error, bool) { return nil, s.serves(w) })
+	if mark, dirty := s.dirty(); dirty && slices.ContainsFunc(s.waiters, func(w *waiter) bool {
+		return !w.forRecord() || w.asks() || w.seq < mark.Seq
+	}) {
 		s.c.Urge() // they would be served by a further commit already
 	}
 }
 
-// serves reports whether w waits for no more than a mark that is stored.
-func (s *Source) serves(w *waiter, mark partition.Mark) bool {
+// serves reports whether w waits for no more than what is stored for good.
+func (s *Source) serves(w *waiter) bool {
 	switch {
 	case w.start:
 		return s.has
-	case w.flush:
-		return s.has && mark.Offset >= w.mark.Offset && mark.Changes >= w.mark.Changes
+	case w.flush, w.named:
+		return s.has && s.stored.Version >= w.mark.Version && s.open.count == 0
 	}
-	return w.seq < mark.Seq
+	return w.seq < s.sure().Seq || w.covered && s.open.count == 0
 }
 
 // sure returns the mark below which nothing can put the stored offset back any more.
 func (s *Source) sure() partition.Mark {
-	if s.open.count > 0 && (s.open.mark.Offset < s.stored.Offset || s.open.mark.Changes < s.stored.Changes) {
+	if s.open.count > 0 && s.open.mark.Version < s.stored.Version {
 		return s.open.mark
 	}
 	return s.stored
@@ -234,48 +260,71 @@ func (s *Source) serve(done func(*waiter) (error, bool)) {
 		}
 		return ok
 	})
-	s.waiting.Store(int32(len(s.waiters)))
 }
 
-// Wait returns once a commit that covers the record is stored.
+// Wait returns once a record that is settled is stored, by the offset or by its mark.
 func (s *Source) Wait(ctx context.Context, seq uint64) error {
-	return s.wait(ctx, &waiter{seq: seq})
+	return s.wait(ctx, &waiter{seq: seq}, nil)
 }
 
-// Confirm is Wait for a record whose handler runs only afterwards. The record's
-// own mark is what a last commit stops at, should none that covers the record ever be sent.
-func (s *Source) Confirm(ctx context.Context, own partition.Mark) error {
-	return s.wait(ctx, &waiter{seq: own.Seq, confirm: true, mark: own})
+// Confirm settles a record and waits until that is stored. It returns nil without waiting if
+// settle returns false; what settle returns beside that is called at once. Should no commit
+// that covers the record be sent before the partition's end, it calls revert.
+func (s *Source) Confirm(seq uint64, settle func() (bool, func()), revert func()) error {
+	return s.wait(context.Background(), &waiter{seq: seq, revert: revert}, settle)
+}
+
+// WaitNamed returns once a mark is stored, and an error once the partition drains.
+func (s *Source) WaitNamed(mark partition.Mark) error {
+	return s.wait(context.Background(), &waiter{named: true, mark: mark}, nil)
 }
 
 // WaitStart returns once the position the claim starts from is stored.
 func (s *Source) WaitStart(ctx context.Context) error {
-	return s.wait(ctx, &waiter{start: true})
+	return s.wait(ctx, &waiter{start: true}, nil)
 }
 
-func (s *Source) wait(ctx context.Context, w *waiter) error {
+// wait calls settle, if there is one, together with what makes w wait: no commit may come
+// between them.
+func (s *Source) wait(ctx context.Context, w *waiter, settle func() (bool, func())) error {
 	w.result = make(chan error, 1)
 	s.c.mu.Lock()
-	if s.serves(w, s.sure()) {
-		s.c.mu.Unlock()
-		return nil
+	cause := s.closed
+	if cause == nil && settle != nil {
+		cause = s.sealed
+	} else if cause == nil && w.named {
+		cause = s.draining
 	}
-	if s.closed != nil {
+	settled, after := true, func() {}
+	if settle != nil {
+		if cause != nil {
+			s.c.mu.Unlock()
+			return &NotStored{Cause: cause}
+		}
+		settled, after = settle()
+	}
+	switch {
+	case !settled, s.serves(w):
+		s.c.mu.Unlock()
+		after()
+		return nil
+	case cause != nil:
 		defer s.c.mu.Unlock()
-		return s.notStored(w, s.closed)
+		return w.giveUp(cause)
 	}
 	s.waiters = append(s.waiters, w)
-	s.waiting.Store(int32(len(s.waiters)))
+	s.endHopeless()
 	s.c.mu.Unlock()
+	after()
 	s.c.Urge()
 	if err, ok := s.await(ctx, w); ok {
 		return err
 	}
 	s.c.mu.Lock()
-	cause := context.Cause(ctx)
+	cause = context.Cause(ctx)
 	if w.flush {
 		cause = errors.Join(cause, s.failure)
-		if s.failure == nil && s.serves(w, s.stored) {
+		if s.failure == nil && s.stored.Version >= w.mark.Version {
 			cause = errors.Join(cause, errOpen)
 		}
 	}
@@ -315,31 +364,29 @@ func (s *Source) Flush(ctx context.Context) error {
 	if closed != nil {
 		return closed
 	}
-	return s.wait(ctx, &waiter{flush: true, mark: mark})
+	return s.wait(ctx, &waiter{flush: true, mark: mark}, nil)
 }
 
-// EndWaits ends the waits of Wait for records from a sequence number on. What they
-// wait for is still sent.
-func (s *Source) EndWaits(from uint64, cause error) {
+// Drain begins the end of the partition: a commit that is refused, and would be again, is
+// not waited for any longer.
+func (s *Source) Drain(cause error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
+	s.draining = cause
+	s.serve(func(w *waiter) (error, bool) { return cause, w.named })
+	s.endHopeless()
+}
+
+// EndConfirms ends the waits of Confirm, and lets none begin.
+func (s *Source) EndConfirms(cause error) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.sealed = cause
 	s.serve(func(w *waiter) (error, bool) {
-		return s.notStored(w, cause), !w.start && !w.confirm && w.seq >= from
-	})
-}
-
-// EndConfirms ends the waits of Confirm for records from a sequence number on. What
-// was never sent for them is not sent any more, so those records are left to the next owner.
-func (s *Source) EndConfirms(from uint64, cause error) {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	for _, w := range s.waiters {
-		if w.confirm && w.seq >= from && !s.mayBeStored(w.seq) && (s.limit == nil || w.seq < s.limit.Seq) {
-			s.limit = &w.mark
+		if w.revert == nil {
+			return nil, false
 		}
-	}
-	s.serve(func(w *waiter) (error, bool) {
-		return s.notStored(w, cause), w.confirm && w.seq >= from
+		return w.giveUp(cause), true
 	})
 }
 
@@ -358,7 +405,7 @@ func (s *Source) end(cause error) (first bool) {
 	}
 	delete(s.c.sources, s)
 	s.serve(func(w *waiter) (error, bool) {
-		return s.notStored(w, s.closed), true
+		return w.giveUp(s.closed), true
 	})
 	return first
 }

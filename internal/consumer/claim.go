@@ -56,7 +56,6 @@ type Claim struct {
 	cancel    context.CancelCauseFunc
 	ended     error // why it ended; set before the partition is closed, read after
 	draining  chan struct{}
-	quit      chan struct{}      // closed when nothing more is handed out even in the drain
 	spent     chan struct{}      // closed when the partition is no longer ours
 	fenced    chan struct{}      // closed when the group has gone on without us
 	wake      chan struct{}      // a token each for an idle slot
@@ -70,89 +69,14 @@ type Claim struct {
 	calls   calls
 	corrupt corrupt // the watchdog's
 
-	taken   int64 // bytes since the budget was asked
-	quitted bool  // quit is closed
-	held    held
-	stuck   time.Time // since when, once a record was told that it is stuck behind
-}
+	doubted  sync.Once
+	crashes  crashes
+	careful  atomic.Bool  // see crash.go
+	unmarked atomic.Int64 // settled records for whose marks the last commit had no room
 
-type claimStart struct {
-	topic     string
-	partition int32
-	offset    int64       // of the first record
-	stored    bool        // the group has that offset, or a later one, stored
-	metadata  string      // what is stored with it
-	topicID   sarama.Uuid // zero: not known
-	committer *commit.Committer
-	side      sarama.Client
-	gate      *gate                                    // closed
-	end       func() int64                             // where the log ended at the last fetch
-	abortLate func(stop <-chan struct{}) (done func()) // of the side's requests
-	reconnect context.CancelCauseFunc                  // ends the session; the next has new connections
-	ctx       context.Context                          // for its values
-}
-
-func (s *shared) newClaim(start claimStart) *Claim {
-	cfg := s.cfg
-	c := &Claim{
-		shared: s, topic: start.topic, partition: start.partition,
-		reconnect: start.reconnect,
-		committer: start.committer,
-		topicID:   start.topicID,
-		reader:    reread.New(start.side, start.topic, start.partition, start.abortLate),
-		draining:  make(chan struct{}),
-		quit:      make(chan struct{}),
-		spent:     make(chan struct{}),
-		fenced:    make(chan struct{}),
-		wake:      make(chan struct{}, cfg.MaxInFlight+1),
-		kick:      make(chan struct{}, 1),
-		looks:     make(chan chan struct{}),
-		suspected: make(chan struct{}, 1),
-	}
-	c.portion.gate, c.portion.end = start.gate, start.end
-	c.portion.bytes.Total = &s.budget.held
-	c.portion.next.Store(start.offset)
-	c.logger = cfg.Logger.With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset})
-	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(start.ctx))
-	var open []partition.Open
-	if c.committer != nil && start.stored {
-		open = c.inherited(start.offset, start.metadata)
-	}
-	c.part = partition.New(partition.Config[*sarama.ConsumerMessage]{
-		Order:          cfg.Order,
-		Key:            func(r *sarama.ConsumerMessage) []byte { return r.Key },
-		MaxInFlight:    cfg.MaxInFlight,
-		MaxUncommitted: cfg.MaxUncommitted,
-		Committed:      c.committer != nil,
-		Limit:          s.limit,
-		Bytes:          &c.portion.bytes,
-		Late:           &s.late,
-		Detach:         detached,
-		Start:          start.offset,
-		Check:          s.checkOf,
-		Open:           open,
-		// A record handed out before the start is stored would be lost if we died
-		// now: the next owner would begin at the newest offset again.
-		Held: c.committer != nil && !start.stored,
-	})
-	c.part.OnGrant(func() { c.do(c.part.Poke()) })
-	if c.committer != nil {
-		c.source = c.committer.NewSource(commit.SourceConfig{
-			Topic: c.topic, Partition: c.partition, Stored: start.stored,
-			Mark:      c.part.Mark,
-			Running:   func() int { return c.part.Load().Running },
-			Metadata:  c.ledgerText,
-			Confirmed: func(m partition.Mark) { c.do(c.part.Committed(m)) },
-			Fenced: func(error) {
-				c.part.GiveUp() // others may own the partition by now
-				_, w := c.part.Stop(0)
-				c.do(w)
-				close(c.fenced)
-			},
-		})
-		c.source.Open()
-	}
-	return c
+	taken int64 // bytes since the budget was asked
+	held  held
+	stuck time.Time // since when, once a record was told that it is stuck behind
 }
 
 // run drains messages until they end or done closes.
@@ -205,6 +129,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 			close(looked)
 		case <-detach.C:
 			c.detach()
+			c.relax()
 		case <-c.fenced:
 			return // ends the session, whose next one is another membership
 		case <-done:

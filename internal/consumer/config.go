@@ -54,6 +54,7 @@ type Config struct {
 	MaxInFlightTotal int
 	MaxUncommitted   uint64 // 0: no bound
 	MaxBufferedBytes int64
+	MaxDeliveries    int // 0: no limit
 	CommitInterval   time.Duration
 	CommitEach       bool // commit at every ack
 	DrainTimeout     time.Duration
@@ -76,6 +77,8 @@ type Task interface {
 	Run(stop <-chan struct{}, copies *Copies) (v partition.Verdict, sent bool)
 	// Gone stands for Run where the record is no longer in Kafka.
 	Gone(err error) partition.Verdict
+	// Died stands for Run where the record is given up, because its handler ended the process.
+	Died(err error) partition.Verdict
 	// Finished follows the settlement of Run's verdict.
 	Finished()
 	// Cancel makes a Run under way return: the delivery is no longer ours.
@@ -114,8 +117,7 @@ type shared struct {
 	late    atomic.Bool
 	limit   *partition.Limit
 
-	mail     sharedLetters
-	offering atomic.Int32 // messages of draining partitions that nobody has taken yet
+	mail sharedLetters
 
 	claimsMu   sync.Mutex
 	claims     map[*Claim]struct{}
@@ -127,6 +129,8 @@ type shared struct {
 
 	health    *health
 	suspicion suspicion
+
+	quarantine quarantine
 
 	evicting  sync.Mutex
 	evictNext time.Time // guarded by evicting
@@ -210,23 +214,6 @@ func (s *shared) evict() {
 // crowded tells that what waits for long has to go: half of the bound is for
 // what can be handed out.
 func (s *shared) crowded() bool { return s.budget.held.Load() > s.budget.bound/2 }
-
-// nobodyReads tells whether messages are offered and the application holds none
-// that it might be busy with.
-func (s *shared) nobodyReads() bool {
-	offered := int(s.offering.Load())
-	if offered == 0 {
-		return false
-	}
-	s.claimsMu.Lock()
-	claims := slices.Collect(maps.Keys(s.claims))
-	s.claimsMu.Unlock()
-	running := 0
-	for _, c := range claims {
-		running += c.part.Load().Running
-	}
-	return running <= offered
-}
 
 // fetched is called by sarama once it has handed out what a fetch brought for a
 // partition, before it sends the next one.

@@ -20,7 +20,8 @@ const gapPatience = time.Second
 
 // gapLooks is what a claim knows of the offsets behind its last record.
 type gapLooks struct {
-	next  int64 // at the last look
+	next  int64     // at the last look
+	since time.Time // it has been that
 	pause time.Duration
 	due   time.Time // of the next question
 }
@@ -28,8 +29,9 @@ type gapLooks struct {
 // passGap moves the watermark over what no record is in.
 func (c *Claim) passGap(g *gapLooks, most time.Duration) {
 	next := c.part.Next()
+	c.doubt(g, next)
 	if next != g.next {
-		*g = gapLooks{next: next, pause: gapLook}
+		*g = gapLooks{next: next, since: time.Now(), pause: gapLook}
 		return // it gets something
 	}
 	if time.Now().Before(g.due) || !c.mayPass(next) {
@@ -41,6 +43,28 @@ func (c *Claim) passGap(g *gapLooks, most time.Duration) {
 	}
 	g.due = time.Now().Add(g.pause)
 	g.pause = min(2*g.pause, max(most, gapLook))
+}
+
+// doubt ends the reading of marks whose records do not come: the log ends before them, or
+// the partition is paused, and may be so for what waits behind them.
+func (c *Claim) doubt(g *gapLooks, next int64) {
+	end := c.part.Inherits()
+	switch log := c.portion.end(); {
+	case end < 0:
+		return
+	case log > 0 && log < end: // it held them once
+	case next != g.next:
+		return
+	case c.portion.gate.closed():
+		if load := c.part.Load(); load.Ready+load.Running > 0 || !c.budget.overdrawn(&c.portion) && time.Since(g.since) < stuckFor {
+			return // there will be room
+		}
+	case log > next:
+		if tail, err := c.reader.Tail(c.draining, next); err != nil || tail.Waiting {
+			return
+		}
+	}
+	c.do(c.part.Doubt())
 }
 
 // passLastGap is passGap for the last commit of an assignment.

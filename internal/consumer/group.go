@@ -136,6 +136,7 @@ func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	_ = h.clients.learn(h.s.cfg) // where the topic did not exist before
 	h.assigned(session)
 	h.committer = h.newCommitter(session)
+	h.positions.known = nil // a member that joins again may get the same generation
 	h.begin(session)
 	return nil
 }
@@ -171,22 +172,27 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 			h.group.Resume(tp)
 		}
 	})
-	if !h.restarting && claim.InitialOffset() == sarama.OffsetNewest && h.replaced() {
+	var offset int64
+	var stored bool
+	var metadata string
+	again := h.restarting
+	if !again {
 		// It comes from a member that had not noticed the new topic when it gave the partition up, or we have not until now.
-		if err := h.restart(session.Context(), partition); err != nil {
-			s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
+		if again = claim.InitialOffset() == sarama.OffsetNewest && h.replaced(); !again {
+			offset, stored, metadata, again = h.start(session, claim)
 		}
-		h.endSession(errAnew)
+		if again {
+			if err := h.restart(session.Context(), partition); err != nil {
+				s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
+			}
+			h.endSession(errAnew)
+		}
+	}
+	if again {
 		for range claim.Messages() { //nolint:revive // they come again
 		}
 		return nil
 	}
-	if h.restarting {
-		for range claim.Messages() { //nolint:revive // they come again
-		}
-		return nil
-	}
-	offset, stored, metadata := h.start(session, claim)
 	c := s.shared.newClaim(claimStart{
 		topic: topic, partition: partition, offset: offset, stored: stored, metadata: metadata,
 		topicID:   s.topic.reading(),
@@ -220,8 +226,8 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 }
 
 // start returns the offset the claim reads from, whether the group has it stored, and
-// what is stored with it.
-func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (offset int64, stored bool, metadata string) {
+// what is stored with it; or that it is of an earlier topic.
+func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (offset int64, stored bool, metadata string, stale bool) {
 	s, topic, partition := h.s, claim.Topic(), claim.Partition()
 	ctx, cancel := context.WithTimeout(session.Context(), storedPatience)
 	defer cancel()
@@ -229,6 +235,9 @@ func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.C
 	defer closing()
 	defer s.sideDialer.AbortLate(ctx.Done())()
 	position, err := h.positions.of(ctx, h, session, partition)
+	if err == nil && h.stale(partition, position) {
+		return 0, false, "", true
+	}
 	told := err != nil && !s.closingNow() && session.Context().Err() == nil
 	if offset := claim.InitialOffset(); offset >= 0 {
 		if told {
@@ -238,7 +247,7 @@ func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.C
 		if position.Offset != offset {
 			position.Metadata = "" // it is of another commit than the one that sarama has seen
 		}
-		return offset, true, position.Metadata
+		return offset, true, position.Metadata, false
 	}
 	// Nothing was stored, or what was stored lies outside the log and sarama
 	// reset the position: either way the start must be committed.
@@ -253,7 +262,7 @@ func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.C
 	case err == nil && position.Offset >= 0 && position.Offset != offset:
 		s.reset(topic, partition, position.Offset, offset, sarama.ErrOffsetOutOfRange)
 	}
-	return offset, false, ""
+	return offset, false, "", false
 }
 
 // positions are what the group has stored for the partitions of one generation: those

@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"cmp"
 	"errors"
 	"slices"
 	"time"
@@ -13,20 +12,13 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// ledgerText is what is stored with a mark: how far the open records have come.
-func (c *Claim) ledgerText(mark partition.Mark, room int) string {
-	unsettled := c.part.Unsettled()
-	if len(unsettled) == 0 {
-		return ""
-	}
-	slices.SortFunc(unsettled, func(a, b partition.Open) int { return cmp.Compare(a.Offset, b.Offset) })
-	l := &ledger.Ledger{TopicID: c.topicID}
+// snapshot returns what is to be stored of the partition, and the ledger that says so.
+func (c *Claim) snapshot(room int) (*partition.Snapshot, string) {
+	s := c.part.Snapshot()
+	l := &ledger.Ledger{TopicID: c.topicID, Blocks: s.Blocks}
 	wall, now := time.Now(), Now()
-	for _, o := range unsettled {
-		if o.Offset < mark.Offset {
-			continue // settled since
-		}
-		open := ledger.Open{Offset: o.Offset, Attempts: o.Attempts, Check: o.Check}
+	for _, o := range s.Open {
+		open := ledger.Open{Offset: o.Offset, Attempts: o.Attempts, InFlight: o.InFlight, Alone: o.Alone, Check: o.Check}
 		if o.DueAt > now {
 			// Rounded up to what a ledger stores: a record never comes early.
 			open.Due = wall.Add(min(time.Duration(o.DueAt-now), mostDelay) + time.Millisecond - 1)
@@ -36,8 +28,17 @@ func (c *Claim) ledgerText(mark partition.Mark, room int) string {
 		}
 		l.Open = append(l.Open, open)
 	}
-	text, _ := ledger.Encode(c.place(mark.Offset), l, room)
-	return text
+	if c.cfg.MaxDeliveries > 0 {
+		c.crashes.write(l, c.careful.Load(), s.Last)
+	}
+	text, kept := ledger.Encode(c.place(s.Offset), l, room)
+	if c.careful.Load() && kept.Open < len(l.Open) { // what is in flight first
+		l.Open = slices.DeleteFunc(l.Open, func(o ledger.Open) bool { return !o.InFlight })
+		text, kept = ledger.Encode(c.place(s.Offset), l, room)
+	}
+	s.Keep(kept.Blocks)
+	c.unmarked.Store(int64(s.Left()))
+	return s, text
 }
 
 func (c *Claim) place(offset int64) ledger.Place {
@@ -45,10 +46,10 @@ func (c *Claim) place(offset int64) ledger.Place {
 }
 
 // inherited reads what an earlier owner stored with the offset from which the claim
-// starts. What cannot be trusted is told, and is as if it had not been stored.
-func (c *Claim) inherited(offset int64, text string) []partition.Open {
-	var unknown sarama.Uuid
+// starts. What cannot be trusted is told, and is as if it had not been stored: nil.
+func (c *Claim) inherited(offset int64, text string) *ledger.Ledger {
 	l, err := ledger.Decode(c.place(offset), text)
+	var unknown sarama.Uuid
 	switch {
 	case err == nil && l.Kind != ledger.Consumer:
 		err = ledger.ErrForeign
@@ -57,15 +58,20 @@ func (c *Claim) inherited(offset int64, text string) []partition.Open {
 	}
 	if err != nil {
 		if text != "" {
-			c.logger.Info("What is stored with the committed offset is not used: records that were delivered before begin with attempt 1, and without their delays",
+			c.logger.Info("What is stored with the committed offset is not used: records that were settled behind it are delivered again, others begin with attempt 1, and without their delays",
 				watermill.LogFields{"err": err.Error(), "kafka_partition_offset": offset})
 		}
 		return nil
 	}
+	return l
+}
+
+// opens returns the open records of a ledger by the partition's clock.
+func opens(l *ledger.Ledger) []partition.Open {
 	wall, now := time.Now(), Now()
 	open := make([]partition.Open, 0, len(l.Open))
 	for _, o := range l.Open {
-		p := partition.Open{Offset: o.Offset, Attempts: o.Attempts, Check: o.Check}
+		p := partition.Open{Offset: o.Offset, Attempts: o.Attempts, InFlight: o.InFlight && !l.Clean, Alone: o.Alone, Check: o.Check}
 		if wait := o.Due.Sub(wall); wait > 0 {
 			p.DueAt = now + int64(min(wait, mostDelay))
 		}
@@ -77,25 +83,38 @@ func (c *Claim) inherited(offset int64, text string) []partition.Open {
 	return open
 }
 
+// tellDoubted says, once for an assignment, that marks of an earlier owner did not hold.
+func (c *Claim) tellDoubted(doubted []ledger.Run) {
+	c.doubted.Do(func() {
+		c.logger.Info("Records that an earlier owner settled are delivered again, from this offset on: the log does not hold the same records any more, or does not bring them",
+			watermill.LogFields{"kafka_partition_offset": doubted[0].From})
+	})
+}
+
+var errOtherTopic = errors.New("it was stored for another topic of this name, an earlier one or another cluster's")
+
 // mostDelay is the longest delay that is stored.
 const mostDelay = 50 * 365 * 24 * time.Hour
 
-var errOtherTopic = errors.New("it was stored for an earlier topic of this name")
+// needsPrint reports whether a settlement needs the fingerprint of its record: something is
+// committed, and the record stays open, or is acked and was not the oldest.
+func (c *Claim) needsPrint(d *partition.Delivery[*sarama.ConsumerMessage], status partition.Status) bool {
+	return c.source != nil && (status != partition.Acked || d.Behind())
+}
 
-// check returns a number by which a delivery's record is known again, 0 where that is not stored.
-func (c *Claim) check(d *partition.Delivery[*sarama.ConsumerMessage]) uint16 {
-	if c.source == nil {
-		return 0
-	}
-	if r, ok := c.part.Record(d); ok && c.part.Status(d) != partition.Acked {
-		return c.checkOf(r)
+// print returns the fingerprint of a delivery's record for a settlement, 0 where none is needed.
+func (c *Claim) print(d *partition.Delivery[*sarama.ConsumerMessage], status partition.Status) uint32 {
+	if c.needsPrint(d, status) {
+		if r, ok := c.part.Record(d); ok {
+			return c.fingerprint(r)
+		}
 	}
 	return 0 // or the partition knows it since before the record was pushed out
 }
 
-// checkOf is a number by which a record is known again. Headers are left out where a
+// fingerprint is a number by which a record is known again. Headers are left out where a
 // tracer writes into them before they come here.
-func (s *shared) checkOf(r *sarama.ConsumerMessage) uint16 {
+func (s *shared) fingerprint(r *sarama.ConsumerMessage) uint32 {
 	var h ledger.Hash
 	if s.cfg.Tracer == nil {
 		for _, header := range r.Headers {
@@ -103,5 +122,5 @@ func (s *shared) checkOf(r *sarama.ConsumerMessage) uint16 {
 			h.Bytes(header.Value)
 		}
 	}
-	return uint16(h.Fingerprint(r.Offset, r.Timestamp, r.Key, r.Value))
+	return h.Fingerprint(r.Offset, r.Timestamp, r.Key, r.Value)
 }

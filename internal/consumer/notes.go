@@ -44,7 +44,7 @@ func (h *health) note(p int32, n note) {
 func sum(a, b partition.Left) partition.Left {
 	return partition.Left{
 		Running: a.Running + b.Running, Pending: a.Pending + b.Pending, Nacked: a.Nacked + b.Nacked,
-		Letters: a.Letters + b.Letters, Unread: a.Unread + b.Unread,
+		Letters: a.Letters + b.Letters, Unmarked: a.Unmarked + b.Unmarked,
 	}
 }
 
@@ -56,7 +56,7 @@ func (h *health) tellNotes() {
 	h.mu.Unlock()
 	for _, n := range notes {
 		fields := watermill.LogFields{
-			"handlers_running": n.running, "pending": n.left.Pending, "nacked": n.left.Nacked, "letters": n.left.Letters,
+			"handlers_running": n.running, "pending": n.left.Pending, "nacked": n.left.Nacked, "letters": n.left.Letters, "unmarked": n.left.Unmarked,
 		}
 		if len(n.partitions) == 1 {
 			fields["kafka_partition"] = n.partitions[0]

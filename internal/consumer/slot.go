@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -31,8 +32,9 @@ func (c *Claim) serveAll(task Task, w partition.Work, ok bool) {
 	defer func() {
 		if running { // the application's code ended this goroutine (runtime.Goexit): another one takes its place
 			next := c.newTask()
-			verdict := partition.Verdict{Status: partition.Nacked, DueAt: Now() + int64(exitedPause)}
-			_, ok, w := c.part.FinishAndTake(&task.Delivery().Delivery, verdict, Now(), &next.Delivery().Delivery)
+			d := &task.Delivery().Delivery
+			verdict := partition.Verdict{Status: partition.Nacked, DueAt: Now() + int64(exitedPause), Fingerprint: c.print(d, partition.Nacked)}
+			_, ok, w := c.part.FinishAndTake(d, verdict, Now(), &next.Delivery().Delivery)
 			task.Finished()
 			c.slots.Add(1)
 			go c.serveAll(next, w, ok)
@@ -55,16 +57,16 @@ func (c *Claim) serveAll(task Task, w partition.Work, ok bool) {
 		verdict, sent := c.serveOne(task, &copies)
 		running = false
 		if !sent {
-			next := c.newTask()
-			w, ok = c.part.Abandon(d, &next.Delivery().Delivery)
-			c.do(w)
-			task = next
+			c.do(c.part.Abandon(d))
+			task, ok = c.newTask(), false
 			continue
 		}
 		now := int64(0) // a clock that nobody looks at: had a verb nacked it, it falls due by the timer
 		if verdict.Status != partition.Acked {
 			now = Now()
-			verdict.Check = c.check(d)
+		}
+		if c.needsPrint(d, verdict.Status) && (verdict.Status != partition.Pending || c.part.Status(d) == partition.Pending) {
+			verdict.Fingerprint = c.fingerprint(d.Record())
 		}
 		next := c.newTask()
 		_, ok, w = c.part.FinishAndTake(d, verdict, now, &next.Delivery().Delivery)
@@ -78,38 +80,40 @@ func (c *Claim) serveAll(task Task, w partition.Work, ok bool) {
 func (c *Claim) serveOne(task Task, copies *Copies) (v partition.Verdict, sent bool) {
 	d := &task.Delivery().Delivery
 	if d.Evicted() {
-		stop := c.draining
-		if d.Last() {
-			stop = c.quit
-		}
-		record, err := c.readAgain(stop, d.Offset())
+		record, err := c.readAgain(c.draining, d.Offset())
 		switch {
 		case errors.Is(err, reread.ErrGone):
-			c.part.Restore(d, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()})
+			c.part.Restore(d, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()}, true)
 			task.Delivery().describe(d.Record(), copies)
 			return task.Gone(err), true
 		case err != nil: // draining
 			return v, false
 		}
-		c.part.Restore(d, record)
+		c.part.Restore(d, record, false)
 	}
 	task.Delivery().describe(d.Record(), copies)
-	if !d.Last() {
-		return task.Run(c.draining, copies)
+	switch {
+	case c.crashes.tries > 0 && d.Offset() == c.crashes.culprit && d.Attempt() == c.crashes.tries+1:
+		c.part.Uncount(d)
+		return task.Died(fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries)), true
+	case c.careful.Load():
+		return c.runNamed(task, copies)
 	}
-	offer := task.Delivery()
-	offer.offered = true
-	c.offering.Add(1)
-	defer offer.Sent() // or it went nowhere: not decoded, or no longer ours
-	return task.Run(c.quit, copies)
+	return task.Run(c.draining, copies)
 }
 
-// Sent tells that the application has taken the message. The slot calls it.
-func (d *Delivery) Sent() {
-	if d.offered {
-		d.offered = false
-		d.claim.offering.Add(-1)
+// runNamed runs a task once a commit says that its record is in flight.
+func (c *Claim) runNamed(task Task, copies *Copies) (v partition.Verdict, sent bool) {
+	d := &task.Delivery().Delivery
+	alone := c.part.Suspects()
+	if !c.quarantine.enter(alone, c.draining) {
+		return v, false
 	}
+	defer c.quarantine.leave()
+	if c.source.WaitNamed(c.part.Name(d, c.fingerprint(d.Record()), alone)) != nil {
+		return v, false
+	}
+	return task.Run(c.draining, copies)
 }
 
 // readAgain tries until it has an answer or the claim drains.
@@ -150,8 +154,14 @@ func (c *Claim) do(w partition.Work) {
 		default:
 		}
 	}
-	if c.source != nil && (w.Full || (w.Moved && (c.cfg.CommitEach || c.source.Waiting()))) {
+	if c.source != nil && w.Moved {
+		c.committer.Settled()
+	}
+	if c.source != nil && (w.Full || w.Moved && c.cfg.CommitEach) {
 		c.committer.Urge()
+	}
+	if len(w.Doubted) > 0 {
+		c.tellDoubted(w.Doubted)
 	}
 	w.Granted()
 }
@@ -162,14 +172,11 @@ type Delivery struct {
 	claim     *Claim
 	key       []byte
 	timestamp stamp
-	offered   bool // counted in offering: handed out in a drain, taken by nobody yet
 }
 
 // Settle settles the delivery unless it is settled; see partition.Settle.
 func (d *Delivery) Settle(v partition.Verdict) (status partition.Status, first bool) {
-	if v.Status != partition.Acked {
-		v.Check = d.claim.check(&d.Delivery)
-	}
+	v.Fingerprint = d.claim.print(&d.Delivery, v.Status)
 	status, first, w := d.claim.part.Settle(&d.Delivery, v, Now())
 	d.claim.do(w)
 	return status, first
@@ -177,7 +184,8 @@ func (d *Delivery) Settle(v partition.Verdict) (status partition.Status, first b
 
 // AckCumulative acks the record and every earlier one that no handler has.
 func (d *Delivery) AckCumulative() (status partition.Status, first bool, others []partition.Acknowledged) {
-	status, first, others, w := d.claim.part.AckCumulative(&d.Delivery, Now())
+	v := partition.Verdict{Status: partition.Acked, Fingerprint: d.claim.print(&d.Delivery, partition.Acked)}
+	status, first, others, w := d.claim.part.AckCumulative(&d.Delivery, v, Now())
 	d.claim.do(w)
 	return status, first, others
 }
@@ -189,7 +197,7 @@ func (d *Delivery) Release() bool {
 	return ok
 }
 
-// Status answers what became of the delivery.
+// Status returns what became of the delivery.
 func (d *Delivery) Status() partition.Status { return d.claim.part.Status(&d.Delivery) }
 
 // Draining is closed when the partition's drain begins. Who asks for it may
@@ -199,40 +207,42 @@ func (d *Delivery) Draining() <-chan struct{} {
 	return d.claim.draining
 }
 
-// Ended answers why the assignment ended, once the status is Revoked.
+// Ended returns why the assignment ended, once the status is Revoked.
 func (d *Delivery) Ended() error { return d.claim.ended }
 
 // Context is cancelled, with ErrRevoked or ErrClosing as its cause, when the
 // partition is no longer ours.
 func (d *Delivery) Context() context.Context { return d.claim.ctx }
 
-// HasGroup tells whether offsets are committed.
+// HasGroup reports whether offsets are committed.
 func (d *Delivery) HasGroup() bool { return d.claim.source != nil }
 
-// WaitStored returns once the broker stores an offset that covers the record.
+// WaitStored returns once the broker stores that the record, which is settled, is.
 func (d *Delivery) WaitStored(ctx context.Context) error {
-	return d.await(func() error { return d.claim.source.Wait(ctx, d.Seq()) })
-}
-
-// Confirm is WaitStored for a record whose handler has not run. It ends only with
-// the commit or the assignment. sent tells whether a commit that covers it was tried.
-func (d *Delivery) Confirm() (sent bool, err error) {
-	own := partition.Mark{Offset: d.Offset(), Seq: d.Seq()}
-	err = d.await(func() error { return d.claim.source.Confirm(context.Background(), own) })
-	var not *commit.NotStored
-	return errors.As(err, &not) && not.Sent, err
-}
-
-// await lends the record's lane to the oldest unsettled record, which the commit waits for.
-func (d *Delivery) await(wait func() error) error {
 	c := d.claim
 	if c.source == nil {
 		return ErrNoConsumerGroup
 	}
-	c.do(c.part.Wait(&d.Delivery, +1))
-	err := wait()
-	c.do(c.part.Wait(&d.Delivery, -1))
-	return c.cause(err)
+	c.part.Want(&d.Delivery)
+	return c.cause(c.source.Wait(ctx, d.Seq()))
+}
+
+// Confirm acks a record whose handler has not run, unless it is settled otherwise, and
+// returns once that is stored. It ends only with the commit or the assignment. first reports
+// whether it was not settled before, and sent, with an error, whether a commit that covers it
+// was tried: if not, the record is left to the next owner.
+func (d *Delivery) Confirm() (first, sent bool, err error) {
+	c := d.claim
+	v := partition.Verdict{Status: partition.Acked, Confirm: true, Fingerprint: c.print(&d.Delivery, partition.Acked)}
+	err = c.source.Confirm(d.Seq(), func() (bool, func()) {
+		var w partition.Work
+		var status partition.Status
+		status, first, w = c.part.Settle(&d.Delivery, v, Now())
+		c.part.Want(&d.Delivery)
+		return status == partition.Acked, func() { c.do(w) }
+	}, func() { c.part.Unconfirm(d.Seq()) })
+	var not *commit.NotStored
+	return first, errors.As(err, &not) && not.Sent, c.cause(err)
 }
 
 // cause turns the end of a wait into the end of the assignment, where it was that.

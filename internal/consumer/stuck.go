@@ -23,7 +23,8 @@ type Stuck struct {
 // held is what keeps a paused partition's window full.
 type held struct {
 	offset int64
-	commit bool // not the record at offset, but the commit of it
+	passed uint64 // records that the bound has let pass
+	commit bool   // not the record at offset, but the commit of it
 	since  time.Time
 	told   bool
 }
@@ -47,13 +48,13 @@ func (c *Claim) watch() {
 	}
 	now.Offset, now.Attempt, now.State = oldest.Offset, oldest.Attempt, oldest.State
 	// Half of MaxUncommitted brings a commit at once: one that stays away for so long fails.
-	byCommit := load.Blocked && load.Uncommitted > 0
+	byCommit := load.Blocked && c.source != nil && (load.Uncommitted > 0 || c.source.Failure() != nil)
 	if byCommit {
 		now.Offset, now.Attempt = c.part.Mark().Offset, 0
 		now.State = "settled, but commits fail"
 	}
-	if c.held.since.IsZero() || c.held.offset != now.Offset || c.held.commit != byCommit {
-		c.held = held{offset: now.Offset, commit: byCommit, since: time.Now()}
+	if c.held.since.IsZero() || c.held.offset != now.Offset || c.held.passed != load.Admitted || c.held.commit != byCommit {
+		c.held = held{offset: now.Offset, passed: load.Admitted, commit: byCommit, since: time.Now()}
 		return
 	}
 	if c.held.told || time.Since(c.held.since) <= stuckAfter {

@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
@@ -66,6 +67,14 @@ func (i *identity) reading() sarama.Uuid {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.read
+}
+
+// was reports whether an earlier topic of the name had an id.
+func (i *identity) was(id sarama.Uuid) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_, past := i.past[id]
+	return past && id != i.now
 }
 
 // replaced reports whether there was an earlier topic of the name. Where the group has nothing stored for a
@@ -237,6 +246,13 @@ func (h *groupHandler) replaced() bool {
 	return h.s.topic.replaced()
 }
 
+// stale reports whether what the group has stored is of an earlier topic: of a member that had not noticed the new one
+// when it ended. An id that nobody knows says nothing: offsets may have come with the log from another cluster.
+func (h *groupHandler) stale(p int32, position commit.Position) bool {
+	l, err := ledger.Decode(ledger.Place{Topic: h.s.cfg.Topic, Partition: p, Offset: position.Offset}, position.Metadata)
+	return err == nil && h.s.topic.was(l.TopicID)
+}
+
 // restart stores a partition's beginning as the position to go on from, and tells it.
 func (h *groupHandler) restart(ctx context.Context, p int32) error {
 	oldest, err := h.store(ctx, p)
@@ -255,9 +271,13 @@ func (h *groupHandler) store(ctx context.Context, p int32) (oldest int64, err er
 	}
 	start := h.committer.NewSource(commit.SourceConfig{
 		Topic: topic, Partition: p,
-		Mark:      func() partition.Mark { return partition.Mark{Offset: oldest} },
-		Running:   func() int { return 0 },
-		Confirmed: func(partition.Mark) {},
+		Mark:    func() partition.Mark { return partition.Mark{Offset: oldest} },
+		Running: func() int { return 0 },
+		Snapshot: func(int) (*partition.Snapshot, string) {
+			return &partition.Snapshot{Mark: partition.Mark{Offset: oldest}}, ""
+		},
+		Reverted:  func(*partition.Snapshot) bool { return false },
+		Confirmed: func(*partition.Snapshot, bool) {},
 		Fenced:    func(error) {},
 	})
 	defer start.Close(errAnew)

@@ -146,8 +146,8 @@ func (d *decoder) runs(offset int64) []Run {
 	for at := offset; len(runs) < n; {
 		r := Run{From: d.after(at)}
 		r.To = d.after(r.From)
-		// The first offset of all is open, and so is one between two runs.
-		if d.failed || r.From == at || r.To == r.From {
+		// An offset between two runs is open.
+		if d.failed || r.From == at && len(runs) > 0 || r.To == r.From {
 			d.fail()
 			return nil
 		}
@@ -158,7 +158,7 @@ func (d *decoder) runs(offset int64) []Run {
 
 func (d *decoder) bits(offset int64) (runs []Run) {
 	set := d.bytes(d.count(1))
-	if d.failed || len(set) == 0 || offset > math.MaxInt64-8*int64(len(set)) || set[0]&1 != 0 || set[len(set)-1] == 0 {
+	if d.failed || len(set) == 0 || offset > math.MaxInt64-8*int64(len(set)) || set[len(set)-1] == 0 {
 		d.fail()
 		return nil
 	}
@@ -196,7 +196,7 @@ func (d *decoder) blocks(offset int64, runs []Run) []Block {
 			}
 			b.Runs = append(b.Runs, r)
 		}
-		if d.failed || len(b.Runs) == 0 || b.end() != at { // a block ends with a mark
+		if d.failed || len(b.Runs) == 0 || b.End() != at { // a block ends with a mark
 			d.fail()
 			return nil
 		}
@@ -232,6 +232,13 @@ func (d *decoder) open(offset int64, times bool, blocks []Block) []Open {
 		o := Open{Offset: d.after(at)}
 		attempts := d.uvarint()
 		o.Attempts, o.InFlight = int(attempts>>1), attempts&1 != 0
+		if o.InFlight {
+			alone := d.uvarint()
+			if alone > math.MaxInt32 {
+				d.fail()
+			}
+			o.Alone = int(alone)
+		}
 		o.Check = binary.BigEndian.Uint16(d.bytes(2))
 		if times {
 			o.Due, o.First = d.timeAfter(base), d.timeAfter(base)

@@ -51,11 +51,11 @@ func (k Kept) Whole(l *Ledger) bool {
 
 // Encode writes a ledger as a text of at most room bytes. What does not fit is left
 // out: times first, then open records from the highest down, then blocks from
-// the highest down, those that are awaited last. The text is empty if there is
+// the highest down, those of a higher rank last. The text is empty if there is
 // no room for anything.
 func Encode(at Place, l *Ledger, room int) (string, Kept) {
 	e := encoder{at: at, l: l, room: room, blocks: make([]bool, len(l.Blocks)), open: len(l.Open), times: true}
-	e.keepBlocks(len(l.Blocks), true)
+	e.keepBlocks(len(l.Blocks), Plain)
 	if text, _, ok := e.text(); ok {
 		return text, e.kept()
 	}
@@ -63,8 +63,9 @@ func Encode(at Place, l *Ledger, room int) (string, Kept) {
 	e.open = 0
 	levels := []level{
 		{len(l.Open), func(n int) { e.open = n }},
-		{len(l.Blocks), func(n int) { e.keepBlocks(n, true) }},
-		{len(l.Blocks), func(n int) { e.keepBlocks(n, false) }}, // not even all that are awaited
+		{len(l.Blocks), func(n int) { e.keepBlocks(n, Plain) }},
+		{len(l.Blocks), func(n int) { e.keepBlocks(n, Awaited) }},
+		{len(l.Blocks), func(n int) { e.keepBlocks(n, Promised) }},
 	}
 	if _, _, ok := e.text(); !ok { // the blocks alone are too many
 		levels = levels[1:]
@@ -95,15 +96,11 @@ type encoder struct {
 
 func (e *encoder) kept() Kept { return Kept{Blocks: e.blocks, Open: e.open, Times: e.times} }
 
-// keepBlocks keeps the first n blocks and, with awaited, those that are awaited;
-// without, only what is awaited of the first n.
-func (e *encoder) keepBlocks(n int, awaited bool) {
+// keepBlocks keeps those of the first n blocks that have a rank, and all of a higher one.
+func (e *encoder) keepBlocks(n int, rank Rank) {
 	for i := range e.blocks {
-		if a := e.l.Blocks[i].Awaited; awaited {
-			e.blocks[i] = i < n || a
-		} else {
-			e.blocks[i] = i < n && a
-		}
+		r := e.l.Blocks[i].Rank
+		e.blocks[i] = r > rank || r == rank && i < n
 	}
 }
 
@@ -212,7 +209,7 @@ func (e *encoder) runs() (runs []Run, ends []int64) {
 				runs = append(runs, r)
 			}
 		}
-		ends = append(ends, b.end())
+		ends = append(ends, b.End())
 	}
 	return runs, ends
 }
@@ -273,6 +270,9 @@ func (e *encoder) appendOpen(to []byte) []byte {
 			n |= 1
 		}
 		to = binary.AppendUvarint(to, n)
+		if o.InFlight {
+			to = binary.AppendUvarint(to, uint64(o.Alone))
+		}
 		to = binary.BigEndian.AppendUint16(to, o.Check)
 		if e.times {
 			to = appendAfter(appendAfter(to, base, o.Due), base, o.First)

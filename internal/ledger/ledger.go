@@ -57,10 +57,18 @@ type Block struct {
 	Runs []Run
 	// Sum is the sum of the fingerprints of its marked records, see [Fingerprint].
 	Sum uint32
-	// Awaited reports that somebody waits until the block is stored: it gets room
-	// before others. It is not stored.
-	Awaited bool
+	// Rank is who gets room before others, see Encode. It is not stored.
+	Rank Rank
 }
+
+// Rank is who depends on a block.
+type Rank uint8
+
+const (
+	Plain    Rank = iota // what it does not say is repeated
+	Awaited              // somebody waits until it is stored
+	Promised             // somebody was told that it is
+)
 
 // Run is the settled records from one offset (inclusive) to another (exclusive).
 // From and To-1 are offsets of marked records.
@@ -72,7 +80,8 @@ type Open struct {
 	Attempts int       // deliveries so far
 	First    time.Time // when the first of them began, in milliseconds; zero: not known
 	Due      time.Time // when it may be delivered again, in milliseconds; zero: at once
-	InFlight bool      // a handler had it when this was stored
+	InFlight bool      // a handler had it when this was stored, or when an earlier owner died
+	Alone    int       // of one in flight: how often it was handed out alone since
 	// Check is the low half of the record's fingerprint.
 	Check uint16
 }
@@ -92,7 +101,7 @@ var (
 // Marked reports whether a ledger of blocks marks an offset, and which block does.
 // The blocks must be in order.
 func Marked(blocks []Block, offset int64) (block int, marked bool) {
-	block = sort.Search(len(blocks), func(i int) bool { return blocks[i].end() > offset })
+	block = sort.Search(len(blocks), func(i int) bool { return blocks[i].End() > offset })
 	if block == len(blocks) {
 		return 0, false
 	}
@@ -101,5 +110,5 @@ func Marked(blocks []Block, offset int64) (block int, marked bool) {
 	return block, run < len(runs) && runs[run].From <= offset
 }
 
-// end is the offset behind the block's last mark.
-func (b *Block) end() int64 { return b.Runs[len(b.Runs)-1].To }
+// End is the offset behind the block's last mark.
+func (b *Block) End() int64 { return b.Runs[len(b.Runs)-1].To }

@@ -27,19 +27,18 @@ func (b *Bytes) Load() int64 { return b.own.Load() }
 func (p *Partition[R]) Evict(soon int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.phase == closed {
 		return
 	}
-	for seq := p.head; seq != p.tail; seq++ {
-		e := p.at(seq)
-		if e.evicted || e.size == 0 || !p.waits(e, soon) {
-			continue
+	p.each(p.head, func(_ uint64, e *entry[R]) bool {
+		if !e.evicted && e.size > 0 && p.waits(e, soon) {
+			if e.d != nil {
+				e.d.drop()
+			}
+			p.forget(e)
 		}
-		if e.d != nil {
-			e.d.drop()
-		}
-		p.forget(e)
-	}
+		return true
+	})
 }
 
 // drop takes a delivery's record from it.
@@ -86,42 +85,45 @@ func (p *Partition[R]) forget(e *entry[R]) {
 func (p *Partition[R]) Detach(from uint64, most, soon int64) (next uint64, more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.cfg.Detach == nil || p.npending+p.nreject+p.naside == 0 && len(p.timers) == 0 {
+	if p.phase == closed || p.cfg.Detach == nil || p.npending+p.nreject+p.naside == 0 && len(p.timers) == 0 {
 		return 0, false
 	}
-	for seq := max(from, p.head); seq < p.tail; seq++ {
-		e := p.at(seq)
-		if e.evicted || e.detached || !p.waits(e, soon) {
-			continue
-		}
-		if !e.met {
+	p.each(from, func(seq uint64, e *entry[R]) bool {
+		switch {
+		case e.evicted || e.detached || !p.waits(e, soon):
+		case !e.met:
 			e.met = true
-			continue
+		default:
+			e.record, e.detached = p.cfg.Detach(e.record), true
+			if e.d != nil {
+				e.d.record = e.record
+			}
+			if most -= int64(e.size); most <= 0 {
+				next, more = seq+1, true
+			}
 		}
-		e.record, e.detached = p.cfg.Detach(e.record), true
-		if e.d != nil {
-			e.d.record = e.record
-		}
-		if most -= int64(e.size); most <= 0 {
-			return seq + 1, true
-		}
-	}
-	return 0, false
+		return !more
+	})
+	return next, more
 }
 
-// Evicted tells that the record of d has to be read again and given to Restore.
+// Evicted reports that the record of d has to be read again and given to Restore.
 func (d *Delivery[R]) Evicted() bool { return d.evicted }
 
-// Restore gives a delivery its record back.
-func (p *Partition[R]) Restore(d *Delivery[R], record R) {
+// Restore gives a delivery its record back, or what stands for it where it is gone from
+// Kafka: whoever reads the log after us does not find it.
+func (p *Partition[R]) Restore(d *Delivery[R], record R, gone bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.record, d.evicted = record, false
-	if p.closed || d.seq < p.head {
+	if p.phase == closed {
 		return
 	}
-	if e := p.at(d.seq); e.d == d && e.evicted {
+	if e := p.live(d.seq); e != nil && e.d == d && e.evicted {
 		e.record, e.evicted, e.detached, e.met = record, false, false, false
+		if gone {
+			e.print, e.known = 0, true
+		}
 		if p.cfg.Bytes != nil {
 			p.cfg.Bytes.Add(int64(e.size))
 		}

@@ -46,16 +46,29 @@ func (q *laneQueue) pop() *lane {
 	return l
 }
 
-// join appends a record to its lane.
-func (p *Partition[R]) join(seq uint64) {
-	e := p.at(seq)
-	l := &p.only
+// enter makes a record one of its lane.
+func (p *Partition[R]) enter(e *entry[R]) {
+	e.lane = &p.only
 	if p.cfg.Order == ByKey {
-		l = p.laneOf(e.record)
+		e.lane = p.laneOf(e.record)
 	}
-	e.lane, e.next = l, 0
+	e.lane.live++
+}
+
+// exit takes a settled record out of its lane.
+func (p *Partition[R]) exit(e *entry[R]) {
+	e.lane.live--
+	p.release(e.lane)
+	e.lane = nil
+}
+
+// join queues a record in its lane.
+func (p *Partition[R]) join(seq uint64, e *entry[R]) {
+	if e.lane == nil {
+		p.enter(e)
+	}
+	l := e.lane
 	if e.dueAt != 0 { // an earlier owner nacked it
-		l.live++
 		p.taken = max(p.taken, seq+1)
 		if p.park(seq, math.MinInt64) {
 			p.timer = true
@@ -69,7 +82,6 @@ func (p *Partition[R]) join(seq uint64) {
 	}
 	l.last = seq + 1
 	l.n++
-	l.live++
 	if len(l.parked) == 0 {
 		p.nready++
 	}
@@ -146,7 +158,7 @@ func (p *Partition[R]) next(l *lane) (uint64, bool) {
 		for len(p.redo) > 0 {
 			seq := p.redo[0]
 			p.redo = p.redo[1:]
-			if seq >= p.head && p.at(seq).state == due {
+			if e := p.live(seq); e != nil && e.state == due {
 				return seq, true
 			}
 		}
@@ -157,28 +169,14 @@ func (p *Partition[R]) next(l *lane) (uint64, bool) {
 		return p.unpark(l), true
 	}
 	seq := l.first - 1
-	p.unqueue(seq)
-	return seq, true
-}
-
-// unqueue removes the first record of a lane, given by its sequence number.
-func (p *Partition[R]) unqueue(seq uint64) {
-	e := p.at(seq)
-	l := e.lane
-	if e.state == due {
-		if p.cfg.Order != Unordered { // there, redo drops it when it comes up
-			p.unpark(l)
-		}
-		return
-	}
-	l.first = e.next
-	if l.first == 0 {
+	if l.first = p.at(seq).next; l.first == 0 {
 		l.last = 0
 	}
 	l.n--
 	if len(l.parked) == 0 {
 		p.nready--
 	}
+	return seq, true
 }
 
 // park puts a nacked record at its place before the lane's new ones.
@@ -186,9 +184,6 @@ func (p *Partition[R]) park(seq uint64, now int64) (timer bool) {
 	e := p.at(seq)
 	e.state, e.d = parked, nil
 	p.leave(seq)
-	if !p.tried(e) {
-		p.holes = min(p.holes, seq)
-	}
 	if l := e.lane; p.cfg.Order != Unordered {
 		if len(l.parked) == 0 {
 			p.nready -= l.n
@@ -248,10 +243,7 @@ func (p *Partition[R]) Tick(now int64) Work {
 	defer p.mu.Unlock()
 	for len(p.timers) > 0 && p.timers[0].at <= now {
 		t := p.timers.pop()
-		if t.seq < p.head {
-			continue
-		}
-		if e := p.at(t.seq); e.state == parked && e.attempt == t.attempt {
+		if e := p.live(t.seq); e != nil && e.state == parked && e.attempt == t.attempt {
 			p.fallDue(t.seq)
 		}
 	}

@@ -77,12 +77,12 @@ func TestLinear(t *testing.T) {
 	}{
 		"AckCumulative a record, behind a held one": {order: Unordered, do: func(p *Partition[int], all []*Delivery[int]) {
 			for _, d := range all {
-				p.AckCumulative(d, 0)
+				p.AckCumulative(d, Verdict{Status: Acked}, 0)
 			}
 		}},
 		"AckCumulative a record by key, behind a held one": {order: ByKey, do: func(p *Partition[int], all []*Delivery[int]) {
 			for _, d := range all {
-				p.AckCumulative(d, 0)
+				p.AckCumulative(d, Verdict{Status: Acked}, 0)
 			}
 		}},
 		"late nacks, newest first": {order: ByPartition, do: func(p *Partition[int], all []*Delivery[int]) {
@@ -98,16 +98,18 @@ func TestLinear(t *testing.T) {
 					settle(p, d, later)
 				}
 			},
-			do: func(p *Partition[int], all []*Delivery[int]) { p.AckCumulative(all[len(all)-1], 0) },
+			do: func(p *Partition[int], all []*Delivery[int]) {
+				p.AckCumulative(all[len(all)-1], Verdict{Status: Acked}, 0)
+			},
 		},
 		"late acks in a drain, newest first": {
 			order:   Unordered,
-			prepare: func(p *Partition[int], all []*Delivery[int]) { p.Stop(0) },
+			prepare: func(p *Partition[int], all []*Delivery[int]) { p.Stop() },
 			do:      func(p *Partition[int], all []*Delivery[int]) { newestFirst(p, all, Verdict{Status: Acked}) },
 		},
 		"late nacks in a drain": {
 			order:   Unordered,
-			prepare: func(p *Partition[int], all []*Delivery[int]) { p.Stop(0) },
+			prepare: func(p *Partition[int], all []*Delivery[int]) { p.Stop() },
 			do: func(p *Partition[int], all []*Delivery[int]) {
 				settle(p, all[len(all)-1], Verdict{Status: Acked})
 				newestFirst(p, all[:len(all)-1], later)

@@ -1,6 +1,6 @@
 // Package partition keeps the fate of every record of one assigned Kafka
 // partition: which may be handed out next, which are with a handler, which wait
-// to be delivered again, and up to which offset everything is settled.
+// to be delivered again, and which are settled.
 //
 // It is a data structure: no Kafka, no goroutine, no clock. Times come in as
 // nanoseconds of the caller's clock, whose origin does not matter, and what the caller has to do (wake a slot, arm a timer,
@@ -10,13 +10,14 @@
 // # Words
 //
 // Records are pushed in fetch order and get consecutive sequence numbers, which,
-// unlike offsets, have no gaps. The window is the ring of entries from head, the
-// oldest unsettled record, to tail. The watermark is the offset after the longest
-// settled prefix; it follows the records that were delivered, so gaps in the
-// offsets (compaction, control records) do not hold it.
+// unlike offsets, have no gaps. The window is the records from head, the oldest one
+// that is not settled, to tail. A mark says of a record that it is settled. The
+// watermark is the offset after the longest marked prefix; it follows the records that
+// were delivered, so gaps in the offsets (compaction, control records) do not hold it.
+// A [Snapshot] is what a commit stores: the watermark, and the marks above it.
 //
-// A lane is a queue of records that must be handled one after the other: one lane
-// a partition, one a key, or none. Everything the ordering changes is which
+// A lane is a queue of records that must be handled one after the other: one lane per
+// partition, one per key, or none. Everything the ordering changes is which
 // lane a record joins.
 package partition
 
@@ -24,6 +25,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 )
 
 // Order says which records share a lane.
@@ -31,20 +34,22 @@ type Order uint8
 
 const (
 	ByPartition Order = iota // one lane
-	ByKey                    // one lane a key; a record without a key is a lane of its own
+	ByKey                    // one lane per key; a record without a key is a lane of its own
 	Unordered                // no record waits for another
 )
 
 // Config of a Partition.
 type Config[R any] struct {
 	Order Order
-	// Key answers a record's key; nil means the record has none. Only ByKey asks.
+	// Key returns a record's key; nil means the record has none. Only ByKey asks.
 	Key func(record R) []byte
-	// MaxInFlight is how many deliveries may be unfinished at once, not counting
-	// the one in reserve for a record that handlers wait for.
+	// MaxInFlight is how many deliveries may be unfinished at once.
 	MaxInFlight int
-	// MaxUncommitted bounds the records from the committed one to the highest
-	// delivered one; 0 is no bound.
+	// Careful, if it is not 0, bounds them further, until Relax: to one, as long as a record is
+	// there that an earlier owner had in flight, else to so many.
+	Careful int
+	// MaxUncommitted bounds the delivered records that no confirmed commit covers, by its
+	// offset or by a mark; 0 is no bound.
 	MaxUncommitted uint64
 	// Committed is false where nothing is ever committed (no consumer group):
 	// the bound then counts from the watermark.
@@ -62,12 +67,12 @@ type Config[R any] struct {
 	Held bool
 	// Start is the offset of the first record that can come.
 	Start int64
-	// Open is what is known of records that were delivered and not settled before the
-	// window began, in order of offset: they are delivered when they are due, with the
-	// next attempt.
-	Open []Open
-	// Check returns a number by which a record is known again. Open needs it.
-	Check func(record R) uint16
+	// Marks are the blocks of records that an earlier owner settled, and Open what it
+	// knew of others that it had delivered; both in order of offset.
+	Marks []ledger.Block
+	Open  []Open
+	// Fingerprint returns a number by which a record is known again. Marks and Open need it.
+	Fingerprint func(record R) uint32
 }
 
 // Work is what the caller has to do after an operation, outside the lock.
@@ -76,8 +81,10 @@ type Work struct {
 	Spawn int  // slots to start; they are awake
 	Timer bool // the earliest redelivery changed: ask Due
 	Low   bool // the mark set by ArmLow was reached
-	Moved bool // the watermark moved
+	Moved bool // a record was settled
 	Full  bool // half of MaxUncommitted is used: commit early
+	// Doubted are the offsets of marks that did not hold: their records are delivered.
+	Doubted []ledger.Run
 
 	granted []*Waiter // who got room under the shared limit
 }
@@ -85,34 +92,26 @@ type Work struct {
 type state uint8
 
 const (
-	queued    state = iota // never delivered, or not yet admitted
-	inFlight               // with a handler, unsettled
-	nacked                 // nacked, its handler still runs
-	pending                // the handler returned without settling
-	parked                 // nacked, waits for its time
-	due                    // nacked, its time has come
-	rejecting              // rejected, its dead letter is not stored yet
+	queued     state = iota // never delivered, or not yet admitted
+	unverified              // marked by an earlier owner, in a block that is not checked yet
+	inFlight                // with a handler, unsettled
+	nacked                  // nacked, its handler still runs
+	pending                 // the handler returned without settling
+	parked                  // nacked, waits for its time
+	due                     // nacked, its time has come
+	rejecting               // rejected, its dead letter is not stored yet
+	confirming              // acked, and not to be handled before that is stored
 	settled
 )
 
-type entry[R any] struct {
-	offset  int64
-	record  R
-	lane    *lane
-	next    uint64 // the next of its lane, as seq+1; 0: none
-	dueAt   int64
-	first   int64 // when its first delivery began; 0: not known
-	size    int
-	attempt int
-	again   uint8 // deliveries after a nack in a drain
-	state   state
-	open    bool   // it is in Partition.open
-	checked bool   // check is set
-	check   uint16 // see Open.Check
-	// Its record was pushed out of memory, was copied, was met waiting: see evict.go.
-	evicted, detached, met bool
-	d                      *Delivery[R] // the latest delivery while it is unsettled
-}
+type phase uint8
+
+const (
+	held     phase = iota // nothing is handed out yet
+	running               // records are handed out
+	draining              // nothing is handed out any more
+	closed                // nothing settles any more
+)
 
 // Partition is the window, the lanes and the watermark of one assignment of a
 // partition. All methods may be called from any goroutine.
@@ -120,14 +119,25 @@ type Partition[R any] struct {
 	cfg Config[R]
 
 	mu        sync.Mutex
-	ring      []entry[R] // power of two
-	head      uint64     // the oldest unsettled record
-	admitted  uint64     // below: in a lane; from here on: held back by MaxUncommitted
+	phase     phase
+	chunks    []chunk[R] // ring, its length a power of two
+	spares    []*[span]entry[R]
+	head      uint64 // the oldest unsettled record
+	front     uint64 // the oldest record without a mark
+	watermark int64  // the offset before which all records are marked
+	admitted  uint64 // below: in a lane, or settled; from here on: held back
 	tail      uint64
 	taken     uint64 // one more than the highest delivered
-	committed uint64 // below: covered by a confirmed commit
-	watermark int64
-	high      uint64 // one more than the highest settled
+	high      uint64 // one more than the highest that has a mark, or is known from an earlier owner
+
+	committed uint64 // below: covered by the last confirmed commit
+	stored    int    // from there to admitted: records whose mark it has
+	ahead     int    // records of earlier owners that are settled, and not admitted yet
+	confirmed uint64 // its version
+	version   uint64 // of what a commit would store
+	reverts   uint64 // how often that became less
+	inherited inherited
+	inherits  atomic.Bool // there is anything in it; changed by Push
 
 	lanes   map[string]*lane // ByKey
 	only    lane             // ByPartition, Unordered
@@ -139,102 +149,98 @@ type Partition[R any] struct {
 	running deliveryList[R]
 	// What a cumulative ack may settle: all records that are pending, parked or due,
 	// and others that were so.
-	open  heap[sequence]
-	holes uint64 // no hole lies below
-
-	inherited []Open   // Config.Open, of records that have not come yet
-	known     []uint64 // records of Config.Open that wait for their first delivery here
-	unsettled []Open   // at the end, see Unsettled
-	changes   uint64   // see Mark
-	timer     bool     // the earliest redelivery changed
+	open       heap[sequence]
+	confirming []uint64
+	timer      bool // the earliest redelivery changed
 
 	awake    int // slots that hold a delivery or look for one
 	slots    int // slots started
 	nrunning int
-	nwaiting int // unfinished deliveries that wait for a commit
+	waiting  bool // handlers wait for older records, see Committed
+	suspects int  // records that an earlier owner had in flight, and whose handlers have not returned since
 	npending int
 	nreject  int // rejected ones whose letter is on its way
 	naside   int // those whose letter is refused for good
 	low      int // -1: not armed
 
 	waiter  Waiter
-	held    bool
-	stopped bool
-	until   int64 // nacked records that come due until then are part of the drain
-	gaveUp  bool  // nobody takes what a stopped partition still hands out
-	closed  bool
 	drained chan struct{}
 }
 
 // New returns an empty window that starts at cfg.Start.
 func New[R any](cfg Config[R]) *Partition[R] {
-	p := &Partition[R]{cfg: cfg, ring: make([]entry[R], 64), watermark: cfg.Start, low: -1, held: cfg.Held}
-	p.lanes = map[string]*lane{}
-	p.inherited = cfg.Open
+	p := &Partition[R]{
+		cfg: cfg, phase: running, chunks: make([]chunk[R], 2), watermark: cfg.Start, version: 1, low: -1,
+		lanes: map[string]*lane{}, inherited: inherited{blocks: cfg.Marks, open: cfg.Open},
+		drained: make(chan struct{}),
+	}
+	p.inherits.Store(len(cfg.Marks)+len(cfg.Open) > 0)
+	if cfg.Held {
+		p.phase = held
+	}
 	return p
 }
 
 // OnGrant sets the function that is called when the shared Limit has room again.
 func (p *Partition[R]) OnGrant(wake func()) { p.waiter.Wake = wake }
 
-func (p *Partition[R]) at(seq uint64) *entry[R] {
-	return &p.ring[seq&uint64(len(p.ring)-1)]
-}
-
 // Push appends a record; offsets only rise. It returns an error, and changes
 // nothing, for a record that does not follow the last one.
 func (p *Partition[R]) Push(offset int64, record R, size int) (Work, error) {
+	print, known := p.recognize(offset, record)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stopped {
+	if p.phase >= draining {
 		return Work{}, nil
 	}
 	if last := p.lastOffset(); offset <= last {
 		return Work{}, fmt.Errorf("offset %d follows offset %d", offset, last)
 	}
-	if p.tail-p.head == uint64(len(p.ring)) {
-		p.grow()
-	}
-	*p.at(p.tail) = entry[R]{offset: offset, record: record, size: size}
-	if len(p.inherited) > 0 {
-		p.inherit(p.tail)
-	}
-	p.tail++
+	seq := p.append(entry[R]{offset: offset, record: record, size: size, print: print, known: known})
 	if p.cfg.Bytes != nil {
 		p.cfg.Bytes.Add(int64(size))
+	}
+	if p.inherits.Load() {
+		p.inherit(seq)
+		p.inherits.Store(len(p.inherited.blocks) > 0 || len(p.inherited.open) > 0)
 	}
 	p.admit()
 	return p.work(), nil
 }
 
 func (p *Partition[R]) lastOffset() int64 {
-	if p.tail == p.head {
+	if p.tail == p.front {
 		return p.watermark - 1
+	}
+	if c := p.chunk(p.tail - 1); c.entries == nil {
+		return c.last
 	}
 	return p.at(p.tail - 1).offset
 }
 
-func (p *Partition[R]) grow() {
-	ring := make([]entry[R], 2*len(p.ring))
-	for seq := p.head; seq != p.tail; seq++ {
-		ring[seq&uint64(len(ring)-1)] = *p.at(seq)
+// admit puts what may be handed out into lanes.
+func (p *Partition[R]) admit() {
+	for end := p.inherited.from(p.tail); p.admitted < end && !p.full(); p.admitted++ {
+		if e := p.live(p.admitted); e != nil {
+			p.join(p.admitted, e)
+		} else if p.ahead > 0 {
+			p.ahead--
+			p.stored++
+		}
 	}
-	p.ring = ring
 }
 
-// admit puts what MaxUncommitted allows into lanes.
-func (p *Partition[R]) admit() {
-	for p.admitted != p.tail {
-		if p.cfg.MaxUncommitted > 0 && p.admitted-p.committed >= p.cfg.MaxUncommitted {
-			return
-		}
-		p.join(p.admitted)
-		p.admitted++
-	}
+// uncommitted is how many records below one are covered by no confirmed commit.
+func (p *Partition[R]) uncommitted(below uint64) int {
+	return int(below-p.committed) - p.stored
+}
+
+func (p *Partition[R]) full() bool {
+	return p.cfg.MaxUncommitted > 0 && p.uncommitted(p.admitted) >= int(p.cfg.MaxUncommitted)
 }
 
 // Take hands out the next deliverable record. A slot that gets none is asleep
-// from then on, until Work tells to wake it.
+// from then on, until Work says to wake it.
 func (p *Partition[R]) Take(d *Delivery[R]) (Work, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -243,126 +249,47 @@ func (p *Partition[R]) Take(d *Delivery[R]) (Work, bool) {
 }
 
 func (p *Partition[R]) take(d *Delivery[R]) bool {
-	if !p.stopped && !p.held {
-		if p.nrunning < p.cfg.MaxInFlight && p.ready.first != nil && p.cfg.Limit.acquire(&p.waiter) {
-			if seq, ok := p.pop(); ok {
-				p.deliver(d, seq)
-				d.token = p.cfg.Limit != nil
-				return true
-			}
-			p.cfg.Limit.putBack(&p.waiter)
-		}
-		if p.nrunning <= p.cfg.MaxInFlight && p.headTakeable() {
-			p.unqueue(p.head)
-			p.deliver(d, p.head)
+	if p.phase == running && p.nrunning < p.most() && p.ready.first != nil && p.cfg.Limit.acquire(&p.waiter) {
+		if seq, ok := p.pop(); ok {
+			p.deliver(d, seq)
+			d.token = p.cfg.Limit != nil
 			return true
 		}
+		p.cfg.Limit.putBack(&p.waiter)
 	}
-	if seq, own, ok := p.takeHole(); ok {
-		e := p.at(seq)
-		if e.state == due {
-			e.again++
-			p.unqueue(seq)
-		} else if e.lane.first == seq+1 { // or it was abandoned, and is in no queue
-			p.unqueue(seq)
+	if p.oldestTakeable() {
+		if e := p.at(p.head); e.state == queued || p.cfg.Order != Unordered { // else redo drops it when it comes up
+			p.next(e.lane)
 		}
-		p.deliver(d, seq)
-		d.token = own && p.cfg.Limit != nil
-		d.last = true
+		p.deliver(d, p.head)
 		return true
 	}
 	p.awake--
 	return false
 }
 
-// takeHole answers a hole, if there is a slot for it: of its own, with a place under
-// the limit, or the one in reserve, as for any oldest record that handlers wait for.
-func (p *Partition[R]) takeHole() (seq uint64, own, ok bool) {
-	if seq, ok, _ = p.hole(); !ok {
-		return 0, false, false
-	}
-	if p.nrunning < p.cfg.MaxInFlight && p.cfg.Limit.acquire(&p.waiter) {
-		return seq, true, true
-	}
-	return seq, false, p.nrunning <= p.cfg.MaxInFlight && seq == p.head && p.headTakeable()
-}
-
-// drainTries is how often a drain hands out a nacked record again: one that fails
-// each time must not hold every deploy for as long as it may take.
-const drainTries = 3
-
-// hole answers what a stopped partition still hands out: a record that is not
-// settled, below one that is. Left to the next owner, it would bring all that is
-// settled behind it with it once more. soon tells that there will be one: a nacked
-// record comes due in time. One that fails again and again is left, and so is what
-// waits for it in its lane.
-func (p *Partition[R]) hole() (seq uint64, ok, soon bool) {
-	if !p.stopped || p.closed || p.held || p.gaveUp {
-		return 0, false, false
-	}
-	p.holes = max(p.holes, p.head)
-	for seq = p.holes; seq < p.high && seq < p.admitted; seq++ {
-		e := p.at(seq)
-		switch {
-		case e.state != queued && (e.state != due && e.state != parked || p.tried(e)):
-			if seq == p.holes {
-				p.holes++ // whatever becomes of it, it is none again before park or Abandon
-			}
-			continue
-		case p.cfg.Order == Unordered:
-		case e.lane.inFlight > 0:
-			continue
-		case e.lane.parkedFirst() && uint64(e.lane.parked[0]) != seq:
-			continue
-		}
-		if e.state != parked {
-			return seq, true, false
-		}
-		soon = true
-	}
-	return 0, false, soon
-}
-
-// headTakeable tells whether the oldest unsettled record may run out of turn: a
-// handler waits for a commit that cannot come before it. It then needs neither a
-// free slot, for there is one in reserve, nor a place under the limit, nor its
-// lane, if all that runs there are handlers that wait for it.
-func (p *Partition[R]) headTakeable() bool {
-	if p.nwaiting == 0 || p.head == p.admitted {
+// oldestTakeable reports whether the oldest record may be handed out beyond MaxInFlight:
+// handlers wait for a commit that cannot come before it is settled, perhaps all of them.
+func (p *Partition[R]) oldestTakeable() bool {
+	if p.phase != running || !p.waiting || p.nrunning > p.most() || p.head >= p.admitted {
 		return false
 	}
 	e := p.at(p.head)
-	if e.state != queued && e.state != due {
-		return false
-	}
-	awaited := false
-	for d := p.running.first; d != nil; d = d.next {
-		if d.waiting > 0 && d.seq > p.head {
-			awaited = true
-		} else if p.cfg.Order != Unordered && d.lane == e.lane {
-			return false
-		}
-	}
-	return awaited
-}
-
-// tried tells that a drain does not hand a nacked record out again.
-func (p *Partition[R]) tried(e *entry[R]) bool {
-	return e.again == drainTries || e.dueAt > p.until
+	return (e.state == queued || e.state == due) && (p.cfg.Order == Unordered || e.lane.inFlight == 0)
 }
 
 func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 	e := p.at(seq)
-	if e.attempt++; e.checked {
-		p.changes++
+	if e.attempt++; e.known {
+		p.version++
 	}
-	e.state = inFlight
-	d.evicted = e.evicted
+	d.suspect = e.suspect
+	e.state, e.named = inFlight, false
 	e.d = d
 	e.lane.inFlight++
-	d.seq, d.offset, d.record, d.lane, d.attempt = seq, e.offset, e.record, e.lane, int32(e.attempt)
+	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
 	d.first = e.first
-	d.status, d.finished, d.waiting, d.token, d.last = Pending, false, 0, false, false
+	d.status, d.finished, d.behind, d.token = Pending, false, seq != p.head, false
 	p.running.push(d)
 	p.nrunning++
 	if seq >= p.taken {
@@ -373,19 +300,18 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 // work decides what the caller must wake. Invariant: while a record can be
 // handed out, a slot is looking for one or all slots are in use.
 func (p *Partition[R]) work() Work {
-	w := Work{Timer: p.timer}
-	p.timer = false
-	if p.stopped {
-		p.wakeForHole(&w)
-	} else if !p.held {
+	w := Work{Timer: p.timer, Doubted: p.inherited.doubted}
+	p.timer, p.inherited.doubted = false, nil
+	if p.phase == running {
 		p.wake(&w)
 	}
-	if !p.stopped {
-		if p.low >= 0 && p.nready <= p.low && p.admitted == p.tail {
+	if p.phase <= running {
+		blocked := p.blocked()
+		if p.low >= 0 && p.nready <= p.low && !blocked {
 			p.low = -1
 			w.Low = true
 		}
-		if m := p.cfg.MaxUncommitted; m > 0 && p.cfg.Committed && p.head > p.committed && 2*(p.taken-p.committed) >= m {
+		if m := int(p.cfg.MaxUncommitted); m > 0 && p.cfg.Committed && p.version > p.confirmed && 2*p.uncommitted(p.taken) >= m {
 			w.Full = true
 		}
 	}
@@ -395,9 +321,12 @@ func (p *Partition[R]) work() Work {
 	return w
 }
 
+// blocked reports whether MaxUncommitted holds records back.
+func (p *Partition[R]) blocked() bool { return p.admitted < p.inherited.from(p.tail) && p.full() }
+
 func (p *Partition[R]) wake(w *Work) {
 	looking := p.awake - p.nrunning
-	n := min(p.takeable()-looking, p.cfg.MaxInFlight-p.awake)
+	n := min(p.takeable()-looking, p.most()-p.awake)
 	if n > 0 && p.cfg.Limit != nil {
 		// One at a time: who takes a record wakes the next, as far as the limit goes.
 		n = 0
@@ -406,29 +335,59 @@ func (p *Partition[R]) wake(w *Work) {
 		}
 	}
 	if n <= 0 {
-		if looking > 0 || p.awake > p.cfg.MaxInFlight || !p.headTakeable() {
+		if looking > 0 || p.awake > p.most() || !p.oldestTakeable() {
 			return
 		}
 		n = 1
 	}
-	p.rouse(w, n)
-}
-
-func (p *Partition[R]) wakeForHole(w *Work) {
-	if p.awake > p.nrunning || p.awake > p.cfg.MaxInFlight {
-		return
-	}
-	seq, ok, _ := p.hole()
-	if ok && (p.awake < p.cfg.MaxInFlight && p.cfg.Limit.room(&p.waiter) || seq == p.head && p.headTakeable()) {
-		p.rouse(w, 1)
-	}
-}
-
-func (p *Partition[R]) rouse(w *Work, n int) {
 	p.awake += n
 	w.Spawn = max(0, p.awake-p.slots)
 	p.slots += w.Spawn
 	w.Wake = n - w.Spawn
+}
+
+// most is how many deliveries may be unfinished now.
+func (p *Partition[R]) most() int {
+	switch {
+	case p.cfg.Careful == 0:
+		return p.cfg.MaxInFlight
+	case p.suspects > 0:
+		return 1
+	}
+	return min(p.cfg.Careful, p.cfg.MaxInFlight)
+}
+
+// Relax ends Config.Careful. It returns false as long as there are suspects.
+func (p *Partition[R]) Relax() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.suspects > 0 {
+		return false
+	}
+	p.cfg.Careful = 0
+	return true
+}
+
+// Suspects reports whether there are records that an earlier owner had in flight: then each
+// is to be handled alone.
+func (p *Partition[R]) Suspects() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.suspects > 0
+}
+
+// Name has the next commit say that d is in flight, alone or not, and returns which commit
+// says so. With Careful none does before.
+func (p *Partition[R]) Name(d *Delivery[R], fingerprint uint32, alone bool) Mark {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.live(d.seq); e != nil {
+		p.know(e, Verdict{Fingerprint: fingerprint})
+		if e.named = true; alone {
+			e.alone++
+		}
+	}
+	return p.now()
 }
 
 // takeable is how many slots would find a record now; it may count too many.
@@ -450,6 +409,8 @@ func (p *Partition[R]) Poke() Work {
 func (p *Partition[R]) Open() Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.held = false
+	if p.phase == held {
+		p.phase = running
+	}
 	return p.work()
 }

@@ -11,7 +11,7 @@ const (
 	Revoked // no longer ours: the partition was closed before it was settled
 )
 
-// Verdict is what a settlement asks for. Its status answers whether an earlier
+// Verdict is what a settlement asks for. Its status shows whether an earlier
 // settlement was equal to it.
 type Verdict struct {
 	Status Status // Acked, Nacked, Rejected; Pending settles nothing
@@ -23,8 +23,12 @@ type Verdict struct {
 	// Hold keeps a rejected record unsettled until Release: its dead letter
 	// must be stored first.
 	Hold bool
-	// Check is the record's, see Open.Check; of no use where it is acked.
-	Check uint16
+	// Confirm acks a record that is not to be handled before the ack is stored: it counts as
+	// settled only then.
+	Confirm bool
+	// Fingerprint is the record's, see Config.Fingerprint. It is of no use where the record
+	// is acked and was not Behind.
+	Fingerprint uint32
 }
 
 // Delivery is one handing out of a record. The zero value is ready for Take.
@@ -39,19 +43,20 @@ type Delivery[R any] struct {
 	lane     *lane
 	first    int64
 	attempt  int32
-	waiting  int32
 	status   Status
 	finished bool
 	token    bool
-	last     bool // handed out in a drain
+	behind   bool
+	suspect  bool
 	evicted  bool
 	aside    bool // its letter is refused for good
 
 	prev, next *Delivery[R]
 }
 
-// Last tells that a stopped partition handed it out.
-func (d *Delivery[R]) Last() bool { return d.last }
+// Behind reports whether an older record was not settled when this one was handed out: once
+// it is settled it needs a mark, and the mark its fingerprint.
+func (d *Delivery[R]) Behind() bool { return d.behind }
 
 // Seq, Offset and Attempt do not change after Take. Nor does Record before the
 // delivery is finished; from then on see Partition.Record.
@@ -63,7 +68,7 @@ func (d *Delivery[R]) Attempt() int  { return int(d.attempt) }
 // First is what the verdict of an earlier delivery said it is; 0: none did.
 func (d *Delivery[R]) First() int64 { return d.first }
 
-// Status answers what became of the delivery.
+// Status returns what became of the delivery.
 func (p *Partition[R]) Status(d *Delivery[R]) Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -71,33 +76,31 @@ func (p *Partition[R]) Status(d *Delivery[R]) Status {
 }
 
 func (p *Partition[R]) status(d *Delivery[R]) Status {
-	if d.status == Pending && p.closed {
+	if d.status == Pending && p.phase == closed {
 		return Revoked
 	}
 	return d.status
 }
 
 // Settle settles a delivery, unless it is settled already: the first settlement
-// wins. It answers the status that holds now and whether this call set it.
+// wins. It returns the status that holds now and whether this call set it.
 func (p *Partition[R]) Settle(d *Delivery[R], v Verdict, now int64) (status Status, first bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	head := p.head
+	version := p.version
 	first, timer := p.settle(d, v, now)
-	w = p.after(head)
+	w = p.after(version)
 	w.Timer = w.Timer || timer
 	return p.status(d), first, w
 }
 
 func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, timer bool) {
-	if d.status != Pending || p.closed || v.Status == Pending {
+	if d.status != Pending || p.phase == closed || v.Status == Pending {
 		return false, false
 	}
 	d.status = v.Status
 	e := p.at(d.seq)
-	if v.Status != Acked {
-		p.know(e, v.Check)
-	}
+	p.know(e, v)
 	if d.finished {
 		p.settledLate()
 	}
@@ -117,6 +120,11 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 		e.state = rejecting
 		p.nreject++
 		p.leave(d.seq)
+	case v.Confirm:
+		e.state = confirming
+		p.confirming = append(p.confirming, d.seq)
+		p.want(d.seq)
+		p.mark(d.seq)
 	default:
 		p.done(d.seq)
 	}
@@ -124,6 +132,18 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 		p.settledDrop(d)
 	}
 	return true, timer
+}
+
+// know takes note that a record stays open, or is settled behind one that does. It keeps
+// its fingerprint, for when its bytes are gone.
+func (p *Partition[R]) know(e *entry[R], v Verdict) {
+	if v.Status == Acked && e.d != nil && !e.d.behind {
+		return
+	}
+	p.version++
+	if !e.known {
+		e.print, e.known = v.Fingerprint, true
+	}
 }
 
 // settledLate takes note of a settlement after the handler returned.
@@ -134,31 +154,27 @@ func (p *Partition[R]) settledLate() {
 	}
 }
 
-// done marks an entry settled and moves the watermark over the settled prefix.
+// done settles a record.
 func (p *Partition[R]) done(seq uint64) {
-	p.high = max(p.high, seq+1)
 	e := p.at(seq)
 	p.forget(e)
-	e.state, e.d = settled, nil
-	e.lane.live--
-	p.release(e.lane)
-	e.lane = nil
-	for p.head != p.tail && p.at(p.head).state == settled {
-		e := p.at(p.head)
-		p.watermark = e.offset + 1
-		p.head++
+	if e.state != confirming {
+		p.mark(seq)
 	}
+	e.d = nil
+	p.exit(e)
+	p.pass(seq)
 	if !p.cfg.Committed {
 		p.committed = p.head
 		p.admit()
 	}
 }
 
-// after gathers the work of an operation that began when the window's head was head.
-func (p *Partition[R]) after(head uint64) Work {
+// after gathers the work of an operation that began with that version.
+func (p *Partition[R]) after(version uint64) Work {
 	p.checkDrained()
 	w := p.work()
-	w.Moved = p.head != head
+	w.Moved = p.version != version
 	return w
 }
 
@@ -168,27 +184,30 @@ func (p *Partition[R]) after(head uint64) Work {
 func (p *Partition[R]) FinishAndTake(d *Delivery[R], v Verdict, now int64, next *Delivery[R]) (first, ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	head := p.head
+	version := p.version
 	first, _ = p.settle(d, v, now)
 	granted := p.end(d)
-	timer := p.finish(d, v.Check, now)
+	timer := p.finish(d, v, now)
 	ok = p.take(next)
-	w = p.after(head)
+	w = p.after(version)
 	w.Timer = w.Timer || timer
 	w.granted = append(w.granted, granted...)
 	return first, ok, w
 }
 
-// end takes a delivery out of those that run, and answers whose turn its place is.
+// end takes a delivery out of those that run, and returns whose turn its place is.
 func (p *Partition[R]) end(d *Delivery[R]) (granted []*Waiter) {
 	d.finished = true
 	p.running.remove(d)
 	p.nrunning--
-	d.lane.inFlight--
-	if d.waiting > 0 {
-		d.waiting = 0
-		p.nwaiting--
+	if d.suspect { // its handler has returned, and the process lives
+		d.suspect = false
+		p.suspects--
+		if e := p.live(d.seq); e != nil {
+			e.suspect = false
+		}
 	}
+	d.lane.inFlight--
 	if d.token {
 		d.token = false
 		if next := p.cfg.Limit.release(); next != nil {
@@ -198,22 +217,22 @@ func (p *Partition[R]) end(d *Delivery[R]) (granted []*Waiter) {
 	return granted
 }
 
-func (p *Partition[R]) finish(d *Delivery[R], check uint16, now int64) (timer bool) {
+func (p *Partition[R]) finish(d *Delivery[R], v Verdict, now int64) (timer bool) {
 	switch {
-	case p.closed:
+	case p.phase == closed:
 		d.drop()
 	case d.status == Nacked:
-		if e := p.at(d.seq); d.seq >= p.head && e.d == d && e.state == nacked {
+		if e := p.live(d.seq); e != nil && e.d == d && e.state == nacked {
 			timer = p.park(d.seq, now)
 		}
 	case d.status == Pending:
 		e := p.at(d.seq)
 		e.state = pending
-		p.know(e, check)
+		p.know(e, v)
 		p.npending++
 		p.leave(d.seq)
 	}
-	if !p.closed {
+	if p.phase != closed {
 		p.enqueue(d.lane)
 		p.release(d.lane)
 		p.settledDrop(d)
@@ -225,33 +244,45 @@ func (p *Partition[R]) finish(d *Delivery[R], check uint16, now int64) (timer bo
 // settledDrop takes a finished delivery's record from it, where it needs it no longer:
 // the application may keep the delivery, and with the record the whole fetch.
 func (p *Partition[R]) settledDrop(d *Delivery[R]) {
-	if d.status != Pending && (d.status != Rejected || d.seq < p.head || p.at(d.seq).d != d) {
+	if d.status == Pending {
+		return
+	}
+	if e := p.live(d.seq); d.status != Rejected || e == nil || e.d != d {
 		d.drop()
 	}
 }
 
-// Abandon ends a delivery that reached nobody. Only a stopped partition may
-// abandon: the record stays unsettled, and its next owner delivers it, or it is
-// handed out once more because a later one is settled. As FinishAndTake does, it
-// hands out the next record into next.
-func (p *Partition[R]) Abandon(d, next *Delivery[R]) (w Work, ok bool) {
+// Abandon ends a delivery that reached nobody, in a drain: it counts as none, and the next
+// owner hands the record out. The slot is asleep from then on.
+func (p *Partition[R]) Abandon(d *Delivery[R]) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	version := p.version
 	granted := p.end(d)
-	if p.closed {
-		p.finish(d, 0, 0)
-	} else if d.status == Pending {
-		e := p.at(d.seq)
+	p.awake--
+	switch e := p.live(d.seq); {
+	case p.phase == closed:
+		d.drop()
+	case d.status == Pending:
+		p.version++
 		e.state, e.d = queued, nil
-		p.holes = min(p.holes, d.seq)
 		if e.attempt--; e.attempt > 0 {
 			p.park(d.seq, e.dueAt)
 		}
 	}
-	ok = p.take(next)
-	w = p.after(p.head)
+	w := p.after(version)
 	w.granted = append(w.granted, granted...)
-	return w, ok
+	return w
+}
+
+// Uncount takes back that d is a delivery: it reaches nobody.
+func (p *Partition[R]) Uncount(d *Delivery[R]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.attempt--
+	if e := p.live(d.seq); e != nil {
+		e.attempt--
+	}
 }
 
 // Acknowledged is a record that another's cumulative ack settled.
@@ -261,19 +292,19 @@ type Acknowledged struct {
 }
 
 // AckCumulative acks d, and with it every earlier record that was delivered and
-// whose handler does not run now. It answers d's status and those records.
-func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, first bool, acked []Acknowledged, w Work) {
+// whose handler does not run now. It returns d's status and those records.
+func (p *Partition[R]) AckCumulative(d *Delivery[R], v Verdict, now int64) (status Status, first bool, acked []Acknowledged, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	head := p.head
-	first, _ = p.settle(d, Verdict{Status: Acked}, now)
+	version := p.version
+	first, _ = p.settle(d, v, now)
 	var rejected []uint64 // they stay open until their letters are stored
-	for d.status == Acked && !p.closed && len(p.open) > 0 && uint64(p.open[0]) < d.seq {
+	for d.status == Acked && p.phase != closed && len(p.open) > 0 && uint64(p.open[0]) < d.seq {
 		seq := uint64(p.open.pop())
-		if seq < p.head {
+		e := p.live(seq)
+		if e == nil {
 			continue
 		}
-		e := p.at(seq)
 		e.open = false
 		l := e.lane
 		switch e.state {
@@ -298,7 +329,7 @@ func (p *Partition[R]) AckCumulative(d *Delivery[R], now int64) (status Status, 
 	for _, seq := range rejected {
 		p.leave(seq)
 	}
-	w = p.after(head)
+	w = p.after(version)
 	return p.status(d), first, acked, w
 }
 
@@ -319,19 +350,19 @@ func (p *Partition[R]) leave(seq uint64) {
 func (p *Partition[R]) Release(d *Delivery[R]) (ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	head := p.head
-	if !p.closed && d.seq >= p.head && p.at(d.seq).d == d && p.at(d.seq).state == rejecting {
+	version := p.version
+	if ok = p.rejecting(d); ok {
 		if d.aside {
 			p.naside--
 		} else {
 			p.nreject--
 		}
 		p.done(d.seq)
-		if ok = true; d.finished {
+		if d.finished {
 			d.drop()
 		}
 	}
-	return ok, p.after(head)
+	return ok, p.after(version)
 }
 
 // SetAside ends a drain's wait for the letter of a rejected record, which is refused
@@ -339,7 +370,7 @@ func (p *Partition[R]) Release(d *Delivery[R]) (ok bool, w Work) {
 func (p *Partition[R]) SetAside(d *Delivery[R]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.closed && !d.aside && d.seq >= p.head && p.at(d.seq).d == d && p.at(d.seq).state == rejecting {
+	if !d.aside && p.rejecting(d) {
 		d.aside = true
 		p.nreject--
 		p.naside++
@@ -347,17 +378,11 @@ func (p *Partition[R]) SetAside(d *Delivery[R]) {
 	}
 }
 
-// Wait tells that the handler of d begins (+1) or ends (-1) to wait for a commit.
-// Meanwhile the oldest unsettled record, which that commit waits for, may run out of turn.
-func (p *Partition[R]) Wait(d *Delivery[R], by int) Work {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !d.finished && d.lane != nil {
-		d.waiting += int32(by)
-		// Several goroutines of one handler may wait: it counts once.
-		if (by > 0 && d.waiting == 1) || (by < 0 && d.waiting == 0) {
-			p.nwaiting += by
-		}
+// rejecting reports whether d's letter is not stored yet.
+func (p *Partition[R]) rejecting(d *Delivery[R]) bool {
+	if p.phase == closed {
+		return false
 	}
-	return p.work()
+	e := p.live(d.seq)
+	return e != nil && e.d == d && e.state == rejecting
 }

@@ -206,15 +206,23 @@ func (w *Writer) compressed() sarama.CompressionCodec {
 	return sarama.CompressionGZIP
 }
 
+// producerTries is how often a producer id is asked for: a broker that has just started has
+// none to give for a moment.
+const producerTries = 8
+
 func (w *Writer) newProducer() (producer, error) {
-	r, err := w.client.InitProducerID()
-	if err != nil {
-		return producer{}, err
+	for attempt := 1; ; attempt++ {
+		r, err := w.client.InitProducerID()
+		switch {
+		case err != nil:
+			return producer{}, err
+		case r.Err == sarama.ErrNoError:
+			return producer{r.ProducerID, r.ProducerEpoch}, nil
+		case !is(r.Err, sarama.ErrOffsetsLoadInProgress, sarama.ErrConsumerCoordinatorNotAvailable) || attempt == producerTries ||
+			!wait.For(wait.Backoff(attempt, 20*time.Millisecond, time.Second), w.done):
+			return producer{}, r.Err
+		}
 	}
-	if r.Err != sarama.ErrNoError {
-		return producer{}, r.Err
-	}
-	return producer{r.ProducerID, r.ProducerEpoch}, nil
 }
 
 func is(err error, targets ...error) bool {

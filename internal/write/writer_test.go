@@ -55,6 +55,17 @@ func wantEnd(t *testing.T, b *brokertest.Broker, topic string, want int64) {
 	}
 }
 
+// A broker that has just started has no producer ids to give for a moment.
+func TestNoProducerIDYet(t *testing.T) {
+	b := brokertest.NewFake(t)
+	loading := b.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.CoordinatorLoadInProgress, Count: 3})
+	w, topic := writer(t, b)
+	if err := w.Write(t.Context(), Record{ID: 1}); err != nil || loading.Hits() != 3 {
+		t.Fatalf("%v, after %d refusals", err, loading.Hits())
+	}
+	wantEnd(t, b, topic, 1)
+}
+
 // A broker refuses batches; those in it that are not at fault are stored.
 func TestRefusedRecordsAmongOthers(t *testing.T) {
 	for name, limit := range map[string]int{"limit unknown": 0, "limit known": 20_000} {

@@ -1,0 +1,138 @@
+package consumer
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
+)
+
+// A record whose handler ends the process (out of memory, a fatal signal, os.Exit) comes again
+// at the next start, and ends that one, too. No handler's verdict counts these deaths, so the
+// ledger does: an assignment that did not end with a drain leaves one that says so. After two
+// such ends in a row, one soon after the other, records are handed out in small groups, each
+// named in a commit before. When the process dies again, its group is known; the next owner
+// hands these records out one by one. How often one was alone when the process died is
+// counted, for it may have been killed from outside, and with the group's makes MaxDeliveries.
+
+const (
+	// crashWindow is how soon after one death the next has to come to count with it.
+	crashWindow = 5 * time.Minute
+	// carefulAfter is how many deaths in a row make the next owner careful, which hands out
+	// carefulGroup records at once.
+	carefulAfter = 2
+	carefulGroup = 8
+	// calm is how long a careful owner must live to be no longer that.
+	calm = time.Minute
+)
+
+// ErrDied is why a record is rejected whose handler ended the process.
+var ErrDied = errors.New("ackpolicy: the process died while it handled the record")
+
+// crashes is what a claim knows of the deaths of its predecessors.
+type crashes struct {
+	deaths  int       // in a row
+	since   time.Time // this assignment's begin
+	culprit int64     // the offset of a record to be rejected, if tries is not 0
+	tries   int       // how often it was delivered
+}
+
+// inheritCrashes counts the deaths before this assignment. l is what is stored, nil: nothing.
+func inheritCrashes(l *ledger.Ledger, maxDeliveries int) crashes {
+	c := crashes{since: time.Now()}
+	if maxDeliveries == 0 || l == nil || l.Clean {
+		return c
+	}
+	c.deaths = 1
+	if l.Crashes > 0 && c.since.Sub(l.CrashedAt) < crashWindow {
+		c.deaths += l.Crashes
+	}
+	if c.deaths >= carefulAfter {
+		for _, o := range l.Open {
+			if o.InFlight && o.Alone >= max(2, maxDeliveries-1) {
+				c.culprit, c.tries = o.Offset, o.Attempts
+			}
+		}
+	}
+	return c
+}
+
+// write adds what the next owner is to know.
+func (c *crashes) write(l *ledger.Ledger, careful, clean bool) {
+	l.Clean = clean
+	if !clean && (c.deaths == 1 && time.Since(c.since) < crashWindow || careful) {
+		l.Crashes, l.CrashedAt = c.deaths, c.since
+	}
+}
+
+// tellCareful says that the claim is careful.
+func (c *Claim) tellCareful() {
+	c.logger.Error("The processes that had this partition died, one after the other: records are handed out in small groups, each named in a commit before, to find one that ends its process",
+		fmt.Errorf("%d deaths in a row", c.crashes.deaths), watermill.LogFields{"group": carefulGroup})
+}
+
+// relax ends the care once the process has lived long enough.
+func (c *Claim) relax() {
+	if c.careful.Load() && time.Since(c.crashes.since) > calm && c.part.Relax() {
+		c.careful.Store(false)
+		c.logger.Info("Records are handed out as usual again: the process has lived for long enough", watermill.LogFields{"lived_for": calm.String()})
+		c.do(c.part.Poke())
+	}
+}
+
+// quarantine keeps the records that may end the process from those of other partitions: one
+// that is alone when the process dies must be the one.
+type quarantine struct {
+	mu      sync.Mutex
+	running int
+	waiting int // for being alone
+	alone   bool
+	changed chan struct{} // closed, and replaced, when somebody leaves
+}
+
+// enter returns once a record may be handled, alone or not; false: stop closed before.
+func (q *quarantine) enter(alone bool, stop <-chan struct{}) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if alone {
+		q.waiting++
+		defer func() { q.waiting-- }()
+	}
+	for q.alone || alone && q.running > 0 || !alone && q.waiting > 0 {
+		if q.changed == nil {
+			q.changed = make(chan struct{})
+		}
+		changed := q.changed
+		q.mu.Unlock()
+		select {
+		case <-changed:
+			q.mu.Lock()
+		case <-stop:
+			q.mu.Lock()
+			q.wake()
+			return false
+		}
+	}
+	q.running++
+	q.alone = alone
+	return true
+}
+
+func (q *quarantine) leave() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.running--
+	q.alone = false
+	q.wake()
+}
+
+func (q *quarantine) wake() {
+	if q.changed != nil {
+		close(q.changed)
+		q.changed = nil
+	}
+}

@@ -1,0 +1,127 @@
+package partition
+
+// Stop ends the handing out. The returned channel closes once no handler runs, no dead
+// letter is being stored and, where the application settles late, nothing is pending.
+func (p *Partition[R]) Stop() (<-chan struct{}, Work) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.phase = max(p.phase, draining)
+	p.checkDrained()
+	return p.drained, p.work()
+}
+
+func (p *Partition[R]) checkDrained() {
+	if p.phase < draining || p.nrunning > 0 || p.nreject > 0 || p.late() {
+		return
+	}
+	select {
+	case <-p.drained:
+	default:
+		close(p.drained)
+	}
+}
+
+// late reports whether a record may yet be settled whose handler returned without that.
+func (p *Partition[R]) late() bool {
+	return p.npending > 0 && p.cfg.Late != nil && p.cfg.Late.Load()
+}
+
+// Left counts what a closed partition did not settle.
+type Left struct {
+	First   int64 // the lowest offset; -1: none
+	Running int   // with a handler
+	Pending int   // handlers returned without settling
+	Nacked  int   // waiting for the next delivery
+	Letters int   // rejected, the dead letter not stored
+	// Unmarked are settled, and come again nevertheless: the commit had no room for their
+	// marks. It is for the caller to say.
+	Unmarked int
+}
+
+// Left counts what was delivered and is not settled now.
+func (p *Partition[R]) Left() Left {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.left()
+}
+
+func (p *Partition[R]) left() Left {
+	left := Left{First: -1}
+	p.each(p.head, func(_ uint64, e *entry[R]) bool {
+		switch e.state {
+		case inFlight, confirming:
+			left.Running++
+		case pending:
+			left.Pending++
+		case nacked, parked, due:
+			left.Nacked++
+		case rejecting:
+			left.Letters++
+		default:
+			return true
+		}
+		if left.First < 0 {
+			left.First = e.offset
+		}
+		return true
+	})
+	return left
+}
+
+// Close ends the assignment: nothing settles from now on. It stops the
+// partition if that was not done, and returns what was delivered and not
+// settled, and the deliveries whose handlers still run. What is settled can
+// be committed until Drop.
+func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.phase == closed {
+		return Left{First: -1}, nil
+	}
+	p.phase = closed
+	left := p.left()
+	p.each(p.head, func(_ uint64, e *entry[R]) bool {
+		if e.d != nil && e.d.finished {
+			e.d.drop()
+		}
+		p.forget(e)
+		return true
+	})
+	var unfinished []*Delivery[R]
+	for d := p.running.first; d != nil; d = d.next {
+		unfinished = append(unfinished, d)
+	}
+	return left, unfinished
+}
+
+// Touch has the next commit sent also if nothing has changed.
+func (p *Partition[R]) Touch() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.version++
+}
+
+// Drop forgets the window of a closed partition: the application may keep a
+// delivery for as long as it likes, and with it the partition.
+func (p *Partition[R]) Drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.head, p.front, p.admitted, p.high, p.taken = p.tail, p.tail, p.tail, 0, 0
+	p.chunks, p.spares, p.inherited = nil, nil, inherited{}
+	p.lanes, p.spare, p.only, p.ready = nil, nil, lane{}, laneQueue{}
+	p.redo, p.timers, p.open, p.confirming = nil, nil, nil, nil
+}
+
+// each calls do for the records that are not settled, from one on, until it returns false.
+func (p *Partition[R]) each(from uint64, do func(seq uint64, e *entry[R]) bool) {
+	for seq := max(from, p.head); seq < p.tail; seq++ {
+		c := p.chunk(seq)
+		if c.entries == nil {
+			seq |= span - 1
+			continue
+		}
+		if e := &c.entries[seq%span]; e.state != settled && !do(seq, e) {
+			return
+		}
+	}
+}

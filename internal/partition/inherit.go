@@ -1,0 +1,154 @@
+package partition
+
+import (
+	"slices"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
+)
+
+// Open is a record that was delivered and is not settled.
+type Open struct {
+	Offset   int64
+	Attempts int   // deliveries so far
+	DueAt    int64 // when it may be delivered again, by the caller's clock; 0: at once
+	First    int64 // when its first delivery began, by the caller's clock; 0: not known
+	// InFlight reports that a handler has it, or had it when an earlier owner died, and Alone
+	// how often it was handed out alone for that reason. Only with Config.Careful.
+	InFlight bool
+	Alone    int
+	// Check is the low half of its fingerprint: another record at the same offset, in a
+	// log that was cut or made again, has another one.
+	Check uint16
+}
+
+// inherited is what an earlier owner left of records that have not come yet, and the
+// block of marks that is being read. The marks of a block hold once all of its records
+// have come and are the ones that it was made of. Until then none of them is settled,
+// and nothing is handed out from the first of them on.
+type inherited struct {
+	blocks []ledger.Block
+	open   []Open
+
+	reading bool   // blocks[0]
+	first   uint64 // its first record
+	sum     uint32 // of the fingerprints of those that came
+
+	doubted []ledger.Run
+}
+
+// from returns the first record that waits for a block, tail if none does.
+func (i *inherited) from(tail uint64) uint64 {
+	if i.reading {
+		return i.first
+	}
+	return tail
+}
+
+// names reports whether anything was left of the record at an offset.
+func (i *inherited) names(offset int64) bool {
+	if _, marked := ledger.Marked(i.blocks, offset); marked {
+		return true
+	}
+	_, open := slices.BinarySearchFunc(i.open, offset, func(o Open, offset int64) int { return int(o.Offset - offset) })
+	return open
+}
+
+// recognize returns the fingerprint of a record of which an earlier owner left something.
+func (p *Partition[R]) recognize(offset int64, record R) (print uint32, known bool) {
+	if !p.inherits.Load() {
+		return 0, false
+	}
+	p.mu.Lock()
+	known = p.inherited.names(offset)
+	p.mu.Unlock()
+	if known {
+		print = p.cfg.Fingerprint(record)
+	}
+	return print, known
+}
+
+// inherit gives a record that is pushed what an earlier owner left of it.
+func (p *Partition[R]) inherit(seq uint64) {
+	i, e := &p.inherited, p.at(seq)
+	for len(i.open) > 0 && i.open[0].Offset < e.offset {
+		i.open = i.open[1:] // the log holds it no longer
+	}
+	if len(i.open) > 0 && i.open[0].Offset == e.offset {
+		o := i.open[0]
+		i.open = i.open[1:]
+		if e.known = uint16(e.print) == o.Check; !e.known {
+			e.print = 0
+		} else {
+			e.attempt, e.dueAt, e.first = o.Attempts, o.DueAt, o.First
+			p.high = max(p.high, seq+1)
+			if o.InFlight && p.cfg.Careful > 0 {
+				e.suspect, e.alone = true, uint16(min(o.Alone, 1<<16-1))
+				p.suspects++
+			}
+		}
+	}
+	for len(i.blocks) > 0 && i.blocks[0].End() <= e.offset { // the log holds its last record no longer
+		p.decide(i.reading && i.sum == i.blocks[0].Sum) // which was gone already when it was settled
+	}
+	if _, marked := ledger.Marked(i.blocks[:min(1, len(i.blocks))], e.offset); !marked {
+		return
+	}
+	if !i.reading {
+		i.reading, i.first, i.sum = true, seq, 0
+	}
+	i.sum += e.print
+	e.state = unverified
+	p.enter(e) // now that its key is there
+	p.forget(e)
+	if b := &i.blocks[0]; e.offset+1 == b.End() {
+		p.decide(i.sum == b.Sum)
+	}
+}
+
+// decide ends the reading of a block: its marks hold, or its records are delivered.
+func (p *Partition[R]) decide(hold bool) {
+	i := &p.inherited
+	b := &i.blocks[0]
+	if !hold {
+		i.doubted = append(i.doubted, ledger.Run{From: b.Runs[0].From, To: b.End()})
+	}
+	first := i.from(p.tail)
+	i.blocks, i.reading = i.blocks[1:], false
+	p.version++
+	for seq := first; seq < p.tail; seq++ {
+		switch e := p.at(seq); {
+		case e.state != unverified:
+		case hold:
+			p.ahead++
+			p.exit(e)
+			c, bit := p.chunk(seq), uint64(1)<<(seq%span)
+			c.wanted, c.told = c.wanted|bit, c.told|bit // somebody may have been told that it is stored
+			p.mark(seq)
+			p.pass(seq)
+		default:
+			e.state = queued
+		}
+	}
+}
+
+// Inherits returns the offset behind the block that is being read, -1 if none is.
+func (p *Partition[R]) Inherits() (end int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.inherited.reading {
+		return -1
+	}
+	return p.inherited.blocks[0].End()
+}
+
+// Doubt ends the reading of marks: what they name does not come, or there is no room to
+// wait for it.
+func (p *Partition[R]) Doubt() Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := &p.inherited; len(i.blocks) > 0; {
+		p.decide(false)
+	}
+	p.admit()
+	return p.work()
+}

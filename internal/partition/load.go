@@ -1,0 +1,94 @@
+package partition
+
+// Load is what decides about pausing the partition.
+type Load struct {
+	Ready     int    // records that wait for a slot only
+	Blocked   bool   // MaxUncommitted holds records back
+	Running   int    // unfinished deliveries
+	Unsettled int    // records from the oldest unsettled one on
+	Admitted  uint64 // records that MaxUncommitted has let pass so far
+
+	Uncommitted int // records below the watermark that no confirmed commit covers
+}
+
+// Load returns the present load.
+func (p *Partition[R]) Load() Load {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Load{
+		Ready: p.nready, Blocked: p.blocked(), Running: p.nrunning,
+		Unsettled: int(p.tail - p.head), Admitted: p.admitted, Uncommitted: max(0, int(p.front-p.committed)),
+	}
+}
+
+// Next returns the offset behind the last record pushed.
+func (p *Partition[R]) Next() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lastOffset() + 1
+}
+
+// ArmLow asks for Work.Low once, as soon as at most n records are ready and
+// MaxUncommitted holds none back. If that is so already it asks for nothing.
+func (p *Partition[R]) ArmLow(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.low = n
+	if p.nready <= n && !p.blocked() {
+		p.low = -1
+	}
+}
+
+// Oldest describes the oldest unsettled record: the one that holds the partition's commit.
+type Oldest struct {
+	Offset  int64
+	Attempt int
+	State   string
+}
+
+// Oldest returns false if everything is settled.
+func (p *Partition[R]) Oldest() (Oldest, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.head == p.tail {
+		return Oldest{}, false
+	}
+	e := p.at(p.head)
+	return Oldest{Offset: e.offset, Attempt: e.attempt, State: stateNames[e.state]}, true
+}
+
+var stateNames = [...]string{
+	queued:     "waiting for a slot",
+	unverified: "settled by an earlier owner, as far as is known by now",
+	inFlight:   "with its handler",
+	nacked:     "nacked, its handler still runs",
+	pending:    "its handler returned without settling it",
+	parked:     "nacked, waiting for its next delivery",
+	due:        "nacked, waiting for a slot",
+	rejecting:  "rejected, its dead letter is not stored yet",
+	confirming: "acked, its commit is not confirmed yet",
+	settled:    "settled",
+}
+
+// deliveryList is a list of deliveries.
+type deliveryList[R any] struct{ first *Delivery[R] }
+
+func (l *deliveryList[R]) push(d *Delivery[R]) {
+	d.prev, d.next = nil, l.first
+	if l.first != nil {
+		l.first.prev = d
+	}
+	l.first = d
+}
+
+func (l *deliveryList[R]) remove(d *Delivery[R]) {
+	if d.prev != nil {
+		d.prev.next = d.next
+	} else {
+		l.first = d.next
+	}
+	if d.next != nil {
+		d.next.prev = d.prev
+	}
+	d.prev, d.next = nil, nil
+}

@@ -1,0 +1,305 @@
+package partition
+
+import (
+	"math/bits"
+	"slices"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
+)
+
+// Mark is a watermark that can be committed.
+type Mark struct {
+	Offset int64  // what to commit
+	Seq    uint64 // records below it are covered
+	// Version grows with whatever a commit would store, the marks above Offset included.
+	Version uint64
+}
+
+// Mark returns the watermark.
+func (p *Partition[R]) Mark() Mark {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now()
+}
+
+func (p *Partition[R]) now() Mark {
+	return Mark{Offset: p.watermark, Seq: p.front, Version: p.version}
+}
+
+const (
+	// blocks is about how many blocks the marks of a snapshot are divided into: what is not
+	// the same any more costs the next owner one of them.
+	blocks = 32
+	// MaxOpen and maxRuns bound a snapshot. More of either does not fit into a commit.
+	MaxOpen = 1024
+	maxRuns = 16 << 10
+	// step is how many chunks are looked at under one lock.
+	step = 64
+)
+
+// Snapshot is what a commit stores of a partition. It is not of one moment: what was settled
+// while it was made may be in it or not.
+type Snapshot struct {
+	Mark
+	Blocks []ledger.Block
+	Open   []Open // in order of offset
+	Last   bool   // it was made after Close
+
+	counts     []int    // by block: its records in the window
+	wanted     []wanted // by sequence number
+	confirming []uint64
+	reverts    uint64
+	stored     int
+	left       int
+}
+
+type wanted struct {
+	chunk uint64 // the sequence number of its first record
+	marks uint64
+	block int // -1: not kept
+}
+
+// Snapshot returns what is to be stored now.
+func (p *Partition[R]) Snapshot() *Snapshot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := &Snapshot{Mark: p.now(), Last: p.phase == closed, confirming: slices.Clone(p.confirming), reverts: p.reverts}
+	first := p.front / span
+	end := max(p.high, p.taken)
+	w := walk[R]{p: p, s: s, per: max(1, ((end+span-1)/span-first)/blocks)}
+	for at := first; at*span < end; at++ {
+		// What an earlier owner left must not change its place meanwhile.
+		if (at-first)%step == step-1 && len(p.inherited.blocks)+len(p.inherited.open) == 0 {
+			p.mu.Unlock()
+			p.mu.Lock()
+			at = max(at, p.head/span) // what is settled meanwhile is for the next commit
+		}
+		switch {
+		case p.chunks == nil || at*span >= end:
+			at = end
+		case w.runs < maxRuns:
+			w.chunk(at)
+		default:
+			s.left += bits.OnesCount64(p.chunk(at * span).marked)
+		}
+	}
+	w.endBlock()
+	for _, b := range p.inherited.blocks {
+		b.Rank = ledger.Promised // perhaps
+		s.Blocks = append(s.Blocks, b)
+		s.counts = append(s.counts, 0)
+	}
+	s.Open = append(s.Open, p.inherited.open[:min(len(p.inherited.open), max(0, MaxOpen-len(s.Open)))]...)
+	return s
+}
+
+// walk makes the blocks of a snapshot.
+type walk[R any] struct {
+	p      *Partition[R]
+	s      *Snapshot
+	per    uint64 // chunks per block
+	chunks uint64 // of the block that is made
+	block  ledger.Block
+	count  int
+	next   uint64 // the record behind the last run, if that can go on
+	runs   int
+}
+
+// chunk adds what a chunk marks from the snapshot's watermark on.
+func (w *walk[R]) chunk(at uint64) {
+	p, c, seq := w.p, w.p.chunk(at*span), at*span
+	ran := ^uint64(0) // what is in a run
+	if c.entries == nil {
+		w.run(seq, c.first, c.last, span)
+		w.block.Sum += c.sum
+	} else {
+		ran = 0
+		for i := range min(span, p.tail-seq) {
+			e, bit := &c.entries[i], uint64(1)<<i
+			switch {
+			case seq+i < w.s.Seq:
+			case c.marked&bit == 0:
+				if o := e.asOpen(p.cfg.Careful > 0); e.known && o.Attempts > 0 && (len(w.s.Open) < MaxOpen || o.InFlight) {
+					w.s.Open = append(w.s.Open, o)
+				}
+			case e.known: // or it was the oldest one, and is below the front by now
+				w.run(seq+i, e.offset, e.offset, 1)
+				w.block.Sum += e.print
+				ran |= bit
+			}
+		}
+	}
+	if ran &= c.wanted; ran != 0 {
+		w.s.wanted = append(w.s.wanted, wanted{seq, ran, len(w.s.Blocks)})
+		w.block.Rank = max(w.block.Rank, ledger.Awaited)
+	}
+	if c.told != 0 {
+		w.block.Rank = ledger.Promised
+	}
+	if w.chunks++; w.chunks >= w.per {
+		w.endBlock()
+	}
+}
+
+// asOpen says what is to be known of an open record. With care, only a delivery that was named
+// counts: nobody has it before.
+func (e *entry[R]) asOpen(careful bool) Open {
+	o := Open{Offset: e.offset, Attempts: e.attempt, First: e.first, Check: uint16(e.print)}
+	switch e.state {
+	case inFlight:
+		if careful && !e.named {
+			o.Attempts--
+		}
+		o.InFlight = careful && e.named
+	case parked, nacked, queued:
+		o.DueAt = e.dueAt
+	}
+	if o.InFlight = o.InFlight || e.suspect; o.InFlight {
+		o.Alone = int(e.alone)
+	}
+	return o
+}
+
+// run marks n records from one sequence number on, with the offsets from first to last.
+func (w *walk[R]) run(seq uint64, first, last int64, n int) {
+	if k := len(w.block.Runs); k > 0 && w.next == seq {
+		w.block.Runs[k-1].To = last + 1
+	} else {
+		w.block.Runs = append(w.block.Runs, ledger.Run{From: first, To: last + 1})
+		w.runs++
+	}
+	w.next = seq + uint64(n)
+	w.count += n
+}
+
+func (w *walk[R]) endBlock() {
+	if w.count > 0 {
+		w.s.Blocks = append(w.s.Blocks, w.block)
+		w.s.counts = append(w.s.counts, w.count)
+	}
+	w.block, w.chunks, w.count = ledger.Block{}, 0, 0
+}
+
+// Keep takes note of which blocks are stored, by index.
+func (s *Snapshot) Keep(kept []bool) {
+	for i, n := range s.counts {
+		switch {
+		case kept[i]:
+			s.stored += n
+		case n > 0:
+			s.left += n
+		default: // of records that have not come yet: at most so many
+			for _, r := range s.Blocks[i].Runs {
+				s.left += int(r.To - r.From)
+			}
+		}
+	}
+	for i, w := range s.wanted {
+		if w.block >= len(kept) || !kept[w.block] {
+			s.wanted[i].block = -1
+		}
+	}
+}
+
+// Covers reports whether a record is settled by what is stored. Of those above the
+// watermark it knows the ones that were wanted when it was made.
+func (s *Snapshot) Covers(seq uint64) bool {
+	if seq < s.Seq {
+		return true
+	}
+	i, found := slices.BinarySearchFunc(s.wanted, seq/span*span, func(w wanted, chunk uint64) int { return int(w.chunk - chunk) })
+	return found && s.wanted[i].block >= 0 && s.wanted[i].marks&(1<<(seq%span)) != 0
+}
+
+// Left returns how many settled records are not covered, for want of room.
+func (s *Snapshot) Left() int { return s.left }
+
+// Want gives the mark of a record precedence where a commit has little room: somebody
+// waits until it is stored, or was told that it is.
+func (p *Partition[R]) Want(d *Delivery[R]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d.seq >= p.head {
+		p.want(d.seq)
+	}
+}
+
+func (p *Partition[R]) want(seq uint64) {
+	if c, bit := p.chunk(seq), uint64(1)<<(seq%span); c.wanted&bit == 0 {
+		c.wanted |= bit
+		p.version++
+	}
+}
+
+// Unconfirm takes back that a record is settled, which was to be confirmed first and
+// was never sent.
+func (p *Partition[R]) Unconfirm(seq uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := slices.Index(p.confirming, seq); i >= 0 {
+		p.confirming = slices.Delete(p.confirming, i, i+1)
+		e := p.at(seq)
+		e.state = inFlight
+		e.attempt--
+		p.unmark(seq)
+	}
+}
+
+// Reverted reports whether a snapshot says more than is true by now.
+func (p *Partition[R]) Reverted(s *Snapshot) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reverts != s.reverts
+}
+
+// Committed takes note that a snapshot is stored. It makes room under MaxUncommitted. waiting
+// reports whether it had no room for the marks of records whose handlers wait for that: until
+// older records are settled.
+func (p *Partition[R]) Committed(s *Snapshot, waiting bool) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.phase == closed {
+		return Work{}
+	}
+	p.waiting = waiting
+	p.confirming = slices.DeleteFunc(p.confirming, func(seq uint64) bool {
+		confirmed := s.Covers(seq)
+		if confirmed {
+			p.done(seq)
+		}
+		return confirmed
+	})
+	for _, w := range s.wanted {
+		if w.block >= 0 && w.chunk+span > p.head {
+			p.chunk(w.chunk).told |= w.marks
+		}
+	}
+	if p.cfg.Committed && s.Seq >= p.committed {
+		p.committed, p.stored, p.confirmed = s.Seq, max(0, s.stored-p.ahead), s.Version
+		p.admit()
+	}
+	return p.work()
+}
+
+// Skip moves the watermark over offsets that hold no record, from the next one on: control
+// records, aborted ones, what compaction removed. It changes nothing and returns false if
+// a record is not settled, or was pushed since the caller asked for the next offset.
+func (p *Partition[R]) Skip(from, to int64) (Work, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.phase == closed || p.head != p.tail || p.watermark != from || to <= from {
+		return Work{}, false
+	}
+	i := &p.inherited
+	for len(i.blocks) > 0 && i.blocks[0].Runs[0].From < to {
+		p.decide(false)
+	}
+	for len(i.open) > 0 && i.open[0].Offset < to {
+		i.open = i.open[1:]
+	}
+	p.watermark = to
+	p.version++
+	w := p.work()
+	w.Moved = true
+	return w, true
+}

@@ -1,0 +1,165 @@
+package partition
+
+import "math/bits"
+
+// span is how many records a chunk holds.
+const span = 64
+
+// chunk is a part of the window: the records whose sequence numbers, divided by span,
+// are one number.
+type chunk[R any] struct {
+	entries *[span]entry[R] // nil once all are settled
+	marked  uint64          // settled or confirming, a bit each
+	wanted  uint64          // those of them whose storing somebody waits for, or was told of
+	told    uint64          // those that somebody was told of
+	settled int             // how many are
+	sum     uint32          // of the fingerprints of what is marked
+	first   int64           // the offsets of the first and last one, where all are settled
+	last    int64
+}
+
+type entry[R any] struct {
+	offset  int64
+	record  R
+	lane    *lane
+	next    uint64 // the next of its lane, as seq+1; 0: none
+	dueAt   int64
+	first   int64 // when its first delivery began; 0: not known
+	size    int
+	attempt int
+	state   state
+	open    bool   // it is in Partition.open
+	suspect bool   // one of Partition.suspects
+	named   bool   // in flight, and a commit may say so
+	alone   uint16 // see Open.Alone
+	known   bool   // print is the record's
+	print   uint32 // see Config.Fingerprint
+	// Its record was pushed out of memory, was copied, was met waiting: see evict.go.
+	evicted, detached, met bool
+	d                      *Delivery[R] // the latest delivery while it is unsettled
+}
+
+func (p *Partition[R]) chunk(seq uint64) *chunk[R] {
+	return &p.chunks[seq/span&uint64(len(p.chunks)-1)]
+}
+
+// at returns a record that is not settled.
+func (p *Partition[R]) at(seq uint64) *entry[R] {
+	return &p.chunk(seq).entries[seq%span]
+}
+
+// live returns a record of the window, nil for one that is settled.
+func (p *Partition[R]) live(seq uint64) *entry[R] {
+	if seq < p.head || p.chunk(seq).entries == nil {
+		return nil
+	}
+	if e := p.at(seq); e.state != settled {
+		return e
+	}
+	return nil
+}
+
+// append makes room for one record behind the last.
+func (p *Partition[R]) append(e entry[R]) (seq uint64) {
+	seq = p.tail
+	if seq%span == 0 {
+		if seq/span-p.head/span == uint64(len(p.chunks)) {
+			p.grow()
+		}
+		*p.chunk(seq) = chunk[R]{entries: p.newEntries()}
+	}
+	*p.at(seq) = e
+	p.tail++
+	return seq
+}
+
+func (p *Partition[R]) newEntries() *[span]entry[R] {
+	if n := len(p.spares); n > 0 {
+		entries := p.spares[n-1]
+		p.spares = p.spares[:n-1]
+		return entries
+	}
+	return new([span]entry[R])
+}
+
+// mostSpare is how many chunks without use are kept: a window that moves needs no new ones.
+const mostSpare = 64
+
+// free gives up the entries of a chunk.
+func (p *Partition[R]) free(c *chunk[R]) {
+	if len(p.spares) < mostSpare {
+		clear(c.entries[:])
+		p.spares = append(p.spares, c.entries)
+	}
+	c.entries = nil
+}
+
+func (p *Partition[R]) grow() {
+	chunks := make([]chunk[R], 2*len(p.chunks))
+	for at := p.head / span; at*span < p.tail; at++ {
+		chunks[at&uint64(len(chunks)-1)] = *p.chunk(at * span)
+	}
+	p.chunks = chunks
+}
+
+// mark says of a record, from the next commit on, that it is settled.
+func (p *Partition[R]) mark(seq uint64) {
+	c, e := p.chunk(seq), p.at(seq)
+	c.marked |= 1 << (seq % span)
+	c.sum += e.print
+	p.high = max(p.high, seq+1)
+	p.version++
+	if seq == p.front {
+		p.advance()
+	}
+}
+
+// unmark takes that back.
+func (p *Partition[R]) unmark(seq uint64) {
+	c, e := p.chunk(seq), p.at(seq)
+	c.marked &^= 1 << (seq % span)
+	c.sum -= e.print
+	p.version++
+	p.reverts++
+	if seq < p.front {
+		p.front, p.watermark = seq, e.offset
+	}
+}
+
+// advance moves the front, and with it the watermark, over what is marked.
+func (p *Partition[R]) advance() {
+	for p.front < p.tail {
+		c := p.chunk(p.front)
+		if c.entries == nil {
+			p.watermark, p.front = c.last+1, (p.front/span+1)*span
+			continue
+		}
+		n := uint64(bits.TrailingZeros64(^(c.marked >> (p.front % span))))
+		if n == 0 {
+			return
+		}
+		p.front = min(p.front+n, (p.front/span+1)*span)
+		p.watermark = c.entries[(p.front-1)%span].offset + 1
+	}
+}
+
+// pass settles a record that has its mark, and ends the window's part that is settled.
+func (p *Partition[R]) pass(seq uint64) {
+	c := p.chunk(seq)
+	c.entries[seq%span].state = settled
+	if c.settled++; c.settled == span {
+		c.first, c.last = c.entries[0].offset, c.entries[span-1].offset
+		p.free(c)
+	}
+	for p.head < p.tail {
+		c := p.chunk(p.head)
+		if c.entries == nil {
+			p.head = (p.head/span + 1) * span
+			continue
+		}
+		if c.entries[p.head%span].state != settled {
+			return
+		}
+		p.head++
+	}
+}
