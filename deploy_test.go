@@ -24,11 +24,14 @@ const (
 	deployPartitions = 8
 	deployRate       = 160 // records a second
 	deployKeys       = 5   // a partition
+	nackedEvery      = 20  // 5% of the records, where some are nacked for long
+	firstNacked      = 7
 )
 
 // TestDeploys restarts the members of a group one after the other while records keep coming, and while members join and
 // leave. A member's process is gone as soon as its Router's Run has returned. No record is lost, none is started
-// twice, and none overtakes another of its lane.
+// twice, and none overtakes another of its lane. That holds, too, where 5% of the records are nacked for longer than the
+// test takes: they hold the offset, and what is settled behind them does not come again.
 //
 // The same with watermill-kafka's own Subscriber stands beside it in the log.
 func TestDeploys(t *testing.T) {
@@ -62,6 +65,7 @@ type application struct {
 	name       string
 	stock      bool // watermill-kafka's Subscriber
 	lanes      int64
+	nacks      bool // 5% of the records, each of a key of its own, for longer than the test takes
 	middleware []message.HandlerMiddleware
 	change     change
 	finish     func(f *fleet, msg *message.Message) // at the end of the handler
@@ -76,6 +80,10 @@ func applications() []application {
 			change: ordering(ackpolicy.OrderByKey, 16),
 		},
 		{
+			name: "5% nacked", lanes: deployKeys, nacks: true, middleware: nackOnError,
+			change: ordering(ackpolicy.OrderByKey, 16),
+		},
+		{
 			name: "batches under Manual", lanes: 1, middleware: []message.HandlerMiddleware{ackpolicy.Manual.Middleware},
 			finish: func(f *fleet, msg *message.Message) {
 				if d, ok := ackpolicy.FromMessage(msg); ok {
@@ -87,6 +95,16 @@ func applications() []application {
 	}
 }
 
+func (a application) nacked(offset int64) bool { return a.nacks && offset%nackedEvery == firstNacked }
+
+// key is that of a record, where others have so many.
+func (a application) key(partition int32, offset, keys int64) string {
+	if a.nacked(offset) {
+		return fmt.Sprintf("%d-nacked-%d", partition, offset)
+	}
+	return key(partition, offset, keys)
+}
+
 // deploy runs an application through all restarts and returns what the ledger tells.
 func deploy(t *testing.T, app application, protocol func() sarama.BalanceStrategy) string {
 	f := &fleet{
@@ -96,7 +114,9 @@ func deploy(t *testing.T, app application, protocol func() sarama.BalanceStrateg
 	f.batcher = &batcher{cumulative: true, refused: func(d *ackpolicy.Delivery) {
 		t.Errorf("%d/%s: the ack was refused: %v", d.Partition(), name(d), d.Status())
 	}}
-	producer := startSteady(t, f.topic, deployPartitions, deployRate, deployKeys)
+	producer := startKeyed(t, f.topic, deployPartitions, deployRate, func(partition int32, offset int64) string {
+		return app.key(partition, offset, deployKeys)
+	})
 	for range 3 {
 		f.start()
 	}
@@ -228,6 +248,9 @@ func (f *fleet) handle(m *member, msg *message.Message) error {
 		return nil
 	}
 	f.ledger.add(event{m.id, partition, offset, true})
+	if f.app.nacked(offset) {
+		return ackpolicy.NackAfter(time.Hour)
+	}
 	if f.app.finish != nil {
 		f.app.finish(f, msg)
 	}
@@ -261,7 +284,7 @@ func (f *fleet) progress(i int) {
 
 func (f *fleet) judge(ends []int64) string {
 	f.t.Helper()
-	found := f.ledger.judge(ends, func(partition int32, offset int64) string { return key(partition, offset, f.app.lanes) })
+	found := f.ledger.judge(ends, func(partition int32, offset int64) string { return f.app.key(partition, offset, f.app.lanes) })
 	if found.lost > 0 {
 		f.t.Errorf("%d of %d records lost", found.lost, found.records)
 	}
@@ -270,6 +293,9 @@ func (f *fleet) judge(ends []int64) string {
 			f.t.Errorf("%d of %d records started twice; faults:\n%s", found.twice, found.records, strings.Join(found.faults, "\n"))
 		}
 		for p, end := range ends {
+			if f.app.nacks {
+				end = min(end, firstNacked)
+			}
 			wantCommitted(f.t, f.group, f.topic, int32(p), end)
 		}
 	}

@@ -74,6 +74,10 @@ func (s Spec) behaviour(id ID) behaviour {
 	case n < 70:
 		b.verb = acksLate
 	}
+	// Some are nacked for so long that their assignment ends before.
+	if b.failures == 1 && b.failing == signalsNack && s.Ordering != ackpolicy.OrderByPartition && r.IntN(3) == 0 {
+		b.delay = span(time.Second, 4*time.Second)
+	}
 	return b
 }
 
@@ -82,6 +86,15 @@ func (b behaviour) ends(attempt int) ending {
 		return b.failing
 	}
 	return b.last
+}
+
+// waits is how long a record is not delivered again after that attempt was nacked, at least.
+func (s Spec) waits(id ID, attempt int) time.Duration {
+	b := s.behaviour(id)
+	if e := b.ends(attempt); e == signalsNack || s.Policy == ackpolicy.Manual && e != succeeds {
+		return b.delay
+	}
+	return resendSleep
 }
 
 // What a delivery's end does to its record.

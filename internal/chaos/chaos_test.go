@@ -131,7 +131,7 @@ func report(t *testing.T, record *chaos.Record) {
 		}
 		t.Error(v)
 	}
-	again := verdict.Duplicates + verdict.Behind + verdict.Left
+	again := verdict.Duplicates + verdict.Unmarked + verdict.Left
 	if record.Calm && !record.Stock && again > 0 && verdict.Counts[chaos.RuleSession] == 0 {
 		t.Errorf("%d records were delivered again, though members only restarted", again)
 	}

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"fmt"
 	"slices"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -30,22 +31,27 @@ func (j *judge) atMostOnce(id ID, deliveries []*delivery) {
 	if len(deliveries) > 0 {
 		return
 	}
+	// It was confirmed by the offset of the term that passed it, or by a mark of that one or of an earlier one.
 	terms := j.byPartition[id.Partition]
-	for i, t := range terms {
-		ends := j.Stored[id.Partition]
-		if i+1 < len(terms) {
-			ends = terms[i+1].start
-		}
-		if t.lost && t.start <= id.Offset && id.Offset < ends {
+	if i := slices.IndexFunc(terms, func(t *term) bool { return t.start > id.Offset }); i >= 0 {
+		terms = terms[:i]
+	} else if id.Offset >= j.Stored[id.Partition] {
+		terms = nil
+	}
+	how := "was never delivered"
+	for _, t := range slices.Backward(terms) {
+		switch {
+		case !t.lost:
+		case len(t.replayed) < j.maxInFlight():
 			j.Unhandled++
-			if t.replayed[id.Offset] = true; len(t.replayed) > j.maxInFlight()+1 { // one in reserve for the oldest
-				j.violation(RuleLost, j.about(id), "%v and %d more were confirmed by member %d and not handled", id, len(t.replayed)-1, t.member)
-			}
+			t.replayed[id.Offset] = true
 			return
+		default:
+			how = fmt.Sprintf("and %d more were confirmed by member %d and not handled", len(t.replayed), t.member)
 		}
 	}
 	j.Lost++
-	j.violation(RuleLost, j.about(id), "%v was never delivered", id)
+	j.violation(RuleLost, j.about(id), "%v %s", id, how)
 }
 
 // letter: a rejected record has one letter, and another one for each crash at most.
@@ -55,7 +61,8 @@ func (j *judge) letter(id ID) {
 	for _, d := range j.records[id] {
 		if _, ok := d.intends(reject); ok {
 			rejected++
-			if d.disturbed || d.how.FirstLeft >= 0 || d.lost {
+			_, settled := d.settledAt[id.Offset]
+			if d.disturbed || d.lost || d.how.Unmarked > 0 || d.how.FirstLeft >= 0 && !settled || d.left() {
 				again++
 			}
 		}
@@ -76,7 +83,8 @@ func (j *judge) letter(id ID) {
 	j.ExtraLetters += max(0, letters-1)
 }
 
-// duplicates: a record is delivered again by another owner only if its last one was lost, or left something before it.
+// duplicates: a settled record is delivered again by another owner only if its last one was lost, and then not if
+// AckSync had answered that its ack is stored; or if the commit had no room for its mark, which the release counts.
 func (j *judge) duplicates() {
 	if j.Policy == ackpolicy.AckFirst {
 		return
@@ -92,17 +100,20 @@ func (j *judge) duplicates() {
 				continue
 			}
 			at, settled := last.settledAt[id.Offset]
-			switch {
+			switch stored, ok := last.stored(); {
+			case ok && stored < d.at:
+				j.violation(RuleDuplicate, j.about(id), "%v was delivered again to member %d, and AckSync had told member %d that it is stored",
+					id, d.member, last.member)
 			case last.lost:
 				j.Duplicates++
 				if last.replayed[id.Offset] = true; len(last.replayed) > j.MaxUncommitted && !bound[last.term] {
 					bound[last.term] = true
 					j.violation(RuleDuplicate, j.around(last.term), "more than %d records of %v were delivered again", j.MaxUncommitted, last.term)
 				}
-			case !settled || at > d.at: // it was left
+			case !settled || at > d.at || last.left():
 				j.Left++
-			case last.how.FirstLeft >= 0 && last.how.FirstLeft <= id.Offset && j.Ordering != ackpolicy.OrderByPartition:
-				j.Behind++
+			case j.excused(last.term, d.term):
+				j.Unmarked++
 			default:
 				j.violation(RuleDuplicate, j.about(id), "%v was settled by member %d, which ended well, and was delivered again to member %d",
 					id, last.member, d.member)
@@ -114,9 +125,28 @@ func (j *judge) duplicates() {
 			if t.lost {
 				j.Bound += j.MaxUncommitted
 				j.MaxReplay = max(j.MaxReplay, len(t.replayed))
+				continue
+			}
+			for offset := range t.settledAt {
+				if offset >= t.watermark {
+					j.Marked++
+				}
 			}
 		}
 	}
+}
+
+// excused tells whether the release of a term, or of one between it and the other, says that it had no room for more
+// marks than were missed so far.
+func (j *judge) excused(first, next *term) bool {
+	terms := j.byPartition[first.partition]
+	for _, t := range terms[slices.Index(terms, first):slices.Index(terms, next)] {
+		if t.unmarked < t.how.Unmarked {
+			t.unmarked++
+			return true
+		}
+	}
+	return false
 }
 
 // stock counts, for a subscriber that promises less.

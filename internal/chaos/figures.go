@@ -16,8 +16,9 @@ type Figures struct {
 	Lost                        int           // records
 	Duplicates, Bound           int           // records delivered again after a term was lost, and what Guarantees allows
 	MaxReplay                   int           // by one term
-	Behind                      int           // records delivered again after a clean end, behind one that was left unsettled
 	Left                        int           // unsettled records that the next owner got
+	Marked                      int           // records that a clean end left settled above its offset
+	Unmarked                    int           // those of them that were delivered again, since their marks had no room
 	LettersStored, ExtraLetters int           // in the dead letter topic
 	Unhandled                   int           // AckFirst: confirmed and never delivered
 	Backward                    int           // stock: records handled after a later one of their key
@@ -33,8 +34,8 @@ func (v Verdict) Summary(s Spec) string {
 	line := fmt.Sprintf("%v records=%d delivered=%d restarts=%d kills=%d session-losses=%d lost=%d order-violations=%d duplicates=%d",
 		s, v.Records, v.Delivered, v.Restarts, v.Kills, v.Losses, v.Lost, order, v.Duplicates)
 	if !s.Stock {
-		line += fmt.Sprintf(" (bound %d; at most %d a loss, of %d) left=%d behind-left=%d letters=%d (%d extra)",
-			v.Bound, v.MaxReplay, s.MaxUncommitted, v.Left, v.Behind, v.LettersStored, v.ExtraLetters)
+		line += fmt.Sprintf(" (bound %d; at most %d a loss, of %d) left=%d marked=%d unmarked=%d letters=%d (%d extra)",
+			v.Bound, v.MaxReplay, s.MaxUncommitted, v.Left, v.Marked, v.Unmarked, v.LettersStored, v.ExtraLetters)
 		if v.Unhandled > 0 {
 			line += fmt.Sprintf(" confirmed-not-handled=%d", v.Unhandled)
 		}
@@ -134,7 +135,7 @@ func ofRecord(e Entry) bool {
 
 func ofPartition(e Entry) bool {
 	switch e.Kind {
-	case Assigned, Committed, Fenced, Revoked:
+	case Assigned, Committed, Fenced, Draining, Revoked:
 		return true
 	}
 	return false

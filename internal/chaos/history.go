@@ -55,10 +55,14 @@ type howEnded struct {
 	Clean     bool // its last commit is stored
 	TimedOut  bool
 	FirstLeft int64 // -1: none
+	Letters   int   // rejected records that were left, since their letters were not stored
+	Unmarked  int   // settled records that come again, since their marks had no room
 }
 
+const howFormat = "clean=%t timedout=%t left=%d letters=%d unmarked=%d"
+
 func (h howEnded) String() string {
-	return fmt.Sprintf("clean=%t timedout=%t left=%d", h.Clean, h.TimedOut, h.FirstLeft)
+	return fmt.Sprintf(howFormat, h.Clean, h.TimedOut, h.FirstLeft, h.Letters, h.Unmarked)
 }
 
 // term is one assignment of a partition to a member.
@@ -72,15 +76,17 @@ type term struct {
 	watermark  int64 // of the release
 	killed     bool
 	fenced     bool
-	lost       bool // it may end without its last commit: killed, out of the group, or without a network
-	explained  bool // something was done to the member, or to the group, that can have cost it that
-	disturbed  bool // that was done to this member
-	stale      bool // the member was out of the group before it knew that it had the partition
+	lost       bool  // it may end without its last commit: killed, out of the group, or without a network
+	explained  bool  // something was done to the member, or to the group, that can have cost it that
+	disturbed  bool  // that was done to this member
+	stale      bool  // the member was out of the group before it knew that it had the partition
+	draining   int64 // when the drain had begun, at the latest; 0: that is not known
 	deliveries []*delivery
 	commits    []Entry
 	cumulative []*call
 	settledAt  map[int64]int64 // when a record was about to be settled for good
 	replayed   map[int64]bool  // records that were delivered again by others, since the term was lost
+	unmarked   int             // settled records that were delivered again by others, since their marks had no room
 }
 
 func (t *term) String() string {
@@ -123,6 +129,28 @@ func (d *delivery) intends(verdict string) (at int64, ok bool) {
 		return d.end, true
 	}
 	return 0, false
+}
+
+// stored tells when AckSync had answered that the ack is stored.
+func (d *delivery) stored() (at int64, ok bool) {
+	for _, c := range d.calls {
+		if c.verb == ackSync && c.answer {
+			return c.back, true
+		}
+	}
+	return 0, false
+}
+
+// left tells whether the release says that it left the record: its drain was over just before the settlement, of
+// which the ledger has the intention only.
+func (d *delivery) left() bool {
+	if !d.released || d.how.FirstLeft < 0 || d.how.FirstLeft > d.Offset {
+		return false
+	}
+	if _, rejects := d.intends(reject); rejects {
+		return d.how.Letters > 0
+	}
+	return d.how.TimedOut && d.settled == ""
 }
 
 // disturbance is something that was done to a member.
@@ -244,7 +272,7 @@ func (h *history) readMembers() {
 			t.fenced = true
 		case Revoked:
 			t.to, t.released, t.watermark = e.At, true, e.Offset
-			_, _ = fmt.Sscanf(e.Detail, "clean=%t timedout=%t left=%d", &t.how.Clean, &t.how.TimedOut, &t.how.FirstLeft)
+			_, _ = fmt.Sscanf(e.Detail, howFormat, &t.how.Clean, &t.how.TimedOut, &t.how.FirstLeft, &t.how.Letters, &t.how.Unmarked)
 		case Delivered:
 			d = &delivery{ID: e.ID, term: t, attempt: e.Attempt, at: e.At, end: never}
 			latest[dk] = d
@@ -255,6 +283,8 @@ func (h *history) readMembers() {
 			continue
 		}
 		switch e.Kind {
+		case Draining: // it may come late, in the member's next term
+			d.draining = e.At
 		case Done:
 			d.end, d.verdict = e.At, e.Detail
 		case Call:

@@ -25,6 +25,7 @@ const (
 	RuleOwners    = "owners"     // two members own a partition
 	RuleCommit    = "commit"     // a commit passed what was not settled, or went back
 	RuleDuplicate = "duplicate"  // a settled record was delivered again without a crash, or too many were with one
+	RuleDrain     = "drain"      // a record was handed out by an assignment that drained
 	RuleLetter    = "letter"     // a rejected record without a letter, or one too many
 	RuleVerb      = "verb"       // a verb's answer, or what was settled, is not what was asked for
 	RuleSession   = "session"    // a member lost its session, and nobody took it
@@ -64,7 +65,8 @@ func Judge(r *Record) Verdict {
 			j.session(t)
 			j.term(t)
 			j.lanes(t)
-			j.commits(t)
+			j.slots(t)
+			j.commits(terms[:i], t)
 			if i > 0 {
 				j.succession(terms[:i], t)
 			}
@@ -199,10 +201,19 @@ func (j *judge) lanes(t *term) {
 			j.first(d)
 			continue
 		}
-		if d.at < before.end && !before.waits(d.at) {
+		if d.at < before.end {
 			j.violation(RuleOverlap, j.about(d.ID), "%v was delivered to member %d while the handler of %v ran there", d.ID, d.member, before.ID)
 		}
-		_, nacked := before.intends(nack)
+		at, nacked := before.intends(nack)
+		// When a handler begins does not tell when its record was handed out. But that was not before its lane was free
+		// and, after a nack, not before the record was due.
+		notBefore := before.end
+		if nacked && d.Offset == before.Offset {
+			notBefore = max(notBefore, add(at, j.waits(d.ID, before.attempt)))
+		}
+		if t.draining > 0 && notBefore > t.draining && d.at >= before.end {
+			j.violation(RuleDrain, j.about(d.ID), "%v was handed out by member %d, whose partition drained", d.ID, d.member)
+		}
 		switch {
 		case d.Offset < before.Offset:
 			j.violation(RuleOrder, j.about(d.ID), "%v was delivered to member %d after %v", d.ID, d.member, before.ID)
@@ -221,13 +232,27 @@ func (j *judge) lanes(t *term) {
 	}
 }
 
-// waits tells whether the handler is in AckSync: it has lent its lane.
-func (d *delivery) waits(at int64) bool {
-	return slices.ContainsFunc(d.calls, func(c *call) bool { return c.verb == ackSync && c.at <= at && at <= c.back })
+// slots: after a drain has begun, no more handlers begin than had been handed their records before: those had slots.
+func (j *judge) slots(t *term) {
+	if t.draining == 0 {
+		return
+	}
+	slots := j.maxInFlight()
+	for _, d := range t.deliveries {
+		switch {
+		case d.at > t.draining:
+			if slots--; slots < 0 {
+				j.violation(RuleDrain, j.about(d.ID), "%v was handed out by member %d, whose partition drained: no slot was free when that began", d.ID, d.member)
+				return
+			}
+		case d.end > t.draining:
+			slots--
+		}
+	}
 }
 
-// commits: they only rise, and pass nothing that is not settled.
-func (j *judge) commits(t *term) {
+// commits: they only rise, and pass nothing that is not settled, in this term or, by a mark, in one before.
+func (j *judge) commits(before []*term, t *term) {
 	if j.Policy == ackpolicy.AckFirst { // it is acked before there is anything to see
 		return
 	}
@@ -236,6 +261,20 @@ func (j *judge) commits(t *term) {
 		all = append(slices.Clone(all), Entry{At: t.to, ID: ID{t.partition, t.watermark}})
 	}
 	slices.SortStableFunc(all, func(a, b Entry) int { return int(a.At - b.At) })
+	delivered := map[int64]bool{}
+	for _, d := range t.deliveries {
+		delivered[d.Offset] = true
+	}
+	settled := func(offset, at int64) bool {
+		if delivered[offset] {
+			since, ok := t.settledAt[offset]
+			return ok && since <= at
+		}
+		return slices.ContainsFunc(before, func(b *term) bool {
+			since, ok := b.settledAt[offset]
+			return ok && since < t.from
+		})
+	}
 	next, last := t.start, int64(-1)
 	for _, e := range all {
 		if e.Offset < last {
@@ -243,7 +282,7 @@ func (j *judge) commits(t *term) {
 		}
 		last = e.Offset
 		for ; next < e.Offset; next++ {
-			if at, ok := t.settledAt[next]; !ok || at > e.At {
+			if !settled(next, e.At) {
 				id := ID{t.partition, next}
 				j.violation(RuleCommit, j.about(id), "%v was not settled when member %d committed %d", id, t.member, e.Offset)
 			}

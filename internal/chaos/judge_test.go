@@ -51,6 +51,16 @@ func TestJudge(t *testing.T) {
 			s.handle(0, 1)
 			s.done(0)
 		}, []string{RuleCommit}, nil},
+		"a commit passes a record that is being handled again": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.killed(0)
+			s.assigned(1, 0)
+			s.start(1, 0)
+			s.committed(1, 1)
+			s.end(1, 0)
+			s.done(1)
+		}, []string{RuleCommit}, nil},
 		"a commit goes back": {2, func(s *story) {
 			s.assigned(0, 0)
 			s.handle(0, 0, 1)
@@ -139,6 +149,16 @@ func TestJudge(t *testing.T) {
 			s.end(0, 1)
 			s.done(0)
 		}, []string{RuleOverlap}, nil},
+		"a handler of the lane waits for a commit": {2, func(s *story) {
+			s.Policy = ackpolicy.Manual
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.add(0, Call, 0, 1, ackSync)
+			s.handle(0, 1)
+			s.add(0, Answer, 0, 1, ackSync+" true")
+			s.add(0, Done, 0, 1, none)
+			s.done(0)
+		}, []string{RuleOverlap}, nil},
 		"a handler of another key runs": {2, func(s *story) {
 			s.Ordering = ackpolicy.OrderByKey
 			s.assigned(0, 0)
@@ -196,9 +216,9 @@ func TestJudge(t *testing.T) {
 			s.handle(0, 8) // the key of 0
 			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
 			s.assigned(1, 0)
-			s.handle(1, 0, 1, 2, 3, 4, 5, 6, 7, 8)
+			s.handle(1, 0, 1, 2, 3, 4, 5, 6, 7) // 8 has its mark
 			s.done(1)
-		}, []string{RuleOrder}, func(f Figures) bool { return f.Behind == 1 }},
+		}, []string{RuleOrder}, func(f Figures) bool { return f.Marked == 1 }},
 		"a duplicate after a clean end": {2, func(s *story) {
 			s.assigned(0, 0)
 			s.handle(0, 0)
@@ -216,7 +236,151 @@ func TestJudge(t *testing.T) {
 			s.assigned(1, 0)
 			s.handle(1, 0, 1)
 			s.done(1)
-		}, nil, func(f Figures) bool { return f.Behind == 1 && f.Left == 1 && f.Duplicates == 0 }},
+		}, []string{RuleDuplicate}, func(f Figures) bool { return f.Left == 1 && f.Unmarked == 0 && f.Duplicates == 0 }},
+		"what is settled behind one that was left has its mark": {3, func(s *story) {
+			s.Ordering = ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.handle(0, 1)
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
+			s.assigned(1, 0)
+			s.killed(1)
+			s.assigned(2, 0)
+			s.again(2, 0, 2)
+			s.committed(2, 2)
+			s.handle(2, 2)
+			s.done(2)
+		}, nil, func(f Figures) bool { return f.Left == 1 && f.Marked == 1 }},
+		"a duplicate of one that was settled two owners before": {2, func(s *story) {
+			s.Ordering = ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.handle(0, 1)
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
+			s.assigned(1, 0)
+			s.killed(1)
+			s.assigned(2, 0)
+			s.again(2, 0, 2)
+			s.handle(2, 1)
+			s.done(2)
+		}, []string{RuleDuplicate}, nil},
+		"as many duplicates as marks had no room": {4, func(s *story) {
+			s.Ordering = ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.handle(0, 1, 2, 3)
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0, Unmarked: 1})
+			s.assigned(1, 0)
+			s.revokedSo(1, 0, howEnded{Clean: true, FirstLeft: -1, Unmarked: 2})
+			s.assigned(2, 0)
+			s.again(2, 0, 2)
+			s.handle(2, 1, 2, 3)
+			s.done(2)
+		}, nil, func(f Figures) bool { return f.Unmarked == 3 && f.Left == 1 && f.Duplicates == 0 }},
+		"more duplicates than marks had no room": {3, func(s *story) {
+			s.Ordering = ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.handle(0, 1, 2)
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0, Unmarked: 1})
+			s.assigned(1, 0)
+			s.again(1, 0, 2)
+			s.handle(1, 1, 2)
+			s.done(1)
+		}, []string{RuleDuplicate}, func(f Figures) bool { return f.Unmarked == 1 }},
+		"a handler ends as its drain is given up": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.add(0, Done, 0, 1, ack) // and had no time to ack
+			s.revokedSo(0, 0, howEnded{Clean: true, TimedOut: true, FirstLeft: 0})
+			s.assigned(1, 0)
+			s.again(1, 0, 2)
+			s.done(1)
+		}, nil, func(f Figures) bool { return f.Left == 1 }},
+		"an ack before its drain is given up": {2, func(s *story) {
+			s.Ordering = ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.handle(0, 1)
+			s.revokedSo(0, 0, howEnded{Clean: true, TimedOut: true, FirstLeft: 0})
+			s.assigned(1, 0)
+			s.again(1, 0, 2)
+			s.again(1, 1, 2)
+			s.done(1)
+		}, []string{RuleDuplicate}, nil},
+		"a duplicate of what AckSync had told as stored": {2, func(s *story) {
+			s.Policy, s.Ordering = ackpolicy.Manual, ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.start(0, 1)
+			s.verb(0, 1, ackSync, "true")
+			s.add(0, Done, 1, 1, none)
+			s.killed(0)
+			s.assigned(1, 0)
+			s.handle(1, 0, 1)
+			s.done(1)
+		}, []string{RuleDuplicate}, nil},
+		"a drain hands out a record that was nacked meanwhile": {1, func(s *story) {
+			s.Ordering = ackpolicy.OrderByKey
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.draining(0, 0, 1)
+			s.add(0, Done, 0, 1, nack)
+			s.add(0, Settled, 0, 1, "nacked")
+			s.again(0, 0, 2)
+			s.done(0)
+		}, []string{RuleDrain}, nil},
+		"a drain hands out a nacked record that comes due": {2, func(s *story) {
+			s.Ordering = ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.start(0, 1)
+			s.draining(0, 0, 1)
+			s.wait(time.Second)
+			s.again(0, 0, 2)
+			s.end(0, 1)
+			s.done(0)
+		}, []string{RuleDrain}, nil},
+		"a drain hands out the next record of a lane": {9, func(s *story) {
+			s.Ordering = ackpolicy.OrderByKey
+			s.assigned(0, 0)
+			s.handle(0, 1, 2, 3, 4, 5, 6, 7)
+			s.start(0, 0)
+			s.draining(0, 0, 1)
+			s.end(0, 0)
+			s.handle(0, 8) // the key of 0
+			s.done(0)
+		}, []string{RuleDrain}, nil},
+		"a drain hands out more than it had slots for": {maxInFlight + 1, func(s *story) {
+			s.Ordering = ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.start(0, 0)
+			s.draining(0, 0, 1)
+			for offset := range int64(maxInFlight) {
+				s.handle(0, offset+1)
+			}
+			s.end(0, 0)
+			s.done(0)
+		}, []string{RuleDrain}, nil},
+		"a handler begins in a drain, its record was handed out before": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.draining(0, 0, 1)
+			s.handle(0, 1)
+			s.done(0)
+		}, nil, nil},
+		"a drain is told of late": {2, func(s *story) {
+			s.assigned(0, 0)
+			s.handle(0, 0)
+			s.revoked(0, 1)
+			s.assigned(0, 1)
+			s.start(0, 1)
+			s.draining(0, 0, 1)
+			s.add(0, Done, 1, 1, nack)
+			s.add(0, Settled, 1, 1, "nacked")
+			s.again(0, 1, 2)
+			s.done(0)
+		}, nil, nil},
 		"duplicates after a kill": {4, func(s *story) {
 			s.assigned(0, 0)
 			s.handle(0, 0, 1)
@@ -262,6 +426,29 @@ func TestJudge(t *testing.T) {
 			s.Letters[ID{}] = 2
 			s.done(0)
 		}, []string{RuleLetter}, nil},
+		"a letter too many, behind a record that was left": {2, func(s *story) {
+			s.Ordering = ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.nacked(0, 0, 1)
+			s.rejected(0, 1)
+			s.add(0, Buried, 1, 0, "")
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
+			s.Letters[ID{0, 1}] = 2
+			s.assigned(1, 0)
+			s.again(1, 0, 2)
+			s.done(1)
+		}, []string{RuleLetter}, nil},
+		"a letter is stored as its record is left": {1, func(s *story) {
+			s.assigned(0, 0)
+			s.rejected(0, 0)
+			s.add(0, Buried, 0, 0, "")
+			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0, Letters: 1})
+			s.assigned(1, 0)
+			s.rejected(1, 0)
+			s.add(1, Buried, 0, 0, "")
+			s.Letters[ID{}] = 2
+			s.done(1)
+		}, nil, func(f Figures) bool { return f.Left == 1 && f.ExtraLetters == 1 }},
 		"a letter of a record that was acked": {1, func(s *story) {
 			s.assigned(0, 0)
 			s.handle(0, 0)
@@ -406,15 +593,26 @@ func TestJudge(t *testing.T) {
 			s.revoked(0, 2)
 			s.done(0)
 		}, []string{RuleLost}, nil},
-		"more lost under AckFirst than were in flight": {4, func(s *story) {
+		"more lost under AckFirst than were in flight": {3, func(s *story) {
 			s.Policy = ackpolicy.AckFirst
 			s.assigned(0, 0)
 			s.killed(0)
-			s.assigned(1, 3)
-			s.start(1, 3)
-			s.add(1, Done, 3, 1, none)
+			s.assigned(1, 2)
+			s.start(1, 2)
+			s.add(1, Done, 2, 1, none)
 			s.done(1)
-		}, []string{RuleLost}, nil},
+		}, []string{RuleLost}, func(f Figures) bool { return f.Unhandled == 1 && f.Lost == 1 }},
+		"confirmed by a mark, and killed": {3, func(s *story) {
+			s.Policy, s.Ordering = ackpolicy.AckFirst, ackpolicy.Unordered
+			s.assigned(0, 0)
+			s.killed(0) // before the handler of 1 runs
+			s.assigned(1, 0)
+			for _, offset := range []int64{0, 2} {
+				s.start(1, offset)
+				s.add(1, Done, offset, 1, none)
+			}
+			s.done(1)
+		}, nil, func(f Figures) bool { return f.Unhandled == 1 && f.Lost == 0 }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStory(test.records)

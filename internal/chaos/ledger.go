@@ -53,6 +53,7 @@ const (
 	Assigned  = "assigned"  // the offset is where it starts
 	Committed = "committed" // the offset is stored
 	Fenced    = "fenced"    // a commit of the offset was refused for good
+	Draining  = "draining"  // the drain has begun; offset and attempt are those of a delivery of that assignment
 	Revoked   = "revoked"   // the offset is the watermark, the detail how it ended
 	// of a member, about a delivery
 	Delivered   = "delivered"

@@ -113,7 +113,7 @@ func hooks(l *Ledger) ackpolicy.Hooks {
 			}
 		},
 		Revoked: func(e ackpolicy.RevokedEvent) {
-			how := howEnded{Clean: e.Err == nil, TimedOut: e.TimedOut, FirstLeft: e.FirstLeft}
+			how := howEnded{Clean: e.Err == nil, TimedOut: e.TimedOut, FirstLeft: e.FirstLeft, Letters: e.Letters, Unmarked: e.Unmarked}
 			l.Write(Revoked, ID{e.Partition, e.Offset}, 0, how.String()+" "+oneLine(errors.Join(e.Cause, e.Err)))
 		},
 		Buried: func(e ackpolicy.BuriedEvent) {
@@ -134,7 +134,8 @@ type worker struct {
 	batches batches
 
 	mu       sync.Mutex
-	attempts map[ID]int // stock: it does not count them
+	attempts map[ID]int               // stock: it does not count them
+	watched  map[<-chan struct{}]bool // Draining, which is one an assignment
 }
 
 func (w *worker) attempt(id ID) int {
@@ -145,6 +146,27 @@ func (w *worker) attempt(id ID) int {
 	}
 	w.attempts[id]++
 	return w.attempts[id]
+}
+
+// watch has a line written once the drain of the delivery's assignment begins.
+func (w *worker) watch(d *ackpolicy.Delivery) {
+	draining, id, attempt := d.Draining(), ID{d.Partition(), d.Offset()}, d.Attempt()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.watched[draining] {
+		return
+	}
+	if w.watched == nil {
+		w.watched = map[<-chan struct{}]bool{}
+	}
+	w.watched[draining] = true
+	go func() {
+		<-draining
+		w.ledger.Write(Draining, id, attempt, "")
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.watched, draining)
+	}()
 }
 
 func (w *worker) handle(msg *message.Message) error {
@@ -159,6 +181,9 @@ func (w *worker) handle(msg *message.Message) error {
 		attempt = d.Attempt()
 	}
 	w.ledger.Write(Delivered, id, attempt, "")
+	if !w.spec.Stock {
+		w.watch(d)
+	}
 	b := w.spec.behaviour(id)
 	e := b.ends(attempt)
 	<-time.After(b.work)

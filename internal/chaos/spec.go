@@ -26,6 +26,7 @@ const (
 	session       = 3 * time.Second
 	drain         = 3 * time.Second
 	rebalance     = 6 * time.Second
+	resendSleep   = 20 * time.Millisecond
 )
 
 // Spec is what all members of a run are told. AckFirst is with ConfirmFirst.
@@ -109,7 +110,7 @@ func (s Spec) kafkaConfig() kafka.SubscriberConfig {
 		Brokers:               s.Brokers,
 		OverwriteSaramaConfig: s.saramaConfig(),
 		ConsumerGroup:         s.Group,
-		NackResendSleep:       20 * time.Millisecond,
+		NackResendSleep:       resendSleep,
 		ReconnectRetrySleep:   100 * time.Millisecond,
 	}
 }
