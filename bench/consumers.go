@@ -29,6 +29,7 @@ type job struct {
 	Partitions  int
 	Size        int
 	Keys        int
+	Session     time.Duration // the session timeout of a member in Go; 0: the default
 	Warm        time.Duration // of an unmeasured run before, in a JVM
 	Limit       time.Duration // the run's end, should its records take longer; 0: none
 	Profile     string        // a file for the CPU profile; empty: none
@@ -127,7 +128,11 @@ func saramaConfig() *sarama.Config {
 }
 
 func kafkaConfig(j job) kafka.SubscriberConfig {
-	return kafka.SubscriberConfig{Brokers: j.Brokers, ConsumerGroup: j.Group, OverwriteSaramaConfig: saramaConfig()}
+	cfg := saramaConfig()
+	if group := &cfg.Consumer.Group; j.Session > 0 {
+		group.Session.Timeout, group.Heartbeat.Interval = j.Session, j.Session/5
+	}
+	return kafka.SubscriberConfig{Brokers: j.Brokers, ConsumerGroup: j.Group, OverwriteSaramaConfig: cfg}
 }
 
 type reader func(ctx context.Context, sub message.Subscriber, j job, m *meter) error

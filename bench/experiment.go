@@ -32,6 +32,7 @@ type experiment struct {
 func experiments() []experiment {
 	return []experiment{
 		{name: "soak", about: "random outcomes, restarts and kills for as long as is wanted: fates, order, memory", run: runSoak, child: soakMemberMain},
+		apart(studied("kills", "kill -9 of members at work: how many records whose handlers had finished come again", newKills, killsChild)),
 		{name: "parked", about: "200,000 records of 10 KB parked at once: memory, reading them again, order", run: runParked, child: parkedChild},
 		studied("latency", "from when a record was due to be sent to its handler's start, at a fixed rate", newLatency, timedChild),
 		studied("skew", "a hot key and cold ones: a queue a key beside lanes by hash", newSkew, nil),

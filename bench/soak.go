@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"flag"
@@ -20,10 +19,9 @@ import (
 // soak is the parent: it produces, judges, and has members come and go.
 type soak struct {
 	spec    soakSpec
-	members []*soakProcess
+	members []*member
 	kills   bool
 	random  *rand.Rand
-	write   *os.File // the members' end of the pipe
 
 	mu       sync.Mutex
 	judge    *judge
@@ -108,11 +106,13 @@ func (s *soak) run(length time.Duration, members int, every time.Duration, load 
 	defer cancel()
 	producing, stopProducing := context.WithTimeout(ctx, length)
 	defer stopProducing()
-	s.write, s.began, s.end = write, time.Now(), stopProducing
+	s.began, s.end = time.Now(), stopProducing
 	var judging, helpers sync.WaitGroup
 	judging.Go(func() { s.listen(read) })
 	for i := range members {
-		p := &soakProcess{soak: s, member: byte(i)}
+		spec := s.spec
+		spec.Member = byte(i)
+		p := &member{experiment: "soak", spec: spec, number: spec.Member, events: write}
 		s.members = append(s.members, p)
 		s.abort(p.start())
 	}
@@ -122,8 +122,8 @@ func (s *soak) run(length time.Duration, members int, every time.Duration, load 
 	producer.Go(func() { s.abort(s.produce(producing, load)) })
 	s.disturb(producing, every)
 	producer.Wait()
-	s.await("all records are settled", 2*time.Minute, func() bool { return s.judge.handled(s.ends) })
-	s.endMembers()
+	s.await("all records are settled and committed", 2*time.Minute, func() bool { return s.judge.handled(s.ends) && s.judge.stored(s.ends) })
+	s.abort(endAll(s.members))
 	stored, err := s.lettersStored()
 	s.abort(err)
 	s.await("all dead letters are read", 30*time.Second, func() bool { return s.letters >= stored })
@@ -149,13 +149,7 @@ func (s *soak) abort(err error) {
 
 // listen feeds the judge.
 func (s *soak) listen(pipe io.Reader) {
-	in := bufio.NewReaderSize(pipe, 64<<10)
-	b := make([]byte, soakEventSize)
-	for {
-		if _, err := io.ReadFull(in, b); err != nil {
-			return
-		}
-		e := decodeSoakEvent(b)
+	readEvents(pipe, func(e soakEvent) {
 		s.mu.Lock()
 		if e.Kind == evSample {
 			name := s.process(int(e.Member))
@@ -167,7 +161,7 @@ func (s *soak) listen(pipe io.Reader) {
 			s.judge.add(e, time.Now())
 		}
 		s.mu.Unlock()
-	}
+	})
 }
 
 // process names a member's present process.
@@ -225,9 +219,9 @@ func (s *soak) line() string {
 		}
 	}
 	return fmt.Sprintf("%d produced, %d deliveries, %d settled, %d rejected; %d restarts, %d kills, %d assignments; "+
-		"repeated after kills %d, behind left records %d; heap at most %.1f MiB, %.0f goroutines between sessions; judge holds %d records; %d violations",
+		"repeated after kills %d, for want of marks %d, marks kept %d; heap at most %.1f MiB, %.0f goroutines between sessions; judge holds %d records; %d violations",
 		produced, j.deliveries, j.settled, j.rejected, s.restarts, kills, j.assignments,
-		j.repeatedKill, j.repeatedLeft, heap/(1<<20), goroutines, j.remembered(), j.violations)
+		j.repeatedKill, j.repeatedUnmarked, j.kept, heap/(1<<20), goroutines, j.remembered(), j.violations)
 }
 
 func (s *soak) verdict() error {

@@ -7,12 +7,11 @@ import "encoding/binary"
 // Those of hooks come just after it.
 const (
 	evStart     = iota + 1 // a handler begins; A: attempt, B: key
-	evWait                 // it begins to wait for a commit; B: key
-	evEnd                  // it is about to return; A: what becomes of the delivery, a status, perhaps with settledLate; B: key
+	evEnd                  // it is about to return; A: what becomes of the delivery, a status, perhaps with settled* bits; B: key
 	evSettled              // A: status, B: attempt
 	evBuried               // the dead letter is stored
 	evAssigned             // Offset: the first record to come
-	evReleased             // Offset: the watermark; A: released* bits
+	evReleased             // Offset: the watermark; A: released* bits, and the letters that were not stored, times releasedLetter; B: settled records without marks
 	evCommitted            // Offset: the next record to be read
 	evKilled               // of the parent: the member's process is gone
 	evSample               // Offset: heap, A: resident bytes, B: goroutines after its last session
@@ -26,14 +25,17 @@ const (
 	statusRejected
 )
 
-// settledLate is the bit of a delivery that another goroutine settles, after its
-// handler has returned.
-const settledLate = 1 << 8
+// Bits of evEnd.
+const (
+	settledLate   = 1 << (8 + iota) // another goroutine settles it, after its handler has returned
+	settledStored                   // AckSync has told that the ack is stored
+)
 
 // Bits of evReleased.
 const (
 	releasedLate   = 1 << iota // handlers outlived the drain
 	releasedFailed             // the last commit was not confirmed
+	releasedLetter             // times the number of letters
 )
 
 var (

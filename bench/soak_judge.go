@@ -6,16 +6,17 @@ import (
 )
 
 // judge follows the fate of every record. It remembers those between the oldest
-// one that is not settled and the newest one, so its memory does not grow with time.
+// one that is not settled and committed and the newest one, so its memory does not grow with time.
 type judge struct {
 	ordered    bool // by key
 	partitions []*soakPartition
 	letters    map[soakRecord]letterCount
 
-	deliveries, settled, rejected, repeatedKill, repeatedLeft int64
-	kills                                                     map[int]int // by member
-	assignments, violations                                   int
-	examples                                                  []string
+	deliveries, settled, rejected        int64
+	repeatedKill, repeatedUnmarked, kept int64       // settled records that came again; those with marks, at each assignment
+	kills                                map[int]int // by member
+	assignments, violations              int
+	examples                             []string
 }
 
 type soakRecord struct {
@@ -30,25 +31,29 @@ type soakPartition struct {
 	epoch     int
 	low       int64 // below, everything is settled
 	high      int64 // one more than the highest begun
-	top       int64 // one more than the highest settled, of this assignment
 	committed int64
+	forgotten int64 // below, everything is settled and committed: no fate is kept
 	promised  int64 // the next owner must not begin below
 	killed    bool  // the last owner was
+	unmarked  int64 // settled records that may come again: releases had no room for their marks
+	letters   int64 // rejected ones that may come again: their letters were not stored before the release, it says
 	open      map[int64]*fate
 	owing     map[int64]bool // a release passed them, and nobody has told yet that they are settled
 	keys      map[int64]*keyState
-	buried    [64]int64 // the last ones: see released
-	nburied   int
 }
 
-// fate is what became of a record at its present owner.
+// fate is what became of a record at its last owner.
 type fate struct {
+	epoch    int // of the owner
 	attempts int64
 	running  bool
 	verdict  int64 // what its handler said of the latest attempt; 0: it has not ended
 	status   int64 // what the latest attempt was settled as
 	late     bool  // settled after its handler returned: if nacked, later ones may have gone ahead
 	final    bool
+	stored   bool // AckSync said so
+	again    bool // it is final, and may come again: its owner was killed
+	doubtful bool // its owner is gone, and may have settled it
 	since    time.Time
 }
 
@@ -57,14 +62,10 @@ const nobody = -1
 func newJudge(partitions int, ordered bool) *judge {
 	j := &judge{ordered: ordered, letters: map[soakRecord]letterCount{}, kills: map[int]int{}}
 	for n := range partitions {
-		p := &soakPartition{
+		j.partitions = append(j.partitions, &soakPartition{
 			number: int32(n), owner: nobody, before: nobody,
 			open: map[int64]*fate{}, owing: map[int64]bool{}, keys: map[int64]*keyState{},
-		}
-		for i := range p.buried {
-			p.buried[i] = -1
-		}
-		j.partitions = append(j.partitions, p)
+		})
 	}
 	return j
 }
@@ -89,8 +90,6 @@ func (j *judge) add(e soakEvent, now time.Time) {
 	switch e.Kind {
 	case evStart:
 		j.start(p, e, now)
-	case evWait:
-		p.key(e.B).wait(e.Offset)
 	case evEnd:
 		j.end(p, e)
 	case evSettled:
@@ -102,7 +101,7 @@ func (j *judge) add(e soakEvent, now time.Time) {
 	case evReleased:
 		j.released(p, e)
 	case evCommitted:
-		p.committed = max(p.committed, e.Offset)
+		p.commit(e.Offset)
 	}
 }
 
@@ -110,10 +109,14 @@ func (j *judge) start(p *soakPartition, e soakEvent, now time.Time) {
 	j.deliveries++
 	p.high = max(p.high, e.Offset+1)
 	f := p.open[e.Offset]
-	switch {
-	case e.Offset < p.low || f != nil && f.final:
+	switch settled := f != nil && (f.final || f.doubtful); {
+	case settled && j.mayComeAgain(p, f):
+		f, p.low = nil, min(p.low, e.Offset)
+	case settled, f == nil && e.Offset < p.low:
 		j.violation("member %d: %d/%d delivered again after it was settled (attempt %d)", e.Member, e.Partition, e.Offset, e.A)
 		return
+	}
+	switch {
 	case int(e.Member) != p.owner:
 		j.violation("member %d: %d/%d delivered, its partition is %s", e.Member, e.Partition, e.Offset, whose(p.owner))
 	case f != nil && f.running:
@@ -123,7 +126,7 @@ func (j *judge) start(p *soakPartition, e soakEvent, now time.Time) {
 	}
 	if f == nil {
 		// Attempts are counted on from the owner before, whose fates are forgotten here.
-		f = &fate{since: now, attempts: max(1, e.A) - 1}
+		f = &fate{epoch: p.epoch, since: now, attempts: max(1, e.A) - 1}
 		p.open[e.Offset] = f
 	}
 	if f.attempts++; f.attempts != e.A {
@@ -140,7 +143,8 @@ func (j *judge) start(p *soakPartition, e soakEvent, now time.Time) {
 func (j *judge) end(p *soakPartition, e soakEvent) {
 	p.key(e.B).end(e.Offset, e.A == statusNacked)
 	if f := p.open[e.Offset]; f != nil {
-		f.running, f.verdict, f.late = false, e.A&^settledLate, e.A&settledLate != 0
+		f.running, f.verdict = false, e.A&^(settledLate|settledStored)
+		f.late, f.stored = e.A&settledLate != 0, e.A&settledStored != 0
 		j.checkVerdict(p, e.Offset, f)
 	}
 }
@@ -150,7 +154,11 @@ func (j *judge) settle(p *soakPartition, e soakEvent) {
 		j.rejected++
 		j.reject(soakRecord{e.Partition, e.Offset})
 	}
-	if j.belated(p, e, e.A == statusAcked) {
+	done := e.A
+	if e.A != statusAcked { // a rejected record is done once its letter is stored
+		done = 0
+	}
+	if j.belated(p, e, done) {
 		return
 	}
 	f := p.open[e.Offset]
@@ -167,8 +175,30 @@ func (j *judge) settle(p *soakPartition, e soakEvent) {
 	f.status = e.A
 	j.checkVerdict(p, e.Offset, f)
 	if e.A == statusAcked {
-		j.final(p, e.Offset, f)
+		j.final(p, f)
 	}
+}
+
+// mayComeAgain tells whether a record may be delivered that is settled, or may be. Its owner was killed and may not have
+// stored that; or the release counts it as one that comes again.
+func (j *judge) mayComeAgain(p *soakPartition, f *fate) bool {
+	switch {
+	case f.stored:
+		return false
+	case f.doubtful:
+		return true
+	case f.again:
+		j.repeatedKill++
+		return true
+	case f.status == statusRejected && p.letters > 0:
+		p.letters--
+		return true
+	case p.unmarked > 0:
+		p.unmarked--
+		j.repeatedUnmarked++
+		return true
+	}
+	return false
 }
 
 // checkVerdict compares what the handler said with what it came to.
@@ -179,17 +209,30 @@ func (j *judge) checkVerdict(p *soakPartition, offset int64, f *fate) {
 }
 
 // final takes note of a record that is done, once its letter is stored if it was rejected.
-func (j *judge) final(p *soakPartition, offset int64, f *fate) {
-	f.final = true
-	p.top = max(p.top, offset+1)
+func (j *judge) final(p *soakPartition, f *fate) {
+	f.final, f.doubtful = true, false
 	j.settled++
+	p.advance()
+}
+
+// commit takes note of a stored offset.
+func (p *soakPartition) commit(offset int64) {
+	p.committed = max(p.committed, offset)
+	p.advance()
+}
+
+// advance moves the mark below which everything is settled, and forgets what is committed, too.
+func (p *soakPartition) advance() {
 	for {
 		f := p.open[p.low]
-		if f == nil || !f.final {
-			return
+		// What a member may have settled that is gone was settled if it is committed past, and did not come again.
+		if f == nil || !f.final && !(f.doubtful && p.low < p.committed) {
+			break
 		}
-		delete(p.open, p.low)
 		p.low++
+	}
+	for ; p.forgotten < min(p.low, p.committed); p.forgotten++ {
+		delete(p.open, p.forgotten)
 	}
 }
 
@@ -209,6 +252,16 @@ func (j *judge) stuck(now time.Time, limit time.Duration) {
 func (j *judge) handled(ends []int64) bool {
 	for n, p := range j.partitions {
 		if p.low < ends[n] || len(p.owing) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// stored tells whether the offsets that members told of have come to the ends.
+func (j *judge) stored(ends []int64) bool {
+	for n, p := range j.partitions {
+		if p.committed < ends[n] {
 			return false
 		}
 	}

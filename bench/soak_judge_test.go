@@ -17,9 +17,14 @@ func of(kind, member int, offset, a int64) ledger {
 func assigned(member int, from int64) ledger  { return of(evAssigned, member, from, 0) }
 func released(member int, at int64) ledger    { return of(evReleased, member, at, 0) }
 func committed(member int, next int64) ledger { return of(evCommitted, member, next, 0) }
-func killed(member int) ledger                { return of(evKilled, member, 0, 0) }
-func waits(member int, offset int64) ledger   { return of(evWait, member, offset, 0) }
-func buried(member int, offset int64) ledger  { return of(evBuried, member, offset, 0) }
+
+// releasedWith left letters that were not stored, and had no room for marks.
+func releasedWith(member int, at, letters, unmarked int64) ledger {
+	return ledger{{Kind: evReleased, Member: byte(member), Offset: at, A: letters * releasedLetter, B: unmarked}}
+}
+
+func killed(member int) ledger               { return of(evKilled, member, 0, 0) }
+func buried(member int, offset int64) ledger { return of(evBuried, member, offset, 0) }
 
 func start(member int, offset, attempt int64) ledger { return of(evStart, member, offset, attempt) }
 func end(member int, offset, verdict int64) ledger   { return of(evEnd, member, offset, verdict) }
@@ -52,7 +57,7 @@ func late(member int, offset, attempt, status int64) ledger {
 
 func (l ledger) key(key int64) ledger {
 	for i := range l {
-		if l[i].Kind == evStart || l[i].Kind == evWait || l[i].Kind == evEnd {
+		if l[i].Kind == evStart || l[i].Kind == evEnd {
 			l[i].B = key
 		}
 	}
@@ -94,9 +99,6 @@ func TestSoakJudgeAllows(t *testing.T) {
 		{name: "a nacked record comes again after one before it that was nacked late", end: 2, tell: join(
 			assigned(0, 0), late(0, 0, 1, statusNacked), nacked(0, 1, 1), settled(0, 0, statusNacked, 1),
 			nacked(0, 0, 2), acked(0, 0, 3), acked(0, 1, 2))},
-		{name: "a handler that waits lends its lane to a record before its own", end: 2, tell: join(
-			assigned(0, 0), late(0, 0, 1, statusNacked), start(0, 1, 1), waits(0, 1), settled(0, 1, statusAcked, 1), settled(0, 0, statusNacked, 1),
-			nacked(0, 0, 2), acked(0, 0, 3), end(0, 1, statusAcked))},
 		{name: "a record comes again before the hook tells of its nack", end: 1, tell: join(
 			assigned(0, 0), late(0, 0, 1, statusNacked), start(0, 0, 2), settled(0, 0, statusNacked, 1), end(0, 0, statusAcked), settled(0, 0, statusAcked, 2))},
 		{name: "a record is done before the hook tells of its nack", end: 1, tell: join(
@@ -104,21 +106,40 @@ func TestSoakJudgeAllows(t *testing.T) {
 		{name: "a rejected record has its letter", end: 1, letters: []int64{0}, tell: join(assigned(0, 0), rejected(0, 0, 1))},
 		{name: "the next owner begins where the last one ended", end: 2, tell: join(
 			assigned(0, 0), acked(0, 0, 1), released(0, 1), assigned(1, 1), acked(1, 1, 1))},
-		{name: "a record that is left brings back what is settled behind it", end: 2, tell: join(
-			assigned(0, 0), nacked(0, 0, 1), acked(0, 1, 1).key(7), released(0, 0), assigned(1, 0), acked(1, 0, 1), acked(1, 1, 1).key(7))},
+		{name: "what is settled behind a record that is left has its mark", end: 2, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), acked(0, 1, 1).key(7), released(0, 0), assigned(1, 0), acked(1, 0, 2))},
+		{name: "what is settled behind a record that was never begun has its mark", end: 2, tell: join(
+			assigned(0, 0), acked(0, 1, 1).key(7), released(0, 0), assigned(1, 0), acked(1, 0, 1))},
+		{name: "a mark is kept by an owner that is killed", end: 2, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), acked(0, 1, 1).key(7), released(0, 0), assigned(1, 0), killed(1), assigned(2, 0), acked(2, 0, 2))},
+		{name: "a mark had no room", end: 2, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), acked(0, 1, 1).key(7), releasedWith(0, 0, 0, 1), assigned(1, 0), acked(1, 0, 2), acked(1, 1, 1).key(7))},
+		{name: "a mark had no room, and its hook tells late", end: 2, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), late(0, 1, 1, statusAcked).key(7), releasedWith(0, 0, 0, 1), assigned(1, 0), start(1, 1, 1).key(7),
+			settled(0, 1, statusAcked, 1), end(1, 1, statusAcked).key(7), settled(1, 1, statusAcked, 1), acked(1, 0, 2))},
 		{name: "a letter is stored as the assignment ends, and once more by the next owner", end: 1, letters: []int64{0, 0}, tell: join(
-			assigned(0, 0), rejected(0, 0, 1), released(0, 0), assigned(1, 0), rejected(1, 0, 1))},
+			assigned(0, 0), rejected(0, 0, 1), releasedWith(0, 0, 1, 0), assigned(1, 0), rejected(1, 0, 1))},
+		{name: "a letter is stored as the assignment ends, behind a record that is left", end: 2, letters: []int64{1, 1}, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), rejected(0, 1, 1).key(7), releasedWith(0, 0, 1, 0), assigned(1, 0), acked(1, 0, 2), rejected(1, 1, 1).key(7))},
 		{name: "a letter is not stored before the assignment ends", end: 1, letters: []int64{0}, tell: join(
 			assigned(0, 0), began(0, 0, 1, statusRejected), settled(0, 0, statusRejected, 1), released(0, 0), assigned(1, 0), rejected(1, 0, 1))},
 		{name: "a hook tells after the release", end: 2, tell: join(
 			assigned(0, 0), late(0, 0, 1, statusAcked), released(0, 1), settled(0, 0, statusAcked, 1), assigned(1, 1), acked(1, 1, 1))},
 		{name: "a hook tells after the next owner has begun", end: 2, tell: join(
 			assigned(0, 0), late(0, 0, 1, statusAcked), released(0, 1), assigned(1, 1), settled(0, 0, statusAcked, 1), acked(1, 1, 1))},
-		{name: "a hook tells of what comes again", end: 2, tell: join(
+		{name: "a hook tells of what has a mark, after the next owner has begun", end: 2, tell: join(
 			assigned(0, 0), nacked(0, 0, 1), late(0, 1, 1, statusAcked).key(7), released(0, 0), assigned(1, 0), settled(0, 1, statusAcked, 1),
-			acked(1, 0, 1), acked(1, 1, 1).key(7))},
+			acked(1, 0, 2))},
+		{name: "what was not settled as the drain ended is left", end: 2, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), late(0, 1, 1, statusAcked).key(7), released(0, 0), assigned(1, 0), acked(1, 0, 2), acked(1, 1, 2).key(7))},
 		{name: "what a killed member has not committed comes again", end: 2, tell: join(
 			assigned(0, 0), acked(0, 0, 1), committed(0, 1), acked(0, 1, 1), killed(0), assigned(1, 1), acked(1, 1, 1))},
+		{name: "what a killed member has committed by a mark, or not", end: 4, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), acked(0, 1, 1).key(7), acked(0, 2, 1).key(8), killed(0),
+			assigned(1, 0), acked(1, 0, 2), acked(1, 2, 1).key(8), acked(1, 3, 1).key(9))},
+		{name: "what a killed member committed by a mark and had no time to tell", end: 3, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), began(0, 1, 1, statusAcked).key(7), killed(0), assigned(1, 0), acked(1, 0, 2), acked(1, 2, 1).key(8),
+			committed(1, 3))},
 		{name: "what a killed member committed and had no time to tell", end: 2, tell: join(
 			assigned(0, 0), began(0, 0, 1, statusAcked), killed(0), assigned(1, 1), acked(1, 1, 1))},
 		{name: "a member is killed in mid-handler", end: 1, tell: join(assigned(0, 0), start(0, 0, 1), killed(0), assigned(1, 0), acked(1, 0, 1))},
@@ -163,10 +184,13 @@ func TestSoakJudgeRefuses(t *testing.T) {
 		{name: "a later record of the key starts while one runs", end: 2, tell: join(
 			assigned(0, 0), start(0, 0, 1), acked(0, 1, 1), end(0, 0, statusAcked), settled(0, 0, statusAcked, 1)),
 			want: []string{"0/1 delivered while offset 0 of its key runs"}},
-		{name: "a later record of the key starts while one waits for a commit", end: 2, tell: join(
-			assigned(0, 0), start(0, 0, 1), waits(0, 0), settled(0, 0, statusAcked, 1), acked(0, 1, 1), end(0, 0, statusAcked)),
+		{name: "a later record of the key starts while the handler of one that is settled runs", end: 2, tell: join(
+			assigned(0, 0), start(0, 0, 1), settled(0, 0, statusAcked, 1), acked(0, 1, 1), end(0, 0, statusAcked)),
 			want: []string{"0/1 delivered while offset 0 of its key runs"}},
-		{name: "a record before it starts while one runs that does not wait", end: 2, tell: join(
+		{name: "a record before it starts while the handler of one that is settled runs", end: 2, tell: join(
+			assigned(0, 0), late(0, 0, 1, statusNacked), start(0, 1, 1), settled(0, 1, statusAcked, 1), acked(0, 0, 2), end(0, 1, statusAcked)),
+			want: []string{"0/0 delivered while offset 1 of its key runs"}},
+		{name: "a record before it starts while one runs", end: 2, tell: join(
 			assigned(0, 0), late(0, 0, 1, statusNacked), start(0, 1, 1), acked(0, 0, 2), end(0, 1, statusAcked), settled(0, 1, statusAcked, 1)),
 			want: []string{"0/0 delivered while offset 1 of its key runs"}},
 		{name: "a record overtakes a nacked one of its key", end: 2, tell: join(
@@ -214,11 +238,33 @@ func TestSoakJudgeRefuses(t *testing.T) {
 			assigned(0, 0), acked(0, 0, 1), of(evReleased, 0, 1, releasedFailed), assigned(1, 0), acked(1, 0, 1)),
 			want: []string{"the last commit was not confirmed"}},
 		{name: "a duplicate outside a kill: the release is below what is settled", end: 2, tell: join(
-			assigned(0, 0), acked(0, 0, 1), acked(0, 1, 1), released(0, 1), assigned(1, 1), acked(1, 1, 1)),
+			assigned(0, 0), acked(0, 0, 1), acked(0, 1, 1), released(0, 1)),
 			want: []string{"released partition 0 at offset 1, though everything below 2 is settled"}},
-		{name: "a duplicate outside a kill: the release is at a record that was never begun", end: 2, tell: join(
-			assigned(0, 0), acked(0, 1, 1).key(7), released(0, 0), assigned(1, 0), acked(1, 0, 1), acked(1, 1, 1).key(7)),
-			want: []string{"released partition 0 at offset 0, which it has not begun, though it has settled offset 1"}},
+		{name: "a duplicate outside a kill: behind a record that is left", end: 2, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), acked(0, 1, 1).key(7), released(0, 0), assigned(1, 0), acked(1, 0, 2), start(1, 1, 2).key(7)),
+			want: []string{"0/1 delivered again after it was settled"}},
+		{name: "a duplicate outside a kill: it was settled by the owner before", end: 2, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), acked(0, 1, 1).key(7), released(0, 0), assigned(1, 0), killed(1), assigned(2, 0), acked(2, 0, 2),
+			start(2, 1, 2).key(7)),
+			want: []string{"0/1 delivered again after it was settled"}},
+		{name: "a duplicate outside a kill: the hook tells late", end: 2, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), late(0, 1, 1, statusAcked).key(7), released(0, 0), assigned(1, 0), start(1, 1, 2).key(7),
+			settled(0, 1, statusAcked, 1), end(1, 1, statusAcked).key(7), settled(1, 1, statusAcked, 2), acked(1, 0, 2)),
+			want: []string{"0/1 delivered again after member 0 had settled it"}},
+		{name: "a duplicate outside a kill: more than marks had no room", end: 3, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), acked(0, 1, 1).key(7), acked(0, 2, 1).key(8), releasedWith(0, 0, 0, 1), assigned(1, 0),
+			acked(1, 0, 2), acked(1, 1, 1).key(7), start(1, 2, 1).key(8)),
+			want: []string{"0/2 delivered again after it was settled"}},
+		{name: "a duplicate outside a kill: a rejected record whose letter was stored", end: 2, letters: []int64{1}, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), rejected(0, 1, 1).key(7), released(0, 0), assigned(1, 0), acked(1, 0, 2), start(1, 1, 1).key(7)),
+			want: []string{"0/1 delivered again after it was settled"}},
+		{name: "a release below a rejected record whose letter was stored", end: 1, letters: []int64{0}, tell: join(
+			assigned(0, 0), rejected(0, 0, 1), released(0, 0)),
+			want: []string{"released partition 0 at offset 0, though everything below 1 is settled"}},
+		{name: "a duplicate after a kill: AckSync had told that it is stored", end: 2, tell: join(
+			assigned(0, 0), nacked(0, 0, 1), start(0, 1, 1).key(7), settled(0, 1, statusAcked, 1), end(0, 1, statusAcked|settledStored).key(7),
+			killed(0), assigned(1, 0), acked(1, 0, 2), start(1, 1, 1).key(7)),
+			want: []string{"0/1 delivered again after it was settled"}},
 		{name: "a duplicate outside a kill: the next owner begins below the release", end: 2, tell: join(
 			assigned(0, 0), acked(0, 0, 1), acked(0, 1, 1), released(0, 2), assigned(1, 1), acked(1, 1, 1)),
 			want: []string{"assigned to member 1 from offset 1 on, though 2 was committed"}},
@@ -264,6 +310,7 @@ func (c soakCase) run(t *testing.T) {
 			t.Errorf("violation: %s\nwant: … %s", j.examples[i], want)
 		}
 	}
+	j.add(committed(0, c.end)[0], time.Time{})
 	if c.lost == 0 && j.remembered() > 0 {
 		t.Errorf("the judge holds %d records, and all are settled", j.remembered())
 	}
@@ -289,15 +336,28 @@ func TestSoakJudgeNamesWhatStandsStill(t *testing.T) {
 func TestSoakJudgeCountsWhatComesAgain(t *testing.T) {
 	j := newJudge(1, true)
 	for _, e := range join(
-		assigned(0, 0), nacked(0, 0, 1), acked(0, 1, 1).key(7), acked(0, 2, 1).key(8), released(0, 0),
-		assigned(1, 0), acked(1, 0, 1), acked(1, 1, 1).key(7), acked(1, 2, 1).key(8), committed(1, 2), killed(1),
-		assigned(0, 2), acked(0, 2, 1).key(8),
+		assigned(0, 0), nacked(0, 0, 1), acked(0, 1, 1).key(7), acked(0, 2, 1).key(8), releasedWith(0, 0, 0, 1),
+		assigned(1, 0), acked(1, 0, 2), acked(1, 1, 1).key(7), acked(1, 3, 1).key(9), committed(1, 3), killed(1),
+		assigned(0, 3), acked(0, 3, 1).key(9),
 	) {
 		j.add(e, time.Now())
 	}
-	if j.violations != 0 || j.repeatedLeft != 2 || j.repeatedKill != 1 || j.kills[1] != 1 || j.assignments != 3 || j.deliveries != 7 {
-		t.Errorf("left %d, killed %d, kills %v, %d assignments, %d deliveries; %v",
-			j.repeatedLeft, j.repeatedKill, j.kills, j.assignments, j.deliveries, j.examples)
+	if j.violations != 0 || j.repeatedUnmarked != 1 || j.kept != 2 || j.repeatedKill != 1 || j.kills[1] != 1 || j.assignments != 3 || j.deliveries != 7 {
+		t.Errorf("without marks %d, with marks %d, killed %d, kills %v, %d assignments, %d deliveries; %v",
+			j.repeatedUnmarked, j.kept, j.repeatedKill, j.kills, j.assignments, j.deliveries, j.examples)
+	}
+}
+
+func TestSoakJudgeWantsTheEndsStored(t *testing.T) {
+	j := newJudge(1, true)
+	for _, e := range join(assigned(0, 0), acked(0, 0, 1), acked(0, 1, 1), committed(0, 1)) {
+		j.add(e, time.Now())
+	}
+	if j.stored([]int64{2}) {
+		t.Error("stored, though 1 is committed")
+	}
+	if j.add(released(0, 2)[0], time.Now()); !j.stored([]int64{2}) {
+		t.Error("not stored, though it was released at 2")
 	}
 }
 

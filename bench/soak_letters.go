@@ -23,13 +23,11 @@ func (j *judge) count(id soakRecord, by letterCount) {
 
 // bury takes note of a letter that is stored.
 func (j *judge) bury(p *soakPartition, e soakEvent) {
-	p.buried[p.nburied%len(p.buried)] = e.Offset
-	p.nburied++
-	if j.belated(p, e, true) {
+	if j.belated(p, e, statusRejected) {
 		return
 	}
 	if f := p.open[e.Offset]; f != nil && f.status == statusRejected && !f.final {
-		j.final(p, e.Offset, f)
+		j.final(p, f)
 	}
 }
 

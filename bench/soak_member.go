@@ -43,9 +43,6 @@ type soakMember struct {
 	idle   atomic.Int64 // goroutines after the last session
 }
 
-// Words of the parent on a member's standard input.
-const soakStart, soakStop = "start", "stop"
-
 func soakMemberMain(text []byte) (any, error) {
 	m := &soakMember{events: os.NewFile(3, "events")}
 	if err := json.Unmarshal(text, &m.soakSpec); err != nil {
@@ -56,18 +53,18 @@ func soakMemberMain(text []byte) (any, error) {
 	words := bufio.NewScanner(os.Stdin)
 	for words.Scan() {
 		switch {
-		case words.Text() == soakStart && stop == nil:
+		case words.Text() == memberStart && stop == nil:
 			var err error
 			if stop, err = m.start(); err != nil {
 				return nil, err
 			}
-		case words.Text() == soakStop && stop != nil:
+		case words.Text() == memberStop && stop != nil:
 			if err := stop(); err != nil {
 				return nil, err
 			}
 			stop = nil
 			m.idle.Store(int64(runtime.NumGoroutine()))
-			fmt.Println(soakStop)
+			fmt.Println(memberStop)
 		}
 	}
 	if stop != nil {
@@ -104,7 +101,7 @@ func (m *soakMember) sample() {
 
 func (m *soakMember) config() ackpolicy.SubscriberConfig {
 	cfg := ackpolicy.SubscriberConfig{
-		Kafka:      kafkaConfig(job{Brokers: m.Brokers, Group: m.Group}),
+		Kafka:      kafkaConfig(job{Brokers: m.Brokers, Group: m.Group, Session: m.Session}),
 		Ordering:   m.Ordering,
 		DeadLetter: ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}},
 		// Amid a rebalance the group takes no commit before it has given up a member that was
@@ -125,7 +122,10 @@ func (m *soakMember) config() ackpolicy.SubscriberConfig {
 					bits |= releasedFailed
 					fmt.Fprintf(os.Stderr, "soak: member %d, %s/%d released: %v\n", m.Member, e.Topic, e.Partition, e.Err)
 				}
-				m.tellOf(evReleased, e.Topic, e.Partition, e.Offset, bits)
+				m.tell(soakEvent{
+					Kind: evReleased, Partition: m.partition(e.Topic, e.Partition), Offset: e.Offset,
+					A: bits | releasedLetter*int64(e.Letters), B: int64(e.Unmarked),
+				})
 			},
 			Buried: func(e ackpolicy.BuriedEvent) {
 				if e.Err == nil {
@@ -134,10 +134,8 @@ func (m *soakMember) config() ackpolicy.SubscriberConfig {
 			},
 		},
 	}
-	group := &cfg.Kafka.OverwriteSaramaConfig.Consumer.Group
-	group.Session.Timeout, group.Heartbeat.Interval = m.Session, m.Session/5
 	if m.Cooperative {
-		group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategyCooperativeSticky()}
+		cfg.Kafka.OverwriteSaramaConfig.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategyCooperativeSticky()}
 	}
 	return cfg
 }
@@ -186,14 +184,16 @@ func (m *soakMember) handle(msg *message.Message, d *ackpolicy.Delivery, manual 
 	}
 	tell(evStart, int64(d.Attempt()))
 	time.Sleep(plan.work)
+	verdict := plan.verdict()
 	var err error
 	switch plan.act {
 	case actVerb: // a verb goes before what the handler returns
 		d.Ack()
 		err = errSoak
 	case actAckSync:
-		tell(evWait, 0)
-		m.ackSync(msg.Context(), d, at)
+		if m.ackSync(msg.Context(), d, at) {
+			verdict |= settledStored
+		}
 	case actError:
 		err = errSoak
 	case actNackAfter:
@@ -203,7 +203,7 @@ func (m *soakMember) handle(msg *message.Message, d *ackpolicy.Delivery, manual 
 	case actSignalAck:
 		err = fmt.Errorf("wrapped: %w", ackpolicy.ErrAck)
 	}
-	tell(evEnd, plan.verdict())
+	tell(evEnd, verdict)
 	switch plan.act {
 	case actPanic:
 		panic(errSoak)
@@ -214,13 +214,14 @@ func (m *soakMember) handle(msg *message.Message, d *ackpolicy.Delivery, manual 
 }
 
 // ackSync may fail where the record is no longer ours.
-func (m *soakMember) ackSync(ctx context.Context, d *ackpolicy.Delivery, at soakEvent) {
+func (m *soakMember) ackSync(ctx context.Context, d *ackpolicy.Delivery, at soakEvent) (stored bool) {
 	err := d.AckSync(ctx)
 	if err != nil && !errors.Is(err, ackpolicy.ErrRevoked) && !errors.Is(err, ackpolicy.ErrClosing) && ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, "soak: AckSync:", err)
 		at.Kind, at.A = evFault, 1
 		m.tell(at)
 	}
+	return err == nil
 }
 
 func (m *soakMember) settleLate(d *ackpolicy.Delivery, plan soakPlan) {

@@ -6,13 +6,8 @@ import "slices"
 type keyState struct {
 	epoch   int
 	last    int64 // the highest begun
-	running []runningHandler
+	running []int64
 	nacked  []int64 // by their handlers, in order: nothing may overtake them
-}
-
-type runningHandler struct {
-	offset int64
-	waits  bool // for a commit
 }
 
 // key answers the state of a key, a new one for a new owner.
@@ -25,18 +20,8 @@ func (p *soakPartition) key(key int64) *keyState {
 	return k
 }
 
-func (k *keyState) find(offset int64) int {
-	return slices.IndexFunc(k.running, func(r runningHandler) bool { return r.offset == offset })
-}
-
-func (k *keyState) wait(offset int64) {
-	if i := k.find(offset); i >= 0 {
-		k.running[i].waits = true
-	}
-}
-
 func (k *keyState) end(offset int64, nacked bool) {
-	if i := k.find(offset); i >= 0 {
+	if i := slices.Index(k.running, offset); i >= 0 {
 		k.running = slices.Delete(k.running, i, i+1)
 	}
 	i, held := slices.BinarySearch(k.nacked, offset)
@@ -52,12 +37,8 @@ func (k *keyState) end(offset int64, nacked bool) {
 // handler had returned, so that later ones may have been handled before.
 func (j *judge) checkOrder(p *soakPartition, e soakEvent, late bool) {
 	k := p.key(e.B)
-	for _, r := range k.running {
-		// A handler that waits for a commit lends its lane to a record before its own, on which that commit waits.
-		if !r.waits || e.Offset >= r.offset {
-			j.violation("member %d: %d/%d delivered while offset %d of its key runs", e.Member, e.Partition, e.Offset, r.offset)
-			break
-		}
+	if len(k.running) > 0 {
+		j.violation("member %d: %d/%d delivered while offset %d of its key runs", e.Member, e.Partition, e.Offset, k.running[0])
 	}
 	switch {
 	case len(k.nacked) > 0 && e.Offset > k.nacked[0]:
@@ -66,6 +47,6 @@ func (j *judge) checkOrder(p *soakPartition, e soakEvent, late bool) {
 	case e.Offset <= k.last:
 		j.violation("member %d: %d/%d delivered after offset %d of its key", e.Member, e.Partition, e.Offset, k.last)
 	}
-	k.running = append(k.running, runningHandler{offset: e.Offset})
+	k.running = append(k.running, e.Offset)
 	k.last = max(k.last, e.Offset)
 }

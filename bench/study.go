@@ -94,6 +94,12 @@ func studied(name, about string, of func() study, child func([]byte) (any, error
 	}}
 }
 
+// apart takes a study out of those that are published together: it takes too long.
+func apart(e experiment) experiment {
+	e.study = nil
+	return e
+}
+
 // studies runs all of them as they are without flags. A goal that is missed is
 // printed, and does not end the rest.
 func (b *bench) studies() error {
