@@ -172,29 +172,23 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 			h.group.Resume(tp)
 		}
 	})
-	var offset int64
-	var stored bool
-	var metadata string
-	again := h.restarting
-	if !again {
+	var start position
+	use := !h.restarting
+	if use && claim.InitialOffset() == sarama.OffsetNewest && h.replaced() {
 		// It comes from a member that had not noticed the new topic when it gave the partition up, or we have not until now.
-		if again = claim.InitialOffset() == sarama.OffsetNewest && h.replaced(); !again {
-			offset, stored, metadata, again = h.start(session, claim)
-		}
-		if again {
-			if err := h.restart(session.Context(), partition); err != nil {
-				s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
-			}
-			h.endSession(errAnew)
+		use = h.again(session, partition)
+	} else if use {
+		if start, use = h.start(session, claim); start.stale {
+			use = h.again(session, partition)
 		}
 	}
-	if again {
+	if !use {
 		for range claim.Messages() { //nolint:revive // they come again
 		}
 		return nil
 	}
 	c := s.shared.newClaim(claimStart{
-		topic: topic, partition: partition, offset: offset, stored: stored, metadata: metadata,
+		topic: topic, partition: partition, offset: start.offset, stored: start.stored, metadata: start.metadata,
 		topicID:   s.topic.reading(),
 		committer: h.committer,
 		side:      h.clients.side,
@@ -205,7 +199,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		end:       claim.HighWaterMarkOffset,
 	})
 	if s.cfg.Events.Assigned != nil {
-		s.cfg.Events.Assigned(topic, partition, offset)
+		s.cfg.Events.Assigned(topic, partition, start.offset)
 	}
 	var closing <-chan struct{}
 	if s.cooperative {
@@ -225,44 +219,63 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	return nil
 }
 
-// start returns the offset the claim reads from, whether the group has it stored, and
-// what is stored with it; or that it is of an earlier topic.
-func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (offset int64, stored bool, metadata string, stale bool) {
+// again stores a partition's beginning, and ends the session, for sarama has fetched what was stored before.
+func (h *groupHandler) again(session sarama.ConsumerGroupSession, partition int32) (use bool) {
+	if err := h.restart(session.Context(), partition); err != nil {
+		h.s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
+	}
+	h.endSession(errAnew)
+	return false
+}
+
+// position is where a claim begins.
+type position struct {
+	offset   int64
+	stored   bool   // the group has it stored
+	metadata string // with that
+	stale    bool   // it is of an earlier topic
+}
+
+// start returns where a claim begins. ok is false if the session ended before that was known:
+// a claim that does not know what is stored must not store anything.
+func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (at position, ok bool) {
 	s, topic, partition := h.s, claim.Topic(), claim.Partition()
 	ctx, cancel := context.WithTimeout(session.Context(), storedPatience)
 	defer cancel()
 	ctx, closing := s.untilClosing(ctx)
 	defer closing()
 	defer s.sideDialer.AbortLate(ctx.Done())()
-	position, err := h.positions.of(ctx, h, session, partition)
-	if err == nil && h.stale(partition, position) {
-		return 0, false, "", true
+	stored, err := h.positions.of(ctx, h, session, partition)
+	switch {
+	case err == nil && h.stale(partition, stored):
+		return position{stale: true}, true
+	case err != nil && (s.closingNow() || session.Context().Err() != nil):
+		return position{}, false
 	}
-	told := err != nil && !s.closingNow() && session.Context().Err() == nil
 	if offset := claim.InitialOffset(); offset >= 0 {
-		if told {
+		if err != nil {
 			s.cfg.Logger.Error("The group's stored position cannot be read: records that were delivered before begin with attempt 1, and without their delays",
 				err, watermill.LogFields{"kafka_partition": partition, "kafka_partition_offset": offset})
 		}
-		if position.Offset != offset {
-			position.Metadata = "" // it is of another commit than the one that sarama has seen
+		if stored.Offset != offset {
+			stored.Metadata = "" // it is of another commit than the one that sarama has seen
 		}
-		return offset, true, position.Metadata, false
+		return position{offset: offset, stored: true, metadata: stored.Metadata}, true
 	}
 	// Nothing was stored, or what was stored lies outside the log and sarama
 	// reset the position: either way the start must be committed.
-	offset, ok := h.clients.fetch.position(topic, partition, claim.InitialOffset())
-	if !ok {
+	offset, known := h.clients.fetch.position(topic, partition, claim.InitialOffset())
+	if !known {
 		// Not reached: ConsumePartition asks for both ends before it returns.
 		offset = 0
 	}
 	switch {
-	case told:
+	case err != nil:
 		s.reset(topic, partition, -1, offset, err)
-	case err == nil && position.Offset >= 0 && position.Offset != offset:
-		s.reset(topic, partition, position.Offset, offset, sarama.ErrOffsetOutOfRange)
+	case stored.Offset >= 0 && stored.Offset != offset:
+		s.reset(topic, partition, stored.Offset, offset, sarama.ErrOffsetOutOfRange)
 	}
-	return offset, false, "", false
+	return position{offset: offset}, true
 }
 
 // positions are what the group has stored for the partitions of one generation: those
