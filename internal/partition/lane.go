@@ -168,6 +168,11 @@ func (p *Partition[R]) next(l *lane) (uint64, bool) {
 	} else if l.parkedFirst() {
 		return p.unpark(l), true
 	}
+	return p.shift(l), true
+}
+
+// shift removes the first record of a lane that was never delivered.
+func (p *Partition[R]) shift(l *lane) uint64 {
 	seq := l.first - 1
 	if l.first = p.at(seq).next; l.first == 0 {
 		l.last = 0
@@ -176,7 +181,7 @@ func (p *Partition[R]) next(l *lane) (uint64, bool) {
 	if len(l.parked) == 0 {
 		p.nready--
 	}
-	return seq, true
+	return seq
 }
 
 // park puts a nacked record at its place before the lane's new ones.

@@ -82,7 +82,7 @@ type Work struct {
 	Timer bool // the earliest redelivery changed: ask Due
 	Low   bool // the mark set by ArmLow was reached
 	Moved bool // a record was settled
-	Full  bool // half of MaxUncommitted is used: commit early
+	Full  bool // half of MaxUncommitted was used since the last commit: commit early
 	// Doubted are the offsets of marks that did not hold: their records are delivered.
 	Doubted []ledger.Run
 
@@ -133,7 +133,7 @@ type Partition[R any] struct {
 	committed uint64 // below: covered by the last confirmed commit
 	stored    int    // from there to admitted: records whose mark it has
 	ahead     int    // records of earlier owners that are settled, and not admitted yet
-	confirmed uint64 // its version
+	uncovered int    // delivered records that it did not cover
 	version   uint64 // of what a commit would store
 	reverts   uint64 // how often that became less
 	inherited inherited
@@ -258,8 +258,11 @@ func (p *Partition[R]) take(d *Delivery[R]) bool {
 		p.cfg.Limit.putBack(&p.waiter)
 	}
 	if p.oldestTakeable() {
-		if e := p.at(p.head); e.state == queued || p.cfg.Order != Unordered { // else redo drops it when it comes up
-			p.next(e.lane)
+		switch e := p.at(p.head); {
+		case e.state == queued:
+			p.shift(e.lane)
+		case p.cfg.Order != Unordered: // there, redo drops it when it comes up
+			p.unpark(e.lane)
 		}
 		p.deliver(d, p.head)
 		return true
@@ -311,7 +314,7 @@ func (p *Partition[R]) work() Work {
 			p.low = -1
 			w.Low = true
 		}
-		if m := int(p.cfg.MaxUncommitted); m > 0 && p.cfg.Committed && p.version > p.confirmed && 2*p.uncommitted(p.taken) >= m {
+		if m := int(p.cfg.MaxUncommitted); m > 0 && p.cfg.Committed && 2*(p.uncommitted(p.taken)-p.uncovered) >= m {
 			w.Full = true
 		}
 	}

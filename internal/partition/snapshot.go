@@ -275,7 +275,8 @@ func (p *Partition[R]) Committed(s *Snapshot, waiting bool) Work {
 		}
 	}
 	if p.cfg.Committed && s.Seq >= p.committed {
-		p.committed, p.stored, p.confirmed = s.Seq, max(0, s.stored-p.ahead), s.Version
+		p.committed, p.stored = s.Seq, max(0, s.stored-p.ahead)
+		p.uncovered = p.uncommitted(p.taken)
 		p.admit()
 	}
 	return p.work()
