@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -293,6 +294,50 @@ func TestDamage(t *testing.T) {
 		}
 		if _, err := Decode(place, text+"A"); err == nil {
 			t.Fatal("one character more")
+		}
+	}
+}
+
+var mutations = flag.Int("mutations", 50_000, "texts that TestMutations tries")
+
+// Random, cut, changed, extended and future texts: none is trusted, none does any harm.
+func TestMutations(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 10))
+	var texts []string
+	for range 64 {
+		text, _ := Encode(place, random(rng, place, rng.IntN(400), rng.Float64()), DefaultRoom)
+		texts = append(texts, text)
+	}
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=:\x00\xff"
+	letter := func() string { return string(alphabet[rng.IntN(len(alphabet))]) }
+	for range *mutations {
+		text := texts[rng.IntN(len(texts))]
+		changed := text
+		at := rng.IntN(len(text))
+		switch rng.IntN(6) {
+		case 0:
+			changed = text[:at]
+		case 1:
+			changed = text[:at] + string(text[at]^1<<rng.IntN(8)) + text[at+1:]
+		case 2:
+			changed = text[:at] + letter() + text[at:]
+		case 3:
+			changed = fmt.Sprint("ackpolicy", rng.IntN(1<<20)+2, text[len(prefix)-1:])
+		case 4: // two of them, crossed
+			other := texts[rng.IntN(len(texts))]
+			changed = text[:at] + other[min(at, len(other)):]
+			if slices.Contains(texts, changed) {
+				continue
+			}
+		default:
+			b := []byte(prefix)
+			for range rng.IntN(200) {
+				b = append(b, alphabet[rng.IntN(64)])
+			}
+			changed = string(b)
+		}
+		if l, err := Decode(place, changed); changed != text && (err == nil || l != nil) {
+			t.Fatalf("%q is taken for a ledger", changed)
 		}
 	}
 }
