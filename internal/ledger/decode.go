@@ -22,7 +22,7 @@ func Decode(at Place, text string) (*Ledger, error) {
 	number, rest, ok := strings.Cut(strings.TrimPrefix(text, magic), ":")
 	v, err := strconv.ParseUint(number, 10, 16)
 	switch {
-	case !ok, err != nil, !strings.HasPrefix(text, magic):
+	case !ok, err != nil, !strings.HasPrefix(text, magic), number != strconv.FormatUint(v, 10): // 01 is not 1
 		return nil, ErrForeign
 	case v > version:
 		return nil, ErrNewer
