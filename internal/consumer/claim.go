@@ -49,6 +49,7 @@ type Claim struct {
 
 	committer *commit.Committer // nil without a group
 	topicID   sarama.Uuid       // of the topic that is read; zero: not known
+	cluster   uint32            // see ledger.Ledger
 	source    *commit.Source
 	reader    *reread.Reader
 

@@ -20,6 +20,7 @@ type claimStart struct {
 	stored    bool        // the group has that offset, or a later one, stored
 	metadata  string      // what is stored with it
 	topicID   sarama.Uuid // zero: not known
+	cluster   uint32      // see ledger.Ledger
 	committer *commit.Committer
 	side      sarama.Client
 	gate      *gate                                    // closed
@@ -35,7 +36,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		shared: s, topic: start.topic, partition: start.partition,
 		reconnect: start.reconnect,
 		committer: start.committer,
-		topicID:   start.topicID,
+		topicID:   start.topicID, cluster: start.cluster,
 		reader:    reread.New(start.side, start.topic, start.partition, start.abortLate),
 		draining:  make(chan struct{}),
 		spent:     make(chan struct{}),

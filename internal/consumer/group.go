@@ -187,9 +187,10 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		}
 		return nil
 	}
+	topicID, cluster := s.topic.reading()
 	c := s.shared.newClaim(claimStart{
 		topic: topic, partition: partition, offset: start.offset, stored: start.stored, metadata: start.metadata,
-		topicID:   s.topic.reading(),
+		topicID: topicID, cluster: cluster,
 		committer: h.committer,
 		side:      h.clients.side,
 		abortLate: s.sideDialer.AbortLate,

@@ -15,7 +15,7 @@ import (
 // snapshot returns what is to be stored of the partition, and the ledger that says so.
 func (c *Claim) snapshot(room int) (*partition.Snapshot, string) {
 	s := c.part.Snapshot()
-	l := &ledger.Ledger{TopicID: c.topicID, Blocks: s.Blocks}
+	l := &ledger.Ledger{TopicID: c.topicID, Cluster: c.cluster, Blocks: s.Blocks}
 	wall, now := time.Now(), Now()
 	for _, o := range s.Open {
 		open := ledger.Open{Offset: o.Offset, Attempts: o.Attempts, InFlight: o.InFlight, Alone: o.Alone, Check: o.Check}
@@ -91,7 +91,7 @@ func (c *Claim) tellDoubted(doubted []ledger.Run) {
 	})
 }
 
-var errOtherTopic = errors.New("it was stored for another topic of this name, an earlier one or another cluster's")
+var errOtherTopic = errors.New("it was stored for another topic of this name, in another cluster")
 
 // mostDelay is the longest delay that is stored.
 const mostDelay = 50 * 365 * 24 * time.Hour

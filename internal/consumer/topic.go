@@ -34,12 +34,15 @@ type identity struct {
 	read sarama.Uuid              // the topic that positions are of; zero before the first answer
 	now  sarama.Uuid              // the one that exists
 	past map[sarama.Uuid]struct{} // earlier ones: a broker that lags may still name them
+
+	cluster uint32 // see ledger.Ledger
 }
 
 // saw takes note of an answer. It reports whether that is a topic which was not there before.
-func (i *identity) saw(id sarama.Uuid) (anew bool) {
+func (i *identity) saw(id sarama.Uuid, cluster uint32) (anew bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.cluster = cluster
 	if _, ok := i.past[id]; ok || id == i.now || id == (sarama.Uuid{}) {
 		return false
 	}
@@ -62,19 +65,19 @@ func (i *identity) anew() (now sarama.Uuid, anew bool) {
 	return i.now, i.now != i.read
 }
 
-// reading returns the id of the topic that positions are of, zero if it is not known.
-func (i *identity) reading() sarama.Uuid {
+// reading returns the id of the topic that positions are of, zero if it is not known, and its cluster.
+func (i *identity) reading() (sarama.Uuid, uint32) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.read
+	return i.read, i.cluster
 }
 
-// was reports whether an earlier topic of the name had an id.
-func (i *identity) was(id sarama.Uuid) bool {
+// other reports whether a topic of this name and cluster is not the one that exists.
+func (i *identity) other(id sarama.Uuid, cluster uint32) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	_, past := i.past[id]
-	return past && id != i.now
+	unknown := sarama.Uuid{}
+	return id != i.now && id != unknown && i.now != unknown && cluster == i.cluster && cluster != 0
 }
 
 // replaced reports whether there was an earlier topic of the name. Where the group has nothing stored for a
@@ -148,7 +151,7 @@ func (w *topicWatch) run() {
 
 func (w *topicWatch) ask() {
 	s := w.s
-	topic, err := topicNow(w.client, s.cfg.Topic)
+	topic, cluster, err := topicNow(w.client, s.cfg.Topic)
 	switch {
 	case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
 		s.health.failed(fetching, everywhere, failure{text: "The topic does not exist, it is waited for", err: err})
@@ -156,7 +159,7 @@ func (w *topicWatch) ask() {
 		s.cfg.Logger.Debug("Cannot ask for the topic's id", watermill.LogFields{"err": err.Error()})
 	default:
 		s.health.works(fetching, everywhere)
-		if s.topic.saw(topic.Uuid) {
+		if s.topic.saw(topic.Uuid, cluster) {
 			w.changed()
 		}
 		if w.covers != nil {
@@ -184,27 +187,32 @@ func (w *topicWatch) look() {
 	}
 }
 
-// topicNow returns the topic that has the name. Its id is zero where the broker or Config.Version is older than 2.8.
-func topicNow(client sarama.Client, topic string) (*sarama.TopicMetadata, error) {
+// topicNow returns the topic that has the name, and the checksum of its cluster's id. The topic's id is zero where the
+// broker or Config.Version is older than 2.8.
+func topicNow(client sarama.Client, topic string) (*sarama.TopicMetadata, uint32, error) {
 	broker := client.LeastLoadedBroker()
 	if broker == nil {
-		return nil, sarama.ErrOutOfBrokers
+		return nil, 0, sarama.ErrOutOfBrokers
 	}
 	response, err := broker.GetMetadata(sarama.NewMetadataRequest(client.Config().Version, []string{topic}))
 	if err != nil {
 		_ = broker.Close()
-		return nil, err
+		return nil, 0, err
+	}
+	cluster := uint32(0)
+	if response.ClusterID != nil {
+		cluster = ledger.ClusterOf(*response.ClusterID)
 	}
 	for _, t := range response.Topics {
 		switch {
 		case t.Name != topic:
 		case t.Err != sarama.ErrNoError && t.Err != sarama.ErrLeaderNotAvailable:
-			return nil, t.Err
+			return nil, 0, t.Err
 		default:
-			return t, nil
+			return t, cluster, nil
 		}
 	}
-	return nil, sarama.ErrUnknownTopicOrPartition
+	return nil, 0, sarama.ErrUnknownTopicOrPartition
 }
 
 // liveSession is what ends when a new topic is seen.
@@ -247,10 +255,15 @@ func (h *groupHandler) replaced() bool {
 }
 
 // stale reports whether what the group has stored is of an earlier topic: of a member that had not noticed the new one
-// when it ended. An id that nobody knows says nothing: offsets may have come with the log from another cluster.
+// when it ended. An offset that came with the log from another cluster is none of that.
 func (h *groupHandler) stale(p int32, position commit.Position) bool {
 	l, err := ledger.Decode(ledger.Place{Topic: h.s.cfg.Topic, Partition: p, Offset: position.Offset}, position.Metadata)
-	return err == nil && h.s.topic.was(l.TopicID)
+	if err != nil || !h.s.topic.other(l.TopicID, l.Cluster) {
+		return false
+	}
+	h.watch.look() // or it is we who have not noticed
+	_, anew := h.s.topic.anew()
+	return !anew && h.s.topic.other(l.TopicID, l.Cluster)
 }
 
 // restart stores a partition's beginning as the position to go on from, and tells it.

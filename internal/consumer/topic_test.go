@@ -22,12 +22,12 @@ func TestNewTopicAsASessionBegins(t *testing.T) {
 	cancel()
 	for range 20000 {
 		s := &Subscription{shared: &shared{cfg: &Config{}}}
-		s.topic.saw(sarama.Uuid{1})
+		s.topic.saw(sarama.Uuid{1}, 0)
 		session, end := context.WithCancelCause(context.Background())
 		h := &groupHandler{s: s, watch: &topicWatch{ctx: answered}, committer: &commit.Committer{}, endSession: end}
 		var watch sync.WaitGroup
 		watch.Go(func() {
-			s.topic.saw(sarama.Uuid{2})
+			s.topic.saw(sarama.Uuid{2}, 0)
 			h.topicChanged()
 		})
 		h.begin(emptySession{})

@@ -111,6 +111,7 @@ func (d *decoder) ledger(offset int64, flags byte) *Ledger {
 	}
 	if flags&flagTopicID != 0 {
 		copy(l.TopicID[:], d.bytes(len(l.TopicID)))
+		l.Cluster = binary.BigEndian.Uint32(d.bytes(4))
 	}
 	if flags&flagCrashes != 0 {
 		l.Crashes = int(d.bytes(1)[0])

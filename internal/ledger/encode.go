@@ -20,7 +20,7 @@ const (
 
 const (
 	flagClean    = 1 << iota // the member left after a drain
-	flagTopicID              // 16 bytes follow
+	flagTopicID              // 16 bytes follow, and 4 of the cluster
 	flagCrashes              // their number and time follow
 	flagBits                 // marks as a bitmap, not as runs
 	flagDeflated             // the body is compressed
@@ -182,6 +182,7 @@ func (e *encoder) head() (head []byte, flags byte) {
 	if e.l.TopicID != [16]byte{} {
 		flags |= flagTopicID
 		head = append(head, e.l.TopicID[:]...)
+		head = binary.BigEndian.AppendUint32(head, e.l.Cluster)
 	}
 	if e.l.Crashes > 0 {
 		flags |= flagCrashes

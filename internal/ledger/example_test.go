@@ -15,6 +15,7 @@ func ExampleEncode() {
 	due := time.UnixMilli(1_800_000_000_000)
 	text, _ := ledger.Encode(at, &ledger.Ledger{
 		TopicID: [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16},
+		Cluster: 0x0c1a57e4,
 		Clean:   true,
 		Blocks:  []ledger.Block{{Runs: []ledger.Run{{From: 1001, To: 1004}, {From: 1005, To: 1006}}, Sum: 0xcafef00d}},
 		Open: []ledger.Open{
@@ -31,7 +32,7 @@ func ExampleEncode() {
 	text, _ = ledger.Encode(at, &ledger.Ledger{TopicID: [16]byte{1}, Clean: true}, ledger.DefaultRoom)
 	fmt.Println(text)
 	// Output:
-	// ackpolicy1:8FToMEsBAgMEBQYHCAkKCwwNDg8QAS4BBsr+8A0CsLDiheNoAAS+7+kHAQMC8A0AAA
+	// ackpolicy1:L2WH/0sBAgMEBQYHCAkKCwwNDg8QDBpX5AEuAQbK/vANArCw4oXjaAAEvu/pBwEDAvANAAA
 	// [{1001 1004} {1005 1006}] 2 true <nil>
-	// ackpolicy1:g/uPHUMBAAAAAAAAAAAAAAAAAAAAAAAAAA
+	// ackpolicy1:Smmia0MBAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
 }

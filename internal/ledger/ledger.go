@@ -10,6 +10,7 @@ package ledger
 
 import (
 	"errors"
+	"hash/crc32"
 	"sort"
 	"time"
 )
@@ -39,6 +40,9 @@ type Ledger struct {
 	// TopicID is Kafka's id of the topic that the records were read from; zero where
 	// the broker gave none.
 	TopicID [16]byte
+	// Cluster is the checksum of the cluster's id, see ClusterOf, where there is a TopicID; 0:
+	// not known.
+	Cluster uint32
 	// Clean reports that the member left after a drain: nothing was in flight.
 	Clean bool
 	// Crashes is how many assignments in a row did not end cleanly, and CrashedAt
@@ -50,6 +54,9 @@ type Ledger struct {
 	// Open are the unsettled records that were delivered, in order.
 	Open []Open
 }
+
+// ClusterOf returns the Ledger.Cluster of a cluster's id, 0 for "".
+func ClusterOf(id string) uint32 { return crc32.Checksum([]byte(id), castagnoli) }
 
 // Block is settled records whose sum is checked as one: all of its marks hold, or none.
 type Block struct {

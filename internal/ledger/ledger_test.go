@@ -22,6 +22,7 @@ func random(rng *rand.Rand, at Place, n int, open float64) *Ledger {
 		for i := range l.TopicID {
 			l.TopicID[i] = byte(rng.Uint32())
 		}
+		l.Cluster = rng.Uint32()
 	}
 	if rng.IntN(4) == 0 {
 		l.Crashes, l.CrashedAt = 1+rng.IntN(9), time.UnixMilli(1_800_000_000_000+rng.Int64N(1e9))
