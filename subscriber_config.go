@@ -93,8 +93,8 @@ type SubscriberConfig struct {
 	// of its record's key and value beside that. 0 is 64 MiB.
 	MaxBufferedBytes int64
 	// CommitInterval is the longest time until a commit that nobody waits for. One comes
-	// sooner the more is settled: after a fifth of it for one record, a tenth of that for
-	// ten, and 10 ms after the last one at the soonest. 0 is sarama's
+	// sooner the more is settled: after a fifth of it for one record, half of that for
+	// two, and 50 ms after the last one at the soonest. 0 is sarama's
 	// Consumer.Offsets.AutoCommit.Interval (1 s).
 	CommitInterval time.Duration
 	// Backoff returns how long a nacked record waits for its next delivery, where

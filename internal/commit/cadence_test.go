@@ -13,7 +13,7 @@ func TestCadence(t *testing.T) {
 	c := newCadence(time.Second)
 	c.committed(time.Now())
 	for changes, want := range map[uint64]time.Duration{
-		1: 200 * time.Millisecond, 10: 20 * time.Millisecond, 1000: leastPause, 1 << 40: leastPause,
+		1: 200 * time.Millisecond, 2: 100 * time.Millisecond, 10: leastPause, 1000: leastPause, 1 << 40: leastPause,
 	} {
 		if got := c.wait(changes); got > want || got < want-time.Millisecond {
 			t.Errorf("%d changes wait %v, want %v", changes, got, want)
@@ -34,7 +34,7 @@ func TestCommitsWhatIsSettledSoon(t *testing.T) {
 	b := newBed(t, true, false)
 	b.c.Close()
 	cfg := b.c.cfg
-	cfg.Interval = time.Minute // a fifth is 12 s: 1,200 changes are stored after 10 ms
+	cfg.Interval = time.Minute // a fifth is 12 s: 240 changes are stored after 50 ms
 	b.c = New(cfg, b)
 	b.source(true, 0)
 	var commits atomic.Int32

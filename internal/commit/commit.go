@@ -140,7 +140,7 @@ func (c *Committer) run() {
 		case <-c.stop:
 			return
 		case <-c.cadence.woken:
-			look.Reset(max(leastPause, c.cadence.rest)) // others are settled along with it
+			look.Reset(gather) // others are settled along with it
 			continue
 		case <-look.C:
 			if wait := c.look(); wait > 0 {
