@@ -181,10 +181,7 @@ func TestAttemptsOverRebalances(t *testing.T) {
 			for range 3 { // another member comes, and the former one goes
 				eventually(t, "an attempt", func() bool { return seen.count(0) > 0 })
 				next := consume(t, config(group, rebalance, settings, quick), topic, handler, ackpolicy.NackOnError.Middleware)
-				eventually(t, "a group of two", func() bool {
-					n, state, err := brokertest.Members(shared.Addrs(), group)
-					return err == nil && n == 2 && state == "Stable"
-				})
+				awaitTwo(t, shared, group)
 				last.stop()
 				last = next
 			}

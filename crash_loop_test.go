@@ -53,23 +53,6 @@ func (w crashLetters) Send(_ context.Context, _ *sarama.ConsumerMessage, l ackpo
 	return nil
 }
 
-// crashChild consumes until its standard input ends.
-func crashChild(text string) int {
-	var spec crashSpec
-	err := json.Unmarshal([]byte(text), &spec)
-	if err == nil {
-		shared, err = brokertest.Start()
-	}
-	if err == nil {
-		err = spec.consume(os.Stdin)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
-}
-
 func (s crashSpec) consume(until io.Reader) error {
 	ledger, err := os.OpenFile(s.Ledger, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -102,11 +85,7 @@ func (s crashSpec) consume(until io.Reader) error {
 		write(crashLine{Kind: "handled", Partition: d.Partition(), Offset: d.Offset()})
 		return nil
 	})
-	go func() {
-		_, _ = io.Copy(io.Discard, until)
-		_ = router.Close()
-	}()
-	return router.Run(context.Background())
+	return runUntil(router, until)
 }
 
 const deadlyExit = 42

@@ -205,10 +205,7 @@ func TestTopicCreatedAgainAmidARebalance(t *testing.T) {
 	cfg := func() ackpolicy.SubscriberConfig { return config(group, protocols()["cooperative"], at, noAutoCreate) }
 	stays := consume(t, cfg(), topic, ack, ackpolicy.NackOnError.Middleware)
 	leaves := consume(t, cfg(), topic, ack, ackpolicy.NackOnError.Middleware)
-	eventually(t, "a group of two", func() bool {
-		n, state, err := brokertest.Members(broker.Addrs(), group)
-		return err == nil && n == 2 && state == "Stable"
-	})
+	awaitTwo(t, broker, group)
 	fill := func(n int) {
 		for p := range int32(partitions) {
 			_, err := brokertest.Produce(broker.Addrs(), topic, p, numbered(n)...)
@@ -301,10 +298,7 @@ func TestTopicCreatedAgainUnderAPausedMember(t *testing.T) {
 	leaves := consume(t, few, topic, func(msg *message.Message, _ *ackpolicy.Delivery) error {
 		return until(msg.Context(), release)
 	}, ackpolicy.NackOnError.Middleware)
-	eventually(t, "a group of two", func() bool {
-		n, state, err := brokertest.Members(broker.Addrs(), group)
-		return err == nil && n == 2 && state == "Stable"
-	})
+	awaitTwo(t, broker, group)
 	fill := func(n int) {
 		for p := range int32(partitions) {
 			_, err := brokertest.Produce(broker.Addrs(), topic, p, numbered(n)...)

@@ -63,6 +63,15 @@ func await[T any](t testing.TB, what string, ch <-chan T) T {
 	}
 }
 
+// awaitTwo waits for a group of two members that has its assignment.
+func awaitTwo(t testing.TB, broker *brokertest.Broker, group string) {
+	t.Helper()
+	eventually(t, "a group of two", func() bool {
+		n, state, err := brokertest.Members(broker.Addrs(), group)
+		return err == nil && n == 2 && state == "Stable"
+	})
+}
+
 // until is await for a handler: it ends with the handler's context.
 func until[T any](ctx context.Context, ch <-chan T) error {
 	select {

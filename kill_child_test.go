@@ -80,9 +80,14 @@ func (s killSpec) fails(offset int64, attempt int) bool {
 	return false
 }
 
-// killChild consumes until its standard input ends, as it does when the test's process is gone.
-func killChild(text string) int {
-	var spec killSpec
+// consumer is what a child process of a test runs.
+type consumer interface {
+	consume(until io.Reader) error
+}
+
+// child consumes until its standard input ends, as it does when the test's process is gone.
+func child[S consumer](text string) int {
+	var spec S
 	err := json.Unmarshal([]byte(text), &spec)
 	if err == nil {
 		shared, err = brokertest.Start()
@@ -137,8 +142,13 @@ func (s killSpec) consume(until io.Reader) error {
 		}
 		return nil
 	})
+	return runUntil(router, until)
+}
+
+// runUntil runs a Router until a reader ends.
+func runUntil(router *message.Router, end io.Reader) error {
 	go func() {
-		_, _ = io.Copy(io.Discard, until)
+		_, _ = io.Copy(io.Discard, end)
 		_ = router.Close()
 	}()
 	return router.Run(context.Background())

@@ -13,13 +13,13 @@ import (
 
 func TestMain(m *testing.M) {
 	if spec, ok := os.LookupEnv(killChildEnv); ok {
-		os.Exit(killChild(spec)) // the process that TestKill kills
+		os.Exit(child[killSpec](spec)) // the process that TestKill kills
 	}
 	if spec, ok := os.LookupEnv(letterChildEnv); ok {
 		os.Exit(letterChild(spec)) // the one that TestKillBetweenLetterAndCommit kills
 	}
 	if spec, ok := os.LookupEnv(crashChildEnv); ok {
-		os.Exit(crashChild(spec)) // the one that ends itself in TestCrashLoop
+		os.Exit(child[crashSpec](spec)) // the one that ends itself in TestCrashLoop
 	}
 	// The tests wait for brokers and timers more than they compute: two at a time, which is what two cores would get,
 	// leave the machine idle.

@@ -82,10 +82,7 @@ func TestRevocationDrains(t *testing.T) {
 			old.journal.wait(t, partitions)
 			successor := consume(t, config(group, rebalance), topic,
 				func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-			eventually(t, "a group of two", func() bool {
-				n, state, err := brokertest.Members(shared.Addrs(), group)
-				return err == nil && n == 2 && state == "Stable"
-			})
+			awaitTwo(t, shared, group)
 			for p := range int32(partitions) {
 				produce(t, topic, p, numbered(2)[1:]...)
 			}

@@ -275,7 +275,7 @@ func (k *kills) measure(b *bench) (section, error) {
 	return s, nil
 }
 
-// compare adds a row a consumer and answers the means.
+// compare adds a row per consumer and returns the means.
 func (k *kills) compare(b *bench, s *section, load killLoad) (means []float64, err error) {
 	consumers := killConsumers(nil)
 	found := make([]killSum, len(consumers))

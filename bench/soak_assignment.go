@@ -9,7 +9,7 @@ func whose(owner int) string {
 	return fmt.Sprintf("member %d's", owner)
 }
 
-// assigned begins a partition anew at an offset. What is settled behind it has its mark, and does not come again.
+// assigned begins a new assignment of a partition at an offset. What is settled behind it has its mark, and does not come again.
 func (j *judge) assigned(p *soakPartition, e soakEvent) {
 	j.assignments++
 	if p.owner != nobody {
@@ -46,7 +46,7 @@ func (j *judge) assigned(p *soakPartition, e soakEvent) {
 	p.commit(e.Offset)
 }
 
-// mayBeSettled tells of a record whose owner is gone whether that may have settled it without a word of it, or the word
+// mayBeSettled reports, of a record whose owner is gone, whether that may have settled it without a word of it, or the word
 // is under way.
 func (f *fate) mayBeSettled() bool { return f.running || f.verdict != statusNacked }
 

@@ -179,7 +179,7 @@ func (j *judge) settle(p *soakPartition, e soakEvent) {
 	}
 }
 
-// mayComeAgain tells whether a record may be delivered that is settled, or may be. Its owner was killed and may not have
+// mayComeAgain reports whether a record may be delivered that is settled, or may be. Its owner was killed and may not have
 // stored that; or the release counts it as one that comes again.
 func (j *judge) mayComeAgain(p *soakPartition, f *fate) bool {
 	switch {
@@ -258,7 +258,7 @@ func (j *judge) handled(ends []int64) bool {
 	return true
 }
 
-// stored tells whether the offsets that members told of have come to the ends.
+// stored reports whether the offsets that members told of have come to the ends.
 func (j *judge) stored(ends []int64) bool {
 	for n, p := range j.partitions {
 		if p.committed < ends[n] {

@@ -56,8 +56,7 @@ func (c *cadence) committed(began time.Time) {
 
 // wait returns how long a commit of so many changes still has time.
 func (c *cadence) wait(changes uint64) time.Duration {
-	pause := max(c.rest, c.interval/share/time.Duration(min(changes, 1<<20)))
-	return time.Until(c.last.Add(min(pause, c.interval)))
+	return time.Until(c.last.Add(max(c.rest, c.interval/share/time.Duration(min(changes, 1<<20)))))
 }
 
 // pending returns how many changes no commit has stored, of partitions whose commits do not fail.

@@ -139,6 +139,13 @@ func (b *bed) waiting() int {
 	return len(b.s.waiters)
 }
 
+// takeOver makes the test the committer.
+func (b *bed) takeOver() {
+	b.c.Close()
+	b.c.stop, b.c.done, b.c.teller = make(chan struct{}), make(chan struct{}), newTeller()
+	close(b.c.done)
+}
+
 func (b *bed) waits() bool { return b.waiting() > 0 }
 
 // another is a further partition of the same committer.
@@ -373,9 +380,7 @@ func TestEndConfirms(t *testing.T) {
 // A commit that was made of what is taken back meanwhile is not sent.
 func TestRevertedCommitIsNotSent(t *testing.T) {
 	b := newBed(t, true, false)
-	b.c.Close() // the test is the committer
-	b.c.stop, b.c.done, b.c.teller = make(chan struct{}), make(chan struct{}), newTeller()
-	close(b.c.done)
+	b.takeOver()
 	result := make(chan error, 1)
 	go func() { result <- b.confirm(2, 2) }()
 	until(t, b.waits)
@@ -393,9 +398,7 @@ func TestRevertedCommitIsNotSent(t *testing.T) {
 // Who waits for want of room has no commits sent one after the other.
 func TestWaiterWithoutRoomUrgesNothing(t *testing.T) {
 	b := newBed(t, true, false)
-	b.c.Close() // the test is the committer
-	b.c.stop, b.c.done, b.c.teller = make(chan struct{}), make(chan struct{}), newTeller()
-	close(b.c.done)
+	b.takeOver()
 	go func() { _ = b.s.Wait(deadline(t), 9) }()
 	until(t, b.waits)
 	select {

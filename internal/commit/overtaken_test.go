@@ -170,9 +170,7 @@ func TestAmbiguousAnswers(t *testing.T) {
 // one that was never sent.
 func TestConfirmHasNoWindow(t *testing.T) {
 	b := newBed(t, true, false)
-	b.c.Close() // the test is the committer
-	b.c.stop, b.c.done, b.c.teller = make(chan struct{}), make(chan struct{}), newTeller()
-	close(b.c.done)
+	b.takeOver()
 	result := make(chan error, 1)
 	go func() { result <- b.confirm(2, 2) }()
 	until(t, b.waits)

@@ -238,7 +238,9 @@ func (d *Delivery) Confirm() (first, sent bool, err error) {
 		var w partition.Work
 		var status partition.Status
 		status, first, w = c.part.Settle(&d.Delivery, v, Now())
-		c.part.Want(&d.Delivery)
+		if !first {
+			c.part.Want(&d.Delivery)
+		}
 		return status == partition.Acked, func() { c.do(w) }
 	}, func() { c.part.Unconfirm(d.Seq()) })
 	var not *commit.NotStored

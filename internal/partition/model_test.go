@@ -171,7 +171,6 @@ type harness struct {
 	slots int
 	runs  []*modelRun // held by a slot
 	old   []*modelRun // finished, may be settled late
-	last  int64
 	bytes *Bytes
 	log   []string
 

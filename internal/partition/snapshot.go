@@ -45,12 +45,11 @@ type Snapshot struct {
 	Open   []Open // in order of offset
 	Last   bool   // it was made after Close
 
-	counts     []int    // by block: its records in the window
-	wanted     []wanted // by sequence number
-	confirming []uint64
-	reverts    uint64
-	stored     int
-	left       int
+	counts  []int    // by block: its records in the window
+	wanted  []wanted // by sequence number
+	reverts uint64
+	stored  int
+	left    int
 }
 
 type wanted struct {
@@ -63,7 +62,7 @@ type wanted struct {
 func (p *Partition[R]) Snapshot() *Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := &Snapshot{Mark: p.now(), Last: p.phase == closed, confirming: slices.Clone(p.confirming), reverts: p.reverts}
+	s := &Snapshot{Mark: p.now(), Last: p.phase == closed, reverts: p.reverts}
 	first := p.front / span
 	end := max(p.high, p.taken)
 	w := walk[R]{p: p, s: s, per: max(1, ((end+span-1)/span-first)/blocks)}
@@ -73,13 +72,13 @@ func (p *Partition[R]) Snapshot() *Snapshot {
 			p.mu.Unlock()
 			p.mu.Lock()
 			at = max(at, p.head/span) // what is settled meanwhile is for the next commit
+			if p.chunks == nil || at*span >= end {
+				break
+			}
 		}
-		switch {
-		case p.chunks == nil || at*span >= end:
-			at = end
-		case w.runs < maxRuns:
+		if w.runs < maxRuns {
 			w.chunk(at)
-		default:
+		} else {
 			s.left += bits.OnesCount64(p.chunk(at * span).marked)
 		}
 	}
