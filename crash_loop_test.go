@@ -200,7 +200,7 @@ func TestCrashLoop(t *testing.T) {
 			if len(times) != records-1 {
 				t.Errorf("%d records were handled, want %d", len(times), records-1)
 			}
-			if len(letters) != 1 || letters[0].Attempts != 3 || !strings.Contains(letters[0].Reason, ackpolicy.ErrDied.Error()) {
+			if len(letters) != 1 || letters[0].Attempts != 3 || !strings.Contains(letters[0].Reason, ackpolicy.ErrProcessDied.Error()) {
 				t.Errorf("letters: %+v", letters)
 			}
 			if deaths > 5 {

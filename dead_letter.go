@@ -60,8 +60,8 @@ const (
 	UnstorableGiveUp
 )
 
-// bury has a rejected record's letter stored.
-func (s *subscription) bury(d *Delivery, reason error) {
+// sendLetter has a rejected record's letter stored.
+func (s *subscription) sendLetter(d *Delivery, reason error) {
 	letter := Letter{
 		Topic: d.Topic(), Partition: d.Partition(), Offset: d.Offset(), Timestamp: recordTime(d.Timestamp()),
 		Group:      s.sub.config.Kafka.ConsumerGroup,
@@ -82,7 +82,7 @@ func (s *subscription) bury(d *Delivery, reason error) {
 		return dead.Send(ctx, record, letter)
 	}}
 	l.Tell = func(err error, givenUp bool) {
-		tellAndWait(s, "Buried", s.sub.config.Hooks.Buried, BuriedEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err, givenUp})
+		tellAndWait(s, "DeadLettered", s.sub.config.Hooks.DeadLettered, DeadLetteredEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err, givenUp})
 	}
 	d.kafka.Letter(l)
 }

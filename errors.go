@@ -39,8 +39,8 @@ var (
 	// it: its bytes were pushed out of memory (MaxBufferedBytes), and when its time
 	// came, retention or compaction had removed it.
 	ErrRecordGone = reread.ErrGone
-	// ErrDied is why a record is rejected whose handler ended the process, MaxDeliveries times.
-	ErrDied = consumer.ErrDied
+	// ErrProcessDied is why a record is rejected whose handler ended the process, MaxDeliveries times.
+	ErrProcessDied = consumer.ErrDied
 	// ErrNotKafka is returned by AckSync on a message of a subscriber that is not this package's.
 	ErrNotKafka = errors.New("ackpolicy: the message does not come from an ackpolicy.Subscriber, which alone can commit Kafka offsets")
 )

@@ -26,7 +26,7 @@ func (s *subscription) events() consumer.Events {
 			tellAndWait(s, "CommitFailed", h.CommitFailed, CommitFailedEvent{topic, p, offset, attempt, err})
 		},
 		Stalled: func(topic string, p int32, by consumer.Stalled) {
-			tell(s, "Stalled", h.Stalled, StalledEvent{topic, p, by.Offset, by.End, by.For, by.Reconnect})
+			tell(s, "FetchStalled", h.FetchStalled, FetchStalledEvent{topic, p, by.Offset, by.End, by.For, by.Reconnect})
 		},
 		Reset: func(topic string, p int32, stored, start int64) {
 			tell(s, "PositionReset", h.PositionReset, PositionResetEvent{topic, p, stored, start})
@@ -39,7 +39,7 @@ func (s *subscription) stuck(topic string, p int32, by consumer.Stuck) {
 	if by.Commit == nil { // or the outage's line names it
 		s.logger.Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
 	}
-	tell(s, "Stuck", s.sub.config.Hooks.Stuck, StuckEvent{topic, p, by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
+	tell(s, "Blocked", s.sub.config.Hooks.Blocked, BlockedEvent{topic, p, by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
 }
 
 func (s *subscription) released(topic string, p int32, r consumer.Released) {

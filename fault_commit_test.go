@@ -27,10 +27,10 @@ func TestCommitsRefusedForLong(t *testing.T) {
 			topic, at := fakeTopic(t, broker, numbered(records)...)
 			group := brokertest.Group(t)
 			fault, began := refuseCommits(broker, -1), time.Now()
-			stuck := make(chan ackpolicy.StuckEvent, 10)
+			stuck := make(chan ackpolicy.BlockedEvent, 10)
 			cfg := config(group, at, ordering(order, 0))
 			cfg.MaxUncommitted = bound
-			cfg.Hooks.Stuck = func(e ackpolicy.StuckEvent) { stuck <- e }
+			cfg.Hooks.Blocked = func(e ackpolicy.BlockedEvent) { stuck <- e }
 			s := consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 			healed := time.After(*refusal)
 			e := await(t, "the hook", stuck)
@@ -82,13 +82,13 @@ func TestPausedPartitionIsNotFetched(t *testing.T) {
 		}
 		return nil, nil, false
 	})
-	stuck, release := make(chan ackpolicy.StuckEvent, 10), make(chan struct{})
+	stuck, release := make(chan ackpolicy.BlockedEvent, 10), make(chan struct{})
 	group := brokertest.Group(t)
 	cfg := config(group, at)
 	cfg.MaxUncommitted = bound
 	cfg.Kafka.OverwriteSaramaConfig.Consumer.Fetch.Default = 100_000
 	cfg.Kafka.OverwriteSaramaConfig.ChannelBufferSize = 0
-	cfg.Hooks.Stuck = func(e ackpolicy.StuckEvent) { stuck <- e }
+	cfg.Hooks.Blocked = func(e ackpolicy.BlockedEvent) { stuck <- e }
 	s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
 		return until(msg.Context(), release)
 	}, ackpolicy.NackOnError.Middleware)

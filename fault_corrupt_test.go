@@ -69,8 +69,8 @@ func TestCorruptBatchStopsItsPartitionOnly(t *testing.T) {
 			if kind == "no group" {
 				cfg.Kafka.ConsumerGroup = ""
 			}
-			told := make(chan ackpolicy.StalledEvent, 10)
-			cfg.Hooks.Stalled = func(e ackpolicy.StalledEvent) { told <- e }
+			told := make(chan ackpolicy.FetchStalledEvent, 10)
+			cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { told <- e }
 			s := newService(t)
 			s.router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 			sub := newSubscriber(t, cfg, s.log)

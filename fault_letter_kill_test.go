@@ -106,7 +106,7 @@ func (s letterSpec) consume() (err error) {
 		return err
 	}
 	cfg := s.config()
-	cfg.Hooks.Buried = func(e ackpolicy.BuriedEvent) {
+	cfg.Hooks.DeadLettered = func(e ackpolicy.DeadLetteredEvent) {
 		if e.Err == nil {
 			<-time.After(5 * cfg.CommitInterval) // a commit that does not wait for the letter would be stored by now
 			fmt.Println("stored", e.Offset)

@@ -56,7 +56,7 @@ func TestDeadLetterTopicIsDown(t *testing.T) {
 			cfg := config(group, letters, ordering(ackpolicy.Unordered, 4))
 			cfg.MaxDeliveries = deliveries
 			var failed, stored atomic.Int32
-			cfg.Hooks.Buried = func(e ackpolicy.BuriedEvent) {
+			cfg.Hooks.DeadLettered = func(e ackpolicy.DeadLetteredEvent) {
 				if e.Err != nil {
 					failed.Add(1)
 				} else {

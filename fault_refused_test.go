@@ -23,11 +23,11 @@ func TestCommitsRefusedByKafka(t *testing.T) {
 	}
 	const bound, records = 20, 100
 	group, topic := brokertest.Group(t), newTopic(t, 1, numbered(1)...)
-	stuck := make(chan ackpolicy.StuckEvent, 10)
+	stuck := make(chan ackpolicy.BlockedEvent, 10)
 	var lost atomic.Int32 // ends of the membership: after half a minute Kafka's coordinator gives it up
 	cfg := config(group, ordering(ackpolicy.OrderByKey, 4))
 	cfg.MaxUncommitted = bound
-	cfg.Hooks.Stuck = func(e ackpolicy.StuckEvent) { stuck <- e }
+	cfg.Hooks.Blocked = func(e ackpolicy.BlockedEvent) { stuck <- e }
 	cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) {
 		if e.Err != nil {
 			lost.Add(1)

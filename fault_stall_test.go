@@ -28,8 +28,8 @@ func TestStalledPartition(t *testing.T) {
 				group = ""
 			}
 			cfg := config(group, at)
-			told := make(chan ackpolicy.StalledEvent, 10)
-			cfg.Hooks.Stalled = func(e ackpolicy.StalledEvent) { told <- e }
+			told := make(chan ackpolicy.FetchStalledEvent, 10)
+			cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { told <- e }
 			var assigned, fault atomic.Int32
 			cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) {
 				if e.Partition == stalled && assigned.Add(1) == 2 {
@@ -91,8 +91,8 @@ func TestNothingToReadIsNoStall(t *testing.T) {
 	open := begin(t, topic, 1)
 	defer open.Close()
 	cfg := config(brokertest.Group(t), readCommitted)
-	told := make(chan ackpolicy.StalledEvent, 10)
-	cfg.Hooks.Stalled = func(e ackpolicy.StalledEvent) { told <- e }
+	told := make(chan ackpolicy.FetchStalledEvent, 10)
+	cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { told <- e }
 	s := newService(t)
 	s.router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 	sub := newSubscriber(t, cfg, s.log)

@@ -81,7 +81,7 @@ func (s *subscription) tellSettled(event SettledEvent) {
 
 // tellAndWait waits until the hook has returned: for goroutines that do nothing but
 // tell of commits, or store letters. So what is told of commits waits there, where only the
-// latest events are kept, and a record is not committed before Buried has returned.
+// latest events are kept, and a record is not committed before DeadLettered has returned.
 func tellAndWait[E any](s *subscription, name string, hook func(E), event E) {
 	if hook == nil {
 		return

@@ -14,7 +14,7 @@ import (
 //
 //   - Settled: a thousand events may wait; then a record waits for its own one's turn.
 //   - Committed and CommitFailed: of a partition's events only the latest wait.
-//   - Buried: the record's offset is not committed before it has returned.
+//   - DeadLettered: the record's offset is not committed before it has returned.
 //   - The end of the subscription waits a second for the hooks that are due.
 //
 // No record waits for a hook that has not returned for five seconds, nor does
@@ -33,22 +33,22 @@ type Hooks struct {
 	CommitFailed func(CommitFailedEvent)
 	// Revoked: a partition is no longer ours, after its drain. It tells of Close too.
 	Revoked func(RevokedEvent)
-	// Stuck: a bound has kept the partition paused for some seconds behind one
+	// Blocked: a bound has kept the partition paused for some seconds behind one
 	// record that is not settled, or because commits fail. Told once a record.
-	Stuck func(StuckEvent)
-	// Stalled: a partition that is not paused has got nothing for half a minute
+	Blocked func(BlockedEvent)
+	// FetchStalled: a partition that is not paused has got nothing for half a minute
 	// though the broker has records for it. Told once more when the
 	// subscription reconnects for it, half a minute later. And at once where a batch
 	// cannot be decoded, with the offset at which that begins.
-	Stalled func(StalledEvent)
+	FetchStalled func(FetchStalledEvent)
 	// Undecodable: the Unmarshaler refused a record. It is tried again with backoff.
 	Undecodable func(UndecodableEvent)
 	// PositionReset: the offset to go on from, the group's stored one or the one
 	// reached, lay outside the log. With Start above Stored the records between them are lost.
 	// Or the topic was deleted and created again: then Start is its beginning.
 	PositionReset func(PositionResetEvent)
-	// Buried: a dead letter was stored, or not: then it is tried again, unless the record is given up.
-	Buried func(BuriedEvent)
+	// DeadLettered: a dead letter was stored, or not: then it is tried again, unless the record is given up.
+	DeadLettered func(DeadLetteredEvent)
 	// Unconfirmed: under ConfirmFirst a record's commit was sent, and the
 	// partition lost before its outcome was known. Its handler does not run.
 	Unconfirmed func(UnconfirmedEvent)
@@ -103,8 +103,8 @@ type RevokedEvent struct {
 	Unmarked  int   // settled records that come again: the commit had no room for their marks
 }
 
-// StuckEvent is told by Hooks.Stuck.
-type StuckEvent struct {
+// BlockedEvent is told by Hooks.Blocked.
+type BlockedEvent struct {
 	Topic     string
 	Partition int32
 	Bound     string // MaxUncommitted or MaxBufferedBytes
@@ -114,8 +114,8 @@ type StuckEvent struct {
 	Err       error  // why the commit fails; nil: it is the record that holds the partition
 }
 
-// StalledEvent is told by Hooks.Stalled.
-type StalledEvent struct {
+// FetchStalledEvent is told by Hooks.FetchStalled.
+type FetchStalledEvent struct {
 	Topic     string
 	Partition int32
 	Offset    int64         // the next to be read
@@ -141,8 +141,8 @@ type PositionResetEvent struct {
 	Start     int64 // the one it goes on from, by Consumer.Offsets.Initial; or a new topic's beginning
 }
 
-// BuriedEvent is told by Hooks.Buried.
-type BuriedEvent struct {
+// DeadLetteredEvent is told by Hooks.DeadLettered.
+type DeadLetteredEvent struct {
 	Topic     string
 	Partition int32
 	Offset    int64

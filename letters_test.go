@@ -85,7 +85,7 @@ func TestRefusedLettersAreGivenUp(t *testing.T) {
 	cfg := config(brokertest.Group(t), dead(letters))
 	cfg.OnUnstorable = ackpolicy.UnstorableGiveUp
 	var givenUp atomic.Int32
-	cfg.Hooks.Buried = func(e ackpolicy.BuriedEvent) {
+	cfg.Hooks.DeadLettered = func(e ackpolicy.DeadLetteredEvent) {
 		if e.GivenUp && errors.As(e.Err, new(forGood)) {
 			givenUp.Add(1)
 		}

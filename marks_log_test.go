@@ -507,7 +507,7 @@ func TestTopicCreatedAgainUnderMarks(t *testing.T) {
 				if paused {
 					cfg.MaxUncommitted = 8
 					cfg.Kafka.OverwriteSaramaConfig.Metadata.RefreshFrequency = time.Hour
-					cfg.Hooks.Stuck = func(ackpolicy.StuckEvent) { stuck <- struct{}{} }
+					cfg.Hooks.Blocked = func(ackpolicy.BlockedEvent) { stuck <- struct{}{} }
 					handler = func(msg *message.Message, d *ackpolicy.Delivery) error {
 						if d.Offset() >= held {
 							if err := until(msg.Context(), release); err != nil {

@@ -269,7 +269,7 @@ func (d *Delivery) settle(v partition.Verdict, reason error) bool {
 	if first {
 		d.sub.settled(d, v, reason)
 		if v.Hold {
-			d.sub.bury(d, reason)
+			d.sub.sendLetter(d, reason)
 		}
 	}
 	return status == v.Status

@@ -107,7 +107,7 @@ type SubscriberConfig struct {
 	// limit. The count goes on over restarts and revocations, see Delivery.Attempt. It says nothing about
 	// time: five deliveries with ExponentialBackoff's defaults are over in 0.75 s on average, and
 	// an outage that is longer rejects what it meets. MaxAge bears one. A record whose handler
-	// ends the process is found, too, and rejected with ErrDied, after as many deaths and two
+	// ends the process is found, too, and rejected with ErrProcessDied, after as many deaths and two
 	// more; for that, an assignment begins with a commit.
 	MaxDeliveries int
 	// MaxAge is for how long a record is delivered: a nack becomes a reject once so

@@ -189,10 +189,10 @@ func TestMaxUncommitted(t *testing.T) {
 	const bound, records = 20, 100
 	group, topic := brokertest.Group(t), newTopic(t, 1, numbered(records)...)
 	var release atomic.Bool
-	var stuck atomic.Pointer[ackpolicy.StuckEvent]
+	var stuck atomic.Pointer[ackpolicy.BlockedEvent]
 	cfg := config(group, ordering(ackpolicy.Unordered, 4))
 	cfg.MaxUncommitted = bound
-	cfg.Hooks.Stuck = func(e ackpolicy.StuckEvent) { stuck.Store(&e) }
+	cfg.Hooks.Blocked = func(e ackpolicy.BlockedEvent) { stuck.Store(&e) }
 	s := consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
 		if release.Load() {
 			d.Ack()
@@ -228,7 +228,7 @@ func TestMarksDoNotCountAsUncommitted(t *testing.T) {
 	group, topic := brokertest.Group(t), newTopic(t, 1, ownKeys(0, records)...)
 	cfg := config(group, ordering(ackpolicy.OrderByKey, 4))
 	cfg.MaxUncommitted = bound
-	cfg.Hooks.Stuck = func(e ackpolicy.StuckEvent) { t.Errorf("stuck: %+v", e) }
+	cfg.Hooks.Blocked = func(e ackpolicy.BlockedEvent) { t.Errorf("stuck: %+v", e) }
 	s := consume(t, cfg, topic, nackFor(0, 24*time.Hour), ackpolicy.NackOnError.Middleware)
 	settledAll(t, s, records)
 	s.stop()

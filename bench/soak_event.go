@@ -6,16 +6,16 @@ import "encoding/binary"
 // write and before they go on: so they come in the order in which things happened.
 // Those of hooks come just after it.
 const (
-	evStart     = iota + 1 // a handler begins; A: attempt, B: key
-	evEnd                  // it is about to return; A: what becomes of the delivery, a status, perhaps with settled* bits; B: key
-	evSettled              // A: status, B: attempt
-	evBuried               // the dead letter is stored
-	evAssigned             // Offset: the first record to come
-	evReleased             // Offset: the watermark; A: released* bits, and the letters that were not stored, times releasedLetter; B: settled records without marks
-	evCommitted            // Offset: the next record to be read
-	evKilled               // of the parent: the member's process is gone
-	evSample               // Offset: heap, A: resident bytes, B: goroutines after its last session
-	evFault                // a member saw something that must not be; A: which, see soakFaults
+	evStart        = iota + 1 // a handler begins; A: attempt, B: key
+	evEnd                     // it is about to return; A: what becomes of the delivery, a status, perhaps with settled* bits; B: key
+	evSettled                 // A: status, B: attempt
+	evDeadLettered            // the dead letter is stored
+	evAssigned                // Offset: the first record to come
+	evReleased                // Offset: the watermark; A: released* bits, and the letters that were not stored, times releasedLetter; B: settled records without marks
+	evCommitted               // Offset: the next record to be read
+	evKilled                  // of the parent: the member's process is gone
+	evSample                  // Offset: heap, A: resident bytes, B: goroutines after its last session
+	evFault                   // a member saw something that must not be; A: which, see soakFaults
 )
 
 // Statuses, as ackpolicy.Status has them.

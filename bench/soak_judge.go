@@ -94,8 +94,8 @@ func (j *judge) add(e soakEvent, now time.Time) {
 		j.end(p, e)
 	case evSettled:
 		j.settle(p, e)
-	case evBuried:
-		j.bury(p, e)
+	case evDeadLettered:
+		j.storedLetter(p, e)
 	case evAssigned:
 		j.assigned(p, e)
 	case evReleased:

@@ -23,8 +23,8 @@ func releasedWith(member int, at, letters, unmarked int64) ledger {
 	return ledger{{Kind: evReleased, Member: byte(member), Offset: at, A: letters * releasedLetter, B: unmarked}}
 }
 
-func killed(member int) ledger               { return of(evKilled, member, 0, 0) }
-func buried(member int, offset int64) ledger { return of(evBuried, member, offset, 0) }
+func killed(member int) ledger                     { return of(evKilled, member, 0, 0) }
+func deadLettered(member int, offset int64) ledger { return of(evDeadLettered, member, offset, 0) }
 
 func start(member int, offset, attempt int64) ledger { return of(evStart, member, offset, attempt) }
 func end(member int, offset, verdict int64) ledger   { return of(evEnd, member, offset, verdict) }
@@ -47,7 +47,7 @@ func nacked(member int, offset, attempt int64) ledger {
 }
 
 func rejected(member int, offset, attempt int64) ledger {
-	return join(began(member, offset, attempt, statusRejected), settled(member, offset, statusRejected, attempt), buried(member, offset))
+	return join(began(member, offset, attempt, statusRejected), settled(member, offset, statusRejected, attempt), deadLettered(member, offset))
 }
 
 // late is a delivery that is settled after its handler returned; its settlement is told apart.

@@ -21,8 +21,8 @@ func (j *judge) count(id soakRecord, by letterCount) {
 	}
 }
 
-// bury takes note of a letter that is stored.
-func (j *judge) bury(p *soakPartition, e soakEvent) {
+// storedLetter takes note of a letter that is stored.
+func (j *judge) storedLetter(p *soakPartition, e soakEvent) {
 	if j.belated(p, e, statusRejected) {
 		return
 	}

@@ -127,9 +127,9 @@ func (m *soakMember) config() ackpolicy.SubscriberConfig {
 					A: bits | releasedLetter*int64(e.Letters), B: int64(e.Unmarked),
 				})
 			},
-			Buried: func(e ackpolicy.BuriedEvent) {
+			DeadLettered: func(e ackpolicy.DeadLetteredEvent) {
 				if e.Err == nil {
-					m.tellOf(evBuried, e.Topic, e.Partition, e.Offset, 0)
+					m.tellOf(evDeadLettered, e.Topic, e.Partition, e.Offset, 0)
 				}
 			},
 		},

@@ -97,14 +97,14 @@ func (t *term) String() string {
 type delivery struct {
 	ID
 	*term
-	attempt int
-	at      int64
-	end     int64  // when the handler was about to return, or its process was dead; else never
-	verdict string // of the handler's end
-	calls   []*call
-	settled string // what the subscriber tells
-	told    int64  // when it told so first
-	buried  int64  // when its letter was stored; 0: never
+	attempt  int
+	at       int64
+	end      int64  // when the handler was about to return, or its process was dead; else never
+	verdict  string // of the handler's end
+	calls    []*call
+	settled  string // what the subscriber tells
+	told     int64  // when it told so first
+	letterAt int64  // when its letter was stored; 0: never
 }
 
 // call is a call of a verb.
@@ -306,16 +306,16 @@ func (h *history) readMembers() {
 	h.readLetters()
 }
 
-// readLetters notes when letters were stored: a Buried names no attempt.
+// readLetters notes when letters were stored: a DeadLettered names no attempt.
 func (h *history) readLetters() {
 	for _, e := range h.Entries {
-		if e.Kind != Buried {
+		if e.Kind != DeadLettered {
 			continue
 		}
 		for _, d := range slices.Backward(h.records[e.ID]) {
 			if _, rejects := d.intends(reject); rejects && d.member == e.Member && d.at < e.At {
-				if d.buried == 0 {
-					d.buried = e.At
+				if d.letterAt == 0 {
+					d.letterAt = e.At
 				}
 				break
 			}
@@ -351,7 +351,7 @@ func (h *history) closeTerm(t *term) {
 		at, ok := d.intends(ack)
 		if !ok {
 			if _, ok = d.intends(reject); ok && h.letters() {
-				at, ok = d.buried, d.buried > 0
+				at, ok = d.letterAt, d.letterAt > 0
 			}
 		}
 		if h.Policy == ackpolicy.AckFirst && !h.Stock {

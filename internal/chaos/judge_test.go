@@ -401,7 +401,7 @@ func TestJudge(t *testing.T) {
 		"a letter": {1, func(s *story) {
 			s.assigned(0, 0)
 			s.rejected(0, 0)
-			s.add(0, Buried, 0, 0, "")
+			s.add(0, DeadLettered, 0, 0, "")
 			s.Letters[ID{}] = 1
 			s.done(0)
 		}, nil, nil},
@@ -409,20 +409,20 @@ func TestJudge(t *testing.T) {
 			s.assigned(0, 0)
 			s.rejected(0, 0)
 			s.committed(0, 1)
-			s.add(0, Buried, 0, 0, "")
+			s.add(0, DeadLettered, 0, 0, "")
 			s.Letters[ID{}] = 1
 			s.done(0)
 		}, []string{RuleCommit}, nil},
 		"no letter": {1, func(s *story) {
 			s.assigned(0, 0)
 			s.rejected(0, 0)
-			s.add(0, Buried, 0, 0, "")
+			s.add(0, DeadLettered, 0, 0, "")
 			s.done(0)
 		}, []string{RuleLetter}, nil},
 		"a letter too many": {1, func(s *story) {
 			s.assigned(0, 0)
 			s.rejected(0, 0)
-			s.add(0, Buried, 0, 0, "")
+			s.add(0, DeadLettered, 0, 0, "")
 			s.Letters[ID{}] = 2
 			s.done(0)
 		}, []string{RuleLetter}, nil},
@@ -431,7 +431,7 @@ func TestJudge(t *testing.T) {
 			s.assigned(0, 0)
 			s.nacked(0, 0, 1)
 			s.rejected(0, 1)
-			s.add(0, Buried, 1, 0, "")
+			s.add(0, DeadLettered, 1, 0, "")
 			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0})
 			s.Letters[ID{0, 1}] = 2
 			s.assigned(1, 0)
@@ -441,11 +441,11 @@ func TestJudge(t *testing.T) {
 		"a letter is stored as its record is left": {1, func(s *story) {
 			s.assigned(0, 0)
 			s.rejected(0, 0)
-			s.add(0, Buried, 0, 0, "")
+			s.add(0, DeadLettered, 0, 0, "")
 			s.revokedSo(0, 0, howEnded{Clean: true, FirstLeft: 0, Letters: 1})
 			s.assigned(1, 0)
 			s.rejected(1, 0)
-			s.add(1, Buried, 0, 0, "")
+			s.add(1, DeadLettered, 0, 0, "")
 			s.Letters[ID{}] = 2
 			s.done(1)
 		}, nil, func(f Figures) bool { return f.Left == 1 && f.ExtraLetters == 1 }},

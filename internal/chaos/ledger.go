@@ -56,13 +56,13 @@ const (
 	Draining  = "draining"  // the drain has begun; offset and attempt are those of a delivery of that assignment
 	Revoked   = "revoked"   // the offset is the watermark, the detail how it ended
 	// of a member, about a delivery
-	Delivered   = "delivered"
-	Done        = "done"   // the handler is about to return; the detail is what that does to the record
-	Call        = "call"   // a verb is about to be called; the detail is which
-	Answer      = "answer" // it has returned; the detail is "verb true" or "verb false"
-	Settled     = "settled"
-	Buried      = "buried" // the letter is stored
-	Unconfirmed = "unconfirmed"
+	Delivered    = "delivered"
+	Done         = "done"   // the handler is about to return; the detail is what that does to the record
+	Call         = "call"   // a verb is about to be called; the detail is which
+	Answer       = "answer" // it has returned; the detail is "verb true" or "verb false"
+	Settled      = "settled"
+	DeadLettered = "dead_lettered" // the letter is stored
+	Unconfirmed  = "unconfirmed"
 )
 
 // Entry is a line of a ledger.

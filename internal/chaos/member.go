@@ -116,9 +116,9 @@ func hooks(l *Ledger) ackpolicy.Hooks {
 			how := howEnded{Clean: e.Err == nil, TimedOut: e.TimedOut, FirstLeft: e.FirstLeft, Letters: e.Letters, Unmarked: e.Unmarked}
 			l.Write(Revoked, ID{e.Partition, e.Offset}, 0, how.String()+" "+oneLine(errors.Join(e.Cause, e.Err)))
 		},
-		Buried: func(e ackpolicy.BuriedEvent) {
+		DeadLettered: func(e ackpolicy.DeadLetteredEvent) {
 			if e.Err == nil {
-				l.Write(Buried, ID{e.Partition, e.Offset}, 0, "")
+				l.Write(DeadLettered, ID{e.Partition, e.Offset}, 0, "")
 			}
 		},
 		Unconfirmed: func(e ackpolicy.UnconfirmedEvent) {
