@@ -9,7 +9,7 @@ import (
 
 	"github.com/IBM/sarama"
 
-	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/strategy"
 )
 
 // maxInstanceID is the longest static member id that Kafka takes.
@@ -77,7 +77,7 @@ func statefulStrategies(cfg *sarama.Config) (stateful []sarama.BalanceStrategy) 
 		strategies = []sarama.BalanceStrategy{s}
 	}
 	for _, s := range strategies {
-		if reflect.TypeOf(s).Comparable() && consumer.KeepsState(s) {
+		if reflect.TypeOf(s).Comparable() && strategy.KeepsState(s) {
 			stateful = append(stateful, s)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 
-	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/strategy"
 )
 
 // Ordering says which records wait for each other.
@@ -281,10 +281,10 @@ func copySarama(user *sarama.Config) *sarama.Config {
 		rebalance.Retry.Max *= int(b / pause)
 		rebalance.Retry.Backoff = pause
 	}
-	rebalance.Strategy = consumer.OwnStrategy(rebalance.Strategy)
+	rebalance.Strategy = strategy.Own(rebalance.Strategy)
 	rebalance.GroupStrategies = slices.Clone(rebalance.GroupStrategies)
 	for i, s := range rebalance.GroupStrategies {
-		rebalance.GroupStrategies[i] = consumer.OwnStrategy(s)
+		rebalance.GroupStrategies[i] = strategy.Own(s)
 	}
 	return &c
 }

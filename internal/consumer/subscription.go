@@ -13,6 +13,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/strategy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
@@ -54,7 +55,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	s.sideDialer.Once = true
 	s.health.explain = func(err error) error { return s.dialer.Explain(s.cfg.Sarama, err) }
 	s.watchRetries()
-	s.cooperative = isCooperative(cfg.Sarama)
+	s.cooperative = strategy.Cooperative(cfg.Sarama)
 	starting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(closing, func() { cancel(ErrClosing) })()

@@ -1,4 +1,5 @@
-package consumer
+// Package strategy makes balance strategies safe to use for several members of a process.
+package strategy
 
 import (
 	"fmt"
@@ -8,10 +9,11 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// OwnStrategy returns what stands for a balance strategy in one member's configuration. Members of one
-// process share the configuration, so sarama's strategies with a state are made for each.
-// One of the application's own type cannot be: its calls come one at a time, and a panic in it fails the rebalance, not the process.
-func OwnStrategy(s sarama.BalanceStrategy) sarama.BalanceStrategy {
+// Own returns the balance strategy for one member's configuration. Members of one process
+// share the application's configuration, so each gets a new one of sarama's strategies with
+// state. One of the application's own type cannot be made again: its calls come one at a
+// time, and a panic in it fails the rebalance, not the process.
+func Own(s sarama.BalanceStrategy) sarama.BalanceStrategy {
 	if s == nil {
 		return nil
 	}
@@ -27,37 +29,37 @@ func OwnStrategy(s sarama.BalanceStrategy) sarama.BalanceStrategy {
 			return own
 		}
 	}
-	guarded := guardedStrategy{s}
+	own := guarded{s}
 	if user, ok := s.(sarama.SubscriptionUserDataBalanceStrategy); ok {
-		return userDataStrategy{guarded, user}
+		return withUserData{own, user}
 	}
-	return guarded
+	return own
 }
 
 // KeepsState reports whether a strategy is of the application's own type and remembers what its member was
 // assigned, so that a second member cannot use it.
 func KeepsState(s sarama.BalanceStrategy) bool {
-	guarded, ok := OwnStrategy(s).(interface{ inner() sarama.BalanceStrategy })
+	own, ok := Own(s).(interface{ inner() sarama.BalanceStrategy })
 	if !ok {
 		return false
 	}
-	_, ok = guarded.inner().(sarama.OnAssignmentBalanceStrategy)
+	_, ok = own.inner().(sarama.OnAssignmentBalanceStrategy)
 	return ok
 }
 
-// strategies serializes the calls of applications' own strategies. They are made by the
-// leaders of groups, once a rebalance.
-var strategies sync.Mutex
+// calls serializes the calls of applications' own strategies. The leaders of groups make
+// them, once per rebalance.
+var calls sync.Mutex
 
-// guardedStrategy is a strategy of the application's own type.
-type guardedStrategy struct{ sarama.BalanceStrategy }
+// guarded is a strategy of the application's own type.
+type guarded struct{ sarama.BalanceStrategy }
 
-func (s guardedStrategy) inner() sarama.BalanceStrategy { return s.BalanceStrategy }
+func (s guarded) inner() sarama.BalanceStrategy { return s.BalanceStrategy }
 
 // guard calls the application's code.
-func (s guardedStrategy) guard(call func()) (err error) {
-	strategies.Lock()
-	defer strategies.Unlock()
+func (s guarded) guard(call func()) (err error) {
+	calls.Lock()
+	defer calls.Unlock()
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("the balance strategy %T panicked: %v", s.BalanceStrategy, r)
@@ -67,14 +69,14 @@ func (s guardedStrategy) guard(call func()) (err error) {
 	return nil
 }
 
-func (s guardedStrategy) Plan(members map[string]sarama.ConsumerGroupMemberMetadata, topics map[string][]int32) (plan sarama.BalanceStrategyPlan, err error) {
+func (s guarded) Plan(members map[string]sarama.ConsumerGroupMemberMetadata, topics map[string][]int32) (plan sarama.BalanceStrategyPlan, err error) {
 	if panicked := s.guard(func() { plan, err = s.BalanceStrategy.Plan(members, topics) }); panicked != nil {
 		return nil, panicked
 	}
 	return plan, err
 }
 
-func (s guardedStrategy) AssignmentData(member string, topics map[string][]int32, generation int32) (data []byte, err error) {
+func (s guarded) AssignmentData(member string, topics map[string][]int32, generation int32) (data []byte, err error) {
 	if panicked := s.guard(func() { data, err = s.BalanceStrategy.AssignmentData(member, topics, generation) }); panicked != nil {
 		return nil, panicked
 	}
@@ -82,7 +84,7 @@ func (s guardedStrategy) AssignmentData(member string, topics map[string][]int32
 }
 
 // SupportedProtocols implements sarama.RebalanceProtocolBalanceStrategy; a strategy that does not is eager.
-func (s guardedStrategy) SupportedProtocols() []sarama.RebalanceProtocol {
+func (s guarded) SupportedProtocols() []sarama.RebalanceProtocol {
 	if p, ok := s.BalanceStrategy.(sarama.RebalanceProtocolBalanceStrategy); ok {
 		return p.SupportedProtocols()
 	}
@@ -90,7 +92,7 @@ func (s guardedStrategy) SupportedProtocols() []sarama.RebalanceProtocol {
 }
 
 // OnAssignment implements sarama.OnAssignmentBalanceStrategy.
-func (s guardedStrategy) OnAssignment(assignment *sarama.ConsumerGroupMemberAssignment, generation int32) {
+func (s guarded) OnAssignment(assignment *sarama.ConsumerGroupMemberAssignment, generation int32) {
 	if on, ok := s.BalanceStrategy.(sarama.OnAssignmentBalanceStrategy); ok {
 		// Its panic is not worth the assignment, which holds without it.
 		if err := s.guard(func() { on.OnAssignment(assignment, generation) }); err != nil {
@@ -99,20 +101,21 @@ func (s guardedStrategy) OnAssignment(assignment *sarama.ConsumerGroupMemberAssi
 	}
 }
 
-// userDataStrategy is one that has user data of its own for each JoinGroup. Without it sarama sends the configured.
-type userDataStrategy struct {
-	guardedStrategy
+// withUserData is one that has user data of its own for each JoinGroup. Without it sarama sends what is configured.
+type withUserData struct {
+	guarded
 	user sarama.SubscriptionUserDataBalanceStrategy
 }
 
-func (s userDataStrategy) SubscriptionUserData(topics []string) (data []byte, err error) {
+func (s withUserData) SubscriptionUserData(topics []string) (data []byte, err error) {
 	if panicked := s.guard(func() { data, err = s.user.SubscriptionUserData(topics) }); panicked != nil {
 		return nil, panicked
 	}
 	return data, err
 }
 
-func isCooperative(cfg *sarama.Config) bool {
+// Cooperative reports whether a member with this configuration rebalances cooperatively.
+func Cooperative(cfg *sarama.Config) bool {
 	rebalance := &cfg.Consumer.Group.Rebalance
 	strategies := rebalance.GroupStrategies
 	if rebalance.Strategy != nil {
