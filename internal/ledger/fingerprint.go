@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"encoding/binary"
 	"hash/crc32"
 	"time"
 )
@@ -25,9 +24,11 @@ func (h *Hash) Bytes(b []byte) {
 }
 
 func (h *Hash) number(n uint64) {
-	var buf [8]byte
-	binary.BigEndian.PutUint64(buf[:], n)
-	h.crc = crc32.Update(h.crc, castagnoli, buf[:])
+	crc := ^h.crc
+	for shift := 56; shift >= 0; shift -= 8 { // crc32.Update of n's bytes, which would have to be allocated
+		crc = castagnoli[byte(crc)^byte(n>>shift)] ^ crc>>8
+	}
+	h.crc = ^crc
 }
 
 // Fingerprint is a number that two records share only if they are the same: same
