@@ -11,6 +11,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
 
 // task is the side of a Delivery that its slot sees: decode the record, send
@@ -43,7 +44,7 @@ func (s *subscription) newTask() consumer.Task {
 func (t *task) Delivery() *consumer.Delivery { return &t.kafka }
 
 // Run implements consumer.Task.
-func (t *task) Run(stop <-chan struct{}, copies *consumer.Copies) (v partition.Verdict, sent bool) {
+func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Verdict, sent bool) {
 	d := (*Delivery)(t)
 	if !d.sub.defaultMarshaler || len(d.sub.interceptors.all) > 0 {
 		d.at(decoding)
@@ -189,21 +190,21 @@ func (t *task) UnderWay() (call string, offers bool) {
 
 // decode makes a message of a record, for each delivery from the record as it came and
 // with memory of its own.
-func (s *subscription) decode(record *sarama.ConsumerMessage, copies *consumer.Copies) (msg *message.Message, err error) {
+func (s *subscription) decode(r *sarama.ConsumerMessage, copies *record.Copies) (msg *message.Message, err error) {
 	if len(s.interceptors.all) > 0 {
-		record = copies.Record(record)
-		s.interceptors.intercept(record, s.logger)
+		r = copies.Record(r)
+		s.interceptors.intercept(r, s.logger)
 		if s.defaultMarshaler {
-			return decodeDefault(record, record.Value), nil
+			return decodeDefault(r, r.Value), nil
 		}
 	} else if s.defaultMarshaler {
-		return decodeDefault(record, copies.Bytes(record.Value)), nil
+		return decodeDefault(r, copies.Bytes(r.Value)), nil
 	} else {
-		record = copies.Record(record)
+		r = copies.Record(r)
 	}
-	partition, offset := record.Partition, record.Offset
+	partition, offset := r.Partition, r.Offset
 	if broken := guard("the unmarshaler", func() {
-		msg, err = s.sub.config.Kafka.Unmarshaler.Unmarshal(record)
+		msg, err = s.sub.config.Kafka.Unmarshaler.Unmarshal(r)
 	}, func(err error) {
 		s.logger.Error("Unmarshal failed: the record is tried again", err, watermill.LogFields{
 			"kafka_partition": partition, "kafka_partition_offset": offset,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
@@ -219,7 +220,7 @@ func (c *Claim) count(m *sarama.ConsumerMessage, size int) {
 
 // push returns the record's size.
 func (c *Claim) push(m *sarama.ConsumerMessage) int {
-	size := sizeOf(m)
+	size := record.Size(m)
 	if int64(size) > c.portion.largest.Load() {
 		c.portion.largest.Store(int64(size))
 	}
@@ -242,21 +243,6 @@ func (c *Claim) detach() {
 	for next, more := uint64(0), true; more; {
 		next, more = c.part.Detach(next, detachBytes, Now()+int64(evictAfter))
 	}
-}
-
-// What a record and a header take beside their bytes: sarama's structs, as the heap
-// rounds them. For small records it is the greater part.
-const (
-	messageSize = 160
-	headerSize  = 56
-)
-
-func sizeOf(m *sarama.ConsumerMessage) int {
-	n := messageSize + len(m.Key) + len(m.Value)
-	for _, h := range m.Headers {
-		n += headerSize + len(h.Key) + len(h.Value)
-	}
-	return n
 }
 
 func (c *Claim) start(n int) {

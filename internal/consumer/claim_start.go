@@ -9,6 +9,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
@@ -78,7 +79,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		Limit:          s.limit,
 		Bytes:          &c.portion.bytes,
 		Late:           &s.late,
-		Detach:         detached,
+		Detach:         record.Detached,
 		Start:          start.offset,
 		Fingerprint:    s.fingerprint,
 		Marks:          marks,

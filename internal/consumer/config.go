@@ -16,6 +16,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
 
 // Stop is why an assignment ends. A context that ends with it was canceled: it is
@@ -74,7 +75,7 @@ type Task interface {
 	// Run hands the record to the application and returns its verdict once it is
 	// finished. sent is false if stop closed before anybody took it. The record is
 	// not to be changed: what the application is given is copied.
-	Run(stop <-chan struct{}, copies *Copies) (v partition.Verdict, sent bool)
+	Run(stop <-chan struct{}, copies *record.Copies) (v partition.Verdict, sent bool)
 	// Gone stands for Run where the record is no longer in Kafka.
 	Gone(err error) partition.Verdict
 	// Died stands for Run where the record is given up, because its handler ended the process.

@@ -1,11 +1,10 @@
-package consumer
+package record
 
 import (
 	"bytes"
 	"fmt"
 	"hash/maphash"
 	"testing"
-	"time"
 )
 
 func TestCopies(t *testing.T) {
@@ -28,14 +27,6 @@ func TestCopies(t *testing.T) {
 		_ = append(b, 1, 2, 3)
 		for k := range b {
 			b[k] = 0xff
-		}
-	}
-}
-
-func TestStamp(t *testing.T) {
-	for _, at := range []time.Time{{}, time.UnixMilli(0), time.UnixMilli(1_700_000_000_123)} {
-		if got := stampOf(at).time(); !got.Equal(at) || got.IsZero() != at.IsZero() {
-			t.Errorf("%v is %v", at, got)
 		}
 	}
 }

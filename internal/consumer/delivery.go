@@ -1,0 +1,148 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
+)
+
+// Delivery is the handle of one handing out of a record.
+type Delivery struct {
+	partition.Delivery[*sarama.ConsumerMessage]
+	claim     *Claim
+	key       []byte
+	timestamp stamp
+}
+
+// Settle settles the delivery unless it is settled; see partition.Settle.
+func (d *Delivery) Settle(v partition.Verdict) (status partition.Status, first bool) {
+	v.Fingerprint = d.claim.print(&d.Delivery, v.Status)
+	status, first, w := d.claim.part.Settle(&d.Delivery, v, Now())
+	d.claim.do(w)
+	return status, first
+}
+
+// AckCumulative acks the record and every earlier one that no handler has.
+func (d *Delivery) AckCumulative() (status partition.Status, first bool, others []partition.Acknowledged) {
+	v := partition.Verdict{Status: partition.Acked, Fingerprint: d.claim.print(&d.Delivery, partition.Acked)}
+	status, first, others, w := d.claim.part.AckCumulative(&d.Delivery, v, Now())
+	d.claim.do(w)
+	return status, first, others
+}
+
+// Release tells that a rejected record's dead letter is stored.
+func (d *Delivery) Release() bool {
+	ok, w := d.claim.part.Release(&d.Delivery)
+	d.claim.do(w)
+	return ok
+}
+
+// Status returns what became of the delivery.
+func (d *Delivery) Status() partition.Status { return d.claim.part.Status(&d.Delivery) }
+
+// Draining is closed when the partition's drain begins. Who asks for it may
+// settle late: a drain waits for that.
+func (d *Delivery) Draining() <-chan struct{} {
+	d.claim.shared.late.Store(true)
+	return d.claim.draining
+}
+
+// Ended returns why the assignment ended, once the status is Revoked.
+func (d *Delivery) Ended() error { return d.claim.ended }
+
+// Context is cancelled, with ErrRevoked or ErrClosing as its cause, when the
+// partition is no longer ours.
+func (d *Delivery) Context() context.Context { return d.claim.ctx }
+
+// HasGroup reports whether offsets are committed.
+func (d *Delivery) HasGroup() bool { return d.claim.source != nil }
+
+// WaitStored returns once the broker stores that the record, which is settled, is.
+func (d *Delivery) WaitStored(ctx context.Context) error {
+	c := d.claim
+	if c.source == nil {
+		return ErrNoConsumerGroup
+	}
+	c.part.Want(&d.Delivery)
+	return c.cause(c.source.Wait(ctx, d.Seq()))
+}
+
+// Confirm acks a record whose handler has not run, unless it is settled otherwise, and
+// returns once that is stored. It ends only with the commit or the assignment. first reports
+// whether it was not settled before, and sent, with an error, whether a commit that covers it
+// was tried: if not, the record is left to the next owner.
+func (d *Delivery) Confirm() (first, sent bool, err error) {
+	c := d.claim
+	v := partition.Verdict{Status: partition.Acked, Confirm: true, Fingerprint: c.print(&d.Delivery, partition.Acked)}
+	err = c.source.Confirm(d.Seq(), func() (bool, func()) {
+		var w partition.Work
+		var status partition.Status
+		status, first, w = c.part.Settle(&d.Delivery, v, Now())
+		if !first {
+			c.part.Want(&d.Delivery)
+		}
+		return status == partition.Acked, func() { c.do(w) }
+	}, func() { c.part.Unconfirm(d.Seq()) })
+	var not *commit.NotStored
+	return first, errors.As(err, &not) && not.Sent, c.cause(err)
+}
+
+// cause turns the end of a wait into the end of the assignment, where it was that.
+func (c *Claim) cause(err error) error {
+	var not *commit.NotStored
+	if !errors.As(err, &not) || errors.Is(err, ErrRevoked) || errors.Is(err, ErrClosing) {
+		return err
+	}
+	return errors.Join(ErrRevoked, err) // fenced: the group went on without us
+}
+
+// Topic, Partition, Key and Timestamp are the record's, at any time.
+func (d *Delivery) Topic() string        { return d.claim.topic }
+func (d *Delivery) Partition() int32     { return d.claim.partition }
+func (d *Delivery) Key() []byte          { return d.key }
+func (d *Delivery) Timestamp() time.Time { return d.timestamp.time() }
+
+// describe keeps what the delivery tells of its record for as long as the application
+// keeps the delivery.
+func (d *Delivery) describe(r *sarama.ConsumerMessage, c *record.Copies) {
+	d.key, d.timestamp = c.Bytes(r.Key), stampOf(r.Timestamp)
+}
+
+// stamp is a Kafka timestamp, in milliseconds: a third of a time.Time. sarama's zero time,
+// where the producer wrote none, stays one.
+type stamp int64
+
+func stampOf(t time.Time) stamp { return stamp(t.UnixMilli()) }
+
+func (s stamp) time() time.Time {
+	t := time.UnixMilli(int64(s))
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return t
+}
+
+// Original returns a copy of the record as it is in Kafka. With traced it comes from
+// the broker, since a tracer writes into the headers of the one in memory, and so does
+// one that memory holds no longer. The error may be reread.ErrGone.
+func (d *Delivery) Original(ctx context.Context, traced bool) (*sarama.ConsumerMessage, error) {
+	held, whole := d.claim.part.Record(&d.Delivery)
+	if whole && !traced {
+		return record.Detached(held), nil
+	}
+	read, err := d.claim.reader.Read(ctx.Done(), d.Offset())
+	switch {
+	case err == nil:
+		return record.Detached(read), nil
+	case whole && errors.Is(err, reread.ErrGone):
+		return record.Detached(held), nil
+	}
+	return nil, err
+}
