@@ -9,6 +9,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/budget"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
@@ -45,7 +46,9 @@ type Claim struct {
 	partition int32
 	part      *partition.Partition[*sarama.ConsumerMessage]
 	logger    watermill.LoggerAdapter
-	portion   portion                 // of MaxBufferedBytes
+	portion   *budget.Portion         // of MaxBufferedBytes
+	gate      *gate                   // pauses the partition
+	logEnd    func() int64            // where the log ended at the last fetch
 	reconnect context.CancelCauseFunc // ends the session; the next has new connections
 
 	committer *commit.Committer // nil without a group
@@ -87,7 +90,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 		return
 	}
 	s := c.shared
-	s.budget.enter(&c.portion)
+	c.portion.Enter()
 	s.reading(c, true)
 	defer s.reading(c, false)
 	opening, cancel := context.WithCancel(c.ctx)
@@ -105,7 +108,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	defer detach.Stop()
 	polled := false
 	for {
-		if closed := c.portion.gate.closed(); closed && !polled {
+		if closed := c.gate.closed(); closed && !polled {
 			poll.Reset(pollPaused)
 			polled = true
 		} else if !closed && polled {
@@ -139,17 +142,17 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 		case <-closing:
 			return
 		}
-		if c.portion.gate.has(fullWindow) && !c.over(lowMark) {
-			c.portion.gate.mark(fullWindow, false)
+		if c.gate.has(fullWindow) && !c.over(lowMark) {
+			c.gate.mark(fullWindow, false)
 		}
 	}
 }
 
 // rest is what a paused claim does every now and then.
 func (c *Claim) rest() {
-	c.budget.update(&c.portion)
+	c.portion.Update()
 	// One that waits for room may hold it itself, below what is crowded.
-	if c.crowded() || c.portion.gate.has(noRoom) {
+	if c.budget.Crowded() || c.gate.has(noRoom) {
 		c.evict()
 	}
 	c.watch()
@@ -159,13 +162,14 @@ func (c *Claim) rest() {
 func (c *Claim) catchUp(messages <-chan *sarama.ConsumerMessage) {
 	for range len(messages) {
 		if m, ok := <-messages; ok {
-			c.count(m, c.push(m))
+			size := c.push(m)
+			c.count(m, size, size)
 		}
 	}
-	if c.crowded() {
+	if c.budget.Crowded() {
 		c.evict()
 	}
-	c.budget.looked(&c.portion)
+	c.portion.Looked()
 }
 
 // look has the claim's goroutine catch up, and waits for it.
@@ -193,10 +197,14 @@ func (c *Claim) open(ctx context.Context) *sync.WaitGroup {
 
 // take pushes a record and those behind it that are there already.
 func (c *Claim) take(m *sarama.ConsumerMessage, messages <-chan *sarama.ConsumerMessage) bool {
-	size := 0
-	defer func() { c.count(m, size) }()
-	for range batch {
-		size += c.push(m)
+	bytes, largest := 0, 0
+	defer func() { c.count(m, bytes, largest) }()
+	for n := 1; ; n++ {
+		size := c.push(m)
+		bytes, largest = bytes+size, max(largest, size)
+		if n == batch {
+			return true
+		}
 		select {
 		case next, ok := <-messages:
 			if !ok {
@@ -207,23 +215,17 @@ func (c *Claim) take(m *sarama.ConsumerMessage, messages <-chan *sarama.Consumer
 			return true
 		}
 	}
-	size += c.push(m)
-	return true
 }
 
 // count tells the budget of records that were taken, up to m.
-func (c *Claim) count(m *sarama.ConsumerMessage, size int) {
-	c.portion.next.Store(m.Offset + 1)
-	c.portion.pushed.Add(int64(size))
-	c.taken += int64(size)
+func (c *Claim) count(m *sarama.ConsumerMessage, bytes, largest int) {
+	c.portion.Took(m.Offset+1, int64(bytes), int64(largest))
+	c.taken += int64(bytes)
 }
 
 // push returns the record's size.
 func (c *Claim) push(m *sarama.ConsumerMessage) int {
 	size := record.Size(m)
-	if int64(size) > c.portion.largest.Load() {
-		c.portion.largest.Store(int64(size))
-	}
 	w, err := c.part.Push(m.Offset, m, size)
 	if err != nil {
 		c.logger.Error("Record dropped: sarama delivered it twice or out of order", err, watermill.LogFields{"kafka_partition_offset": m.Offset})
@@ -272,14 +274,14 @@ func (c *Claim) over(mark int) bool {
 
 // regulate pauses the partition if its window is too full and stays so.
 func (c *Claim) regulate(timer *time.Timer, done <-chan struct{}) {
-	if c.crowded() {
+	if c.budget.Crowded() {
 		c.evict()
 	}
 	if c.taken >= within {
 		c.taken = 0
-		c.budget.update(&c.portion)
+		c.portion.Update()
 	}
-	if c.portion.gate.has(fullWindow) || !c.over(highMark) {
+	if c.gate.has(fullWindow) || !c.over(highMark) {
 		return
 	}
 	held := time.NewTimer(holdBack)
@@ -302,6 +304,6 @@ hold:
 	if !c.over(highMark) {
 		return
 	}
-	c.portion.gate.mark(fullWindow, true)
+	c.gate.mark(fullWindow, true)
 	c.part.ArmLow(lowMark)
 }

@@ -35,7 +35,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 	cfg := s.cfg
 	c := &Claim{
 		shared: s, topic: start.topic, partition: start.partition,
-		reconnect: start.reconnect,
+		reconnect: start.reconnect, gate: start.gate, logEnd: start.end,
 		committer: start.committer,
 		topicID:   start.topicID, cluster: start.cluster,
 		reader:    reread.New(start.side, start.topic, start.partition, start.abortLate),
@@ -47,9 +47,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		looks:     make(chan chan struct{}),
 		suspected: make(chan struct{}, 1),
 	}
-	c.portion.gate, c.portion.end = start.gate, start.end
-	c.portion.bytes.Total = &s.budget.held
-	c.portion.next.Store(start.offset)
+	c.portion = s.budget.Portion(start.offset, start.end, func(room bool) { c.gate.mark(noRoom, !room) })
 	c.logger = cfg.Logger.With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset})
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(start.ctx))
 	var marks []ledger.Block
@@ -77,7 +75,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		MaxUncommitted: cfg.MaxUncommitted,
 		Committed:      c.committer != nil,
 		Limit:          s.limit,
-		Bytes:          &c.portion.bytes,
+		Bytes:          &c.portion.Bytes,
 		Late:           &s.late,
 		Detach:         record.Detached,
 		Start:          start.offset,

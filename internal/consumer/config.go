@@ -15,6 +15,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/budget"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
@@ -114,7 +115,7 @@ type Released struct {
 type shared struct {
 	cfg     *Config
 	closing chan struct{} // closed at the beginning of the end
-	budget  budget
+	budget  *budget.Budget
 	late    atomic.Bool
 	limit   *partition.Limit
 
@@ -139,11 +140,10 @@ type shared struct {
 
 func newShared(cfg *Config) *shared {
 	s := &shared{
-		cfg: cfg, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
+		cfg: cfg, budget: budget.New(cfg.MaxBufferedBytes), closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
 		stalls: map[int32]int64{}, running: map[int32]*Claim{}, leaderless: leaderless{},
 		mail: sharedLetters{room: make(chan struct{}, allLetters)},
 	}
-	s.budget.bound = cfg.MaxBufferedBytes
 	s.suspicion.turn = make(chan struct{}, 1)
 	s.health = newHealth(cfg.Logger, s.closingNow, s.partitions)
 	return s
@@ -155,7 +155,7 @@ func (s *shared) partitions() map[int32]bool {
 	defer s.claimsMu.Unlock()
 	paused := make(map[int32]bool, len(s.claims))
 	for c := range s.claims {
-		paused[c.partition] = c.portion.gate.closed()
+		paused[c.partition] = c.gate.closed()
 	}
 	for p, asked := range s.leaderless {
 		if time.Since(asked) < askedAgain {
@@ -207,14 +207,10 @@ func (s *shared) evict() {
 	for _, c := range claims {
 		c.part.Evict(soon)
 	}
-	if s.crowded() || s.budget.scarce() { // it costs a look at every record: not again at once
+	if s.budget.Crowded() || s.budget.Scarce() { // it costs a look at every record: not again at once
 		s.evictNext = time.Now().Add(200 * time.Millisecond)
 	}
 }
-
-// crowded tells that what waits for long has to go: half of the bound is for
-// what can be handed out.
-func (s *shared) crowded() bool { return s.budget.held.Load() > s.budget.bound/2 }
 
 // fetched is called by sarama once it has handed out what a fetch brought for a
 // partition, before it sends the next one.
@@ -223,7 +219,7 @@ func (s *shared) fetched(p int32) {
 	s.claimsMu.Lock()
 	c := s.running[p]
 	s.claimsMu.Unlock()
-	if c != nil && s.budget.fetched(&c.portion) {
+	if c != nil && c.portion.Fetched() {
 		c.look()
 	}
 }
@@ -258,7 +254,7 @@ func (s *shared) shut() bool {
 }
 
 func (s *shared) exit(c *Claim) {
-	s.budget.exit(&c.portion)
+	c.portion.Exit()
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	delete(s.claims, c)

@@ -58,16 +58,16 @@ func (c *Claim) examine() {
 	case <-c.draining:
 		return
 	}
-	if c.suspicion.found.Load() >= round || c.portion.gate.has(undecodable) {
+	if c.suspicion.found.Load() >= round || c.gate.has(undecodable) {
 		return
 	}
 	if c.decodes() {
 		return
 	}
 	c.suspicion.found.Store(c.suspicion.round.Load())
-	c.portion.gate.mark(undecodable, true)
+	c.gate.mark(undecodable, true)
 	if c.cfg.Events.Stalled != nil {
-		c.cfg.Events.Stalled(c.topic, c.partition, Stalled{Offset: c.corrupt.offset, End: c.portion.end()})
+		c.cfg.Events.Stalled(c.topic, c.partition, Stalled{Offset: c.corrupt.offset, End: c.logEnd()})
 	}
 }
 
@@ -76,7 +76,7 @@ func (c *Claim) examineAgain() {
 	if !c.decodes() {
 		return
 	}
-	c.portion.gate.mark(undecodable, false)
+	c.gate.mark(undecodable, false)
 	if report, reported := c.corrupt.outage.Over(); reported {
 		c.logger.Info("Partition goes on", report.AddTo(nil))
 	}
@@ -87,7 +87,7 @@ func (c *Claim) decodes() bool {
 	offset, reason, err := c.reader.Undecodable(c.draining, c.part.Next())
 	switch {
 	case err != nil:
-		return !c.portion.gate.has(undecodable)
+		return !c.gate.has(undecodable)
 	case reason == nil:
 		return true
 	}

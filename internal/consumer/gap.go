@@ -18,6 +18,10 @@ const gapLook = time.Second
 // gapPatience is how long that question may take at the end of an assignment.
 const gapPatience = time.Second
 
+// doubtAfter is how long a paused partition with nothing to hand out waits for room until
+// marks that it waits for are given up.
+const doubtAfter = 10 * time.Second
+
 // gapLooks is what a claim knows of the offsets behind its last record.
 type gapLooks struct {
 	next  int64     // at the last look
@@ -49,14 +53,14 @@ func (c *Claim) passGap(g *gapLooks, most time.Duration) {
 // the partition is paused, and may be so for what waits behind them.
 func (c *Claim) doubt(g *gapLooks, next int64) {
 	end := c.part.Inherits()
-	switch log := c.portion.end(); {
+	switch log := c.logEnd(); {
 	case end < 0:
 		return
 	case log > 0 && log < end: // it held them once
 	case next != g.next:
 		return
-	case c.portion.gate.closed():
-		if load := c.part.Load(); load.Ready+load.Running > 0 || !c.budget.overdrawn(&c.portion) && time.Since(g.since) < stuckFor {
+	case c.gate.closed():
+		if load := c.part.Load(); load.Ready+load.Running > 0 || !c.portion.Overdrawn() && time.Since(g.since) < doubtAfter {
 			return // there will be room
 		}
 	case log > next:
@@ -83,7 +87,7 @@ func (c *Claim) passLastGap() {
 // mayPass reports whether a question is worth it. A partition that is paused has not got what
 // comes next, and the answer would bring it, past MaxBufferedBytes.
 func (c *Claim) mayPass(next int64) bool {
-	return !c.portion.gate.closed() && c.portion.end() > next && c.part.Load().Unsettled == 0
+	return !c.gate.closed() && c.logEnd() > next && c.part.Load().Unsettled == 0
 }
 
 func (c *Claim) skip(from, to int64) bool {

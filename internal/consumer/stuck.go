@@ -39,7 +39,7 @@ func (c *Claim) watch() {
 	switch {
 	case load.Blocked:
 		now.Bound = "MaxUncommitted"
-	case c.budget.overdrawn(&c.portion):
+	case c.portion.Overdrawn():
 		now.Bound = "MaxBufferedBytes"
 	}
 	oldest, ok := c.part.Oldest()

@@ -48,7 +48,7 @@ func (c *Claim) watchdog() {
 	for {
 		select {
 		case <-ticker.C:
-			if c.portion.gate.has(undecodable) {
+			if c.gate.has(undecodable) {
 				c.examineAgain()
 			}
 		case <-gaps.C:
@@ -60,7 +60,7 @@ func (c *Claim) watchdog() {
 		case <-c.draining:
 			return
 		}
-		if next := c.part.Next(); next != seen || c.portion.gate.closed() {
+		if next := c.part.Next(); next != seen || c.gate.closed() {
 			if looks >= lookTold {
 				c.logger.Info("Partition goes on", watermill.LogFields{"failing_for": (time.Duration(looks) * every).String()})
 			}

@@ -1,4 +1,12 @@
-package consumer
+// Package budget shares a bound of bytes among the claims of a subscription, before they
+// fetch. sarama decompresses a whole fetch, and asks for the next one as soon as it has
+// handed out the last record: to pause a partition once its records are too many would be
+// late by two fetches for each partition.
+//
+// Half of the bound is divided evenly. What a claim holds, and what its next fetch may
+// bring, always has room in its share of that. The other half goes to whoever needs more,
+// in turn.
+package budget
 
 import (
 	"slices"
@@ -21,33 +29,42 @@ const (
 	stuckFor = 10 * time.Second
 )
 
-// budget shares MaxBufferedBytes among the claims of a subscription, before they fetch.
-// sarama decompresses a whole fetch, and asks for the next one as soon as it has handed out
-// the last record: to pause a partition once its records are too many would be late by two
-// fetches for each partition.
-//
-// Half of the bound is divided evenly. What a claim holds, and what its next fetch may
-// bring, always has room in its share of that. The other half goes to whoever needs more,
-// in turn.
-type budget struct {
+// Budget is the bound of a subscription.
+type Budget struct {
 	bound int64
 	held  atomic.Int64 // the bytes of all claims' unsettled records
 
 	mu       sync.Mutex
-	portions []*portion // of all claims
-	queue    []*portion // those that wait for room, the longest first
+	portions []*Portion // of all claims
+	queue    []*Portion // those that wait for room, the longest first
 	expected int64      // what the next fetches of those that may fetch bring
 	fetch    int64      // the largest fetch lately; 0: there was none
 	record   int64      // the largest record
 }
 
-// portion is a claim's part of the budget.
-type portion struct {
-	bytes   partition.Bytes // of its unsettled records
-	gate    *gate
-	end     func() int64 // where the log ended at its last fetch
+// New returns a budget of so many bytes.
+func New(bound int64) *Budget { return &Budget{bound: bound} }
+
+// Crowded reports whether what waits for long has to go: half of the bound is for what
+// can be handed out.
+func (b *Budget) Crowded() bool { return b.held.Load() > b.bound/2 }
+
+// Scarce reports whether a claim waits for room.
+func (b *Budget) Scarce() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.queue) > 0
+}
+
+// Portion is a claim's part of the budget. A claim that has not entered may not fetch.
+type Portion struct {
+	Bytes partition.Bytes // of its unsettled records
+
+	budget  *Budget
+	room    func(bool)
+	end     func() int64
 	next    atomic.Int64 // the offset that its next fetch begins at
-	pushed  atomic.Int64 // bytes, ever
+	took    atomic.Int64 // bytes, ever
 	largest atomic.Int64 // record
 
 	// Guarded by budget.mu.
@@ -63,19 +80,33 @@ type portion struct {
 	stuck    bool
 }
 
-func (b *budget) enter(p *portion) {
+// Portion returns a part for a claim that begins at the offset next. end returns where the
+// log ended at its last fetch. room is called when the claim may fetch and when it may not
+// any more: with a lock held, so it must only take note.
+func (b *Budget) Portion(next int64, end func() int64, room func(bool)) *Portion {
+	p := &Portion{budget: b, room: room, end: end}
+	p.Bytes.Total = &b.held
+	p.next.Store(next)
+	return p
+}
+
+// Enter has the claim take part. It may fetch once there is room.
+func (p *Portion) Enter() {
+	b := p.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.portions = append(b.portions, p)
-	p.shut = true // as its gate is
+	p.shut = true
 	b.queue = append(b.queue, p)
 	b.admit()
 }
 
-func (b *budget) exit(p *portion) {
+// Exit follows the end of the claim.
+func (p *Portion) Exit() {
+	b := p.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	is := func(q *portion) bool { return q == p }
+	is := func(q *Portion) bool { return q == p }
 	b.portions = slices.DeleteFunc(b.portions, is)
 	b.queue = slices.DeleteFunc(b.queue, is)
 	b.expect(p, 0)
@@ -83,9 +114,21 @@ func (b *budget) exit(p *portion) {
 	b.admit()
 }
 
-// fetched ends a fetch of a partition that was not paused. It reports whether the claim has
-// to look, before the next one, at what came: it is the first, or room is scarce.
-func (b *budget) fetched(p *portion) (look bool) {
+// Took takes note of records that the claim took: their bytes, the largest of them, and
+// the offset behind the last one.
+func (p *Portion) Took(next, bytes, largest int64) {
+	p.next.Store(next)
+	p.took.Add(bytes)
+	if largest > p.largest.Load() {
+		p.largest.Store(largest)
+	}
+}
+
+// Fetched ends a fetch of a partition that was not paused. It reports whether the claim has
+// to take, before the next one, what came, and then to call Looked: it is the first fetch,
+// or room is scarce.
+func (p *Portion) Fetched() (look bool) {
+	b := p.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p.shut {
@@ -99,18 +142,19 @@ func (b *budget) fetched(p *portion) (look bool) {
 	return false
 }
 
-// looked is update after a fetch of which everything was taken.
-func (b *budget) looked(p *portion) {
+// Looked is Update after a fetch of which everything was taken.
+func (p *Portion) Looked() {
+	b := p.budget
 	b.mu.Lock()
 	b.measure(p)
 	b.mu.Unlock()
-	b.update(p)
+	p.Update()
 }
 
-func (b *budget) measure(p *portion) {
-	pushed := p.pushed.Load()
-	last := pushed - p.counted
-	p.counted = pushed
+func (b *Budget) measure(p *Portion) {
+	took := p.took.Load()
+	last := took - p.counted
+	p.counted = took
 	// The first of these calls may belong to a fetch that was under way when the claim was let in.
 	p.fetches++
 	p.asked, p.idle = time.Now(), last == 0 && p.fetches > 1
@@ -122,7 +166,7 @@ func (b *budget) measure(p *portion) {
 }
 
 // nextFetch returns what a claim's next fetch may bring.
-func (b *budget) nextFetch(p *portion) int64 {
+func (b *Budget) nextFetch(p *Portion) int64 {
 	lag := p.end() - p.next.Load()
 	if (lag <= 0 || p.idle) && b.held.Load() <= b.bound {
 		return 0 // it waits for what is produced, and gets that bit by bit
@@ -143,18 +187,19 @@ func (b *budget) nextFetch(p *portion) int64 {
 	return n
 }
 
-func (b *budget) expect(p *portion, bytes int64) {
+func (b *Budget) expect(p *Portion, bytes int64) {
 	b.expected += bytes - p.expected
 	p.expected = bytes
 }
 
 // roomy reports whether nobody needs to care, also after a fetch of so many bytes more.
-func (b *budget) roomy(more int64) bool {
+func (b *Budget) roomy(more int64) bool {
 	return len(b.queue) == 0 && b.held.Load()+b.expected+more <= b.bound/2
 }
 
-// update decides whether a claim may fetch, and then whether those that wait may.
-func (b *budget) update(p *portion) {
+// Update decides whether the claim may fetch, and then whether those that wait may.
+func (p *Portion) Update() {
+	b := p.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !p.shut {
@@ -164,24 +209,24 @@ func (b *budget) update(p *portion) {
 		} else {
 			p.shut = true
 			b.queue = append(b.queue, p)
-			p.gate.mark(noRoom, true)
+			p.room(false)
 		}
 	}
 	b.admit()
 }
 
-// watch looks whether a claim is stuck with what it holds, be it that it waits for room or that there is nothing more
-// to fetch.
-func (p *portion) watch(now time.Time) {
-	if bytes := p.bytes.Load(); bytes != p.still || p.since.IsZero() {
+// watch looks whether a claim is stuck with what it holds, whether it waits for room or
+// there is nothing more to fetch.
+func (p *Portion) watch(now time.Time) {
+	if bytes := p.Bytes.Load(); bytes != p.still || p.since.IsZero() {
 		p.still, p.since, p.stuck = bytes, now, false
 	} else {
 		p.stuck = bytes > 0 && now.Sub(p.since) >= stuckFor
 	}
 }
 
-// admit opens those that fit: what is in a claim's own share does not wait for others.
-func (b *budget) admit() {
+// admit lets those fetch that fit: what is in a claim's own share does not wait for others.
+func (b *Budget) admit() {
 	if len(b.queue) == 0 {
 		return
 	}
@@ -193,53 +238,47 @@ func (b *budget) admit() {
 		}
 	}
 	share, turn := b.share(), true
-	b.queue = slices.DeleteFunc(b.queue, func(p *portion) bool {
+	b.queue = slices.DeleteFunc(b.queue, func(p *Portion) bool {
 		next := b.nextFetch(p)
-		if b.fetch > 0 && p.bytes.Load()+next <= share {
+		if b.fetch > 0 && p.Bytes.Load()+next <= share {
 			// its own
 		} else if !turn || !b.fits(p, next) {
 			// A large fetch has its turn, too: nobody overtakes who holds no more than a share.
-			turn = turn && p.bytes.Load() > share
+			turn = turn && p.Bytes.Load() > share
 			return false
 		}
 		p.shut, p.stuck, p.since = false, false, time.Time{}
-		p.counted, p.asked, p.fetches = p.pushed.Load(), now, 0
+		p.counted, p.asked, p.fetches = p.took.Load(), now, 0
 		b.expect(p, next)
-		p.gate.mark(noRoom, false)
+		p.room(true)
 		return true
 	})
 }
 
-// scarce reports whether a claim waits for room.
-func (b *budget) scarce() bool {
+// Overdrawn reports whether the claim waits for room and holds more than its share.
+func (p *Portion) Overdrawn() bool {
+	b := p.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.queue) > 0
+	return p.shut && p.Bytes.Load() > b.share()
 }
 
-// overdrawn reports whether a claim is paused and holds more than its share.
-func (b *budget) overdrawn(p *portion) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return p.shut && p.bytes.Load() > b.share()
-}
-
-func (b *budget) share() int64 { return b.bound / 2 / int64(max(1, len(b.portions))) }
+func (b *Budget) share() int64 { return b.bound / 2 / int64(max(1, len(b.portions))) }
 
 // fits reports whether a fetch of so many bytes fits into a claim's share, or with it into
 // what is for all.
-func (b *budget) fits(p *portion, next int64) bool {
+func (b *Budget) fits(p *Portion, next int64) bool {
 	if b.fetch == 0 {
 		return b.expected+next <= b.bound/2
 	}
 	share := b.share()
-	own := p.bytes.Load() + next - share
+	own := p.Bytes.Load() + next - share
 	if own <= 0 {
 		return true
 	}
 	var others, stuck int64
 	for _, q := range b.portions {
-		switch over := q.bytes.Load() + q.expected - share; {
+		switch over := q.Bytes.Load() + q.expected - share; {
 		case q == p || over <= 0:
 		case q.stuck:
 			stuck += over
@@ -249,5 +288,5 @@ func (b *budget) fits(p *portion, next int64) bool {
 	}
 	// Records that nobody settles must not stop everybody else: as much again may come beside them.
 	others += max(0, stuck-b.bound)
-	return others+own <= b.bound/2 || others == 0 && p.bytes.Load() == 0
+	return others+own <= b.bound/2 || others == 0 && p.Bytes.Load() == 0
 }
