@@ -11,7 +11,7 @@ func (p *Partition[R]) Stop() (<-chan struct{}, Work) {
 }
 
 func (p *Partition[R]) checkDrained() {
-	if p.phase < draining || p.nrunning > 0 || p.nreject > 0 || p.late() {
+	if p.phase < draining || p.nrunning > 0 || p.counts[rejecting] > p.naside || p.late() {
 		return
 	}
 	select {
@@ -23,7 +23,7 @@ func (p *Partition[R]) checkDrained() {
 
 // late reports whether a record may yet be settled whose handler returned without that.
 func (p *Partition[R]) late() bool {
-	return p.npending > 0 && p.cfg.Late != nil && p.cfg.Late.Load()
+	return p.counts[pending] > 0 && p.cfg.Late != nil && p.cfg.Late.Load()
 }
 
 // Left counts what a closed partition did not settle.
@@ -109,7 +109,7 @@ func (p *Partition[R]) Drop() {
 	p.head, p.front, p.admitted, p.high, p.taken = p.tail, p.tail, p.tail, 0, 0
 	p.chunks, p.spares, p.inherited = nil, nil, inherited{}
 	p.lanes, p.spare, p.only, p.ready = nil, nil, lane{}, laneQueue{}
-	p.redo, p.timers, p.open, p.confirming = nil, nil, nil, nil
+	p.redo, p.timers, p.open, p.confirming, p.tries, p.condemned = nil, nil, nil, nil, nil, nil
 }
 
 // each calls do for the records that are not settled, from one on, until it returns false.

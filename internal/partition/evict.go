@@ -85,7 +85,7 @@ func (p *Partition[R]) forget(e *entry[R]) {
 func (p *Partition[R]) Detach(from uint64, most, soon int64) (next uint64, more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.phase == closed || p.cfg.Detach == nil || p.npending+p.nreject+p.naside == 0 && len(p.timers) == 0 {
+	if p.phase == closed || p.cfg.Detach == nil || p.counts[pending]+p.counts[rejecting] == 0 && len(p.timers) == 0 {
 		return 0, false
 	}
 	p.each(from, func(seq uint64, e *entry[R]) bool {

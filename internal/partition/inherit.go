@@ -97,7 +97,7 @@ func (p *Partition[R]) inherit(seq uint64) {
 		i.reading, i.first, i.sum = true, seq, 0
 	}
 	i.sum += e.print
-	e.state = unverified
+	p.set(e, unverified)
 	p.enter(e) // now that its key is there
 	p.forget(e)
 	if b := &i.blocks[0]; e.offset+1 == b.End() {
@@ -126,7 +126,7 @@ func (p *Partition[R]) decide(hold bool) {
 			p.mark(seq)
 			p.pass(seq)
 		default:
-			e.state = queued
+			p.set(e, queued)
 		}
 	}
 }

@@ -187,7 +187,8 @@ func (p *Partition[R]) shift(l *lane) uint64 {
 // park puts a nacked record at its place before the lane's new ones.
 func (p *Partition[R]) park(seq uint64, now int64) (timer bool) {
 	e := p.at(seq)
-	e.state, e.d = parked, nil
+	p.set(e, parked)
+	e.d = nil
 	p.leave(seq)
 	if l := e.lane; p.cfg.Order != Unordered {
 		if len(l.parked) == 0 {
@@ -213,7 +214,7 @@ func (p *Partition[R]) unpark(l *lane) uint64 {
 
 func (p *Partition[R]) fallDue(seq uint64) {
 	e := p.at(seq)
-	e.state = due
+	p.set(e, due)
 	if p.cfg.Order == Unordered {
 		p.redo = append(p.redo, seq)
 	}

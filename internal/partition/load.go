@@ -54,7 +54,7 @@ func (p *Partition[R]) Oldest() (Oldest, bool) {
 		return Oldest{}, false
 	}
 	e := p.at(p.head)
-	return Oldest{Offset: e.offset, Attempt: e.attempt, State: stateNames[e.state]}, true
+	return Oldest{Offset: e.offset, Attempt: e.attempt, State: e.state.String()}, true
 }
 
 var stateNames = [...]string{
@@ -71,12 +71,14 @@ var stateNames = [...]string{
 }
 
 // deliveryList is a list of deliveries.
-type deliveryList[R any] struct{ first *Delivery[R] }
+type deliveryList[R any] struct{ first, last *Delivery[R] } // the newest first
 
 func (l *deliveryList[R]) push(d *Delivery[R]) {
 	d.prev, d.next = nil, l.first
 	if l.first != nil {
 		l.first.prev = d
+	} else {
+		l.last = d
 	}
 	l.first = d
 }
@@ -89,6 +91,8 @@ func (l *deliveryList[R]) remove(d *Delivery[R]) {
 	}
 	if d.next != nil {
 		d.next.prev = d.prev
+	} else {
+		l.last = d.prev
 	}
 	d.prev, d.next = nil, nil
 }

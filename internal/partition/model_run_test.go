@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -118,9 +119,9 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 	m := h.m
 	all := append(slices.Clone(h.runs), h.old...)
 	op := in.next()
-	switch op % 18 {
+	switch op % 21 {
 	case 0, 1, 2: // records come, with gaps
-		for range 1 + op/18*2 {
+		for range 1 + op/21*2 {
 			if len(coming) > 0 {
 				h.push(coming[0])
 				coming = coming[1:]
@@ -189,6 +190,18 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 			}
 		}
 		h.work(w)
+	case 18:
+		m.paused = in.next()%4 == 0
+		h.logf("paused: %v", m.paused)
+		h.work(h.p.Pause(m.paused))
+	case 19:
+		if n := len(m.recs); n > 0 {
+			h.retry(m.recs[in.next()%n])
+		}
+	case 20:
+		if n := len(m.recs); n > 0 {
+			h.condemn(m.recs[in.next()%n])
+		}
 	case 17: // what was marked does not come
 		if b := in.next(); b%8 == 0 {
 			h.logf("doubt")
@@ -204,6 +217,99 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 		}
 	}
 	return coming
+}
+
+// left returns the delivery of a record that its handler left without a settlement.
+func (h *harness) left(r *modelRec) *modelRun {
+	for _, o := range h.old {
+		if o.rec == r && o.status == Pending {
+			return o
+		}
+	}
+	h.failf("record %d is pending, and has no delivery", r.offset)
+	return nil
+}
+
+func (h *harness) retry(r *modelRec) {
+	want := r.fate == parked || r.fate == due || r.fate == pending
+	if r.fate == pending {
+		h.settle(h.left(r), Verdict{Status: Nacked, DueAt: h.m.now})
+	}
+	if want {
+		h.m.dueNow(r)
+	}
+	h.logf("retry %d: %v", r.offset, want)
+	_, ok, w := h.p.Retry(r.offset, h.m.now)
+	if ok != want {
+		h.failf("retry of record %d: %v, want %v", r.offset, ok, want)
+	}
+	h.work(w)
+}
+
+// dueNow ends the delay of a record.
+func (m *model) dueNow(r *modelRec) {
+	r.fate, r.dueAt = due, m.now
+	if slices.Index(m.recs, r) >= m.admitted {
+		r.fate = queued
+	}
+}
+
+func (h *harness) condemn(r *modelRec) {
+	reason := errors.New("condemned")
+	d, ok, w := h.p.Condemn(r.offset, reason, h.m.now)
+	h.logf("condemn %d, fate %d: %v", r.offset, r.fate, ok)
+	switch r.fate {
+	case inFlight, pending:
+		if run := slices.IndexFunc(append(slices.Clone(h.runs), h.old...), func(o *modelRun) bool { return o.d == d }); !ok || run < 0 {
+			h.failf("condemned record %d, fate %d: %v, %v", r.offset, r.fate, d, ok)
+		}
+	case queued, parked, due, nacked:
+		if r.doomed = reason; r.fate == parked {
+			h.m.dueNow(r)
+		}
+		if d != nil || !ok {
+			h.failf("condemned record %d, fate %d: %v, %v", r.offset, r.fate, d, ok)
+		}
+	default:
+		if ok {
+			h.failf("condemned record %d, fate %d", r.offset, r.fate)
+		}
+	}
+	h.work(w)
+}
+
+// overview checks a snapshot for those that look.
+func (h *harness) overview() {
+	o := h.p.Overview()
+	var want [states]int
+	for i, r := range h.m.recs {
+		switch {
+		case r.fate == settled:
+		case i >= h.m.admitted && (r.fate == parked || r.fate == due):
+			want[queued]++ // it is parked when it is admitted
+		default:
+			want[r.fate]++
+		}
+	}
+	for _, c := range []*[states]int{&want, &o.Counts} { // its timer may not have fired yet
+		c[due], c[parked] = c[due]+c[parked], 0
+	}
+	if o.Counts != want || o.Watermark != h.m.watermark(h.start) || o.Running != len(h.runs) || o.Paused != h.m.paused {
+		h.failf("overview %+v, want %v", o, want)
+	}
+	if head := h.m.head(); (o.Oldest == nil) != (head == len(h.m.recs)) || o.Oldest != nil && (o.Oldest.Offset != h.m.recs[head].offset || o.Oldest.Attempt != h.m.recs[head].attempt) {
+		h.failf("oldest %+v of %d", o.Oldest, head)
+	}
+	records, sections := h.p.Window(1000)
+	n := 0
+	for _, s := range sections {
+		for _, m := range s.Counts {
+			n += m
+		}
+	}
+	if len(records) != o.Unsettled() || n != len(records) {
+		h.failf("a window of %d records, sections of %d, want %d", len(records), n, o.Unsettled())
+	}
 }
 
 // drain stops the partition: what its handlers have finishes. Nothing else is handed out.
@@ -338,6 +444,8 @@ func (h *harness) restart(in *source, cfg Config[*modelRec], coming []*modelRec)
 
 // finale settles everything: the watermark must reach the end.
 func (h *harness) finale() {
+	h.m.paused = false
+	h.work(h.p.Pause(false))
 	if h.m.stopped {
 		return
 	}
@@ -386,8 +494,8 @@ func (h *harness) finale() {
 	if l := h.p.Load(); l.Ready != 0 || l.Blocked || l.Unsettled != 0 {
 		h.failf("load left: %+v", l)
 	}
-	if h.p.npending != 0 || h.p.nreject != 0 || h.p.naside != 0 || h.p.nrunning != 0 || h.p.awake != 0 {
-		h.failf("counts left: pending %d, rejecting %d, running %d, awake %d", h.p.npending, h.p.nreject, h.p.nrunning, h.p.awake)
+	if o := h.p.Overview(); o.Unsettled() != 0 || h.p.naside != 0 || h.p.nrunning != 0 || h.p.awake != 0 || len(h.p.tries)+len(h.p.condemned) != 0 {
+		h.failf("left: %+v, aside %d, running %d, awake %d, tries %d, condemned %d", o, h.p.naside, h.p.nrunning, h.p.awake, len(h.p.tries), len(h.p.condemned))
 	}
 }
 

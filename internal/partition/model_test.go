@@ -20,6 +20,7 @@ type model struct {
 	admitted int
 	now      int64
 	stopped  bool
+	paused   bool
 	waiting  bool  // handlers wait for older records
 	skipped  int64 // offsets below hold no record that is to come
 
@@ -36,6 +37,7 @@ type modelRec struct {
 	dueAt   int64
 	runs    []*modelRun // unfinished deliveries
 	known   bool        // it was nacked, rejected or left pending, here or before
+	doomed  error       // see Condemn
 	before  bool        // an earlier owner settled it
 }
 
@@ -221,6 +223,12 @@ func (h *harness) taken(d *Delivery[*modelRec]) {
 	if rec != h.m.recs[i] {
 		h.failf("offset %d came with record %v", d.Offset(), rec)
 	}
+	if h.m.paused {
+		h.failf("record %d handed out of a paused partition", rec.offset)
+	}
+	if d.Condemned() != rec.doomed {
+		h.failf("record %d: condemned %v, want %v", rec.offset, d.Condemned(), rec.doomed)
+	}
 	if h.m.stopped {
 		h.failf("record %d handed out of a stopped partition", rec.offset)
 	}
@@ -258,7 +266,7 @@ func (h *harness) lookAll() {
 // idle checks that nothing is left lying: with no slot looking, a record that
 // may be handed out means that all slots are in use.
 func (h *harness) idle() {
-	if h.m.stopped {
+	if h.m.stopped || h.m.paused {
 		return
 	}
 	for i, r := range h.m.recs {
@@ -280,6 +288,7 @@ func (h *harness) check() {
 	if int(mark.Seq) != h.m.front() {
 		h.failf("front %d, want %d", mark.Seq, h.m.front())
 	}
+	h.overview()
 	if l := h.p.Load(); l.Unsettled != len(h.m.recs)-h.m.head() || l.Blocked != h.m.blocked() || l.Running != len(h.runs) {
 		h.failf("load %+v, want %d unsettled, blocked %v, %d running", l, len(h.m.recs)-h.m.head(), h.m.blocked(), len(h.runs))
 	}
@@ -543,7 +552,7 @@ func (h *harness) unconfirm(run *modelRun) {
 	h.logf("unconfirm %d", run.rec.offset)
 	s := h.p.Snapshot()
 	if i := slices.Index(h.m.recs, run.rec); i < h.m.front() {
-		h.m.skipped = max(h.m.skipped, run.rec.offset)
+		h.m.skipped = run.rec.offset
 	}
 	run.rec.fate = inFlight
 	run.rec.attempt--

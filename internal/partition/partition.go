@@ -63,6 +63,8 @@ type Config[R any] struct {
 	Late *atomic.Bool
 	// Detach copies a record; nil where it shares its memory with no other.
 	Detach func(record R) R
+	// Clock is the time by which the age of a state is counted. It may be coarse. nil: no ages.
+	Clock *atomic.Int64
 	// Held hands nothing out before Open.
 	Held bool
 	// Start is the offset of the first record that can come.
@@ -139,14 +141,17 @@ type Partition[R any] struct {
 	inherited inherited
 	inherits  atomic.Bool // there is anything in it; changed by Push
 
-	lanes   map[string]*lane // ByKey
-	only    lane             // ByPartition, Unordered
-	spare   *lane            // free list
-	ready   laneQueue
-	nready  int // records queued in lanes that no parked record holds
-	redo    []uint64
-	timers  heap[redelivery]
-	running deliveryList[R]
+	lanes     map[string]*lane // ByKey
+	only      lane             // ByPartition, Unordered
+	spare     *lane            // free list
+	ready     laneQueue
+	nready    int // records queued in lanes that no parked record holds
+	redo      []uint64
+	tries     map[uint64][]Try // of records that are not settled
+	condemned map[uint64]error // records that are given up at their next delivery
+	paused    bool             // nothing is handed out
+	timers    heap[redelivery]
+	running   deliveryList[R]
 	// What a cumulative ack may settle: all records that are pending, parked or due,
 	// and others that were so.
 	open       heap[sequence]
@@ -156,12 +161,11 @@ type Partition[R any] struct {
 	awake    int // slots that hold a delivery or look for one
 	slots    int // slots started
 	nrunning int
-	waiting  bool // handlers wait for older records, see Committed
-	suspects int  // records that an earlier owner had in flight, and whose handlers have not returned since
-	npending int
-	nreject  int // rejected ones whose letter is on its way
-	naside   int // those whose letter is refused for good
-	low      int // -1: not armed
+	waiting  bool             // handlers wait for older records, see Committed
+	suspects int              // records that an earlier owner had in flight, and whose handlers have not returned since
+	counts   [settled + 1]int // records by state
+	naside   int              // rejected ones whose letter is refused for good
+	low      int              // -1: not armed
 
 	waiter  Waiter
 	drained chan struct{}
@@ -249,7 +253,7 @@ func (p *Partition[R]) Take(d *Delivery[R]) (Work, bool) {
 }
 
 func (p *Partition[R]) take(d *Delivery[R]) bool {
-	if p.phase == running && p.nrunning < p.most() && p.ready.first != nil && p.cfg.Limit.acquire(&p.waiter) {
+	if p.handsOut() && p.nrunning < p.most() && p.ready.first != nil && p.cfg.Limit.acquire(&p.waiter) {
 		if seq, ok := p.pop(); ok {
 			p.deliver(d, seq)
 			d.token = p.cfg.Limit != nil
@@ -271,10 +275,12 @@ func (p *Partition[R]) take(d *Delivery[R]) bool {
 	return false
 }
 
+func (p *Partition[R]) handsOut() bool { return p.phase == running && !p.paused }
+
 // oldestTakeable reports whether the oldest record may be handed out beyond MaxInFlight:
 // handlers wait for a commit that cannot come before it is settled, perhaps all of them.
 func (p *Partition[R]) oldestTakeable() bool {
-	if p.phase != running || !p.waiting || p.nrunning > p.most() || p.head >= p.admitted {
+	if !p.handsOut() || !p.waiting || p.nrunning > p.most() || p.head >= p.admitted {
 		return false
 	}
 	e := p.at(p.head)
@@ -287,8 +293,13 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 		p.version++
 	}
 	d.suspect = e.suspect
-	e.state, e.named = inFlight, false
+	p.set(e, inFlight)
+	e.named = false
 	e.d = d
+	d.began, d.condemned = e.since, nil
+	if len(p.condemned) > 0 {
+		d.condemned = p.condemned[seq]
+	}
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
 	d.first = e.first
@@ -305,7 +316,7 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 func (p *Partition[R]) work() Work {
 	w := Work{Timer: p.timer, Doubted: p.inherited.doubted}
 	p.timer, p.inherited.doubted = false, nil
-	if p.phase == running {
+	if p.handsOut() {
 		p.wake(&w)
 	}
 	if p.phase <= running {

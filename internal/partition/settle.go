@@ -20,6 +20,8 @@ type Verdict struct {
 	// First is when the first delivery of a nacked record began, by the caller's clock,
 	// for Delivery.First of the next ones. 0: not known.
 	First int64
+	// Reason is why a record was not acked; may be nil. It is kept until the record is settled.
+	Reason error
 	// Hold keeps a rejected record unsettled until Release: its dead letter
 	// must be stored first.
 	Hold bool
@@ -37,19 +39,21 @@ type Delivery[R any] struct {
 	// Owner is the caller's own; this package does not touch it.
 	Owner any
 
-	seq      uint64
-	offset   int64
-	record   R
-	lane     *lane
-	first    int64
-	attempt  int32
-	status   Status
-	finished bool
-	token    bool
-	behind   bool
-	suspect  bool
-	evicted  bool
-	aside    bool // its letter is refused for good
+	seq       uint64
+	offset    int64
+	record    R
+	lane      *lane
+	first     int64
+	attempt   int32
+	status    Status
+	finished  bool
+	token     bool
+	behind    bool
+	suspect   bool
+	evicted   bool
+	began     int64
+	condemned error
+	aside     bool // its letter is refused for good
 
 	prev, next *Delivery[R]
 }
@@ -64,6 +68,9 @@ func (d *Delivery[R]) Seq() uint64   { return d.seq }
 func (d *Delivery[R]) Offset() int64 { return d.offset }
 func (d *Delivery[R]) Record() R     { return d.record }
 func (d *Delivery[R]) Attempt() int  { return int(d.attempt) }
+
+// Condemned returns why the record is given up without a handler; nil: it is not. See Condemn.
+func (d *Delivery[R]) Condemned() error { return d.condemned }
 
 // First is what the verdict of an earlier delivery said it is; 0: none did.
 func (d *Delivery[R]) First() int64 { return d.first }
@@ -104,6 +111,9 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 	if d.finished {
 		p.settledLate()
 	}
+	if v.Status == Nacked || v.Hold {
+		p.tried(d.seq, e, v)
+	}
 	switch {
 	case v.Status == Nacked:
 		e.dueAt = v.DueAt
@@ -111,17 +121,16 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 			e.first = v.First
 		}
 		if !d.finished {
-			e.state = nacked
+			p.set(e, nacked)
 			return true, false
 		}
 		timer = p.park(d.seq, now)
 		p.enqueue(e.lane)
 	case v.Status == Rejected && v.Hold:
-		e.state = rejecting
-		p.nreject++
+		p.set(e, rejecting)
 		p.leave(d.seq)
 	case v.Confirm:
-		e.state = confirming
+		p.set(e, confirming)
 		p.confirming = append(p.confirming, d.seq)
 		p.want(d.seq)
 		p.mark(d.seq)
@@ -148,7 +157,6 @@ func (p *Partition[R]) know(e *entry[R], v Verdict) {
 
 // settledLate takes note of a settlement after the handler returned.
 func (p *Partition[R]) settledLate() {
-	p.npending--
 	if p.cfg.Late != nil {
 		p.cfg.Late.Store(true)
 	}
@@ -158,6 +166,7 @@ func (p *Partition[R]) settledLate() {
 func (p *Partition[R]) done(seq uint64) {
 	e := p.at(seq)
 	p.forget(e)
+	p.settledTries(seq)
 	if e.state != confirming {
 		p.mark(seq)
 	}
@@ -227,9 +236,9 @@ func (p *Partition[R]) finish(d *Delivery[R], v Verdict, now int64) (timer bool)
 		}
 	case d.status == Pending:
 		e := p.at(d.seq)
-		e.state = pending
+		p.tried(d.seq, e, v)
+		p.set(e, pending)
 		p.know(e, v)
-		p.npending++
 		p.leave(d.seq)
 	}
 	if p.phase != closed {
@@ -265,7 +274,8 @@ func (p *Partition[R]) Abandon(d *Delivery[R]) Work {
 		d.drop()
 	case d.status == Pending:
 		p.version++
-		e.state, e.d = queued, nil
+		p.set(e, queued)
+		e.d = nil
 		if e.attempt--; e.attempt > 0 {
 			p.park(d.seq, e.dueAt)
 		}
@@ -354,8 +364,6 @@ func (p *Partition[R]) Release(d *Delivery[R]) (ok bool, w Work) {
 	if ok = p.rejecting(d); ok {
 		if d.aside {
 			p.naside--
-		} else {
-			p.nreject--
 		}
 		p.done(d.seq)
 		if d.finished {
@@ -372,7 +380,6 @@ func (p *Partition[R]) SetAside(d *Delivery[R]) {
 	defer p.mu.Unlock()
 	if !d.aside && p.rejecting(d) {
 		d.aside = true
-		p.nreject--
 		p.naside++
 		p.checkDrained()
 	}

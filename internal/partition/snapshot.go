@@ -238,7 +238,7 @@ func (p *Partition[R]) Unconfirm(seq uint64) {
 	if i := slices.Index(p.confirming, seq); i >= 0 {
 		p.confirming = slices.Delete(p.confirming, i, i+1)
 		e := p.at(seq)
-		e.state = inFlight
+		p.set(e, inFlight)
 		e.attempt--
 		p.unmark(seq)
 	}

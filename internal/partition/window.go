@@ -25,6 +25,7 @@ type entry[R any] struct {
 	next    uint64 // the next of its lane, as seq+1; 0: none
 	dueAt   int64
 	first   int64 // when its first delivery began; 0: not known
+	since   int64 // when it came into its state, by Config.Clock
 	size    int
 	attempt int
 	state   state
@@ -68,7 +69,9 @@ func (p *Partition[R]) append(e entry[R]) (seq uint64) {
 		}
 		*p.chunk(seq) = chunk[R]{entries: p.newEntries()}
 	}
+	e.since = p.clock()
 	*p.at(seq) = e
+	p.counts[e.state]++
 	p.tail++
 	return seq
 }
@@ -146,7 +149,7 @@ func (p *Partition[R]) advance() {
 // pass settles a record that has its mark, and ends the window's part that is settled.
 func (p *Partition[R]) pass(seq uint64) {
 	c := p.chunk(seq)
-	c.entries[seq%span].state = settled
+	p.set(&c.entries[seq%span], settled)
 	if c.settled++; c.settled == span {
 		c.first, c.last = c.entries[0].offset, c.entries[span-1].offset
 		p.free(c)

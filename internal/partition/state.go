@@ -1,0 +1,319 @@
+package partition
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"sort"
+)
+
+// State is what becomes of a record of the window.
+type State = state
+
+// The states, for those that look at a window.
+const (
+	Queued     = queued
+	Unverified = unverified
+	InFlight   = inFlight
+	NackedBusy = nacked
+	Unsettled  = pending
+	Parked     = parked
+	Due        = due
+	Rejecting  = rejecting
+	Confirming = confirming
+	states     = int(settled)
+)
+
+// String says what a record waits for.
+func (s state) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return fmt.Sprintf("state(%d)", uint8(s))
+}
+
+// Try is an earlier delivery of a record that is not settled.
+type Try struct {
+	Attempt      int
+	Began, Ended int64 // by Config.Clock; Began is 0 where it is not known
+	Err          error // why it was not the last; may be nil
+}
+
+// mostTries is how many deliveries of a record are remembered, and mostKey how much of its key a
+// snapshot holds.
+const (
+	mostTries = 4
+	mostKey   = 256
+)
+
+// Held is a record that is not settled.
+type Held struct {
+	Offset  int64
+	Key     []byte // a copy, cut at 256 bytes; nil: none, or pushed out of memory
+	State   State
+	Since   int64 // when it came into this state, by Config.Clock
+	Attempt int
+	DueAt   int64 // when it is delivered again, by the caller's clock; 0: not set
+	Tries   []Try // the latest ones
+	// Rejected is why it is given up before its next delivery; see Condemn.
+	Rejected error
+}
+
+// Overview is a snapshot of a window.
+type Overview struct {
+	Oldest      *Held // the one that holds the watermark; nil: everything is settled
+	Counts      [states]int
+	Watermark   int64
+	Next        int64 // the offset behind the last record
+	Running     int   // deliveries whose handlers have not returned
+	Ready       int   // records that wait for a slot only
+	Uncommitted int   // those that MaxUncommitted counts
+	Blocked     bool  // by MaxUncommitted
+	Paused      bool
+	Draining    bool
+}
+
+// Unsettled returns how many records of the window are not settled.
+func (o *Overview) Unsettled() (n int) {
+	for _, m := range o.Counts {
+		n += m
+	}
+	return n
+}
+
+func (p *Partition[R]) clock() int64 {
+	if p.cfg.Clock == nil {
+		return 0
+	}
+	return p.cfg.Clock.Load()
+}
+
+// set moves a record from one state to another.
+func (p *Partition[R]) set(e *entry[R], s state) {
+	p.counts[e.state]--
+	p.counts[s]++
+	e.state, e.since = s, p.clock()
+}
+
+// tried takes note of a delivery after which the record is still there. It comes before
+// the change of the record's state.
+func (p *Partition[R]) tried(seq uint64, e *entry[R], v Verdict) {
+	tries := p.tries[seq]
+	if n := len(tries); n > 0 && tries[n-1].Attempt == e.attempt { // settled after its handler returned
+		if v.Reason != nil {
+			tries[n-1].Err = v.Reason
+		}
+		return
+	}
+	try := Try{Attempt: e.attempt, Ended: p.clock(), Err: v.Reason}
+	if e.state == inFlight {
+		try.Began = e.since
+	}
+	if len(tries) >= mostTries {
+		tries = append(tries[:0], tries[1:]...)
+	}
+	if p.tries == nil {
+		p.tries = map[uint64][]Try{}
+	}
+	p.tries[seq] = append(tries, try)
+}
+
+// settledTries forgets what is known of a record's deliveries.
+func (p *Partition[R]) settledTries(seq uint64) {
+	if len(p.tries) > 0 {
+		delete(p.tries, seq)
+	}
+	if len(p.condemned) > 0 {
+		delete(p.condemned, seq)
+	}
+}
+
+func (p *Partition[R]) held(seq uint64) *Held {
+	e := p.at(seq)
+	h := &Held{Offset: e.offset, State: e.state, Since: e.since, Attempt: e.attempt, Tries: slices.Clone(p.tries[seq]), Rejected: p.condemned[seq]}
+	if e.state == parked || e.state == nacked {
+		h.DueAt = e.dueAt
+	}
+	if !e.evicted && p.cfg.Key != nil {
+		key := p.cfg.Key(e.record)
+		h.Key = bytes.Clone(key[:min(len(key), mostKey)])
+	} else if e.lane != nil && e.lane.keyed {
+		h.Key = []byte(e.lane.key[:min(len(e.lane.key), mostKey)])
+	}
+	return h
+}
+
+// Overview returns a snapshot. It costs as much as a settlement.
+func (p *Partition[R]) Overview() Overview {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o := Overview{
+		Counts: [states]int(p.counts[:states]), Watermark: p.watermark, Next: p.watermark,
+		Running: p.nrunning, Paused: p.paused, Draining: p.phase >= draining,
+	}
+	if p.chunks == nil {
+		return o
+	}
+	o.Next, o.Ready, o.Uncommitted, o.Blocked = p.lastOffset()+1, p.nready, p.uncommitted(p.taken), p.phase <= running && p.blocked()
+	if p.head < p.tail {
+		o.Oldest = p.held(p.head)
+	}
+	return o
+}
+
+// Slow returns the delivery that has run for longest and how many began before a time,
+// by Config.Clock; nil if none did.
+func (p *Partition[R]) Slow(before int64) (oldest *Held, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for d := p.running.last; d != nil && d.began <= before && p.phase < closed; d = d.prev {
+		if n++; oldest != nil {
+			continue
+		}
+		if e := p.live(d.seq); e != nil && e.d == d {
+			oldest = p.held(d.seq)
+		} else { // settled, and its handler goes on
+			oldest = &Held{Offset: d.offset, State: settled, Attempt: int(d.attempt)}
+		}
+		oldest.Since = d.began
+	}
+	return oldest, n
+}
+
+// Section is a part of the window, at most 64 records.
+type Section struct {
+	From, To int64 // offsets, of the first record and behind the last
+	Records  int
+	Counts   [states]int // of those that are not settled
+}
+
+// Window describes the records that are not settled, the oldest ones first and at most
+// so many, and the sections that they lie in. It is not of one moment: the lock is held
+// for one section at a time.
+func (p *Partition[R]) Window(most int) (records []Held, sections []Section) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for seq := p.head; seq < p.tail && p.chunks != nil; {
+		end := min(p.tail, (seq/span+1)*span)
+		c := p.chunk(seq)
+		if c.entries == nil {
+			sections = append(sections, Section{From: c.first, To: c.last + 1, Records: span})
+		} else {
+			s := Section{From: c.entries[seq%span].offset, To: c.entries[(end-1)%span].offset + 1, Records: int(end - seq)}
+			for at := seq; at < end; at++ {
+				if e := &c.entries[at%span]; e.state != settled {
+					s.Counts[e.state]++
+					if len(records) < most {
+						records = append(records, *p.held(at))
+					}
+				}
+			}
+			sections = append(sections, s)
+		}
+		p.mu.Unlock()
+		p.mu.Lock()
+		seq = max(end, p.head)
+	}
+	return records, sections
+}
+
+// find returns the record at an offset that is not settled.
+func (p *Partition[R]) find(offset int64) (seq uint64, e *entry[R]) {
+	if p.phase == closed || p.head == p.tail {
+		return 0, nil
+	}
+	first := p.head / span
+	n := int((p.tail-1)/span - first + 1)
+	// The chunk that holds it is the one before the first that begins behind it.
+	i := sort.Search(n, func(i int) bool {
+		c := p.chunk((first + uint64(i)) * span)
+		if c.entries == nil {
+			return c.first > offset
+		}
+		return c.entries[0].offset > offset
+	}) - 1
+	if i < 0 {
+		return 0, nil
+	}
+	from := (first + uint64(i)) * span
+	c := p.chunk(from)
+	if c.entries == nil {
+		return 0, nil
+	}
+	for at := max(from, p.head); at < min(from+span, p.tail); at++ {
+		if e := &c.entries[at%span]; e.offset == offset && e.state != settled {
+			return at, e
+		}
+	}
+	return 0, nil
+}
+
+// Retry makes a record deliverable now that waits for its next delivery, or was left without a
+// settlement. It returns the state that the record was in; ok is false if it is another one,
+// or the record is not in the window.
+func (p *Partition[R]) Retry(offset, now int64) (was State, ok bool, w Work) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	version := p.version
+	seq, e := p.find(offset)
+	if e == nil {
+		return settled, false, Work{}
+	}
+	was = e.state
+	switch was {
+	case parked:
+		p.version++
+		e.dueAt = now
+		p.fallDue(seq)
+	case due:
+	case queued: // held back: it waits for its time once it is admitted
+		if e.dueAt == 0 {
+			return was, false, Work{}
+		}
+		p.version++
+		e.dueAt = 0
+	case pending:
+		p.settle(e.d, Verdict{Status: Nacked, DueAt: now}, now)
+	default:
+		return was, false, Work{}
+	}
+	return was, true, p.after(version)
+}
+
+// Condemn has a record given up that no handler has: its next delivery, which comes at once
+// if it waits for its time, is one of Delivery.Condemned. A record that a handler has, or
+// left without a settlement, is for the caller to settle: d is its delivery.
+// ok is false if the record is not in the window, or is rejected already.
+func (p *Partition[R]) Condemn(offset int64, reason error, now int64) (d *Delivery[R], ok bool, w Work) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	version := p.version
+	seq, e := p.find(offset)
+	if e == nil {
+		return nil, false, Work{}
+	}
+	switch e.state {
+	case inFlight, pending:
+		return e.d, true, Work{}
+	case rejecting, confirming, unverified:
+		return nil, false, Work{}
+	case queued:
+		e.dueAt = 0
+	case parked:
+		e.dueAt = now
+		p.fallDue(seq)
+	}
+	if p.condemned == nil {
+		p.condemned = map[uint64]error{}
+	}
+	p.condemned[seq] = reason
+	return nil, true, p.after(version)
+}
+
+// Pause stops the handing out, or goes on with it. It does not hold up a drain.
+func (p *Partition[R]) Pause(paused bool) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.paused = paused
+	return p.work()
+}
