@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-
-	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 )
 
 // DeadLetter stores rejected records somewhere else. Send returns nil once the
@@ -72,7 +70,7 @@ func (s *subscription) sendLetter(d *Delivery, reason error) {
 		Handler:    d.handler(),
 	}
 	dead := s.deadLetter
-	l := consumer.Letter{Send: func(ctx context.Context) error {
+	send := func(ctx context.Context) error {
 		record, err := d.kafka.Original(ctx, s.sub.config.Kafka.Tracer != nil)
 		if err != nil {
 			return err
@@ -80,11 +78,10 @@ func (s *subscription) sendLetter(d *Delivery, reason error) {
 		letter.LogAppendTime = d.kafka.LogAppendTime()
 		defer d.kafka.Calls("DeadLetter.Send")()
 		return dead.Send(ctx, record, letter)
-	}}
-	l.Tell = func(err error, givenUp bool) {
-		tellAndWait(s, "DeadLettered", s.sub.config.Hooks.DeadLettered, DeadLetteredEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err, givenUp})
 	}
-	d.kafka.Letter(l)
+	d.kafka.Letter(send, func(err error, givenUp bool) {
+		tellAndWait(s, "DeadLettered", s.sub.config.Hooks.DeadLettered, DeadLetteredEvent{letter.Topic, letter.Partition, letter.Offset, letter.Reason, err, givenUp})
+	})
 }
 
 // openDeadLetter returns the destination of a subscription's letters.

@@ -42,12 +42,12 @@ func (d *Delivery) Calls(name string) (done func()) {
 // code that does not return is left behind. Its goroutine ends when it does, and
 // changes nothing any more.
 func (c *Claim) leaveCalls(running []*partition.Delivery[*sarama.ConsumerMessage], deadline time.Time) {
-	c.stopLetters()
+	letters := c.letters.Stop()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		c.slots.Wait()
-		<-c.letters.ended
+		<-letters
 		c.reader = nil // and what it has read ahead: a delivery that the application keeps keeps the claim
 	}()
 	for patience := callPatience; ; patience = callPatience / 10 {
@@ -61,7 +61,7 @@ func (c *Claim) leaveCalls(running []*partition.Delivery[*sarama.ConsumerMessage
 		offering, named := c.underWay(running)
 		if !offering && (len(named) > 0 || time.Now().After(deadline)) {
 			c.tellLeft(named)
-			c.abandonLetters()
+			c.letters.Abandon()
 			return
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/budget"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/letters"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
@@ -70,7 +71,7 @@ type Claim struct {
 	spawn     atomic.Int32
 	slots     sync.WaitGroup
 
-	letters letters
+	letters *letters.Queue
 	calls   calls
 	corrupt corrupt // the watchdog's
 

@@ -50,6 +50,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 	c.portion = s.budget.Portion(start.offset, start.end, func(room bool) { c.gate.mark(noRoom, !room) })
 	c.logger = cfg.Logger.With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset})
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(start.ctx))
+	c.letters = s.mail.Queue(c.ctx, c.logger, cfg.GiveUpLetters)
 	var marks []ledger.Block
 	var open []partition.Open
 	careful := 0

@@ -16,6 +16,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/budget"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/letters"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
@@ -119,7 +120,8 @@ type shared struct {
 	late    atomic.Bool
 	limit   *partition.Limit
 
-	mail sharedLetters
+	mail   *letters.Mail
+	stamps atomic.Pointer[string] // the topic's message.timestamp.type, once it is known
 
 	claimsMu   sync.Mutex
 	claims     map[*Claim]struct{}
@@ -142,7 +144,7 @@ func newShared(cfg *Config) *shared {
 	s := &shared{
 		cfg: cfg, budget: budget.New(cfg.MaxBufferedBytes), closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
 		stalls: map[int32]int64{}, running: map[int32]*Claim{}, leaderless: leaderless{},
-		mail: sharedLetters{room: make(chan struct{}, allLetters)},
+		mail: letters.New(),
 	}
 	s.suspicion.turn = make(chan struct{}, 1)
 	s.health = newHealth(cfg.Logger, s.closingNow, s.partitions)

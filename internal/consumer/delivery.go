@@ -8,6 +8,7 @@ import (
 	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/letters"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
@@ -35,13 +36,6 @@ func (d *Delivery) AckCumulative() (status partition.Status, first bool, others 
 	status, first, others, w := d.claim.part.AckCumulative(&d.Delivery, v, Now())
 	d.claim.do(w)
 	return status, first, others
-}
-
-// Release tells that a rejected record's dead letter is stored.
-func (d *Delivery) Release() bool {
-	ok, w := d.claim.part.Release(&d.Delivery)
-	d.claim.do(w)
-	return ok
 }
 
 // Status returns what became of the delivery.
@@ -101,6 +95,37 @@ func (c *Claim) cause(err error) error {
 		return err
 	}
 	return errors.Join(ErrRevoked, err) // fenced: the group went on without us
+}
+
+// Letter has a rejected delivery's dead letter stored and then releases it. The verdict
+// must have held it. send stores it, see letters.Letter; tell is called after each try.
+func (d *Delivery) Letter(send func(ctx context.Context) error, tell func(err error, givenUp bool)) {
+	d.claim.letters.Add(letters.Letter{
+		Key: d.key, Offset: d.Offset(), Send: send, Tell: tell,
+		Release:  d.release,
+		SetAside: func() { d.claim.part.SetAside(&d.Delivery) },
+	})
+}
+
+// release settles a rejected record whose dead letter is stored or given up.
+func (d *Delivery) release() {
+	_, w := d.claim.part.Release(&d.Delivery)
+	d.claim.do(w)
+}
+
+// LogAppendTime reports whether the broker gives the topic's records their timestamps.
+func (d *Delivery) LogAppendTime() bool {
+	if known := d.claim.stamps.Load(); known != nil {
+		return *known == "LogAppendTime"
+	}
+	stamps, err := d.claim.reader.Setting("message.timestamp.type")
+	if err == nil && stamps == "" {
+		stamps = "CreateTime" // the default; nearly nobody has another one
+	}
+	if err == nil || errors.As(err, new(sarama.KError)) { // or we may not ask
+		d.claim.stamps.Store(&stamps)
+	}
+	return stamps == "LogAppendTime"
 }
 
 // Topic, Partition, Key and Timestamp are the record's, at any time.

@@ -60,7 +60,7 @@ func discard(messages <-chan *sarama.ConsumerMessage) (discarded <-chan struct{}
 func (c *Claim) finish(cause error, budget time.Duration) (timedOut bool) {
 	drained, w := c.part.Stop()
 	close(c.draining)
-	c.hurryLetters()
+	c.letters.Hurry()
 	c.do(w)
 	if c.source != nil {
 		c.source.Drain(cause)
