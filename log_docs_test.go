@@ -56,7 +56,7 @@ func logRows(t testing.TB) (rows []logged) {
 
 // logLines reads the source of the library, of which some packages are for tests and commands.
 func logLines(t testing.TB) (lines []logged) {
-	others := []string{"internal/brokertest", "internal/chaos", "internal/redrive", "internal/scram"}
+	others := []string{"internal/brokertest", "internal/chaos", "internal/scram"}
 	dirs, err := filepath.Glob("internal/*")
 	check(t, err)
 	for _, dir := range append(dirs, ".") {

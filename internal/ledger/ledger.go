@@ -23,7 +23,7 @@ type Kind uint8
 
 const (
 	Consumer Kind = iota // a member of this library
-	Redrive              // ackpolicy-redrive
+	Redrive              // ackpolicy letters
 )
 
 // Place is where a ledger stands. It is part of the checksum: a text that was

@@ -1,0 +1,76 @@
+package letters
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// child is the command in a process of its own.
+type child struct {
+	t        testing.TB
+	cmd      *exec.Cmd
+	out, err bytes.Buffer
+}
+
+func (b *bed) start(args ...string) *child {
+	b.t.Helper()
+	text, err := json.Marshal(b.args(args))
+	check(b.t, err)
+	executable, err := os.Executable()
+	check(b.t, err)
+	c := &child{t: b.t, cmd: exec.Command(executable)}
+	c.cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.err
+	check(b.t, c.cmd.Start())
+	b.t.Cleanup(func() { // if the test failed meanwhile
+		if c.cmd.ProcessState == nil {
+			_ = c.cmd.Process.Kill()
+			_ = c.cmd.Wait()
+			b.t.Logf("it had come to this: %s%s", c.out.String(), c.err.String())
+		}
+	})
+	return c
+}
+
+func (c *child) signal(s os.Signal) {
+	c.t.Helper()
+	check(c.t, c.cmd.Process.Signal(s))
+}
+
+// wait waits for the end. The exit code of one that was killed is -1.
+func (c *child) wait() result {
+	_ = c.cmd.Wait()
+	return result{c.cmd.ProcessState.ExitCode(), c.out.String(), c.err.String()}
+}
+
+func (c *child) want(code int, texts ...string) {
+	c.t.Helper()
+	r := c.wait()
+	if r.code != code {
+		c.t.Fatalf("want exit status %d, got %v", code, r)
+	}
+	for _, text := range texts {
+		if !strings.Contains(r.out+r.err, text) {
+			c.t.Errorf("%q is missing in %v", text, r)
+		}
+	}
+}
+
+// originEnd is how far the origin's partition has come.
+func (b *bed) originEnd(partition int32) int64 {
+	b.t.Helper()
+	end, err := brokertest.EndOffset(b.broker.Addrs(), b.origin, partition)
+	check(b.t, err)
+	return end
+}
+
+func (b *bed) waitOrigin(partition int32, end int64) {
+	b.t.Helper()
+	eventually(b.t, "letters on their way back", func() bool { return b.originEnd(partition) >= end })
+}

@@ -1,0 +1,23 @@
+// Ackpolicy looks at dead letters and consumer groups of watermill-ackpolicy, and mends them.
+//
+//	go install github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy@latest
+//
+// See docs/command.md.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/letters"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
+	env := cli.NewEnv(os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+	os.Exit(env.Run(ctx, os.Args[1:], letters.Command))
+}
