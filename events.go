@@ -15,7 +15,13 @@ func (s *subscription) events() consumer.Events {
 	h := &s.sub.config.Hooks
 	return consumer.Events{
 		Released: s.released,
-		Stuck:    s.stuck,
+		Slow:     s.slow,
+		SlowOver: func(after time.Duration) {
+			s.logger.Info("Handlers have returned: none has run for longer than HandlerSlow", watermill.LogFields{
+				"handler_slow": s.sub.config.HandlerSlow.String(), "after": after.Round(time.Second).String(),
+			})
+		},
+		Stuck: s.stuck,
 		Assigned: func(topic string, p int32, start int64) {
 			tell(s, "Assigned", h.Assigned, AssignedEvent{topic, p, start})
 		},
@@ -40,6 +46,22 @@ func (s *subscription) stuck(topic string, p int32, by consumer.Stuck) {
 		s.logger.Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
 	}
 	tell(s, "Blocked", s.sub.config.Hooks.Blocked, BlockedEvent{topic, p, by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
+}
+
+// slow tells of handlers that do not return: in one line of the one that has run for longest.
+func (s *subscription) slow(all []consumer.Slow) {
+	name, handlers := s.handlerName(), 0
+	for _, by := range all {
+		handlers += by.Handlers
+		tell(s, "HandlerSlow", s.sub.config.Hooks.HandlerSlow, HandlerSlowEvent{
+			by.Topic, by.Partition, by.Oldest.Offset, by.Oldest.Key, by.Oldest.Attempt, name, by.For, by.Handlers,
+		})
+	}
+	oldest := all[0]
+	s.logger.Error("Handler has not returned for longer than HandlerSlow: its record is held until it does", errors.New("the handler is slow, or hangs"), watermill.LogFields{
+		"handler_name": name, "kafka_partition": oldest.Partition, "kafka_partition_offset": oldest.Oldest.Offset, "attempt": oldest.Oldest.Attempt,
+		"running_for": oldest.For.Round(time.Second).String(), "handlers_slow": handlers, "partitions_slow": len(all),
+	})
 }
 
 func (s *subscription) released(topic string, p int32, r consumer.Released) {

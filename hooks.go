@@ -52,6 +52,11 @@ type Hooks struct {
 	// Unconfirmed: under ConfirmFirst a record's commit was sent, and the
 	// partition lost before its outcome was known. Its handler does not run.
 	Unconfirmed func(UnconfirmedEvent)
+	// HandlerSlow: handlers of a partition have run for longer than SubscriberConfig.HandlerSlow.
+	// Called when that begins, and then ever more rarely.
+	HandlerSlow func(HandlerSlowEvent)
+	// Acted: somebody paused, resumed, retried or rejected something.
+	Acted func(ActedEvent)
 }
 
 // AssignedEvent is told by Hooks.Assigned.
@@ -157,6 +162,39 @@ type UnconfirmedEvent struct {
 	Partition int32
 	Offset    int64
 	Err       error
+}
+
+// HandlerSlowEvent is told by Hooks.HandlerSlow.
+type HandlerSlowEvent struct {
+	Topic     string
+	Partition int32
+	Offset    int64 // of the record whose handler has run for longest
+	Key       []byte
+	Attempt   int
+	Handler   string
+	For       time.Duration
+	Handlers  int // how many of the partition are slow
+}
+
+// Action is what somebody did by a method of the Subscriber.
+type Action string
+
+// The actions.
+const (
+	ActionPause  Action = "pause"
+	ActionResume Action = "resume"
+	ActionRetry  Action = "retry"
+	ActionReject Action = "reject"
+)
+
+// ActedEvent is told by Hooks.Acted.
+type ActedEvent struct {
+	By        string
+	Action    Action
+	Topic     string
+	Partition int32 // -1: all
+	Offset    int64 // -1: not one record
+	Reason    string
 }
 
 var errNoReason = errors.New("no reason given")

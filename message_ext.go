@@ -327,12 +327,24 @@ func (d *Delivery) enter(msg *message.Message, ctx context.Context) (depth int, 
 	if d.msg != msg {
 		return 0, false, false
 	}
+	if d.sub != nil && d.sub.handler.Load() == nil {
+		name := message.HandlerNameFromCtx(ctx)
+		d.sub.handler.Store(&name)
+	}
 	acked = d.first && d.running > 0
 	d.entered = ctx
 	if d.running++; d.running == 1 {
 		d.depth = 0
 	}
 	return int(d.running), acked, true
+}
+
+// handlerName returns the name of the handler that ran last under a middleware of ours.
+func (s *subscription) handlerName() string {
+	if name := s.handler.Load(); name != nil {
+		return *name
+	}
+	return ""
 }
 
 // handler returns the name of the handler that ran last.

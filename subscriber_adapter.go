@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -32,11 +33,12 @@ type Subscriber struct {
 	closing context.Context // ends with Close
 	close   context.CancelFunc
 
-	mu     sync.Mutex
-	topics map[string]int // of subscriptions that have not ended
-	done   sync.WaitGroup // a subscription each; added to only while not closed
-	ended  chan struct{}  // closed once they have all ended; made by the first Close
-	bound  time.Time      // of Close
+	mu            sync.Mutex
+	topics        map[string]int  // of subscriptions that have not ended
+	subscriptions []*subscription // those that run
+	done          sync.WaitGroup  // a subscription each; added to only while not closed
+	ended         chan struct{}   // closed once they have all ended; made by the first Close
+	bound         time.Time       // of Close
 }
 
 var (
@@ -102,7 +104,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		}
 	}()
 	sub := &subscription{
-		sub: s,
+		sub: s, topic: topic,
 		logger: s.logger.With(watermill.LogFields{
 			"provider": "kafka", "topic": topic,
 			"consumer_group":      s.config.Kafka.ConsumerGroup,
@@ -143,8 +145,13 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		return nil, errors.Join(err, closeDeadLetter(letters))
 	}
 	started = true
+	sub.running = running
+	s.mu.Lock()
+	s.subscriptions = append(s.subscriptions, sub)
+	s.mu.Unlock()
 	go func() {
 		defer s.end(topic, instance)
+		defer s.forget(sub)
 		select {
 		case <-ending.Done():
 		case <-running.Done():
@@ -192,6 +199,13 @@ func (s *Subscriber) end(topic, instance string) {
 	}
 	s.mu.Unlock()
 	s.done.Done()
+}
+
+// forget takes a subscription that has ended out of the State.
+func (s *Subscriber) forget(sub *subscription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.subscriptions = slices.DeleteFunc(s.subscriptions, func(other *subscription) bool { return other == sub })
 }
 
 // Close ends all subscriptions: it hands out nothing more, lets handlers in flight
@@ -274,6 +288,9 @@ func (s *Subscriber) Guarantees() string {
 // subscription is what one Subscribe has of its own.
 type subscription struct {
 	sub              *Subscriber
+	topic            string
+	running          *consumer.Subscription // set before State sees the subscription
+	handler          atomic.Pointer[string] // the one that ran last; see handlerName
 	logger           watermill.LoggerAdapter
 	hooks            *hookCalls
 	debug            bool // somebody may read debug lines
@@ -303,6 +320,7 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		GiveUpLetters:    c.OnUnstorable == UnstorableGiveUp,
 		ReconnectSleep:   max(10*time.Millisecond, c.Kafka.ReconnectRetrySleep), // NoSleep is negative
 		Look:             s.sub.look,
+		HandlerSlow:      c.HandlerSlow,
 		Tracer:           c.Kafka.Tracer,
 		NewTask:          s.newTask,
 		Events:           s.events(),

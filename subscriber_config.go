@@ -58,6 +58,7 @@ const (
 	defaultMaxUncommitted   = 100_000
 	defaultMaxBufferedBytes = 64 << 20
 	defaultDrainTimeout     = 10 * time.Second
+	defaultHandlerSlow      = time.Minute
 )
 
 // SubscriberConfig configures a Subscriber. The zero value of every field but
@@ -128,6 +129,10 @@ type SubscriberConfig struct {
 	// on a revocation; there it is cut to what Rebalance.Timeout leaves. After it their contexts
 	// end with ErrClosing or ErrRevoked as the cause. Nacked records are not waited for. 0 is 10 s.
 	DrainTimeout time.Duration
+	// HandlerSlow is how long a handler may run before the log and Hooks.HandlerSlow say so, ever
+	// more rarely, and once more when all have returned. Nothing is done about it. 0 is 1
+	// minute; a negative value turns it off.
+	HandlerSlow time.Duration
 	// Hooks tell what happens.
 	Hooks Hooks
 }
@@ -165,6 +170,9 @@ func (c *SubscriberConfig) setDefaults() {
 	}
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = defaultDrainTimeout
+	}
+	if c.HandlerSlow == 0 {
+		c.HandlerSlow = defaultHandlerSlow
 	}
 }
 

@@ -101,11 +101,10 @@ func (t *task) Gone(err error) partition.Verdict {
 	return partition.Verdict{}
 }
 
-// Died implements consumer.Task.
-func (t *task) Died(err error) partition.Verdict {
+// GiveUp implements consumer.Task.
+func (t *task) GiveUp(reason error) {
 	d := (*Delivery)(t)
-	d.settle(d.verdict(doReject, noDelay, nil), err)
-	return partition.Verdict{}
+	d.settle(d.verdict(doReject, noDelay, reason), reason)
 }
 
 // finish returns what the Router's ack or nack means.

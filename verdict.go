@@ -13,7 +13,7 @@ func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.V
 	case doAck:
 		return partition.Verdict{Status: partition.Acked}
 	case doReject:
-		return partition.Verdict{Status: partition.Rejected, Hold: d.sub.deadLetter != nil}
+		return partition.Verdict{Status: partition.Rejected, Hold: d.sub.deadLetter != nil, Reason: err}
 	case doNack:
 		if d.spent() {
 			return d.verdict(doReject, noDelay, err)
@@ -21,9 +21,9 @@ func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.V
 		if delay == noDelay {
 			delay = d.sub.backoff(d, err)
 		}
-		return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay), First: d.firstBegan()}
+		return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay), First: d.firstBegan(), Reason: err}
 	}
-	return partition.Verdict{}
+	return partition.Verdict{Reason: err}
 }
 
 // spent reports whether a nack becomes a reject.

@@ -49,6 +49,9 @@ func New(bound int64) *Budget { return &Budget{bound: bound} }
 // can be handed out.
 func (b *Budget) Crowded() bool { return b.held.Load() > b.bound/2 }
 
+// Held returns how many bytes the unsettled records of all claims take.
+func (b *Budget) Held() int64 { return b.held.Load() }
+
 // Scarce reports whether a claim waits for room.
 func (b *Budget) Scarce() bool {
 	b.mu.Lock()

@@ -75,7 +75,7 @@ type Committer struct {
 
 	cadence *cadence
 	request overdue
-	room    int // for the metadata of a partition; the committer's goroutine's own
+	room    atomic.Int64 // for the metadata of a partition; only the committer's goroutine changes it
 
 	urge chan struct{}
 	stop chan struct{}
@@ -88,12 +88,13 @@ func New(cfg Config, session Session) *Committer {
 		cfg.Abort = func() {}
 	}
 	c := &Committer{
-		cfg: cfg, session: session, teller: newTeller(), cadence: newCadence(cfg.Interval), settle: settleAfter, room: ledger.DefaultRoom,
+		cfg: cfg, session: session, teller: newTeller(), cadence: newCadence(cfg.Interval), settle: settleAfter,
 		sources: map[*Source]struct{}{},
 		urge:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 	}
+	c.room.Store(ledger.DefaultRoom)
 	go c.run()
 	return c
 }
@@ -201,7 +202,7 @@ func (c *Committer) gather() []due {
 	dues := c.dirty()
 	for i := range dues {
 		d := &dues[i]
-		d.snapshot, d.text = d.source.cfg.Snapshot(c.room)
+		d.snapshot, d.text = d.source.cfg.Snapshot(int(c.room.Load()))
 	}
 	return dues
 }
@@ -301,7 +302,7 @@ func (c *Committer) Abandon(cause error) {
 func (c *Committer) learn(dues []due, errs map[string]map[int32]sarama.KError) {
 	for _, d := range dues {
 		if answerFor(errs, d.source.cfg.Topic, d.source.cfg.Partition) == sarama.ErrOffsetMetadataTooLarge {
-			c.room = min(c.room, len(d.text)-1) / 2
+			c.room.Store(min(c.room.Load(), int64(len(d.text)-1)) / 2)
 		}
 	}
 }

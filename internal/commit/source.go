@@ -53,6 +53,22 @@ type Source struct {
 	waiters  []*waiter
 }
 
+// Stored is what is known of a source's last commits.
+type Stored struct {
+	Known  bool // a commit is stored, at Offset
+	Offset int64
+	// Metadata is how many bytes the ledger beside it takes, of Room.
+	Metadata, Room int
+	Err            error // why the last commit is not stored; nil: it is
+}
+
+// Stored returns what is stored.
+func (s *Source) Stored() Stored {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return Stored{Known: s.has, Offset: s.stored.Offset, Metadata: len(s.text), Room: int(s.c.room.Load()), Err: s.failure}
+}
+
 type waiter struct {
 	seq    uint64 // the record to be covered
 	start  bool   // any stored offset will do

@@ -58,6 +58,11 @@ type Claim struct {
 	source    *commit.Source
 	reader    *reread.Reader
 
+	began       time.Time
+	startOffset int64
+	startStored bool       // by the group
+	pausing     sync.Mutex // see Claim.pause
+
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
 	ended     error // why it ended; set before the partition is closed, read after
@@ -93,6 +98,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	s := c.shared
 	c.portion.Enter()
 	s.reading(c, true)
+	c.pause()
 	defer s.reading(c, false)
 	opening, cancel := context.WithCancel(c.ctx)
 	opened := c.open(opening)

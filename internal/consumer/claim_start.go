@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
@@ -38,6 +39,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		reconnect: start.reconnect, gate: start.gate, logEnd: start.end,
 		committer: start.committer,
 		topicID:   start.topicID, cluster: start.cluster,
+		began: time.Now(), startOffset: start.offset, startStored: start.stored,
 		reader:    reread.New(start.side, start.topic, start.partition, start.abortLate),
 		draining:  make(chan struct{}),
 		spent:     make(chan struct{}),
@@ -78,6 +80,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 		Limit:          s.limit,
 		Bytes:          &c.portion.Bytes,
 		Late:           &s.late,
+		Clock:          &s.clock,
 		Detach:         record.Detached,
 		Start:          start.offset,
 		Fingerprint:    s.fingerprint,

@@ -64,6 +64,7 @@ type Config struct {
 	GiveUpLetters    bool // that are refused for good
 	ReconnectSleep   time.Duration
 	Look             time.Duration // of the watchdog; 0: 15 s
+	HandlerSlow      time.Duration // a handler that runs for longer is told; 0: none is
 
 	// NewTask makes what a slot carries a record with.
 	NewTask func() Task
@@ -80,8 +81,8 @@ type Task interface {
 	Run(stop <-chan struct{}, copies *record.Copies) (v partition.Verdict, sent bool)
 	// Gone stands for Run where the record is no longer in Kafka.
 	Gone(err error) partition.Verdict
-	// Died stands for Run where the record is given up, because its handler ended the process.
-	Died(err error) partition.Verdict
+	// GiveUp rejects the record, in place of Run or beside it. It may be called from any goroutine.
+	GiveUp(reason error)
 	// Finished follows the settlement of Run's verdict.
 	Finished()
 	// Cancel makes a Run under way return: the delivery is no longer ours.
@@ -100,6 +101,8 @@ type Events struct {
 	Released     func(topic string, partition int32, r Released)
 	Stuck        func(topic string, partition int32, s Stuck)
 	Stalled      func(topic string, partition int32, s Stalled)
+	Slow         func(slow []Slow) // the slowest first
+	SlowOver     func(after time.Duration)
 }
 
 // Released is how an assignment ended.
@@ -118,18 +121,23 @@ type shared struct {
 	closing chan struct{} // closed at the beginning of the end
 	budget  *budget.Budget
 	late    atomic.Bool
+	clock   atomic.Int64           // Now, every pulse
+	member  atomic.Pointer[member] // of the last session
+	slow    slowHandlers
 	limit   *partition.Limit
 
 	mail   *letters.Mail
 	stamps atomic.Pointer[string] // the topic's message.timestamp.type, once it is known
 
-	claimsMu   sync.Mutex
-	claims     map[*Claim]struct{}
-	running    map[int32]*Claim // those of the claims whose messages are read
-	left       chan struct{}    // closed, and replaced, as a claim leaves
-	over       bool             // no claim enters any more
-	stalls     map[int32]int64  // where a partition's watchdog had us reconnect
-	leaderless leaderless
+	claimsMu     sync.Mutex
+	claims       map[*Claim]struct{}
+	running      map[int32]*Claim // those of the claims whose messages are read
+	left         chan struct{}    // closed, and replaced, as a claim leaves
+	over         bool             // no claim enters any more
+	pausedByHand map[int32]struct{}
+	allPaused    bool
+	stalls       map[int32]int64 // where a partition's watchdog had us reconnect
+	leaderless   leaderless
 
 	health    *health
 	suspicion suspicion
@@ -143,9 +151,10 @@ type shared struct {
 func newShared(cfg *Config) *shared {
 	s := &shared{
 		cfg: cfg, budget: budget.New(cfg.MaxBufferedBytes), closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
-		stalls: map[int32]int64{}, running: map[int32]*Claim{}, leaderless: leaderless{},
+		stalls: map[int32]int64{}, running: map[int32]*Claim{}, pausedByHand: map[int32]struct{}{}, leaderless: leaderless{},
 		mail: letters.New(),
 	}
+	s.clock.Store(Now())
 	s.suspicion.turn = make(chan struct{}, 1)
 	s.health = newHealth(cfg.Logger, s.closingNow, s.partitions)
 	return s

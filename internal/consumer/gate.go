@@ -12,7 +12,13 @@ const (
 	fullWindow  reason = 1 << iota // as many records wait as should
 	noRoom                         // MaxBufferedBytes
 	undecodable                    // a batch that fails the answers of its broker
+	byHand                         // somebody asked for it
 )
+
+var reasons = [...]string{
+	"its window is full, as many records wait as should", "MaxBufferedBytes is reached",
+	"a batch of records cannot be decoded", "paused by hand",
+}
 
 // gate pauses a partition while there is a reason to.
 type gate struct {
@@ -49,3 +55,13 @@ func (g *gate) mark(r reason, on bool) {
 func (g *gate) closed() bool { return g.why.Load() != 0 }
 
 func (g *gate) has(r reason) bool { return g.why.Load()&r != 0 }
+
+// reasons says why the partition is paused.
+func (g *gate) reasons() (why []string) {
+	for i, text := range reasons {
+		if g.has(1 << i) {
+			why = append(why, text)
+		}
+	}
+	return why
+}

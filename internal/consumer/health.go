@@ -93,6 +93,7 @@ type health struct {
 	ended     time.Time // the last outage that was reported
 	recovered time.Duration
 	consuming bool                                     // a session is under way
+	changed   time.Time                                // consuming is what it is since then
 	probe     func(partitions []int32) map[int32]error // asks the broker whether they can be fetched
 	open      [symptoms]map[int32]*failure
 	had       [symptoms]map[int32]struct{} // the partitions concerned since the outage began
@@ -104,7 +105,8 @@ type health struct {
 func newHealth(logger watermill.LoggerAdapter, closing func() bool, claims func() map[int32]bool) *health {
 	h := &health{
 		logger: logger, closing: closing, claims: claims, explain: func(err error) error { return err },
-		kick: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		changed: time.Now(),
+		kick:    make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.forget()
 	return h
@@ -186,10 +188,46 @@ func (h *health) connected(probe func(partitions []int32) map[int32]error) {
 func (h *health) session(consuming bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.consuming = consuming
+	if h.consuming != consuming {
+		h.consuming, h.changed = consuming, time.Now()
+	}
 	if consuming {
 		h.healed(connecting, everywhere)
 	}
+}
+
+// consumes reports whether a session is under way, and since when that is so.
+func (h *health) consumes() (consuming bool, since time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.consuming, h.changed
+}
+
+// failures returns what fails now.
+func (h *health) failures() (all []Failing) {
+	if !h.failing.Load() {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for k := range symptoms {
+		if len(h.open[k]) == 0 || kinds[k].once {
+			continue
+		}
+		last, _ := h.latest(k)
+		f := Failing{Symptom: kinds[k].name, Text: last.textOf(k), Since: last.since, Err: last.err}
+		for p, of := range h.open[k] {
+			if p != everywhere {
+				f.Partitions = append(f.Partitions, p)
+			}
+			if of.since.Before(f.Since) {
+				f.Since = of.since
+			}
+		}
+		slices.Sort(f.Partitions)
+		all = append(all, f)
+	}
+	return all
 }
 
 // run writes the lines, until close.

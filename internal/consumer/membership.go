@@ -54,6 +54,7 @@ func (h *groupHandler) joining(ctx context.Context) (stop func()) {
 // assigned tells what a session begins with.
 func (h *groupHandler) assigned(session sarama.ConsumerGroupSession) {
 	h.joined()
+	h.s.member.Store(&member{session.MemberID(), session.GenerationID})
 	h.s.cfg.Logger.Info("Joined the consumer group", watermill.LogFields{
 		"member_id": session.MemberID(), "generation": session.GenerationID(),
 		"kafka_partitions": listed(slices.Clone(session.Claims()[h.s.cfg.Topic])),

@@ -94,7 +94,12 @@ func (c *Claim) serveOne(task Task, copies *record.Copies) (v partition.Verdict,
 	switch {
 	case c.crashes.tries > 0 && d.Offset() == c.crashes.culprit && d.Attempt() == c.crashes.tries+1:
 		c.part.Uncount(d)
-		return task.Died(fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries)), true
+		task.GiveUp(fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries))
+		return v, true
+	case d.Condemned() != nil:
+		c.part.Uncount(d)
+		task.GiveUp(d.Condemned())
+		return v, true
 	case c.careful.Load():
 		return c.runNamed(task, copies)
 	}

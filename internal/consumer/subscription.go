@@ -118,6 +118,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 	defer watch.Wait()
 	finished := make(chan struct{})
 	defer close(finished)
+	watch.Go(func() { s.keepTime(finished) })
 	watch.Go(func() {
 		select {
 		case <-outer.Done():

@@ -281,7 +281,7 @@ func (h *harness) condemn(r *modelRec) {
 // overview checks a snapshot for those that look.
 func (h *harness) overview() {
 	o := h.p.Overview()
-	var want [states]int
+	var want Counts
 	for i, r := range h.m.recs {
 		switch {
 		case r.fate == settled:
@@ -291,7 +291,7 @@ func (h *harness) overview() {
 			want[r.fate]++
 		}
 	}
-	for _, c := range []*[states]int{&want, &o.Counts} { // its timer may not have fired yet
+	for _, c := range []*Counts{&want, &o.Counts} { // its timer may not have fired yet
 		c[due], c[parked] = c[due]+c[parked], 0
 	}
 	if o.Counts != want || o.Watermark != h.m.watermark(h.start) || o.Running != len(h.runs) || o.Paused != h.m.paused {

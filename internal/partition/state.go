@@ -16,7 +16,7 @@ const (
 	Unverified = unverified
 	InFlight   = inFlight
 	NackedBusy = nacked
-	Unsettled  = pending
+	Pended     = pending
 	Parked     = parked
 	Due        = due
 	Rejecting  = rejecting
@@ -38,6 +38,9 @@ type Try struct {
 	Began, Ended int64 // by Config.Clock; Began is 0 where it is not known
 	Err          error // why it was not the last; may be nil
 }
+
+// Counts are records by their state.
+type Counts [states]int
 
 // mostTries is how many deliveries of a record are remembered, and mostKey how much of its key a
 // snapshot holds.
@@ -62,7 +65,7 @@ type Held struct {
 // Overview is a snapshot of a window.
 type Overview struct {
 	Oldest      *Held // the one that holds the watermark; nil: everything is settled
-	Counts      [states]int
+	Counts      Counts
 	Watermark   int64
 	Next        int64 // the offset behind the last record
 	Running     int   // deliveries whose handlers have not returned
@@ -148,7 +151,7 @@ func (p *Partition[R]) Overview() Overview {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o := Overview{
-		Counts: [states]int(p.counts[:states]), Watermark: p.watermark, Next: p.watermark,
+		Counts: Counts(p.counts[:states]), Watermark: p.watermark, Next: p.watermark,
 		Running: p.nrunning, Paused: p.paused, Draining: p.phase >= draining,
 	}
 	if p.chunks == nil {
@@ -184,7 +187,7 @@ func (p *Partition[R]) Slow(before int64) (oldest *Held, n int) {
 type Section struct {
 	From, To int64 // offsets, of the first record and behind the last
 	Records  int
-	Counts   [states]int // of those that are not settled
+	Counts   Counts // of those that are not settled
 }
 
 // Window describes the records that are not settled, the oldest ones first and at most

@@ -1,0 +1,102 @@
+package consumer
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// ErrNotAssigned is returned for a partition that another member has, or none.
+var ErrNotAssigned = errors.New("the partition is not assigned to this subscriber now")
+
+// Pause stops fetching a partition and handing out its records, or goes on with both. It holds
+// for this subscription, also when the partition is revoked and comes back.
+func (s *Subscription) Pause(p int32, paused bool) {
+	s.claimsMu.Lock()
+	if paused {
+		s.pausedByHand[p] = struct{}{}
+	} else {
+		delete(s.pausedByHand, p)
+	}
+	c := s.running[p]
+	s.claimsMu.Unlock()
+	if c != nil {
+		c.pause()
+	}
+}
+
+// PauseAll does so for all partitions, also those that come.
+func (s *Subscription) PauseAll(paused bool) {
+	s.claimsMu.Lock()
+	s.allPaused = paused
+	if !paused {
+		clear(s.pausedByHand)
+	}
+	s.claimsMu.Unlock()
+	for _, c := range s.assigned() {
+		c.pause()
+	}
+}
+
+// pause does what was asked for the claim's partition last.
+func (c *Claim) pause() {
+	c.pausing.Lock() // of two that ask at the same time, both do what was asked last
+	defer c.pausing.Unlock()
+	c.claimsMu.Lock()
+	_, paused := c.pausedByHand[c.partition]
+	paused = paused || c.allPaused
+	c.claimsMu.Unlock()
+	c.gate.mark(byHand, paused)
+	c.do(c.part.Pause(paused))
+}
+
+// Retry has a record delivered now that waits for its next delivery, or that its handler left
+// without a settlement.
+func (s *Subscription) Retry(p int32, offset int64) error {
+	c := s.claim(p)
+	if c == nil {
+		return ErrNotAssigned
+	}
+	was, ok, w := c.part.Retry(offset, Now())
+	c.do(w)
+	if !ok {
+		return c.cannot(was, offset)
+	}
+	return nil
+}
+
+// Reject gives a record up that is not settled, with a letter where there is a destination. One
+// that no handler has yet is given up when its turn comes.
+func (s *Subscription) Reject(p int32, offset int64, reason error) error {
+	c := s.claim(p)
+	if c == nil {
+		return ErrNotAssigned
+	}
+	d, ok, w := c.part.Condemn(offset, reason, Now())
+	c.do(w)
+	if d != nil {
+		if taskOf(d).GiveUp(reason); c.part.Status(d) != partition.Rejected {
+			return fmt.Errorf("offset %d: its handler has settled it, or its partition has ended", offset)
+		}
+		return nil
+	}
+	if !ok {
+		return c.cannot(partition.Confirming, offset)
+	}
+	return nil
+}
+
+func (c *Claim) cannot(was partition.State, offset int64) error {
+	switch next := c.part.Next(); {
+	case offset >= next:
+		return fmt.Errorf("offset %d is not fetched yet, the next one to come is %d", offset, next)
+	case offset < c.part.Mark().Offset:
+		return fmt.Errorf("offset %d is settled", offset)
+	case was == partition.InFlight || was == partition.NackedBusy:
+		return fmt.Errorf("offset %d: %v", offset, was)
+	case was == partition.Queued:
+		return fmt.Errorf("offset %d: %v, it comes in its turn", offset, was)
+	}
+	return fmt.Errorf("offset %d is settled, being settled, or no record", offset)
+}

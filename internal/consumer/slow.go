@@ -1,0 +1,70 @@
+package consumer
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// Slow is a partition with handlers that have run for longer than they should.
+type Slow struct {
+	Topic     string
+	Partition int32
+	Oldest    partition.Held // the record whose handler began first
+	For       time.Duration
+	Handlers  int // how many are slow
+}
+
+// slowHandlers is what was told of slow handlers. It is the clock's goroutine's own.
+type slowHandlers struct {
+	told   map[int32]struct{} // partitions
+	outage outage.Outage
+}
+
+// lookForSlow tells of handlers that have run for longer than Config.HandlerSlow: of a partition
+// when the first one of it does, then ever more rarely of the one that has run for longest, and
+// once when all have returned.
+func (s *Subscription) lookForSlow() {
+	limit := s.cfg.HandlerSlow
+	if limit <= 0 || s.cfg.Events.Slow == nil {
+		return
+	}
+	now := s.clock.Load()
+	var all, news []Slow
+	told := map[int32]struct{}{}
+	for _, c := range s.assigned() {
+		oldest, n := c.part.Slow(now - int64(limit))
+		if n == 0 {
+			continue
+		}
+		slow := Slow{Topic: c.topic, Partition: c.partition, Oldest: *oldest, For: time.Duration(now - oldest.Since), Handlers: n}
+		all = append(all, slow)
+		if _, before := s.slow.told[c.partition]; !before {
+			news = append(news, slow)
+		}
+		told[c.partition] = struct{}{}
+	}
+	if len(all) == 0 {
+		s.slow.told = nil
+		if report, reported := s.slow.outage.Over(); reported {
+			s.cfg.Events.SlowOver(report.For + limit)
+		}
+		return
+	}
+	s.slow.told = told
+	_, due := s.slow.outage.Failed()
+	switch {
+	case due:
+		s.cfg.Events.Slow(longestFirst(all))
+	case len(news) > 0:
+		s.cfg.Events.Slow(longestFirst(news))
+	}
+}
+
+func longestFirst(all []Slow) []Slow {
+	slices.SortFunc(all, func(a, b Slow) int { return cmp.Or(cmp.Compare(b.For, a.For), cmp.Compare(a.Partition, b.Partition)) })
+	return all
+}

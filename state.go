@@ -1,0 +1,253 @@
+package ackpolicy
+
+import (
+	"slices"
+	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// State is a snapshot of a Subscriber.
+type State struct {
+	Time          time.Time
+	ConsumerGroup string
+	Guarantees    string
+	Closing       bool
+	Subscriptions []SubscriptionState // those that have not ended, in the order of their Subscribe
+}
+
+// SubscriptionState is a snapshot of one Subscribe.
+type SubscriptionState struct {
+	Topic      string
+	Handler    string // the one under a middleware of ours that ran last; "": none has run
+	MemberID   string // in the consumer group; "": none
+	Generation int32
+	// Consuming reports whether the member has its assignment, or without a group whether the
+	// topic is read, and Since for how long Consuming has been what it is.
+	Consuming bool
+	Since     time.Time
+	Failing   []Failure
+	// BufferedBytes is what unsettled records take up, of SubscriberConfig.MaxBufferedBytes.
+	BufferedBytes, MaxBufferedBytes int64
+	MaxInFlight, MaxUncommitted     int              // per partition; MaxUncommitted may be Unlimited
+	Partitions                      []PartitionState // the assigned ones, in order
+}
+
+// Failure is one way in which Kafka fails a subscription now.
+type Failure struct {
+	Symptom    string  // "connecting", "fetching", "opening", "committing" or "reading again"
+	Text       string  // the same as a sentence
+	Partitions []int32 // empty: not one of partitions
+	Since      time.Time
+	Err        error // the last one
+}
+
+// PartitionState is a snapshot of an assigned partition. An offset that is not known is -1.
+type PartitionState struct {
+	Partition int32
+	Since     time.Time // it is assigned
+
+	Watermark     int64 // every record below it is settled
+	Committed     int64 // the offset that Kafka has stored
+	Next          int64 // behind the last record that was fetched
+	HighWatermark int64 // where the log ended at the last fetch; 0 before the first one
+	// CommittedLag is how far Committed is behind HighWatermark, as Kafka's own tools and
+	// their alerts count it. WorkLag is how many records, at most, are not settled: those of
+	// the window, and what has not been fetched.
+	CommittedLag, WorkLag int64
+
+	Oldest *RecordState // the record that holds Watermark; nil: all that was fetched is settled
+
+	InFlight  int // deliveries whose handlers have not returned
+	Queued    int // records that were not delivered yet, or not by this member
+	Nacked    int // records that wait for their next delivery
+	Pending   int // records that their handlers left without settling them
+	Letters   int // rejected records whose dead letters are not stored
+	Unsettled int // all of these, each record once
+
+	Uncommitted int // records that count for MaxUncommitted
+	Bytes       int64
+	// LedgerBytes is what the ledger beside the committed offset takes, of LedgerRoom. Unmarked
+	// counts settled records that did not fit: a restart repeats them.
+	LedgerBytes, LedgerRoom, Unmarked int
+	CommitErr                         error    // why the last commit is not confirmed; nil: it is
+	Paused                            []string // why nothing is fetched; empty: it is
+	Held                              bool     // by Pause
+	Draining                          bool
+}
+
+// RecordState describes a record that is not settled.
+type RecordState struct {
+	Offset int64
+	Key    []byte // the first 256 bytes; nil: none, or the record was pushed out of memory
+	Status RecordStatus
+	// Since is when it began with what it is doing now, to a quarter of a second.
+	Since   time.Time
+	Attempt int // deliveries so far
+	// NextDelivery is when a nacked record is delivered again; zero: it is not nacked.
+	NextDelivery time.Time
+	LastErr      error // why the last delivery did not settle it; nil: there was none, or it gave no error
+	Tries        []Try // the last four deliveries that did not settle it, oldest first
+	Rejected     error // why it is given up when its turn comes, by Subscriber.Reject
+}
+
+// Try is a delivery that did not settle its record.
+type Try struct {
+	Attempt      int
+	Began, Ended time.Time // to a quarter of a second; Began is zero where it is not known
+	Err          error
+}
+
+// RecordStatus is what a record that is not settled is doing.
+type RecordStatus uint8
+
+const (
+	RecordQueued     RecordStatus = iota // waits for a slot, or for an earlier record of its lane
+	RecordUnverified                     // settled by an earlier owner, as far as is known by now
+	RecordInFlight                       // with its handler
+	RecordNacking                        // nacked, its handler has not returned
+	RecordPending                        // its handler returned without settling it
+	RecordParked                         // nacked, waits until NextDelivery
+	RecordDue                            // nacked, waits for a slot
+	RecordRejecting                      // rejected, its dead letter is not stored yet
+	RecordConfirming                     // acked under ConfirmFirst, its commit is not confirmed yet
+	RecordSettled                        // settled, its handler has not returned
+)
+
+var recordStatusNames = [...]string{
+	"queued", "unverified", "in flight", "nacking", "pending", "parked", "due", "rejecting", "confirming", "settled",
+}
+
+// String returns the status in lower case.
+func (s RecordStatus) String() string {
+	if int(s) < len(recordStatusNames) {
+		return recordStatusNames[s]
+	}
+	return "RecordStatus?"
+}
+
+// State returns a snapshot of all subscriptions. It holds no lock for longer than the
+// settlement of a record does, and may be called at any time, also after Close.
+func (s *Subscriber) State() State {
+	st := State{Time: time.Now(), ConsumerGroup: s.config.Kafka.ConsumerGroup, Guarantees: s.Guarantees(), Closing: s.closing.Err() != nil}
+	for _, sub := range s.live() {
+		st.Subscriptions = append(st.Subscriptions, sub.state())
+	}
+	return st
+}
+
+// live returns the subscriptions that have not ended.
+func (s *Subscriber) live() []*subscription {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.subscriptions)
+}
+
+func (s *subscription) state() SubscriptionState {
+	c, of := &s.sub.config, s.running.State()
+	st := SubscriptionState{
+		Topic: s.topic, Handler: s.handlerName(), MemberID: of.Member, Generation: of.Generation, Consuming: of.Consuming, Since: of.Since,
+		BufferedBytes: of.Bytes, MaxBufferedBytes: c.MaxBufferedBytes, MaxInFlight: c.MaxInFlight, MaxUncommitted: c.MaxUncommitted,
+	}
+	for _, f := range of.Failing {
+		st.Failing = append(st.Failing, Failure{f.Symptom, f.Text, f.Partitions, f.Since, f.Err})
+	}
+	clock := newWallClock()
+	for _, p := range of.Claims {
+		st.Partitions = append(st.Partitions, clock.partition(&p))
+	}
+	return st
+}
+
+// Window returns the records of a partition that are not settled, the oldest first and at most
+// so many, and the sections of 64 records in which they lie, for those who draw it. ok is
+// false if the partition is not assigned. It is not of one moment.
+func (s *Subscriber) Window(topic string, partition int32, most int) (records []RecordState, sections []Section, ok bool) {
+	for _, sub := range s.live() {
+		if sub.topic != topic {
+			continue
+		}
+		held, parts, assigned := sub.running.Window(partition, most)
+		if !assigned {
+			continue
+		}
+		clock := newWallClock()
+		for _, h := range held {
+			records = append(records, *clock.record(&h))
+		}
+		for _, p := range parts {
+			sections = append(sections, sectionOf(p))
+		}
+		return records, sections, true
+	}
+	return nil, nil, false
+}
+
+// Section is a part of a partition's window: at most 64 records, from one offset to before another.
+type Section struct {
+	From, To                                            int64
+	Settled, InFlight, Queued, Nacked, Pending, Letters int
+}
+
+func sectionOf(p partition.Section) Section {
+	n := countsOf(&p.Counts)
+	return Section{
+		From: p.From, To: p.To, Settled: p.Records - n.Unsettled,
+		InFlight: n.InFlight, Queued: n.Queued, Nacked: n.Nacked, Pending: n.Pending, Letters: n.Letters,
+	}
+}
+
+// countsOf gathers the states of a window's records. InFlight is of records here.
+func countsOf(counts *partition.Counts) (n PartitionState) {
+	n.Queued = counts[partition.Queued] + counts[partition.Unverified]
+	n.InFlight = counts[partition.InFlight] + counts[partition.Confirming] + counts[partition.NackedBusy]
+	n.Nacked = counts[partition.Parked] + counts[partition.Due]
+	n.Pending, n.Letters = counts[partition.Pended], counts[partition.Rejecting]
+	n.Unsettled = n.Queued + n.InFlight + n.Nacked + n.Pending + n.Letters
+	return n
+}
+
+// wallClock turns times of the subscription's clock into those of the day.
+type wallClock struct {
+	now  time.Time
+	mono int64
+}
+
+func newWallClock() wallClock { return wallClock{time.Now(), consumer.Now()} }
+
+func (c wallClock) at(mono int64) time.Time {
+	if mono == 0 {
+		return time.Time{}
+	}
+	return c.now.Add(time.Duration(mono - c.mono))
+}
+
+func (c wallClock) partition(p *consumer.ClaimState) PartitionState {
+	st := countsOf(&p.Counts)
+	st.Partition, st.Since = p.Partition, p.Since
+	st.Watermark, st.Committed, st.Next, st.HighWatermark = p.Watermark, p.Committed, p.Next, p.LogEnd
+	if st.Committed >= 0 {
+		st.CommittedLag = max(0, st.HighWatermark-st.Committed)
+	}
+	st.WorkLag = int64(st.Unsettled) + max(0, st.HighWatermark-st.Next)
+	st.InFlight, st.Uncommitted, st.Bytes = p.Running, p.Uncommitted, p.Bytes
+	st.LedgerBytes, st.LedgerRoom, st.Unmarked, st.CommitErr = p.Metadata, p.Room, p.Unmarked, p.CommitErr
+	st.Paused, st.Held, st.Draining = p.Paused, p.Overview.Paused, p.Draining
+	if p.Oldest != nil {
+		st.Oldest = c.record(p.Oldest)
+	}
+	return st
+}
+
+func (c wallClock) record(h *partition.Held) *RecordState {
+	r := &RecordState{
+		Offset: h.Offset, Key: h.Key, Status: RecordStatus(h.State), Since: c.at(h.Since), Attempt: h.Attempt,
+		NextDelivery: c.at(h.DueAt), Rejected: h.Rejected,
+	}
+	for _, t := range h.Tries {
+		r.Tries = append(r.Tries, Try{t.Attempt, c.at(t.Began), c.at(t.Ended), t.Err})
+		r.LastErr = t.Err
+	}
+	return r
+}
