@@ -5,68 +5,79 @@ import (
 	"time"
 )
 
-// Hooks tell an application what happens to its records. Each may be nil. More may be added.
+// Hooks are functions that the application is called with: what happens to its
+// records and partitions. Each may be nil. More hooks may be added to the type.
 //
-// Those of one subscription are called one at a time, in the order of the events, from
-// a goroutine that does nothing else. So a hook runs shortly after its event, may block,
-// settle records, and call Close; those of several subscriptions run at the same time. What
-// a slow hook holds up is the hooks behind it, and beyond that:
+// The hooks of a subscription are called one at a time, in the order of the events,
+// from a goroutine of their own. So a hook runs shortly after its event, and it may
+// block, settle records and call Close. Hooks of different subscriptions may run at
+// the same time.
 //
-//   - Settled: a thousand events may wait; then a record waits for its own one's turn.
-//   - Committed and CommitFailed: of a partition's events only the latest wait.
-//   - DeadLettered: the record's offset is not committed before it has returned.
-//   - The end of the subscription waits a second for the hooks that are due.
+// A slow hook delays the hooks behind it, and also:
 //
-// No record waits for a hook that has not returned for five seconds, nor does
-// any while the subscription ends. Beyond 4,096 events that wait, more are dropped, which is
-// logged as an error with the hook's name. A hook that panics is logged with its event.
+//   - Settled: a thousand events may wait; beyond that, records wait until there is
+//     room for theirs.
+//   - Committed and CommitFailed: only the latest events of each partition are kept.
+//   - DeadLettered: the record's offset is not committed before the hook has returned.
+//   - The end of the subscription waits for up to a second for hooks that are due.
+//
+// Records stop waiting for a hook that has not returned for five seconds, and while
+// the subscription ends. When 4,096 events wait, further ones are dropped, which is
+// logged as an error with the name of the hook. A panic in a hook is logged with its
+// event.
 type Hooks struct {
-	// Assigned: a partition is ours from now on.
+	// Assigned is called when a partition is assigned.
 	Assigned func(AssignedEvent)
-	// Settled: a delivery was acked, nacked or rejected. AckCumulative tells of each
-	// record that it acks. Under ConfirmFirst it is told once the commit is confirmed.
+	// Settled is called when a delivery is acked, nacked or rejected. For
+	// AckCumulative it is called once for each record. Under ConfirmFirst it is called
+	// once the commit is confirmed.
 	Settled func(SettledEvent)
-	// Committed: Kafka has stored an offset, or more beside the same one.
+	// Committed is called when Kafka has stored an offset, or marks at the same offset.
 	Committed func(CommittedEvent)
-	// CommitFailed: a commit was refused or got no answer. It is tried again
-	// until the partition is no longer ours.
+	// CommitFailed is called when a commit is refused or not answered. The commit is
+	// tried again until it succeeds or the partition is released.
 	CommitFailed func(CommitFailedEvent)
-	// Revoked: a partition is no longer ours, after its drain. It tells of Close too.
+	// Revoked is called when a partition is released, after its drain: on a
+	// revocation and on Close.
 	Revoked func(RevokedEvent)
-	// Blocked: a bound has kept the partition paused for some seconds behind one
-	// record that is not settled, or because commits fail. Told once a record.
+	// Blocked is called when a limit has kept a partition paused for some seconds,
+	// because one record is not settled or because commits fail. It is called once
+	// per record.
 	Blocked func(BlockedEvent)
-	// FetchStalled: a partition that is not paused has got nothing for half a minute
-	// though the broker has records for it. Told once more when the
-	// subscription reconnects for it, half a minute later. And at once where a batch
-	// cannot be decoded, with the offset at which that begins.
+	// FetchStalled is called when a partition that is not paused has received nothing
+	// for half a minute although the broker has records for it, and again half a
+	// minute later when the subscription reconnects because of it. It is called at
+	// once for a batch that cannot be decoded, with the offset where the batch begins.
 	FetchStalled func(FetchStalledEvent)
-	// Undecodable: the Unmarshaler refused a record. It is tried again with backoff.
+	// Undecodable is called when the Unmarshaler cannot decode a record.
+	// SubscriberConfig.OnUndecodable says what happens to it.
 	Undecodable func(UndecodableEvent)
-	// PositionReset: the offset to go on from, the group's stored one or the one
-	// reached, lay outside the log. With Start above Stored the records between them are lost.
-	// Or the topic was deleted and created again: then Start is its beginning.
+	// PositionReset is called when the offset to continue from (the group's stored
+	// one, or the one reached) is outside the log. If Start is greater than Stored,
+	// the records between them are lost. It is also called when the topic was deleted
+	// and created again; Start is then its beginning.
 	PositionReset func(PositionResetEvent)
-	// DeadLettered: a dead letter was stored, or not: then it is tried again, unless the record is given up.
+	// DeadLettered is called after each attempt to store a dead letter. A letter that
+	// was not stored is sent again, unless the record is given up.
 	DeadLettered func(DeadLetteredEvent)
-	// Unconfirmed: under ConfirmFirst a record's commit was sent, and the
-	// partition lost before its outcome was known. Its handler does not run.
+	// Unconfirmed is called under ConfirmFirst when a record's commit was sent and the
+	// partition was lost before the outcome was known. The record's handler does not run.
 	Unconfirmed func(UnconfirmedEvent)
-	// HandlerSlow: handlers of a partition have run for longer than SubscriberConfig.HandlerSlow.
-	// Called when that begins, and then ever more rarely.
+	// HandlerSlow is called when a handler of a partition has run for longer than
+	// SubscriberConfig.HandlerSlow, and again at growing intervals while it runs.
 	HandlerSlow func(HandlerSlowEvent)
-	// Acted: somebody paused, resumed, retried or rejected something.
+	// Acted is called after Subscriber.Pause, Resume, Retry or Reject.
 	Acted func(ActedEvent)
 }
 
-// AssignedEvent is told by Hooks.Assigned.
+// AssignedEvent is passed to Hooks.Assigned.
 type AssignedEvent struct {
 	Topic     string
 	Partition int32
-	Start     int64 // the offset of the first record to be read
+	Start     int64 // the offset of the first record to read
 }
 
-// SettledEvent is told by Hooks.Settled.
+// SettledEvent is passed to Hooks.Settled.
 type SettledEvent struct {
 	Topic     string
 	Partition int32
@@ -76,60 +87,60 @@ type SettledEvent struct {
 	Reason    error  // the handler's error, if there was one
 }
 
-// CommittedEvent is told by Hooks.Committed.
+// CommittedEvent is passed to Hooks.Committed.
 type CommittedEvent struct {
 	Topic     string
 	Partition int32
-	Offset    int64 // the next record to be read
+	Offset    int64 // the next record to read
 }
 
-// CommitFailedEvent is told by Hooks.CommitFailed.
+// CommitFailedEvent is passed to Hooks.CommitFailed.
 type CommitFailedEvent struct {
 	Topic     string
 	Partition int32
 	Offset    int64
-	Attempt   int // 0: the group has gone on without us, it is not tried again
+	Attempt   int // from 1; 0 if the group has continued without this member, and the commit is not tried again
 	Err       error
 }
 
-// RevokedEvent is told by Hooks.Revoked.
+// RevokedEvent is passed to Hooks.Revoked.
 type RevokedEvent struct {
 	Topic     string
 	Partition int32
 	Cause     error // ErrRevoked or ErrClosing
 	Offset    int64 // the watermark: every record below it is settled
-	Err       error // why the last commit is not confirmed; nil: it is stored
-	TimedOut  bool  // DrainTimeout ran out: handlers or letters outlived it
-	FirstLeft int64 // the lowest offset that was delivered and not settled; -1: none
-	Running   int   // deliveries left while their handlers still ran
-	Pending   int   // deliveries left unsettled by handlers that had returned
-	Nacked    int   // records left that waited for their next delivery
-	Letters   int   // rejected records left whose dead letters were not stored
-	Unmarked  int   // settled records that come again: the commit had no room for their marks
+	Err       error // why the last commit is not confirmed; nil if it is stored
+	TimedOut  bool  // DrainTimeout ended while handlers or letters were still running
+	FirstLeft int64 // the lowest offset that was delivered and not settled; -1 if there is none
+	Running   int   // deliveries whose handlers were still running
+	Pending   int   // deliveries whose handlers had returned without settling them
+	Nacked    int   // records that waited for their next delivery
+	Letters   int   // rejected records whose dead letters were not stored
+	Unmarked  int   // settled records that come again, since the commit had no room for their marks
 }
 
-// BlockedEvent is told by Hooks.Blocked.
+// BlockedEvent is passed to Hooks.Blocked.
 type BlockedEvent struct {
 	Topic     string
 	Partition int32
-	Bound     string // MaxUncommitted or MaxBufferedBytes
-	Offset    int64  // of the oldest unsettled record; with Err, the one to be committed
+	Bound     string // the limit that is reached: MaxUncommitted or MaxBufferedBytes
+	Offset    int64  // of the oldest unsettled record; if Err is set, the offset to commit
 	Attempt   int
-	State     string // what it waits for, in words
-	Err       error  // why the commit fails; nil: it is the record that holds the partition
+	State     string // what the record waits for, in words
+	Err       error  // why commits fail; nil if a record holds the partition
 }
 
-// FetchStalledEvent is told by Hooks.FetchStalled.
+// FetchStalledEvent is passed to Hooks.FetchStalled.
 type FetchStalledEvent struct {
 	Topic     string
 	Partition int32
-	Offset    int64         // the next to be read
-	End       int64         // of the partition
-	For       time.Duration // since it got something; in steps of 15 s
-	Reconnect bool          // the subscription reconnects
+	Offset    int64         // the next record to read
+	End       int64         // the end of the partition
+	For       time.Duration // for how long it has received nothing, in steps of 15 s
+	Reconnect bool          // whether the subscription reconnects now
 }
 
-// UndecodableEvent is told by Hooks.Undecodable.
+// UndecodableEvent is passed to Hooks.Undecodable.
 type UndecodableEvent struct {
 	Topic     string
 	Partition int32
@@ -138,25 +149,25 @@ type UndecodableEvent struct {
 	Err       error
 }
 
-// PositionResetEvent is told by Hooks.PositionReset.
+// PositionResetEvent is passed to Hooks.PositionReset.
 type PositionResetEvent struct {
 	Topic     string
 	Partition int32
-	Stored    int64 // the offset before; -1: not known
-	Start     int64 // the one it goes on from, by Consumer.Offsets.Initial; or a new topic's beginning
+	Stored    int64 // the offset before; -1 if it is not known
+	Start     int64 // the offset now, by Consumer.Offsets.Initial, or the beginning of a new topic
 }
 
-// DeadLetteredEvent is told by Hooks.DeadLettered.
+// DeadLetteredEvent is passed to Hooks.DeadLettered.
 type DeadLetteredEvent struct {
 	Topic     string
 	Partition int32
 	Offset    int64
 	Reason    error // why the record was rejected
-	Err       error // why the letter was not stored; nil: it is
-	GivenUp   bool  // it will not be: the record is gone, or OnUnstorable is UnstorableGiveUp
+	Err       error // why the letter was not stored; nil if it was
+	GivenUp   bool  // the letter will not be stored: the record is gone, or OnUnstorable is UnstorableGiveUp
 }
 
-// UnconfirmedEvent is told by Hooks.Unconfirmed.
+// UnconfirmedEvent is passed to Hooks.Unconfirmed.
 type UnconfirmedEvent struct {
 	Topic     string
 	Partition int32
@@ -164,19 +175,19 @@ type UnconfirmedEvent struct {
 	Err       error
 }
 
-// HandlerSlowEvent is told by Hooks.HandlerSlow.
+// HandlerSlowEvent is passed to Hooks.HandlerSlow.
 type HandlerSlowEvent struct {
 	Topic     string
 	Partition int32
-	Offset    int64 // of the record whose handler has run for longest
+	Offset    int64 // of the record whose handler has run longest
 	Key       []byte
 	Attempt   int
 	Handler   string
 	For       time.Duration
-	Handlers  int // how many of the partition are slow
+	Handlers  int // how many slow handlers the partition has
 }
 
-// Action is what somebody did by a method of the Subscriber.
+// Action names a method of the Subscriber that changes what it does.
 type Action string
 
 // The actions.
@@ -187,13 +198,13 @@ const (
 	ActionReject Action = "reject"
 )
 
-// ActedEvent is told by Hooks.Acted.
+// ActedEvent is passed to Hooks.Acted.
 type ActedEvent struct {
 	By        string
 	Action    Action
 	Topic     string
-	Partition int32 // -1: all
-	Offset    int64 // -1: not one record
+	Partition int32 // -1 for all partitions
+	Offset    int64 // -1 if the action is not about one record
 	Reason    string
 }
 

@@ -13,17 +13,18 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/strategy"
 )
 
-// Ordering says which records wait for each other.
+// Ordering says which records are handled one after the other.
 type Ordering uint8
 
 const (
-	// OrderByPartition handles a partition's records one after the other. A
-	// nacked one holds all behind it.
+	// OrderByPartition handles the records of a partition one after the other. A
+	// nacked record holds back all records behind it.
 	OrderByPartition Ordering = iota
-	// OrderByKey handles records with the same key one after the other and
-	// others at the same time. A nacked one holds its key only. A record without a key waits for none.
+	// OrderByKey handles records with the same key one after the other, and records
+	// with different keys concurrently. A nacked record holds back only the records
+	// with its key. A record without a key waits for no other.
 	OrderByKey
-	// Unordered handles all records at the same time; a nacked one holds nothing.
+	// Unordered handles records concurrently. A nacked record holds back no other.
 	Unordered
 )
 
@@ -37,20 +38,21 @@ func (o Ordering) String() string {
 	return fmt.Sprintf("Ordering(%d)", uint8(o))
 }
 
-// Undecodable says what becomes of a record that the Unmarshaler refuses.
+// Undecodable says what happens to a record that the Unmarshaler cannot decode.
 type Undecodable uint8
 
 const (
-	// UndecodableAuto rejects it where there is a DeadLetter, and else is UndecodableRetry.
+	// UndecodableAuto rejects the record if there is a DeadLetter. Otherwise it is
+	// UndecodableRetry.
 	UndecodableAuto Undecodable = iota
-	// UndecodableRetry keeps it and tries again with backoff, without a limit.
+	// UndecodableRetry keeps the record and tries again with backoff, without a limit.
 	// Nothing is committed past it.
 	UndecodableRetry
-	// UndecodableReject gives it up.
+	// UndecodableReject rejects the record.
 	UndecodableReject
 )
 
-// Unlimited is a bound that is none.
+// Unlimited turns a limit off.
 const Unlimited = -1
 
 const (
@@ -61,79 +63,94 @@ const (
 	defaultHandlerSlow      = time.Minute
 )
 
-// SubscriberConfig configures a Subscriber. The zero value of every field but
-// Kafka.Brokers is a working default.
+// SubscriberConfig configures a Subscriber. Only Kafka.Brokers is required: the
+// zero value of every other field is a working default.
 type SubscriberConfig struct {
-	// Kafka is watermill-kafka's own configuration; each of its fields is
-	// honoured. With Consumer.Offsets.AutoCommit disabled in its sarama
-	// configuration, which is copied and never changed, every ack is committed at
-	// once rather than at CommitInterval. Its Consumer.Interceptors are called for each
-	// delivery of a record, with a copy of it, from the goroutines that deliver.
-	// Each subscription has its own instance of sarama's balance
-	// strategies. A strategy of the application's own type is called for one subscription of the process at a
-	// time; one with an OnAssignment, which remembers its member, serves one subscription only: Subscribe returns an error for a second.
+	// Kafka is watermill-kafka's configuration. Each of its fields is honoured.
+	//
+	// Its sarama configuration is copied, not changed. If Consumer.Offsets.AutoCommit
+	// is disabled there, every ack is committed at once instead of within
+	// CommitInterval. Its Consumer.Interceptors are called for each delivery with a
+	// copy of the record, from the goroutines that deliver.
+	//
+	// Each subscription has its own instance of sarama's balance strategies. A
+	// strategy of the application's own type is called for one subscription of the
+	// process at a time. A strategy with an OnAssignment method remembers its member
+	// and serves one subscription only: Subscribe returns an error for a second one.
 	Kafka kafka.SubscriberConfig
-	// Ordering: OrderByPartition by default.
+	// Ordering says which records are handled one after the other. The default is
+	// OrderByPartition.
 	Ordering Ordering
-	// MaxInFlight is how many handlers run at once, a partition; 0 is 1, or 64 with
-	// OrderByKey and Unordered. Above 1 is an error with OrderByPartition.
+	// MaxInFlight is how many handlers run at once per partition. The default, 0, is
+	// 1 with OrderByPartition, where more is an error, and 64 with OrderByKey and
+	// Unordered.
 	MaxInFlight int
-	// MaxInFlightTotal is the same bound over all partitions of a subscription; 0 is no bound.
+	// MaxInFlightTotal is how many handlers run at once over all partitions of a
+	// subscription; 0 means no limit.
 	MaxInFlightTotal int
-	// MaxUncommitted is how many delivered records of a partition no confirmed commit may
-	// cover, by its offset or by a mark behind it: the most that a crash replays. A record
-	// that waits for long counts as one, not what is settled and stored behind it. Without a
-	// group it is how many records may lie between the oldest unsettled one and the highest
-	// delivered one. 0 is 100,000; Unlimited is no bound.
+	// MaxUncommitted is how many delivered records of a partition may be covered by
+	// no confirmed commit, neither by its offset nor by a mark: the most that a crash
+	// replays. A record that waits for a long time counts as one; those that are
+	// settled and stored behind it do not count. Without a consumer group it is how
+	// many records may lie between the oldest unsettled record and the last delivered
+	// one. 0 means 100,000; Unlimited turns the limit off.
 	MaxUncommitted int
-	// MaxBufferedBytes is how many bytes of records, with 160 more for each and 56
-	// for each header, a subscription holds before it pauses fetching. Half of it is divided
-	// evenly among the assigned partitions, the other half goes to those that need more, in
-	// turn. A fetch counts as it is once it is decompressed, and as a whole: expect up to twice
-	// the bound in memory, or two fetches if those are larger. Each running handler has a copy
-	// of its record's key and value beside that. 0 is 64 MiB.
+	// MaxBufferedBytes is how many bytes of records a subscription holds before it
+	// pauses fetching; each record counts 160 bytes more than its content, and each
+	// header 56. Half of it is divided evenly among the assigned partitions. The
+	// other half goes to the partitions that need more, in turn.
+	//
+	// A fetch counts as a whole, with its decompressed size. So memory may reach
+	// twice the limit, or two fetches if those are larger. Each running handler has a
+	// copy of its record's key and value in addition. 0 means 64 MiB.
 	MaxBufferedBytes int64
-	// CommitInterval is the longest time until a commit that nobody waits for. One comes
-	// sooner the more is settled: after a fifth of it for one record, half of that for
-	// two, and 50 ms after the last one at the soonest. 0 is sarama's
-	// Consumer.Offsets.AutoCommit.Interval (1 s).
+	// CommitInterval is the longest time until what is settled is committed. Most
+	// commits come sooner, the sooner the more is settled: after a fifth of the
+	// interval for one record, after half of that for two, and at most every 50 ms.
+	// 0 means sarama's Consumer.Offsets.AutoCommit.Interval (1 s).
 	CommitInterval time.Duration
-	// Backoff returns how long a nacked record waits for its next delivery, where
-	// the nack itself brought no delay. attempt is the delivery that was just
-	// nacked, 1 the first; err is the handler's error, nil for a nack without one.
-	// nil: Kafka.NackResendSleep (100 ms) each time.
+	// Backoff returns how long a nacked record waits for its next delivery. It is
+	// called if the nack itself has no delay. attempt is the delivery that was just
+	// nacked, starting at 1; err is the handler's error, nil for a nack without one.
+	// If Backoff is nil, the delay is Kafka.NackResendSleep (100 ms).
 	Backoff func(attempt int, err error) time.Duration
-	// MaxDeliveries is how often a record is delivered at most: a nack of the last
-	// delivery becomes a reject, with the handler's error as its reason. 0 is no
-	// limit. The count goes on over restarts and revocations, see Delivery.Attempt. It says nothing about
-	// time: five deliveries with ExponentialBackoff's defaults are over in 0.75 s on average, and
-	// an outage that is longer rejects what it meets. MaxAge bears one. A record whose handler
-	// ends the process is found, too, and rejected with ErrProcessDied, after as many deaths and two
-	// more; for that, an assignment begins with a commit.
+	// MaxDeliveries is how often a record is delivered: a nack of the last delivery
+	// becomes a reject, with the handler's error as its reason. 0 means no limit.
+	// The count continues over restarts and revocations, see Delivery.Attempt.
+	//
+	// The limit says nothing about time. Five deliveries with the defaults of
+	// ExponentialBackoff take 0.75 s on average, so a longer outage of whatever the
+	// handler needs rejects the records it meets; MaxAge does not.
+	//
+	// A record whose handler ends the process is detected too, after MaxDeliveries + 2
+	// deaths (at least 5), and rejected with ErrProcessDied. For this, each assignment starts with
+	// a commit.
 	MaxDeliveries int
-	// MaxAge is for how long a record is delivered: a nack becomes a reject once so
-	// much time has passed since the record's first delivery began, with the handler's
-	// error as its reason. 0 is no limit. An outage that is shorter rejects nothing. Where
-	// MaxDeliveries is set, too, the limit that is reached first counts. The age goes on
-	// over restarts and revocations, as the count of deliveries does.
+	// MaxAge is for how long a record is delivered: once this much time has passed
+	// since its first delivery began, a nack becomes a reject, with the handler's
+	// error as its reason. 0 means no limit. A shorter outage rejects nothing. If
+	// MaxDeliveries is set too, whichever limit is reached first applies. The age
+	// continues over restarts and revocations, as the count of deliveries does.
 	MaxAge time.Duration
-	// DeadLetter takes rejected records; nil logs them at error level. A record's
-	// offset is not committed before its letter is stored.
+	// DeadLetter stores rejected records. Without one they are logged at error level.
+	// The offset of a rejected record is not committed before its letter is stored.
 	DeadLetter DeadLetter
-	// OnUndecodable says what becomes of a record that the Unmarshaler refuses.
+	// OnUndecodable says what happens to a record that the Unmarshaler cannot decode.
 	OnUndecodable Undecodable
-	// OnUnstorable says what becomes of a rejected record whose letter the DeadLetter
+	// OnUnstorable says what happens to a rejected record whose letter DeadLetter
 	// refuses for good.
 	OnUnstorable Unstorable
-	// DrainTimeout is how long running handlers may take to finish on Close and
-	// on a revocation; there it is cut to what Rebalance.Timeout leaves. After it their contexts
-	// end with ErrClosing or ErrRevoked as the cause. Nacked records are not waited for. 0 is 10 s.
+	// DrainTimeout is how long running handlers may take to finish on Close and on a
+	// revocation; on a revocation it is cut to what Rebalance.Timeout allows. After it
+	// their contexts end, with ErrClosing or ErrRevoked as the cause. A drain does not
+	// wait for nacked records. 0 means 10 s.
 	DrainTimeout time.Duration
-	// HandlerSlow is how long a handler may run before the log and Hooks.HandlerSlow say so, ever
-	// more rarely, and once more when all have returned. Nothing is done about it. 0 is 1
-	// minute; a negative value turns it off.
+	// HandlerSlow is how long a handler may run before the log and Hooks.HandlerSlow
+	// report it, at growing intervals, and once more when all slow handlers have
+	// returned. Nothing else happens to the handler. 0 means 1 minute; a negative
+	// value turns the report off.
 	HandlerSlow time.Duration
-	// Hooks tell what happens.
+	// Hooks are called with what happens.
 	Hooks Hooks
 }
 
@@ -176,8 +193,8 @@ func (c *SubscriberConfig) setDefaults() {
 	}
 }
 
-// Validate returns every problem of the configuration in one error; each names
-// its field, its value and what to set. NewSubscriber calls it.
+// Validate returns one error that joins every problem of the configuration. Each
+// names the field, its value and what to set. NewSubscriber calls Validate.
 func (c SubscriberConfig) Validate() error {
 	c.setDefaults()
 	var errs []error
@@ -266,12 +283,12 @@ func (o Ordering) lanes() partition.Order {
 	return partition.ByPartition
 }
 
-// saramaConfigs returns two copies of the user's configuration: for the client
-// that is a member of the group and fetches, and for the coordinator's own.
+// saramaConfigs returns two copies of the user's configuration: one for the client
+// that is a member of the group and fetches, and one for the client that commits.
 func (c *SubscriberConfig) saramaConfigs() (fetch, side *sarama.Config) {
 	fetch = copySarama(c.Kafka.OverwriteSaramaConfig)
 	side = copySarama(c.Kafka.OverwriteSaramaConfig)
-	// Commits and re-reads answer in milliseconds; a drain must not wait for more.
+	// Commits and re-reads are answered in milliseconds; a drain must not wait longer.
 	side.Net.ReadTimeout = min(side.Net.ReadTimeout, 10*time.Second)
 	return fetch, side
 }
@@ -283,7 +300,7 @@ func copySarama(user *sarama.Config) *sarama.Config {
 	c.Consumer.Interceptors = nil                // we call them, for each delivery
 	rebalance := &c.Consumer.Group.Rebalance
 	// While sarama waits to rejoin, the group is a generation ahead of the session
-	// and refuses its commits: shorter pauses, and as many more of them.
+	// and refuses its commits. So the pauses are shorter, and there are more of them.
 	const pause = 100 * time.Millisecond
 	if b := rebalance.Retry.Backoff; b > pause {
 		rebalance.Retry.Max *= int(b / pause)
