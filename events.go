@@ -84,13 +84,13 @@ func (s *subscription) quiet(status partition.Status) bool {
 	return true
 }
 
-// settled tells of a settlement, once a delivery.
-func (s *subscription) settled(d *Delivery, v partition.Verdict, reason error) {
-	status := Status(v.Status)
+// settled tells of a settlement: of d's record, or of another one that was acked with it.
+func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partition.Verdict) {
+	status, reason := Status(v.Status), v.Reason
 	switch {
 	case status == Nacked && s.debug:
 		fields := watermill.LogFields{
-			"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset(), "attempt": d.Attempt(),
+			"kafka_partition": d.Partition(), "kafka_partition_offset": offset, "attempt": attempt,
 			"retry_in": time.Duration(max(0, v.DueAt-consumer.Now())).Round(time.Millisecond).String(),
 		}
 		if reason != nil {
@@ -99,7 +99,7 @@ func (s *subscription) settled(d *Delivery, v partition.Verdict, reason error) {
 		s.logger.Debug("Record nacked: it is delivered again", fields)
 	case status == Rejected:
 		fields := watermill.LogFields{
-			"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset(), "attempt": d.Attempt(),
+			"kafka_partition": d.Partition(), "kafka_partition_offset": offset, "attempt": attempt,
 		}
 		switch {
 		case errors.Is(reason, ErrRecordGone):
@@ -111,7 +111,7 @@ func (s *subscription) settled(d *Delivery, v partition.Verdict, reason error) {
 			s.logger.Info("Record rejected", fields)
 		}
 	}
-	s.tellSettled(SettledEvent{d.Topic(), d.Partition(), d.Offset(), d.Attempt(), status, reason})
+	s.tellSettled(SettledEvent{d.Topic(), d.Partition(), offset, attempt, status, reason})
 }
 
 // unconfirmed tells of a record under ConfirmFirst that stays acked though its

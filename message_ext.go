@@ -93,7 +93,7 @@ func (d *Delivery) Ack() bool {
 		return d.foreign.settle(d, Acked, nil)
 	}
 	d.byHand()
-	return d.settle(partition.Verdict{Status: partition.Acked}, nil)
+	return d.settle(partition.Verdict{Status: partition.Acked})
 }
 
 // Nack has the record delivered again, unless MaxDeliveries or MaxAge is reached: then
@@ -110,7 +110,7 @@ func (d *Delivery) nack(delay time.Duration, err error) bool {
 		return d.foreign.settle(d, Nacked, err)
 	}
 	d.byHand()
-	return d.settle(d.verdict(doNack, delay, err), err)
+	return d.settle(d.verdict(doNack, delay, err))
 }
 
 // Reject gives the record up: it will not be delivered again. The reason may be
@@ -121,7 +121,7 @@ func (d *Delivery) Reject(reason error) bool {
 		return d.foreign.settle(d, Rejected, reason)
 	}
 	d.byHand()
-	return d.settle(d.verdict(doReject, noDelay, reason), reason)
+	return d.settle(d.verdict(doReject, noDelay, reason))
 }
 
 // AckSync acks the record and returns once the broker stores that: an offset beyond it,
@@ -156,14 +156,7 @@ func (d *Delivery) AckCumulative() bool {
 		return false
 	}
 	d.byHand()
-	status, first, others := d.kafka.AckCumulative()
-	for _, o := range others {
-		d.sub.tellSettled(SettledEvent{d.Topic(), d.Partition(), o.Offset, o.Attempt, Acked, nil})
-	}
-	if first {
-		d.sub.settled(d, partition.Verdict{Status: partition.Acked}, nil)
-	}
-	return status == partition.Acked
+	return d.kafka.AckCumulative() == partition.Acked
 }
 
 // Status returns what became of the delivery.
@@ -253,27 +246,18 @@ func (d *Delivery) byHand() {
 func (d *Delivery) settleAs(msg *message.Message) {
 	select { // of one case each, which costs next to nothing
 	case <-msg.Acked():
-		d.settle(d.verdict(doAck, noDelay, nil), nil)
+		d.settle(d.verdict(doAck, noDelay, nil))
 	default:
 	}
 	select {
 	case <-msg.Nacked():
-		d.settle(d.verdict(doNack, noDelay, nil), nil)
+		d.settle(d.verdict(doNack, noDelay, nil))
 	default:
 	}
 }
 
 // settle carries a verdict out; it reports whether it holds.
-func (d *Delivery) settle(v partition.Verdict, reason error) bool {
-	status, first := d.kafka.Settle(v)
-	if first {
-		d.sub.settled(d, v, reason)
-		if v.Hold {
-			d.sub.sendLetter(d, reason)
-		}
-	}
-	return status == v.Status
-}
+func (d *Delivery) settle(v partition.Verdict) bool { return d.kafka.Settle(v) == v.Status }
 
 // fields are what a log line says of the record.
 func (d *Delivery) fields() watermill.LogFields {

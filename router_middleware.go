@@ -11,7 +11,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
 // Middleware returns a handler that follows the policy:
@@ -155,12 +154,9 @@ func (d *Delivery) confirm() error {
 	if !d.kafka.HasGroup() {
 		return d.position(fmt.Errorf("ConfirmFirst: nothing was acked: %w", ErrNoConsumerGroup))
 	}
-	first, sent, err := d.kafka.Confirm()
+	sent, err := d.kafka.Confirm()
 	if err == nil && d.Status() != Acked {
 		return d.position(fmt.Errorf("ConfirmFirst: the delivery is %s", d.Status()))
-	}
-	if first && (err == nil || sent) {
-		d.sub.settled(d, partition.Verdict{Status: partition.Acked}, nil)
 	}
 	if err = d.position(err); sent {
 		d.sub.unconfirmed(d, err)

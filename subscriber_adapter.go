@@ -322,7 +322,7 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		Look:             s.sub.look,
 		HandlerSlow:      c.HandlerSlow,
 		Tracer:           c.Kafka.Tracer,
-		NewTask:          s.newTask,
+		NewDelivery:      s.newDelivery,
 		Events:           s.events(),
 	}
 	if c.MaxUncommitted != Unlimited {

@@ -14,8 +14,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
 
-// task is the side of a Delivery that its slot sees: decode the record, send
-// the message, wait for the Router, carry out the plan.
+// task is the side of a Delivery that is the consumer's to call, and nobody else's: decode
+// the record, send the message, wait for the Router, return what the plan says.
 type task Delivery
 
 // stage is where a Run is, so that a drain knows what it may leave behind.
@@ -34,14 +34,11 @@ var calls = [...]string{
 	decoding: "Kafka.Unmarshaler or a Consumer.Interceptor", refused: "Backoff", settling: "Backoff",
 }
 
-func (s *subscription) newTask() consumer.Task {
+func (s *subscription) newDelivery() *consumer.Delivery {
 	d := &Delivery{sub: s}
-	d.ctx.d = d
-	return (*task)(d)
+	d.ctx.d, d.kafka.Task = d, (*task)(d)
+	return &d.kafka
 }
-
-// Delivery implements consumer.Task.
-func (t *task) Delivery() *consumer.Delivery { return &t.kafka }
 
 // Run implements consumer.Task.
 func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Verdict, sent bool) {
@@ -94,17 +91,16 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 }
 
 // Gone implements consumer.Task: the record cannot be had any more, so it is given up.
-func (t *task) Gone(err error) partition.Verdict {
+func (t *task) Gone(err error) {
 	d := (*Delivery)(t)
 	d.sub.undecoded.over(d.Partition(), d.Offset())
-	d.settle(partition.Verdict{Status: partition.Rejected}, err) // there is nothing to put into a letter
-	return partition.Verdict{}
+	d.settle(partition.Verdict{Status: partition.Rejected, Reason: err}) // there is nothing to put into a letter
 }
 
 // GiveUp implements consumer.Task.
 func (t *task) GiveUp(reason error) {
 	d := (*Delivery)(t)
-	d.settle(d.verdict(doReject, noDelay, reason), reason)
+	d.settle(d.verdict(doReject, noDelay, reason))
 }
 
 // finish returns what the Router's ack or nack means.
@@ -141,19 +137,28 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 		return v
 	}
 	if early {
-		d.settle(v, p.err)
+		d.settle(v)
 		<-returned
 		return partition.Verdict{}
 	}
 	if d.sub.quiet(v.Status) {
-		return v // settled together with the finish, under one lock
+		return v
 	}
-	d.settle(v, p.err)
+	d.settle(v)
 	return partition.Verdict{}
 }
 
 // errNacked is the reason where the handler itself reported none.
 var errNacked = errors.New("nacked: what the handler produced could not be published, or an outer middleware failed")
+
+// Settled implements consumer.Task.
+func (t *task) Settled(offset int64, attempt int, v partition.Verdict) {
+	d := (*Delivery)(t)
+	d.sub.settled(d, offset, attempt, v)
+	if v.Hold {
+		d.sub.sendLetter(d, v.Reason)
+	}
+}
 
 // Finished implements consumer.Task.
 func (t *task) Finished() { t.ctx.end(context.Canceled) }

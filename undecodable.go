@@ -21,7 +21,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	tell(s, "Undecodable", c.Hooks.Undecodable, UndecodableEvent{r.Topic, r.Partition, r.Offset, d.Attempt(), err})
 	if c.OnUndecodable == UndecodableReject || (c.OnUndecodable == UndecodableAuto && s.deadLetter != nil) {
 		err = fmt.Errorf("cannot be decoded: %w", err)
-		d.settle(d.verdict(doReject, noDelay, err), err)
+		d.settle(d.verdict(doReject, noDelay, err))
 		return partition.Verdict{}
 	}
 	delay := wait.Backoff(d.Attempt(), 100*time.Millisecond, 30*time.Second)

@@ -5,10 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
-
-	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
 // callPatience is how long the calls of application code that are under way when an
@@ -41,7 +38,7 @@ func (d *Delivery) Calls(name string) (done func()) {
 // leaveCalls waits for what the claim has started: slots and letters. Application
 // code that does not return is left behind. Its goroutine ends when it does, and
 // changes nothing any more.
-func (c *Claim) leaveCalls(running []*partition.Delivery[*sarama.ConsumerMessage], deadline time.Time) {
+func (c *Claim) leaveCalls(running []*Delivery, deadline time.Time) {
 	letters := c.letters.Stop()
 	ended := make(chan struct{})
 	go func() {
@@ -69,10 +66,10 @@ func (c *Claim) leaveCalls(running []*partition.Delivery[*sarama.ConsumerMessage
 
 // underWay reports which application code is being called for which offsets, and
 // whether a slot has yet to see that its message is not wanted any more: the output must stay open for it.
-func (c *Claim) underWay(running []*partition.Delivery[*sarama.ConsumerMessage]) (offering bool, named map[int64]string) {
+func (c *Claim) underWay(running []*Delivery) (offering bool, named map[int64]string) {
 	named = map[int64]string{}
 	for _, d := range running {
-		call, offers := d.Owner.(Task).UnderWay()
+		call, offers := d.Task.UnderWay()
 		offering = offering || offers
 		if call != "" {
 			named[d.Offset()] = call

@@ -45,7 +45,7 @@ type Claim struct {
 	*shared
 	topic     string
 	partition int32
-	part      *partition.Partition[*sarama.ConsumerMessage]
+	part      *partition.Partition[*sarama.ConsumerMessage, *Delivery]
 	logger    watermill.LoggerAdapter
 	portion   *budget.Portion         // of MaxBufferedBytes
 	gate      *gate                   // pauses the partition

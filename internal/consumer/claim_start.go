@@ -71,7 +71,7 @@ func (s *shared) newClaim(start claimStart) *Claim {
 	// owner would begin at the newest offset again. And should it end the process, the next
 	// owner must find that this assignment had begun.
 	stored := start.stored && cfg.MaxDeliveries == 0
-	c.part = partition.New(partition.Config[*sarama.ConsumerMessage]{
+	c.part = partition.New[*Delivery](partition.Config[*sarama.ConsumerMessage]{
 		Order:          cfg.Order,
 		Key:            func(r *sarama.ConsumerMessage) []byte { return r.Key },
 		MaxInFlight:    cfg.MaxInFlight,

@@ -66,25 +66,30 @@ type Config struct {
 	Look             time.Duration // of the watchdog; 0: 15 s
 	HandlerSlow      time.Duration // a handler that runs for longer is told; 0: none is
 
-	// NewTask makes what a slot carries a record with.
-	NewTask func() Task
-	Events  Events
+	// NewDelivery returns a delivery for a slot to take a record with. Only its Task is set.
+	NewDelivery func() *Delivery
+	Events      Events
 }
 
-// Task carries one record to the application and back. A slot owns it.
+// Task is what the application does with a delivery. Run, Gone and Finished are its slot's to
+// call, Cancel and UnderWay the drain's, Settled is called by whoever settles it, and GiveUp by
+// its slot or an operator.
 type Task interface {
-	// Delivery answers the record's handle, to be filled by the slot.
-	Delivery() *Delivery
-	// Run hands the record to the application and returns its verdict once it is
-	// finished. sent is false if stop closed before anybody took it. The record is
-	// not to be changed: what the application is given is copied.
+	// Run hands the record to the application and returns once that is finished. What it
+	// returns settles the record together with the finish, and nobody is told: where
+	// somebody is to be told, Run settles it before and returns a pending verdict. sent is
+	// false if stop closed before anybody took the message. The record is not to be
+	// changed: what the application is given is copied.
 	Run(stop <-chan struct{}, copies *record.Copies) (v partition.Verdict, sent bool)
 	// Gone stands for Run where the record is no longer in Kafka.
-	Gone(err error) partition.Verdict
+	Gone(err error)
 	// GiveUp rejects the record, in place of Run or beside it. It may be called from any goroutine.
 	GiveUp(reason error)
-	// Finished follows the settlement of Run's verdict.
+	// Finished follows the finish.
 	Finished()
+	// Settled tells of a settlement by a verb of the Delivery: of its own record, once, or
+	// of another one that was acked with it.
+	Settled(offset int64, attempt int, v partition.Verdict)
 	// Cancel makes a Run under way return: the delivery is no longer ours.
 	Cancel()
 	// UnderWay reports, after Cancel, which code of the application Run has called and

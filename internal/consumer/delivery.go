@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -14,28 +15,47 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
-// Delivery is the handle of one handing out of a record.
+// Delivery is one handing out of a record: a part of the application's handle, as
+// partition.Delivery is a part of it. The application calls its methods, from any goroutine;
+// its slot fills it and runs its Task.
 type Delivery struct {
-	partition.Delivery[*sarama.ConsumerMessage]
+	partition.Delivery[*sarama.ConsumerMessage, *Delivery]
+	Task      Task
 	claim     *Claim
 	key       []byte
 	timestamp stamp
+	settled   atomic.Bool // a verb has settled it; set after that
 }
 
-// Settle settles the delivery unless it is settled; see partition.Settle.
-func (d *Delivery) Settle(v partition.Verdict) (status partition.Status, first bool) {
-	v.Fingerprint = d.claim.print(&d.Delivery, v.Status)
-	status, first, w := d.claim.part.Settle(&d.Delivery, v, Now())
-	d.claim.do(w)
-	return status, first
+// Settle settles the delivery unless it is settled, see partition.Settle, and tells the Task.
+func (d *Delivery) Settle(v partition.Verdict) partition.Status {
+	c := d.claim
+	v.Fingerprint = c.print(d, v.Status)
+	status, first, w := c.part.Settle(&d.Delivery, v, Now())
+	d.settled.Store(status != partition.Pending)
+	c.do(w)
+	if first {
+		d.tell(v)
+	}
+	return status
 }
+
+func (d *Delivery) tell(v partition.Verdict) { d.Task.Settled(d.Offset(), d.Attempt(), v) }
 
 // AckCumulative acks the record and every earlier one that no handler has.
-func (d *Delivery) AckCumulative() (status partition.Status, first bool, others []partition.Acknowledged) {
-	v := partition.Verdict{Status: partition.Acked, Fingerprint: d.claim.print(&d.Delivery, partition.Acked)}
-	status, first, others, w := d.claim.part.AckCumulative(&d.Delivery, v, Now())
-	d.claim.do(w)
-	return status, first, others
+func (d *Delivery) AckCumulative() partition.Status {
+	c := d.claim
+	v := partition.Verdict{Status: partition.Acked, Fingerprint: c.print(d, partition.Acked)}
+	status, first, others, w := c.part.AckCumulative(&d.Delivery, v, Now())
+	d.settled.Store(true)
+	c.do(w)
+	for _, o := range others {
+		d.Task.Settled(o.Offset, o.Attempt, v)
+	}
+	if first {
+		d.tell(v)
+	}
+	return status
 }
 
 // Status returns what became of the delivery.
@@ -69,12 +89,13 @@ func (d *Delivery) WaitStored(ctx context.Context) error {
 }
 
 // Confirm acks a record whose handler has not run, unless it is settled otherwise, and
-// returns once that is stored. It ends only with the commit or the assignment. first reports
-// whether it was not settled before, and sent, with an error, whether a commit that covers it
-// was tried: if not, the record is left to the next owner.
-func (d *Delivery) Confirm() (first, sent bool, err error) {
+// returns once that is stored. It ends only with the commit or the assignment. sent reports,
+// with an error, whether a commit that covers it was tried: if not, the record is left to
+// the next owner, and not settled.
+func (d *Delivery) Confirm() (sent bool, err error) {
 	c := d.claim
-	v := partition.Verdict{Status: partition.Acked, Confirm: true, Fingerprint: c.print(&d.Delivery, partition.Acked)}
+	v := partition.Verdict{Status: partition.Acked, Confirm: true, Fingerprint: c.print(d, partition.Acked)}
+	first := false
 	err = c.source.Confirm(d.Seq(), func() (bool, func()) {
 		var w partition.Work
 		var status partition.Status
@@ -85,7 +106,12 @@ func (d *Delivery) Confirm() (first, sent bool, err error) {
 		return status == partition.Acked, func() { c.do(w) }
 	}, func() { c.part.Unconfirm(d.Seq()) })
 	var not *commit.NotStored
-	return first, errors.As(err, &not) && not.Sent, c.cause(err)
+	sent = errors.As(err, &not) && not.Sent
+	if first && (err == nil || sent) {
+		d.settled.Store(true)
+		d.tell(v)
+	}
+	return sent, c.cause(err)
 }
 
 // cause turns the end of a wait into the end of the assignment, where it was that.
@@ -136,7 +162,8 @@ func (d *Delivery) Timestamp() time.Time { return d.timestamp.time() }
 
 // describe keeps what the delivery tells of its record for as long as the application
 // keeps the delivery.
-func (d *Delivery) describe(r *sarama.ConsumerMessage, c *record.Copies) {
+func (d *Delivery) describe(c *record.Copies) {
+	r := d.Record()
 	d.key, d.timestamp = c.Bytes(r.Key), stampOf(r.Timestamp)
 }
 

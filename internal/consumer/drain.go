@@ -75,15 +75,18 @@ func (c *Claim) finish(cause error, budget time.Duration) (timedOut bool) {
 
 // end closes the partition: nothing settles any more, and the contexts end. It
 // returns the deliveries whose slots still have them.
-func (c *Claim) end(r *Released) (running []*partition.Delivery[*sarama.ConsumerMessage]) {
+func (c *Claim) end(r *Released) (running []*Delivery) {
 	c.ended = r.Cause
-	r.Left, running = c.part.Close()
-	r.Running = len(running)
+	left, unfinished := c.part.Close()
+	for _, d := range unfinished {
+		running = append(running, d.Handle)
+	}
+	r.Left, r.Running = left, len(running)
 	close(c.spent)
 	c.part.Forget()
 	c.cancel(r.Cause)
 	for _, d := range running {
-		d.Owner.(Task).Cancel()
+		d.Task.Cancel()
 	}
 	return running
 }

@@ -98,14 +98,14 @@ const mostDelay = 50 * 365 * 24 * time.Hour
 
 // needsPrint reports whether a settlement needs the fingerprint of its record: something is
 // committed, and the record stays open, or is acked and was not the oldest.
-func (c *Claim) needsPrint(d *partition.Delivery[*sarama.ConsumerMessage], status partition.Status) bool {
+func (c *Claim) needsPrint(d *Delivery, status partition.Status) bool {
 	return c.source != nil && (status != partition.Acked || d.Behind())
 }
 
 // print returns the fingerprint of a delivery's record for a settlement, 0 where none is needed.
-func (c *Claim) print(d *partition.Delivery[*sarama.ConsumerMessage], status partition.Status) uint32 {
+func (c *Claim) print(d *Delivery, status partition.Status) uint32 {
 	if c.needsPrint(d, status) {
-		if r, ok := c.part.Record(d); ok {
+		if r, ok := c.part.Record(&d.Delivery); ok {
 			return c.fingerprint(r)
 		}
 	}

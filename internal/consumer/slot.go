@@ -16,25 +16,22 @@ import (
 
 // slot carries records to the application, one at a time, until the claim drains.
 func (c *Claim) slot() {
-	task := c.newTask()
-	w, ok := c.part.Take(&task.Delivery().Delivery)
-	c.serveAll(task, w, ok)
+	d := c.newDelivery()
+	w, ok := c.part.Take(&d.Delivery)
+	c.serveAll(d, w, ok)
 }
 
 // exitedPause is how long a record waits whose attempt ended its goroutine.
 const exitedPause = 100 * time.Millisecond
 
-// serveAll goes on with a task that may hold a record, and what the partition asks for.
-func (c *Claim) serveAll(task Task, w partition.Work, ok bool) {
+// serveAll goes on with a delivery that may hold a record, and what the partition asks for.
+func (c *Claim) serveAll(d *Delivery, w partition.Work, ok bool) {
 	var copies record.Copies
 	running := false
 	defer func() {
 		if running { // the application's code ended this goroutine (runtime.Goexit): another one takes its place
-			next := c.newTask()
-			d := &task.Delivery().Delivery
-			verdict := partition.Verdict{Status: partition.Nacked, DueAt: Now() + int64(exitedPause), Fingerprint: c.print(d, partition.Nacked)}
-			_, ok, w := c.part.FinishAndTake(d, verdict, Now(), &next.Delivery().Delivery)
-			task.Finished()
+			next := c.newDelivery()
+			w, ok := c.finishAndTake(d, partition.Verdict{Status: partition.Nacked, DueAt: Now() + int64(exitedPause)}, next)
 			c.slots.Add(1)
 			go c.serveAll(next, w, ok)
 		}
@@ -48,76 +45,81 @@ func (c *Claim) serveAll(task Task, w partition.Work, ok bool) {
 			case <-c.spent:
 				return
 			}
-			w, ok = c.part.Take(&task.Delivery().Delivery)
+			w, ok = c.part.Take(&d.Delivery)
 			c.do(w)
 		}
-		d := &task.Delivery().Delivery
 		running = true
-		verdict, sent := c.serveOne(task, &copies)
+		v, sent := c.serveOne(d, &copies)
 		running = false
 		if !sent {
-			c.do(c.part.Abandon(d))
-			task, ok = c.newTask(), false
+			c.do(c.part.Abandon(&d.Delivery))
+			d, ok = c.newDelivery(), false
 			continue
 		}
-		now := int64(0) // a clock that nobody looks at: had a verb nacked it, it falls due by the timer
-		if verdict.Status != partition.Acked {
-			now = Now()
-		}
-		if c.needsPrint(d, verdict.Status) && (verdict.Status != partition.Pending || c.part.Status(d) == partition.Pending) {
-			verdict.Fingerprint = c.fingerprint(d.Record())
-		}
-		next := c.newTask()
-		_, ok, w = c.part.FinishAndTake(d, verdict, now, &next.Delivery().Delivery)
-		task.Finished()
+		next := c.newDelivery()
+		w, ok = c.finishAndTake(d, v, next)
 		c.do(w)
-		task = next
+		d = next
 	}
 }
 
+// finishAndTake ends a delivery, which v settles unless something has, and takes the next
+// record, both under one lock.
+func (c *Claim) finishAndTake(d *Delivery, v partition.Verdict, next *Delivery) (w partition.Work, ok bool) {
+	now := int64(0) // a clock that nobody looks at: had a verb nacked it, it falls due by the timer
+	if v.Status != partition.Acked {
+		now = Now()
+	}
+	if c.needsPrint(d, v.Status) && (v.Status != partition.Pending || !d.settled.Load()) {
+		v.Fingerprint = c.fingerprint(d.Record())
+	}
+	_, ok, w = c.part.FinishAndTake(&d.Delivery, v, now, &next.Delivery)
+	d.Task.Finished()
+	return w, ok
+}
+
 // serveOne runs a task, after reading its record again where memory no longer holds it.
-func (c *Claim) serveOne(task Task, copies *record.Copies) (v partition.Verdict, sent bool) {
-	d := &task.Delivery().Delivery
+func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v partition.Verdict, sent bool) {
 	if d.Evicted() {
 		read, err := c.readAgain(c.draining, d.Offset())
 		switch {
 		case errors.Is(err, reread.ErrGone):
-			c.part.Restore(d, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()}, true)
-			task.Delivery().describe(d.Record(), copies)
-			return task.Gone(err), true
+			c.part.Restore(&d.Delivery, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()}, true)
+			d.describe(copies)
+			d.Task.Gone(err)
+			return v, true
 		case err != nil: // draining
 			return v, false
 		}
-		c.part.Restore(d, read, false)
+		c.part.Restore(&d.Delivery, read, false)
 	}
-	task.Delivery().describe(d.Record(), copies)
+	d.describe(copies)
 	switch {
 	case c.crashes.tries > 0 && d.Offset() == c.crashes.culprit && d.Attempt() == c.crashes.tries+1:
-		c.part.Uncount(d)
-		task.GiveUp(fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries))
+		c.part.Uncount(&d.Delivery)
+		d.Task.GiveUp(fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries))
 		return v, true
 	case d.Condemned() != nil:
-		c.part.Uncount(d)
-		task.GiveUp(d.Condemned())
+		c.part.Uncount(&d.Delivery)
+		d.Task.GiveUp(d.Condemned())
 		return v, true
 	case c.careful.Load():
-		return c.runNamed(task, copies)
+		return c.runNamed(d, copies)
 	}
-	return task.Run(c.draining, copies)
+	return d.Task.Run(c.draining, copies)
 }
 
 // runNamed runs a task once a commit says that its record is in flight.
-func (c *Claim) runNamed(task Task, copies *record.Copies) (v partition.Verdict, sent bool) {
-	d := &task.Delivery().Delivery
+func (c *Claim) runNamed(d *Delivery, copies *record.Copies) (v partition.Verdict, sent bool) {
 	alone := c.part.Suspects()
 	if !c.quarantine.enter(alone, c.draining) {
 		return v, false
 	}
 	defer c.quarantine.leave()
-	if c.source.WaitNamed(c.part.Name(d, c.fingerprint(d.Record()), alone)) != nil {
+	if c.source.WaitNamed(c.part.Name(&d.Delivery, c.fingerprint(d.Record()), alone)) != nil {
 		return v, false
 	}
-	return task.Run(c.draining, copies)
+	return d.Task.Run(c.draining, copies)
 }
 
 // readAgain tries until it has an answer or the claim drains.
@@ -135,12 +137,10 @@ func (c *Claim) readAgain(stop <-chan struct{}, offset int64) (*sarama.ConsumerM
 	}
 }
 
-func (c *Claim) newTask() Task {
-	task := c.cfg.NewTask()
-	d := task.Delivery()
-	d.claim = c
-	d.Owner = task
-	return task
+func (c *Claim) newDelivery() *Delivery {
+	d := c.cfg.NewDelivery()
+	d.claim, d.Handle = c, d
+	return d
 }
 
 // do carries out what the partition asked for. Slots are started by the claim's

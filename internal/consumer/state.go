@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/IBM/sarama"
-
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
@@ -127,6 +125,3 @@ func (s *Subscription) keepTime(stop <-chan struct{}) {
 		}
 	}
 }
-
-// taskOf returns the task that a slot carries a delivery's record with.
-func taskOf(d *partition.Delivery[*sarama.ConsumerMessage]) Task { return d.Owner.(Task) }

@@ -2,7 +2,7 @@ package partition
 
 // Stop ends the handing out. The returned channel closes once no handler runs, no dead
 // letter is being stored and, where the application settles late, nothing is pending.
-func (p *Partition[R]) Stop() (<-chan struct{}, Work) {
+func (p *Partition[R, H]) Stop() (<-chan struct{}, Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.phase = max(p.phase, draining)
@@ -10,7 +10,7 @@ func (p *Partition[R]) Stop() (<-chan struct{}, Work) {
 	return p.drained, p.work()
 }
 
-func (p *Partition[R]) checkDrained() {
+func (p *Partition[R, H]) checkDrained() {
 	if p.phase < draining || p.nrunning > 0 || p.counts[rejecting] > p.naside || p.late() {
 		return
 	}
@@ -22,7 +22,7 @@ func (p *Partition[R]) checkDrained() {
 }
 
 // late reports whether a record may yet be settled whose handler returned without that.
-func (p *Partition[R]) late() bool {
+func (p *Partition[R, H]) late() bool {
 	return p.counts[pending] > 0 && p.cfg.Late != nil && p.cfg.Late.Load()
 }
 
@@ -39,15 +39,15 @@ type Left struct {
 }
 
 // Left counts what was delivered and is not settled now.
-func (p *Partition[R]) Left() Left {
+func (p *Partition[R, H]) Left() Left {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.left()
 }
 
-func (p *Partition[R]) left() Left {
+func (p *Partition[R, H]) left() Left {
 	left := Left{First: -1}
-	p.each(p.head, func(_ uint64, e *entry[R]) bool {
+	p.each(p.head, func(_ uint64, e *entry[R, H]) bool {
 		switch e.state {
 		case inFlight, confirming:
 			left.Running++
@@ -72,7 +72,7 @@ func (p *Partition[R]) left() Left {
 // partition if that was not done, and returns what was delivered and not
 // settled, and the deliveries whose handlers still run. What is settled can
 // be committed until Drop.
-func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
+func (p *Partition[R, H]) Close() (Left, []*Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.phase == closed {
@@ -80,14 +80,14 @@ func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
 	}
 	p.phase = closed
 	left := p.left()
-	p.each(p.head, func(_ uint64, e *entry[R]) bool {
+	p.each(p.head, func(_ uint64, e *entry[R, H]) bool {
 		if e.d != nil && e.d.finished {
 			e.d.drop()
 		}
 		p.forget(e)
 		return true
 	})
-	var unfinished []*Delivery[R]
+	var unfinished []*Delivery[R, H]
 	for d := p.running.first; d != nil; d = d.next {
 		unfinished = append(unfinished, d)
 	}
@@ -95,7 +95,7 @@ func (p *Partition[R]) Close() (Left, []*Delivery[R]) {
 }
 
 // Touch has the next commit sent also if nothing has changed.
-func (p *Partition[R]) Touch() {
+func (p *Partition[R, H]) Touch() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.version++
@@ -103,7 +103,7 @@ func (p *Partition[R]) Touch() {
 
 // Drop forgets the window of a closed partition: the application may keep a
 // delivery for as long as it likes, and with it the partition.
-func (p *Partition[R]) Drop() {
+func (p *Partition[R, H]) Drop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.head, p.front, p.admitted, p.high, p.taken = p.tail, p.tail, p.tail, 0, 0
@@ -113,7 +113,7 @@ func (p *Partition[R]) Drop() {
 }
 
 // each calls do for the records that are not settled, from one on, until it returns false.
-func (p *Partition[R]) each(from uint64, do func(seq uint64, e *entry[R]) bool) {
+func (p *Partition[R, H]) each(from uint64, do func(seq uint64, e *entry[R, H]) bool) {
 	for seq := max(from, p.head); seq < p.tail; seq++ {
 		c := p.chunk(seq)
 		if c.entries == nil {

@@ -24,13 +24,13 @@ func (b *Bytes) Load() int64 { return b.own.Load() }
 // whose letter is not stored, nacked ones whose time comes after soon, and those behind
 // them in their lanes. Whoever needs such a record reads it again, and restores it where
 // it is handed out.
-func (p *Partition[R]) Evict(soon int64) {
+func (p *Partition[R, H]) Evict(soon int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.phase == closed {
 		return
 	}
-	p.each(p.head, func(_ uint64, e *entry[R]) bool {
+	p.each(p.head, func(_ uint64, e *entry[R, H]) bool {
 		if !e.evicted && e.size > 0 && p.waits(e, soon) {
 			if e.d != nil {
 				e.d.drop()
@@ -42,13 +42,13 @@ func (p *Partition[R]) Evict(soon int64) {
 }
 
 // drop takes a delivery's record from it.
-func (d *Delivery[R]) drop() {
+func (d *Delivery[R, H]) drop() {
 	var none R
 	d.record, d.evicted = none, true
 }
 
 // waits reports whether nobody has a record's bytes, or will have them before soon.
-func (p *Partition[R]) waits(e *entry[R], soon int64) bool {
+func (p *Partition[R, H]) waits(e *entry[R, H], soon int64) bool {
 	switch e.state {
 	case pending:
 		return true
@@ -67,7 +67,7 @@ func (p *Partition[R]) waits(e *entry[R], soon int64) bool {
 }
 
 // forget drops a record that is settled or pushed out.
-func (p *Partition[R]) forget(e *entry[R]) {
+func (p *Partition[R, H]) forget(e *entry[R, H]) {
 	if e.evicted {
 		return
 	}
@@ -82,13 +82,13 @@ func (p *Partition[R]) forget(e *entry[R]) {
 // in memory that the same answer of the broker brought. It copies what it meets
 // waiting a second time, from a sequence number on, and stops after most bytes:
 // then more may wait, from next on.
-func (p *Partition[R]) Detach(from uint64, most, soon int64) (next uint64, more bool) {
+func (p *Partition[R, H]) Detach(from uint64, most, soon int64) (next uint64, more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.phase == closed || p.cfg.Detach == nil || p.counts[pending]+p.counts[rejecting] == 0 && len(p.timers) == 0 {
 		return 0, false
 	}
-	p.each(from, func(seq uint64, e *entry[R]) bool {
+	p.each(from, func(seq uint64, e *entry[R, H]) bool {
 		switch {
 		case e.evicted || e.detached || !p.waits(e, soon):
 		case !e.met:
@@ -108,11 +108,11 @@ func (p *Partition[R]) Detach(from uint64, most, soon int64) (next uint64, more 
 }
 
 // Evicted reports that the record of d has to be read again and given to Restore.
-func (d *Delivery[R]) Evicted() bool { return d.evicted }
+func (d *Delivery[R, H]) Evicted() bool { return d.evicted }
 
 // Restore gives a delivery its record back, or what stands for it where it is gone from
 // Kafka: whoever reads the log after us does not find it.
-func (p *Partition[R]) Restore(d *Delivery[R], record R, gone bool) {
+func (p *Partition[R, H]) Restore(d *Delivery[R, H], record R, gone bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.record, d.evicted = record, false
@@ -132,7 +132,7 @@ func (p *Partition[R]) Restore(d *Delivery[R], record R, gone bool) {
 
 // Record returns a delivery's record while its handler runs or it is unsettled; ok is
 // false after that, and once the record was pushed out.
-func (p *Partition[R]) Record(d *Delivery[R]) (record R, ok bool) {
+func (p *Partition[R, H]) Record(d *Delivery[R, H]) (record R, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return d.record, !d.evicted

@@ -54,7 +54,7 @@ func (i *inherited) names(offset int64) bool {
 }
 
 // recognize returns the fingerprint of a record of which an earlier owner left something.
-func (p *Partition[R]) recognize(offset int64, record R) (print uint32, known bool) {
+func (p *Partition[R, H]) recognize(offset int64, record R) (print uint32, known bool) {
 	if !p.inherits.Load() {
 		return 0, false
 	}
@@ -68,7 +68,7 @@ func (p *Partition[R]) recognize(offset int64, record R) (print uint32, known bo
 }
 
 // inherit gives a record that is pushed what an earlier owner left of it.
-func (p *Partition[R]) inherit(seq uint64) {
+func (p *Partition[R, H]) inherit(seq uint64) {
 	i, e := &p.inherited, p.at(seq)
 	for len(i.open) > 0 && i.open[0].Offset < e.offset {
 		i.open = i.open[1:] // the log holds it no longer
@@ -106,7 +106,7 @@ func (p *Partition[R]) inherit(seq uint64) {
 }
 
 // decide ends the reading of a block: its marks hold, or its records are delivered.
-func (p *Partition[R]) decide(hold bool) {
+func (p *Partition[R, H]) decide(hold bool) {
 	i := &p.inherited
 	b := &i.blocks[0]
 	if !hold {
@@ -132,7 +132,7 @@ func (p *Partition[R]) decide(hold bool) {
 }
 
 // Inherits returns the offset behind the block that is being read, -1 if none is.
-func (p *Partition[R]) Inherits() (end int64) {
+func (p *Partition[R, H]) Inherits() (end int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.inherited.reading {
@@ -143,7 +143,7 @@ func (p *Partition[R]) Inherits() (end int64) {
 
 // Doubt ends the reading of marks: what they name does not come, or there is no room to
 // wait for it.
-func (p *Partition[R]) Doubt() Work {
+func (p *Partition[R, H]) Doubt() Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := &p.inherited; len(i.blocks) > 0; {

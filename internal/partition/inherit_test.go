@@ -7,10 +7,10 @@ import (
 )
 
 // heir makes a partition of records that are their own offsets, with what an earlier owner left.
-func heir(cfg Config[int64]) *Partition[int64] {
+func heir(cfg Config[int64]) *Partition[int64, any] {
 	cfg.Fingerprint = func(r int64) uint32 { return printOf(r, 0) }
 	cfg.Committed = true
-	return New(cfg)
+	return New[any](cfg)
 }
 
 // blockOf is the block of every step-th record from an offset to another.
@@ -22,7 +22,7 @@ func blockOf(from, to, step int64) (b ledger.Block) {
 	return b
 }
 
-func pushes(t *testing.T, p *Partition[int64], from, to int64) {
+func pushes(t *testing.T, p *Partition[int64, any], from, to int64) {
 	t.Helper()
 	for o := from; o < to; o++ {
 		if _, err := p.Push(o, o, 1); err != nil {
@@ -54,7 +54,7 @@ func TestMaxUncommittedBesideMarks(t *testing.T) {
 	pushes(t, p, 0, n)
 	taken := 0
 	for ; ; taken++ {
-		if _, ok := p.Take(&Delivery[int64]{}); !ok {
+		if _, ok := p.Take(&Delivery[int64, any]{}); !ok {
 			break
 		}
 	}
@@ -72,9 +72,9 @@ func TestSuspects(t *testing.T) {
 		Open: []Open{{Offset: 2, Attempts: 1, InFlight: true, Alone: 1, Check: uint16(printOf(2, 0))}, {Offset: 3, Attempts: 1, InFlight: true, Check: uint16(printOf(3, 0))}},
 	})
 	pushes(t, p, 0, 20)
-	var d []*Delivery[int64]
+	var d []*Delivery[int64, any]
 	for i := range 20 {
-		d = append(d, &Delivery[int64]{})
+		d = append(d, &Delivery[int64, any]{})
 		if _, ok := p.Take(d[i]); ok != (i == 0) {
 			t.Fatalf("take %d beside suspects: %v", i, ok)
 		}
@@ -82,8 +82,8 @@ func TestSuspects(t *testing.T) {
 	if s := p.Snapshot(); len(s.Open) != 2 || !s.Open[0].InFlight || s.Open[0].Alone != 1 {
 		t.Errorf("while record 0 is handled: %+v", s.Open)
 	}
-	done := func(d *Delivery[int64]) *Delivery[int64] {
-		next := &Delivery[int64]{}
+	done := func(d *Delivery[int64, any]) *Delivery[int64, any] {
+		next := &Delivery[int64, any]{}
 		if _, ok, _ := p.FinishAndTake(d, Verdict{Status: Acked, Fingerprint: printOf(d.Offset(), 0)}, 0, next); !ok {
 			t.Fatal("nothing to take")
 		}

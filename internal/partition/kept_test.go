@@ -10,7 +10,7 @@ import (
 func TestKeptDeliveryKeepsNoWindow(t *testing.T) {
 	type record struct{ bytes []byte }
 	for _, order := range []Order{ByPartition, ByKey, Unordered} {
-		p := New(Config[*record]{
+		p := New[any](Config[*record]{
 			Order: order, MaxInFlight: 1, Committed: true,
 			Key: func(r *record) []byte { return r.bytes[:2] },
 		})
@@ -24,13 +24,13 @@ func TestKeptDeliveryKeepsNoWindow(t *testing.T) {
 			}
 		}
 		// One of each: left pending, nacked, acked, to wait for its letter, still with its handler.
-		var kept []*Delivery[*record]
-		d := &Delivery[*record]{}
+		var kept []*Delivery[*record, any]
+		d := &Delivery[*record, any]{}
 		if _, ok := p.Take(d); !ok {
 			t.Fatal("nothing to take")
 		}
 		for _, v := range []Verdict{{}, {Status: Rejected, Hold: true}, {}, {Status: Acked}} {
-			next := &Delivery[*record]{}
+			next := &Delivery[*record, any]{}
 			if _, ok, _ := p.FinishAndTake(d, v, 0, next); !ok {
 				t.Fatal("nothing to take")
 			}
@@ -58,7 +58,7 @@ func TestKeptDeliveryKeepsNoWindow(t *testing.T) {
 		if running.Record() == nil || running.Record().bytes == nil {
 			t.Errorf("order %d: a handler's record was taken away", order)
 		}
-		p.FinishAndTake(running, Verdict{Status: Acked}, 0, &Delivery[*record]{})
+		p.FinishAndTake(running, Verdict{Status: Acked}, 0, &Delivery[*record, any]{})
 		if n := held(); n > 0 {
 			t.Errorf("order %d: %d records are held after the last handler's end", order, n)
 		}

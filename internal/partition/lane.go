@@ -47,7 +47,7 @@ func (q *laneQueue) pop() *lane {
 }
 
 // enter makes a record one of its lane.
-func (p *Partition[R]) enter(e *entry[R]) {
+func (p *Partition[R, H]) enter(e *entry[R, H]) {
 	e.lane = &p.only
 	if p.cfg.Order == ByKey {
 		e.lane = p.laneOf(e.record)
@@ -56,14 +56,14 @@ func (p *Partition[R]) enter(e *entry[R]) {
 }
 
 // exit takes a settled record out of its lane.
-func (p *Partition[R]) exit(e *entry[R]) {
+func (p *Partition[R, H]) exit(e *entry[R, H]) {
 	e.lane.live--
 	p.release(e.lane)
 	e.lane = nil
 }
 
 // join queues a record in its lane.
-func (p *Partition[R]) join(seq uint64, e *entry[R]) {
+func (p *Partition[R, H]) join(seq uint64, e *entry[R, H]) {
 	if e.lane == nil {
 		p.enter(e)
 	}
@@ -93,7 +93,7 @@ func (l *lane) parkedFirst() bool {
 	return len(l.parked) > 0 && (l.first == 0 || uint64(l.parked[0]) < l.first-1)
 }
 
-func (p *Partition[R]) laneOf(record R) *lane {
+func (p *Partition[R, H]) laneOf(record R) *lane {
 	key := p.cfg.Key(record)
 	if key != nil {
 		if l := p.lanes[string(key)]; l != nil {
@@ -115,13 +115,13 @@ func (p *Partition[R]) laneOf(record R) *lane {
 }
 
 // enqueue makes a lane that has a deliverable record visible to slots.
-func (p *Partition[R]) enqueue(l *lane) {
+func (p *Partition[R, H]) enqueue(l *lane) {
 	if !l.queued && p.canTake(l) {
 		p.ready.push(l)
 	}
 }
 
-func (p *Partition[R]) canTake(l *lane) bool {
+func (p *Partition[R, H]) canTake(l *lane) bool {
 	if p.cfg.Order == Unordered {
 		return l.first != 0 || len(p.redo) > 0
 	}
@@ -135,7 +135,7 @@ func (p *Partition[R]) canTake(l *lane) bool {
 }
 
 // pop takes the next deliverable record out of the ready lanes.
-func (p *Partition[R]) pop() (uint64, bool) {
+func (p *Partition[R, H]) pop() (uint64, bool) {
 	for l := p.ready.pop(); l != nil; l = p.ready.pop() {
 		if !p.canTake(l) {
 			p.release(l) // emptied, or held, since it was queued
@@ -153,7 +153,7 @@ func (p *Partition[R]) pop() (uint64, bool) {
 }
 
 // next removes the first deliverable record of a lane that canTake.
-func (p *Partition[R]) next(l *lane) (uint64, bool) {
+func (p *Partition[R, H]) next(l *lane) (uint64, bool) {
 	if p.cfg.Order == Unordered {
 		for len(p.redo) > 0 {
 			seq := p.redo[0]
@@ -172,7 +172,7 @@ func (p *Partition[R]) next(l *lane) (uint64, bool) {
 }
 
 // shift removes the first record of a lane that was never delivered.
-func (p *Partition[R]) shift(l *lane) uint64 {
+func (p *Partition[R, H]) shift(l *lane) uint64 {
 	seq := l.first - 1
 	if l.first = p.at(seq).next; l.first == 0 {
 		l.last = 0
@@ -185,7 +185,7 @@ func (p *Partition[R]) shift(l *lane) uint64 {
 }
 
 // park puts a nacked record at its place before the lane's new ones.
-func (p *Partition[R]) park(seq uint64, now int64) (timer bool) {
+func (p *Partition[R, H]) park(seq uint64, now int64) (timer bool) {
 	e := p.at(seq)
 	p.set(e, parked)
 	e.d = nil
@@ -204,7 +204,7 @@ func (p *Partition[R]) park(seq uint64, now int64) (timer bool) {
 }
 
 // unpark removes the first nacked record of a lane.
-func (p *Partition[R]) unpark(l *lane) uint64 {
+func (p *Partition[R, H]) unpark(l *lane) uint64 {
 	seq := l.parked.pop()
 	if len(l.parked) == 0 {
 		p.nready += l.n
@@ -212,7 +212,7 @@ func (p *Partition[R]) unpark(l *lane) uint64 {
 	return uint64(seq)
 }
 
-func (p *Partition[R]) fallDue(seq uint64) {
+func (p *Partition[R, H]) fallDue(seq uint64) {
 	e := p.at(seq)
 	p.set(e, due)
 	if p.cfg.Order == Unordered {
@@ -222,7 +222,7 @@ func (p *Partition[R]) fallDue(seq uint64) {
 }
 
 // release gives a lane back once no record and no delivery belongs to it.
-func (p *Partition[R]) release(l *lane) {
+func (p *Partition[R, H]) release(l *lane) {
 	if l == &p.only || l.queued || l.live > 0 || l.inFlight > 0 {
 		return
 	}
@@ -234,7 +234,7 @@ func (p *Partition[R]) release(l *lane) {
 }
 
 // Due returns when the earliest redelivery is due, by the caller's clock.
-func (p *Partition[R]) Due() (at int64, ok bool) {
+func (p *Partition[R, H]) Due() (at int64, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.timers) == 0 {
@@ -244,7 +244,7 @@ func (p *Partition[R]) Due() (at int64, ok bool) {
 }
 
 // Tick makes the redeliveries deliverable whose time has come.
-func (p *Partition[R]) Tick(now int64) Work {
+func (p *Partition[R, H]) Tick(now int64) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.timers) > 0 && p.timers[0].at <= now {

@@ -109,7 +109,7 @@ func (l *Limit) passOn(w *Waiter) (granted []*Waiter) {
 
 // Forget takes a closed partition out of the queue and wakes everybody that
 // can use the places it held.
-func (p *Partition[R]) Forget() {
+func (p *Partition[R, H]) Forget() {
 	l := p.cfg.Limit
 	if l == nil {
 		return

@@ -8,9 +8,9 @@ import (
 
 // unsettled is a window of n records whose handlers have returned without
 // settling them, behind one whose handler runs.
-func unsettled(t *testing.T, order Order, n int) (*Partition[int], []*Delivery[int]) {
+func unsettled(t *testing.T, order Order, n int) (*Partition[int, any], []*Delivery[int, any]) {
 	t.Helper()
-	p := New(Config[int]{
+	p := New[any](Config[int]{
 		Order: order, MaxInFlight: 2, Committed: true,
 		Key: func(r int) []byte { return []byte{byte(r), byte(r >> 8), byte(min(r, 1))} },
 	})
@@ -22,8 +22,8 @@ func unsettled(t *testing.T, order Order, n int) (*Partition[int], []*Delivery[i
 			t.Fatal(err)
 		}
 	}
-	take := func() *Delivery[int] {
-		d := &Delivery[int]{}
+	take := func() *Delivery[int, any] {
+		d := &Delivery[int, any]{}
 		if _, ok := p.Take(d); !ok {
 			t.Fatal("nothing to take")
 		}
@@ -31,7 +31,7 @@ func unsettled(t *testing.T, order Order, n int) (*Partition[int], []*Delivery[i
 	}
 	held := take()
 	if order == ByPartition { // one at a time: the held record, too, is unsettled only
-		next := &Delivery[int]{}
+		next := &Delivery[int, any]{}
 		if _, ok, _ := p.FinishAndTake(held, Verdict{}, 0, next); !ok {
 			t.Fatal("nothing to take")
 		}
@@ -39,9 +39,9 @@ func unsettled(t *testing.T, order Order, n int) (*Partition[int], []*Delivery[i
 	} else {
 		held = take()
 	}
-	all := make([]*Delivery[int], 0, n)
+	all := make([]*Delivery[int, any], 0, n)
 	for d := held; ; {
-		next := &Delivery[int]{}
+		next := &Delivery[int, any]{}
 		_, ok, _ := p.FinishAndTake(d, Verdict{}, 0, next)
 		all = append(all, d)
 		if !ok {
@@ -60,57 +60,57 @@ func unsettled(t *testing.T, order Order, n int) (*Partition[int], []*Delivery[i
 // not sixteen.
 func TestLinear(t *testing.T) {
 	later := Verdict{Status: Nacked, DueAt: math.MaxInt64}
-	settle := func(p *Partition[int], d *Delivery[int], v Verdict) {
+	settle := func(p *Partition[int, any], d *Delivery[int, any], v Verdict) {
 		if _, first, _ := p.Settle(d, v, 0); !first {
 			t.Fatalf("record %d was settled before", d.Offset())
 		}
 	}
-	newestFirst := func(p *Partition[int], all []*Delivery[int], v Verdict) {
+	newestFirst := func(p *Partition[int, any], all []*Delivery[int, any], v Verdict) {
 		for i := len(all) - 1; i >= 0; i-- {
 			settle(p, all[i], v)
 		}
 	}
 	cases := map[string]struct {
 		order   Order
-		prepare func(p *Partition[int], all []*Delivery[int])
-		do      func(p *Partition[int], all []*Delivery[int])
+		prepare func(p *Partition[int, any], all []*Delivery[int, any])
+		do      func(p *Partition[int, any], all []*Delivery[int, any])
 	}{
-		"AckCumulative a record, behind a held one": {order: Unordered, do: func(p *Partition[int], all []*Delivery[int]) {
+		"AckCumulative a record, behind a held one": {order: Unordered, do: func(p *Partition[int, any], all []*Delivery[int, any]) {
 			for _, d := range all {
 				p.AckCumulative(d, Verdict{Status: Acked}, 0)
 			}
 		}},
-		"AckCumulative a record by key, behind a held one": {order: ByKey, do: func(p *Partition[int], all []*Delivery[int]) {
+		"AckCumulative a record by key, behind a held one": {order: ByKey, do: func(p *Partition[int, any], all []*Delivery[int, any]) {
 			for _, d := range all {
 				p.AckCumulative(d, Verdict{Status: Acked}, 0)
 			}
 		}},
-		"late nacks, newest first": {order: ByPartition, do: func(p *Partition[int], all []*Delivery[int]) {
+		"late nacks, newest first": {order: ByPartition, do: func(p *Partition[int, any], all []*Delivery[int, any]) {
 			newestFirst(p, all, later)
 		}},
-		"late nacks that are due, newest first": {order: ByPartition, do: func(p *Partition[int], all []*Delivery[int]) {
+		"late nacks that are due, newest first": {order: ByPartition, do: func(p *Partition[int, any], all []*Delivery[int, any]) {
 			newestFirst(p, all, Verdict{Status: Nacked})
 		}},
 		"one AckCumulative over nacked ones": {
 			order: ByPartition,
-			prepare: func(p *Partition[int], all []*Delivery[int]) {
+			prepare: func(p *Partition[int, any], all []*Delivery[int, any]) {
 				for _, d := range all[:len(all)-1] {
 					settle(p, d, later)
 				}
 			},
-			do: func(p *Partition[int], all []*Delivery[int]) {
+			do: func(p *Partition[int, any], all []*Delivery[int, any]) {
 				p.AckCumulative(all[len(all)-1], Verdict{Status: Acked}, 0)
 			},
 		},
 		"late acks in a drain, newest first": {
 			order:   Unordered,
-			prepare: func(p *Partition[int], all []*Delivery[int]) { p.Stop() },
-			do:      func(p *Partition[int], all []*Delivery[int]) { newestFirst(p, all, Verdict{Status: Acked}) },
+			prepare: func(p *Partition[int, any], all []*Delivery[int, any]) { p.Stop() },
+			do:      func(p *Partition[int, any], all []*Delivery[int, any]) { newestFirst(p, all, Verdict{Status: Acked}) },
 		},
 		"late nacks in a drain": {
 			order:   Unordered,
-			prepare: func(p *Partition[int], all []*Delivery[int]) { p.Stop() },
-			do: func(p *Partition[int], all []*Delivery[int]) {
+			prepare: func(p *Partition[int, any], all []*Delivery[int, any]) { p.Stop() },
+			do: func(p *Partition[int, any], all []*Delivery[int, any]) {
 				settle(p, all[len(all)-1], Verdict{Status: Acked})
 				newestFirst(p, all[:len(all)-1], later)
 			},

@@ -12,7 +12,7 @@ type Load struct {
 }
 
 // Load returns the present load.
-func (p *Partition[R]) Load() Load {
+func (p *Partition[R, H]) Load() Load {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Load{
@@ -22,7 +22,7 @@ func (p *Partition[R]) Load() Load {
 }
 
 // Next returns the offset behind the last record pushed.
-func (p *Partition[R]) Next() int64 {
+func (p *Partition[R, H]) Next() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lastOffset() + 1
@@ -30,7 +30,7 @@ func (p *Partition[R]) Next() int64 {
 
 // ArmLow asks for Work.Low once, as soon as at most n records are ready and
 // MaxUncommitted holds none back. If that is so already it asks for nothing.
-func (p *Partition[R]) ArmLow(n int) {
+func (p *Partition[R, H]) ArmLow(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.low = n
@@ -47,7 +47,7 @@ type Oldest struct {
 }
 
 // Oldest returns false if everything is settled.
-func (p *Partition[R]) Oldest() (Oldest, bool) {
+func (p *Partition[R, H]) Oldest() (Oldest, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.head == p.tail {
@@ -71,9 +71,9 @@ var stateNames = [...]string{
 }
 
 // deliveryList is a list of deliveries.
-type deliveryList[R any] struct{ first, last *Delivery[R] } // the newest first
+type deliveryList[R, H any] struct{ first, last *Delivery[R, H] } // the newest first
 
-func (l *deliveryList[R]) push(d *Delivery[R]) {
+func (l *deliveryList[R, H]) push(d *Delivery[R, H]) {
 	d.prev, d.next = nil, l.first
 	if l.first != nil {
 		l.first.prev = d
@@ -83,7 +83,7 @@ func (l *deliveryList[R]) push(d *Delivery[R]) {
 	l.first = d
 }
 
-func (l *deliveryList[R]) remove(d *Delivery[R]) {
+func (l *deliveryList[R, H]) remove(d *Delivery[R, H]) {
 	if d.prev != nil {
 		d.prev.next = d.next
 	} else {

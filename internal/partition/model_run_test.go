@@ -81,7 +81,7 @@ func begin(t testing.TB, cfg Config[*modelRec], now int64, log []string) *harnes
 	cfg.Bytes = &bytes
 	m := &model{order: cfg.Order, max: cfg.MaxInFlight, bound: int(cfg.MaxUncommitted), now: now}
 	m.blocks, m.open = slices.Clone(cfg.Marks), slices.Clone(cfg.Open)
-	return &harness{t: t, m: m, p: New(cfg), start: cfg.Start, bytes: &bytes, log: log}
+	return &harness{t: t, m: m, p: New[any](cfg), start: cfg.Start, bytes: &bytes, log: log}
 }
 
 func (h *harness) verdict(in *source) Verdict {

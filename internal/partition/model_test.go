@@ -42,7 +42,7 @@ type modelRec struct {
 }
 
 type modelRun struct {
-	d       *Delivery[*modelRec]
+	d       *Delivery[*modelRec, any]
 	rec     *modelRec
 	attempt int
 	status  Status
@@ -167,7 +167,7 @@ func keyOf(r *modelRec) []byte {
 type harness struct {
 	t     testing.TB
 	m     *model
-	p     *Partition[*modelRec]
+	p     *Partition[*modelRec, any]
 	start int64
 	awake int // slots that hold nothing and look
 	slots int
@@ -211,7 +211,7 @@ func (h *harness) work(w Work) {
 }
 
 // taken checks a record that was handed out.
-func (h *harness) taken(d *Delivery[*modelRec]) {
+func (h *harness) taken(d *Delivery[*modelRec, any]) {
 	i := slices.IndexFunc(h.m.recs, func(r *modelRec) bool { return r.offset == d.Offset() })
 	if d.Evicted() {
 		if d.Record() != nil {
@@ -253,7 +253,7 @@ func (h *harness) taken(d *Delivery[*modelRec]) {
 func (h *harness) lookAll() {
 	for h.awake > 0 {
 		h.awake--
-		d := &Delivery[*modelRec]{}
+		d := &Delivery[*modelRec, any]{}
 		w, ok := h.p.Take(d)
 		if ok {
 			h.taken(d)
@@ -405,7 +405,7 @@ func (h *harness) finish(k int, v Verdict) {
 		run.rec.fate, run.rec.known = pending, true
 	}
 	h.old = append(h.old, run)
-	next := &Delivery[*modelRec]{}
+	next := &Delivery[*modelRec, any]{}
 	gotFirst, ok, w := h.p.FinishAndTake(run.d, run.print(v), h.m.now, next)
 	if gotFirst != first {
 		h.failf("record %d: finish settled %v, want %v", run.rec.offset, gotFirst, first)

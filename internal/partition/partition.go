@@ -117,13 +117,15 @@ const (
 
 // Partition is the window, the lanes and the watermark of one assignment of a
 // partition. All methods may be called from any goroutine.
-type Partition[R any] struct {
+//
+// R is a record, H the caller's handle of a delivery.
+type Partition[R, H any] struct {
 	cfg Config[R]
 
 	mu        sync.Mutex
 	phase     phase
-	chunks    []chunk[R] // ring, its length a power of two
-	spares    []*[span]entry[R]
+	chunks    []chunk[R, H] // ring, its length a power of two
+	spares    []*[span]entry[R, H]
 	head      uint64 // the oldest unsettled record
 	front     uint64 // the oldest record without a mark
 	watermark int64  // the offset before which all records are marked
@@ -151,7 +153,7 @@ type Partition[R any] struct {
 	condemned map[uint64]error // records that are given up at their next delivery
 	paused    bool             // nothing is handed out
 	timers    heap[redelivery]
-	running   deliveryList[R]
+	running   deliveryList[R, H]
 	// What a cumulative ack may settle: all records that are pending, parked or due,
 	// and others that were so.
 	open       heap[sequence]
@@ -172,9 +174,9 @@ type Partition[R any] struct {
 }
 
 // New returns an empty window that starts at cfg.Start.
-func New[R any](cfg Config[R]) *Partition[R] {
-	p := &Partition[R]{
-		cfg: cfg, phase: running, chunks: make([]chunk[R], 2), watermark: cfg.Start, version: 1, low: -1,
+func New[H, R any](cfg Config[R]) *Partition[R, H] {
+	p := &Partition[R, H]{
+		cfg: cfg, phase: running, chunks: make([]chunk[R, H], 2), watermark: cfg.Start, version: 1, low: -1,
 		lanes: map[string]*lane{}, inherited: inherited{blocks: cfg.Marks, open: cfg.Open},
 		drained: make(chan struct{}),
 	}
@@ -186,11 +188,11 @@ func New[R any](cfg Config[R]) *Partition[R] {
 }
 
 // OnGrant sets the function that is called when the shared Limit has room again.
-func (p *Partition[R]) OnGrant(wake func()) { p.waiter.Wake = wake }
+func (p *Partition[R, H]) OnGrant(wake func()) { p.waiter.Wake = wake }
 
 // Push appends a record; offsets only rise. It returns an error, and changes
 // nothing, for a record that does not follow the last one.
-func (p *Partition[R]) Push(offset int64, record R, size int) (Work, error) {
+func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 	print, known := p.recognize(offset, record)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -200,7 +202,7 @@ func (p *Partition[R]) Push(offset int64, record R, size int) (Work, error) {
 	if last := p.lastOffset(); offset <= last {
 		return Work{}, fmt.Errorf("offset %d follows offset %d", offset, last)
 	}
-	seq := p.append(entry[R]{offset: offset, record: record, size: size, print: print, known: known})
+	seq := p.append(entry[R, H]{offset: offset, record: record, size: size, print: print, known: known})
 	if p.cfg.Bytes != nil {
 		p.cfg.Bytes.Add(int64(size))
 	}
@@ -212,7 +214,7 @@ func (p *Partition[R]) Push(offset int64, record R, size int) (Work, error) {
 	return p.work(), nil
 }
 
-func (p *Partition[R]) lastOffset() int64 {
+func (p *Partition[R, H]) lastOffset() int64 {
 	if p.tail == p.front {
 		return p.watermark - 1
 	}
@@ -223,7 +225,7 @@ func (p *Partition[R]) lastOffset() int64 {
 }
 
 // admit puts what may be handed out into lanes.
-func (p *Partition[R]) admit() {
+func (p *Partition[R, H]) admit() {
 	for end := p.inherited.from(p.tail); p.admitted < end && !p.full(); p.admitted++ {
 		if e := p.live(p.admitted); e != nil {
 			p.join(p.admitted, e)
@@ -235,24 +237,24 @@ func (p *Partition[R]) admit() {
 }
 
 // uncommitted is how many records below one are covered by no confirmed commit.
-func (p *Partition[R]) uncommitted(below uint64) int {
+func (p *Partition[R, H]) uncommitted(below uint64) int {
 	return int(below-p.committed) - p.stored
 }
 
-func (p *Partition[R]) full() bool {
+func (p *Partition[R, H]) full() bool {
 	return p.cfg.MaxUncommitted > 0 && p.uncommitted(p.admitted) >= int(p.cfg.MaxUncommitted)
 }
 
 // Take hands out the next deliverable record. A slot that gets none is asleep
 // from then on, until Work says to wake it.
-func (p *Partition[R]) Take(d *Delivery[R]) (Work, bool) {
+func (p *Partition[R, H]) Take(d *Delivery[R, H]) (Work, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ok := p.take(d)
 	return p.work(), ok
 }
 
-func (p *Partition[R]) take(d *Delivery[R]) bool {
+func (p *Partition[R, H]) take(d *Delivery[R, H]) bool {
 	if p.handsOut() && p.nrunning < p.most() && p.ready.first != nil && p.cfg.Limit.acquire(&p.waiter) {
 		if seq, ok := p.pop(); ok {
 			p.deliver(d, seq)
@@ -275,11 +277,11 @@ func (p *Partition[R]) take(d *Delivery[R]) bool {
 	return false
 }
 
-func (p *Partition[R]) handsOut() bool { return p.phase == running && !p.paused }
+func (p *Partition[R, H]) handsOut() bool { return p.phase == running && !p.paused }
 
 // oldestTakeable reports whether the oldest record may be handed out beyond MaxInFlight:
 // handlers wait for a commit that cannot come before it is settled, perhaps all of them.
-func (p *Partition[R]) oldestTakeable() bool {
+func (p *Partition[R, H]) oldestTakeable() bool {
 	if !p.handsOut() || !p.waiting || p.nrunning > p.most() || p.head >= p.admitted {
 		return false
 	}
@@ -287,7 +289,7 @@ func (p *Partition[R]) oldestTakeable() bool {
 	return (e.state == queued || e.state == due) && (p.cfg.Order == Unordered || e.lane.inFlight == 0)
 }
 
-func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
+func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	e := p.at(seq)
 	if e.attempt++; e.known {
 		p.version++
@@ -313,7 +315,7 @@ func (p *Partition[R]) deliver(d *Delivery[R], seq uint64) {
 
 // work decides what the caller must wake. Invariant: while a record can be
 // handed out, a slot is looking for one or all slots are in use.
-func (p *Partition[R]) work() Work {
+func (p *Partition[R, H]) work() Work {
 	w := Work{Timer: p.timer, Doubted: p.inherited.doubted}
 	p.timer, p.inherited.doubted = false, nil
 	if p.handsOut() {
@@ -336,9 +338,9 @@ func (p *Partition[R]) work() Work {
 }
 
 // blocked reports whether MaxUncommitted holds records back.
-func (p *Partition[R]) blocked() bool { return p.admitted < p.inherited.from(p.tail) && p.full() }
+func (p *Partition[R, H]) blocked() bool { return p.admitted < p.inherited.from(p.tail) && p.full() }
 
-func (p *Partition[R]) wake(w *Work) {
+func (p *Partition[R, H]) wake(w *Work) {
 	looking := p.awake - p.nrunning
 	n := min(p.takeable()-looking, p.most()-p.awake)
 	if n > 0 && p.cfg.Limit != nil {
@@ -361,7 +363,7 @@ func (p *Partition[R]) wake(w *Work) {
 }
 
 // most is how many deliveries may be unfinished now.
-func (p *Partition[R]) most() int {
+func (p *Partition[R, H]) most() int {
 	switch {
 	case p.cfg.Careful == 0:
 		return p.cfg.MaxInFlight
@@ -372,7 +374,7 @@ func (p *Partition[R]) most() int {
 }
 
 // Relax ends Config.Careful. It returns false as long as there are suspects.
-func (p *Partition[R]) Relax() bool {
+func (p *Partition[R, H]) Relax() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.suspects > 0 {
@@ -384,7 +386,7 @@ func (p *Partition[R]) Relax() bool {
 
 // Suspects reports whether there are records that an earlier owner had in flight: then each
 // is to be handled alone.
-func (p *Partition[R]) Suspects() bool {
+func (p *Partition[R, H]) Suspects() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.suspects > 0
@@ -392,7 +394,7 @@ func (p *Partition[R]) Suspects() bool {
 
 // Name has the next commit say that d is in flight, alone or not, and returns which commit
 // says so. With Careful none does before.
-func (p *Partition[R]) Name(d *Delivery[R], fingerprint uint32, alone bool) Mark {
+func (p *Partition[R, H]) Name(d *Delivery[R, H], fingerprint uint32, alone bool) Mark {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e := p.live(d.seq); e != nil {
@@ -405,7 +407,7 @@ func (p *Partition[R]) Name(d *Delivery[R], fingerprint uint32, alone bool) Mark
 }
 
 // takeable is how many slots would find a record now; it may count too many.
-func (p *Partition[R]) takeable() int {
+func (p *Partition[R, H]) takeable() int {
 	if p.cfg.Order == Unordered {
 		return p.only.n + len(p.redo)
 	}
@@ -413,14 +415,14 @@ func (p *Partition[R]) takeable() int {
 }
 
 // Poke asks for work again, after the shared limit got room.
-func (p *Partition[R]) Poke() Work {
+func (p *Partition[R, H]) Poke() Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.work()
 }
 
 // Open begins to hand out what was Held.
-func (p *Partition[R]) Open() Work {
+func (p *Partition[R, H]) Open() Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.phase == held {

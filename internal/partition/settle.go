@@ -34,16 +34,18 @@ type Verdict struct {
 }
 
 // Delivery is one handing out of a record. The zero value is ready for Take.
-// It is guarded by its partition's lock.
-type Delivery[R any] struct {
-	// Owner is the caller's own; this package does not touch it.
-	Owner any
+// It is guarded by its partition's lock. Handle is the caller's own, whose part the
+// delivery is: this package hands it back with the delivery, and does not touch it.
+type Delivery[R, H any] struct {
+	Handle H
 
 	seq       uint64
 	offset    int64
 	record    R
 	lane      *lane
 	first     int64
+	began     int64
+	condemned error
 	attempt   int32
 	status    Status
 	finished  bool
@@ -51,38 +53,36 @@ type Delivery[R any] struct {
 	behind    bool
 	suspect   bool
 	evicted   bool
-	began     int64
-	condemned error
 	aside     bool // its letter is refused for good
 
-	prev, next *Delivery[R]
+	prev, next *Delivery[R, H]
 }
 
 // Behind reports whether an older record was not settled when this one was handed out: once
 // it is settled it needs a mark, and the mark its fingerprint.
-func (d *Delivery[R]) Behind() bool { return d.behind }
+func (d *Delivery[R, H]) Behind() bool { return d.behind }
 
 // Seq, Offset and Attempt do not change after Take. Nor does Record before the
 // delivery is finished; from then on see Partition.Record.
-func (d *Delivery[R]) Seq() uint64   { return d.seq }
-func (d *Delivery[R]) Offset() int64 { return d.offset }
-func (d *Delivery[R]) Record() R     { return d.record }
-func (d *Delivery[R]) Attempt() int  { return int(d.attempt) }
+func (d *Delivery[R, H]) Seq() uint64   { return d.seq }
+func (d *Delivery[R, H]) Offset() int64 { return d.offset }
+func (d *Delivery[R, H]) Record() R     { return d.record }
+func (d *Delivery[R, H]) Attempt() int  { return int(d.attempt) }
 
 // Condemned returns why the record is given up without a handler; nil: it is not. See Condemn.
-func (d *Delivery[R]) Condemned() error { return d.condemned }
+func (d *Delivery[R, H]) Condemned() error { return d.condemned }
 
 // First is what the verdict of an earlier delivery said it is; 0: none did.
-func (d *Delivery[R]) First() int64 { return d.first }
+func (d *Delivery[R, H]) First() int64 { return d.first }
 
 // Status returns what became of the delivery.
-func (p *Partition[R]) Status(d *Delivery[R]) Status {
+func (p *Partition[R, H]) Status(d *Delivery[R, H]) Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.status(d)
 }
 
-func (p *Partition[R]) status(d *Delivery[R]) Status {
+func (p *Partition[R, H]) status(d *Delivery[R, H]) Status {
 	if d.status == Pending && p.phase == closed {
 		return Revoked
 	}
@@ -91,7 +91,7 @@ func (p *Partition[R]) status(d *Delivery[R]) Status {
 
 // Settle settles a delivery, unless it is settled already: the first settlement
 // wins. It returns the status that holds now and whether this call set it.
-func (p *Partition[R]) Settle(d *Delivery[R], v Verdict, now int64) (status Status, first bool, w Work) {
+func (p *Partition[R, H]) Settle(d *Delivery[R, H], v Verdict, now int64) (status Status, first bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
@@ -101,7 +101,7 @@ func (p *Partition[R]) Settle(d *Delivery[R], v Verdict, now int64) (status Stat
 	return p.status(d), first, w
 }
 
-func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, timer bool) {
+func (p *Partition[R, H]) settle(d *Delivery[R, H], v Verdict, now int64) (first, timer bool) {
 	if d.status != Pending || p.phase == closed || v.Status == Pending {
 		return false, false
 	}
@@ -145,7 +145,7 @@ func (p *Partition[R]) settle(d *Delivery[R], v Verdict, now int64) (first, time
 
 // know takes note that a record stays open, or is settled behind one that does. It keeps
 // its fingerprint, for when its bytes are gone.
-func (p *Partition[R]) know(e *entry[R], v Verdict) {
+func (p *Partition[R, H]) know(e *entry[R, H], v Verdict) {
 	if v.Status == Acked && e.d != nil && !e.d.behind {
 		return
 	}
@@ -156,14 +156,14 @@ func (p *Partition[R]) know(e *entry[R], v Verdict) {
 }
 
 // settledLate takes note of a settlement after the handler returned.
-func (p *Partition[R]) settledLate() {
+func (p *Partition[R, H]) settledLate() {
 	if p.cfg.Late != nil {
 		p.cfg.Late.Store(true)
 	}
 }
 
 // done settles a record.
-func (p *Partition[R]) done(seq uint64) {
+func (p *Partition[R, H]) done(seq uint64) {
 	e := p.at(seq)
 	p.forget(e)
 	p.settledTries(seq)
@@ -180,7 +180,7 @@ func (p *Partition[R]) done(seq uint64) {
 }
 
 // after gathers the work of an operation that began with that version.
-func (p *Partition[R]) after(version uint64) Work {
+func (p *Partition[R, H]) after(version uint64) Work {
 	p.checkDrained()
 	w := p.work()
 	w.Moved = p.version != version
@@ -190,7 +190,7 @@ func (p *Partition[R]) after(version uint64) Work {
 // FinishAndTake ends a delivery: its handler returned and the Router, or
 // whoever reads the messages, gave its ack or nack. It settles it first if that is
 // still to be done, then hands out the next record into next, all under one lock.
-func (p *Partition[R]) FinishAndTake(d *Delivery[R], v Verdict, now int64, next *Delivery[R]) (first, ok bool, w Work) {
+func (p *Partition[R, H]) FinishAndTake(d *Delivery[R, H], v Verdict, now int64, next *Delivery[R, H]) (first, ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
@@ -205,7 +205,7 @@ func (p *Partition[R]) FinishAndTake(d *Delivery[R], v Verdict, now int64, next 
 }
 
 // end takes a delivery out of those that run, and returns whose turn its place is.
-func (p *Partition[R]) end(d *Delivery[R]) (granted []*Waiter) {
+func (p *Partition[R, H]) end(d *Delivery[R, H]) (granted []*Waiter) {
 	d.finished = true
 	p.running.remove(d)
 	p.nrunning--
@@ -226,7 +226,7 @@ func (p *Partition[R]) end(d *Delivery[R]) (granted []*Waiter) {
 	return granted
 }
 
-func (p *Partition[R]) finish(d *Delivery[R], v Verdict, now int64) (timer bool) {
+func (p *Partition[R, H]) finish(d *Delivery[R, H], v Verdict, now int64) (timer bool) {
 	switch {
 	case p.phase == closed:
 		d.drop()
@@ -252,7 +252,7 @@ func (p *Partition[R]) finish(d *Delivery[R], v Verdict, now int64) (timer bool)
 
 // settledDrop takes a finished delivery's record from it, where it needs it no longer:
 // the application may keep the delivery, and with the record the whole fetch.
-func (p *Partition[R]) settledDrop(d *Delivery[R]) {
+func (p *Partition[R, H]) settledDrop(d *Delivery[R, H]) {
 	if d.status == Pending {
 		return
 	}
@@ -263,7 +263,7 @@ func (p *Partition[R]) settledDrop(d *Delivery[R]) {
 
 // Abandon ends a delivery that reached nobody, in a drain: it counts as none, and the next
 // owner hands the record out. The slot is asleep from then on.
-func (p *Partition[R]) Abandon(d *Delivery[R]) Work {
+func (p *Partition[R, H]) Abandon(d *Delivery[R, H]) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
@@ -286,7 +286,7 @@ func (p *Partition[R]) Abandon(d *Delivery[R]) Work {
 }
 
 // Uncount takes back that d is a delivery: it reaches nobody.
-func (p *Partition[R]) Uncount(d *Delivery[R]) {
+func (p *Partition[R, H]) Uncount(d *Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.attempt--
@@ -303,7 +303,7 @@ type Acknowledged struct {
 
 // AckCumulative acks d, and with it every earlier record that was delivered and
 // whose handler does not run now. It returns d's status and those records.
-func (p *Partition[R]) AckCumulative(d *Delivery[R], v Verdict, now int64) (status Status, first bool, acked []Acknowledged, w Work) {
+func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64) (status Status, first bool, acked []Acknowledged, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
@@ -344,7 +344,7 @@ func (p *Partition[R]) AckCumulative(d *Delivery[R], v Verdict, now int64) (stat
 }
 
 // leave enters a record that no handler has into what a cumulative ack may settle.
-func (p *Partition[R]) leave(seq uint64) {
+func (p *Partition[R, H]) leave(seq uint64) {
 	e := p.at(seq)
 	if e.open {
 		return
@@ -357,7 +357,7 @@ func (p *Partition[R]) leave(seq uint64) {
 }
 
 // Release settles a rejected record that was held until its dead letter was stored.
-func (p *Partition[R]) Release(d *Delivery[R]) (ok bool, w Work) {
+func (p *Partition[R, H]) Release(d *Delivery[R, H]) (ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
@@ -375,7 +375,7 @@ func (p *Partition[R]) Release(d *Delivery[R]) (ok bool, w Work) {
 
 // SetAside ends a drain's wait for the letter of a rejected record, which is refused
 // for good. It may be released nevertheless.
-func (p *Partition[R]) SetAside(d *Delivery[R]) {
+func (p *Partition[R, H]) SetAside(d *Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !d.aside && p.rejecting(d) {
@@ -386,7 +386,7 @@ func (p *Partition[R]) SetAside(d *Delivery[R]) {
 }
 
 // rejecting reports whether d's letter is not stored yet.
-func (p *Partition[R]) rejecting(d *Delivery[R]) bool {
+func (p *Partition[R, H]) rejecting(d *Delivery[R, H]) bool {
 	if p.phase == closed {
 		return false
 	}

@@ -16,13 +16,13 @@ type Mark struct {
 }
 
 // Mark returns the watermark.
-func (p *Partition[R]) Mark() Mark {
+func (p *Partition[R, H]) Mark() Mark {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.now()
 }
 
-func (p *Partition[R]) now() Mark {
+func (p *Partition[R, H]) now() Mark {
 	return Mark{Offset: p.watermark, Seq: p.front, Version: p.version}
 }
 
@@ -59,13 +59,13 @@ type wanted struct {
 }
 
 // Snapshot returns what is to be stored now.
-func (p *Partition[R]) Snapshot() *Snapshot {
+func (p *Partition[R, H]) Snapshot() *Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := &Snapshot{Mark: p.now(), Last: p.phase == closed, reverts: p.reverts}
 	first := p.front / span
 	end := max(p.high, p.taken)
-	w := walk[R]{p: p, s: s, per: max(1, ((end+span-1)/span-first)/blocks)}
+	w := walk[R, H]{p: p, s: s, per: max(1, ((end+span-1)/span-first)/blocks)}
 	for at := first; at*span < end; at++ {
 		// What an earlier owner left must not change its place meanwhile.
 		if (at-first)%step == step-1 && len(p.inherited.blocks)+len(p.inherited.open) == 0 {
@@ -93,8 +93,8 @@ func (p *Partition[R]) Snapshot() *Snapshot {
 }
 
 // walk makes the blocks of a snapshot.
-type walk[R any] struct {
-	p      *Partition[R]
+type walk[R, H any] struct {
+	p      *Partition[R, H]
 	s      *Snapshot
 	per    uint64 // chunks per block
 	chunks uint64 // of the block that is made
@@ -105,7 +105,7 @@ type walk[R any] struct {
 }
 
 // chunk adds what a chunk marks from the snapshot's watermark on.
-func (w *walk[R]) chunk(at uint64) {
+func (w *walk[R, H]) chunk(at uint64) {
 	p, c, seq := w.p, w.p.chunk(at*span), at*span
 	ran := ^uint64(0) // what is in a run
 	if c.entries == nil {
@@ -142,7 +142,7 @@ func (w *walk[R]) chunk(at uint64) {
 
 // asOpen says what is to be known of an open record. With care, only a delivery that was named
 // counts: nobody has it before.
-func (e *entry[R]) asOpen(careful bool) Open {
+func (e *entry[R, H]) asOpen(careful bool) Open {
 	o := Open{Offset: e.offset, Attempts: e.attempt, First: e.first, Check: uint16(e.print)}
 	switch e.state {
 	case inFlight:
@@ -160,7 +160,7 @@ func (e *entry[R]) asOpen(careful bool) Open {
 }
 
 // run marks n records from one sequence number on, with the offsets from first to last.
-func (w *walk[R]) run(seq uint64, first, last int64, n int) {
+func (w *walk[R, H]) run(seq uint64, first, last int64, n int) {
 	if k := len(w.block.Runs); k > 0 && w.next == seq {
 		w.block.Runs[k-1].To = last + 1
 	} else {
@@ -171,7 +171,7 @@ func (w *walk[R]) run(seq uint64, first, last int64, n int) {
 	w.count += n
 }
 
-func (w *walk[R]) endBlock() {
+func (w *walk[R, H]) endBlock() {
 	if w.count > 0 {
 		w.s.Blocks = append(w.s.Blocks, w.block)
 		w.s.counts = append(w.s.counts, w.count)
@@ -215,7 +215,7 @@ func (s *Snapshot) Left() int { return s.left }
 
 // Want gives the mark of a record precedence where a commit has little room: somebody
 // waits until it is stored, or was told that it is.
-func (p *Partition[R]) Want(d *Delivery[R]) {
+func (p *Partition[R, H]) Want(d *Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if d.seq >= p.head {
@@ -223,7 +223,7 @@ func (p *Partition[R]) Want(d *Delivery[R]) {
 	}
 }
 
-func (p *Partition[R]) want(seq uint64) {
+func (p *Partition[R, H]) want(seq uint64) {
 	if c, bit := p.chunk(seq), uint64(1)<<(seq%span); c.wanted&bit == 0 {
 		c.wanted |= bit
 		p.version++
@@ -232,7 +232,7 @@ func (p *Partition[R]) want(seq uint64) {
 
 // Unconfirm takes back that a record is settled, which was to be confirmed first and
 // was never sent.
-func (p *Partition[R]) Unconfirm(seq uint64) {
+func (p *Partition[R, H]) Unconfirm(seq uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if i := slices.Index(p.confirming, seq); i >= 0 {
@@ -245,7 +245,7 @@ func (p *Partition[R]) Unconfirm(seq uint64) {
 }
 
 // Reverted reports whether a snapshot says more than is true by now.
-func (p *Partition[R]) Reverted(s *Snapshot) bool {
+func (p *Partition[R, H]) Reverted(s *Snapshot) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.reverts != s.reverts
@@ -254,7 +254,7 @@ func (p *Partition[R]) Reverted(s *Snapshot) bool {
 // Committed takes note that a snapshot is stored. It makes room under MaxUncommitted. waiting
 // reports whether it had no room for the marks of records whose handlers wait for that: until
 // older records are settled.
-func (p *Partition[R]) Committed(s *Snapshot, waiting bool) Work {
+func (p *Partition[R, H]) Committed(s *Snapshot, waiting bool) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.phase == closed {
@@ -284,7 +284,7 @@ func (p *Partition[R]) Committed(s *Snapshot, waiting bool) Work {
 // Skip moves the watermark over offsets that hold no record, from the next one on: control
 // records, aborted ones, what compaction removed. It changes nothing and returns false if
 // a record is not settled, or was pushed since the caller asked for the next offset.
-func (p *Partition[R]) Skip(from, to int64) (Work, bool) {
+func (p *Partition[R, H]) Skip(from, to int64) (Work, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.phase == closed || p.head != p.tail || p.watermark != from || to <= from {

@@ -84,7 +84,7 @@ func (o *Overview) Unsettled() (n int) {
 	return n
 }
 
-func (p *Partition[R]) clock() int64 {
+func (p *Partition[R, H]) clock() int64 {
 	if p.cfg.Clock == nil {
 		return 0
 	}
@@ -92,7 +92,7 @@ func (p *Partition[R]) clock() int64 {
 }
 
 // set moves a record from one state to another.
-func (p *Partition[R]) set(e *entry[R], s state) {
+func (p *Partition[R, H]) set(e *entry[R, H], s state) {
 	p.counts[e.state]--
 	p.counts[s]++
 	e.state, e.since = s, p.clock()
@@ -100,7 +100,7 @@ func (p *Partition[R]) set(e *entry[R], s state) {
 
 // tried takes note of a delivery after which the record is still there. It comes before
 // the change of the record's state.
-func (p *Partition[R]) tried(seq uint64, e *entry[R], v Verdict) {
+func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v Verdict) {
 	tries := p.tries[seq]
 	if n := len(tries); n > 0 && tries[n-1].Attempt == e.attempt { // settled after its handler returned
 		if v.Reason != nil {
@@ -122,7 +122,7 @@ func (p *Partition[R]) tried(seq uint64, e *entry[R], v Verdict) {
 }
 
 // settledTries forgets what is known of a record's deliveries.
-func (p *Partition[R]) settledTries(seq uint64) {
+func (p *Partition[R, H]) settledTries(seq uint64) {
 	if len(p.tries) > 0 {
 		delete(p.tries, seq)
 	}
@@ -131,7 +131,7 @@ func (p *Partition[R]) settledTries(seq uint64) {
 	}
 }
 
-func (p *Partition[R]) held(seq uint64) *Held {
+func (p *Partition[R, H]) held(seq uint64) *Held {
 	e := p.at(seq)
 	h := &Held{Offset: e.offset, State: e.state, Since: e.since, Attempt: e.attempt, Tries: slices.Clone(p.tries[seq]), Rejected: p.condemned[seq]}
 	if e.state == parked || e.state == nacked {
@@ -147,7 +147,7 @@ func (p *Partition[R]) held(seq uint64) *Held {
 }
 
 // Overview returns a snapshot. It costs as much as a settlement.
-func (p *Partition[R]) Overview() Overview {
+func (p *Partition[R, H]) Overview() Overview {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o := Overview{
@@ -166,7 +166,7 @@ func (p *Partition[R]) Overview() Overview {
 
 // Slow returns the delivery that has run for longest and how many began before a time,
 // by Config.Clock; nil if none did.
-func (p *Partition[R]) Slow(before int64) (oldest *Held, n int) {
+func (p *Partition[R, H]) Slow(before int64) (oldest *Held, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for d := p.running.last; d != nil && d.began <= before && p.phase < closed; d = d.prev {
@@ -193,7 +193,7 @@ type Section struct {
 // Window describes the records that are not settled, the oldest ones first and at most
 // so many, and the sections that they lie in. It is not of one moment: the lock is held
 // for one section at a time.
-func (p *Partition[R]) Window(most int) (records []Held, sections []Section) {
+func (p *Partition[R, H]) Window(most int) (records []Held, sections []Section) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for seq := p.head; seq < p.tail && p.chunks != nil; {
@@ -221,7 +221,7 @@ func (p *Partition[R]) Window(most int) (records []Held, sections []Section) {
 }
 
 // find returns the record at an offset that is not settled.
-func (p *Partition[R]) find(offset int64) (seq uint64, e *entry[R]) {
+func (p *Partition[R, H]) find(offset int64) (seq uint64, e *entry[R, H]) {
 	if p.phase == closed || p.head == p.tail {
 		return 0, nil
 	}
@@ -254,7 +254,7 @@ func (p *Partition[R]) find(offset int64) (seq uint64, e *entry[R]) {
 // Retry makes a record deliverable now that waits for its next delivery, or was left without a
 // settlement. It returns the state that the record was in; ok is false if it is another one,
 // or the record is not in the window.
-func (p *Partition[R]) Retry(offset, now int64) (was State, ok bool, w Work) {
+func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
@@ -287,7 +287,7 @@ func (p *Partition[R]) Retry(offset, now int64) (was State, ok bool, w Work) {
 // if it waits for its time, is one of Delivery.Condemned. A record that a handler has, or
 // left without a settlement, is for the caller to settle: d is its delivery.
 // ok is false if the record is not in the window, or is rejected already.
-func (p *Partition[R]) Condemn(offset int64, reason error, now int64) (d *Delivery[R], ok bool, w Work) {
+func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Delivery[R, H], ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
@@ -314,7 +314,7 @@ func (p *Partition[R]) Condemn(offset int64, reason error, now int64) (d *Delive
 }
 
 // Pause stops the handing out, or goes on with it. It does not hold up a drain.
-func (p *Partition[R]) Pause(paused bool) Work {
+func (p *Partition[R, H]) Pause(paused bool) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.paused = paused

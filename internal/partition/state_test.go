@@ -11,16 +11,16 @@ import (
 // its last deliveries ended.
 func TestOverviewOfARetriedRecord(t *testing.T) {
 	var clock atomic.Int64
-	p := New(Config[int]{MaxInFlight: 1, Clock: &clock, Key: func(int) []byte { return []byte("key") }})
+	p := New[any](Config[int]{MaxInFlight: 1, Clock: &clock, Key: func(int) []byte { return []byte("key") }})
 	_, _ = p.Push(7, 7, 1)
-	d := &Delivery[int]{}
+	d := &Delivery[int, any]{}
 	for attempt := range 6 {
 		clock.Store(int64(10 * attempt))
 		if _, ok := p.Take(d); !ok {
 			t.Fatal("nothing is handed out")
 		}
 		clock.Store(int64(10*attempt + 5))
-		p.FinishAndTake(d, Verdict{Status: Nacked, DueAt: 1000, Reason: fmt.Errorf("failure %d", attempt+1)}, 0, &Delivery[int]{})
+		p.FinishAndTake(d, Verdict{Status: Nacked, DueAt: 1000, Reason: fmt.Errorf("failure %d", attempt+1)}, 0, &Delivery[int, any]{})
 		if attempt < 5 {
 			if was, ok, _ := p.Retry(7, 0); !ok || was != Parked {
 				t.Fatalf("retry: %v, %v", was, ok)
@@ -42,8 +42,8 @@ func TestOverviewOfARetriedRecord(t *testing.T) {
 // The oldest delivery is found, though its record is settled.
 func TestSlow(t *testing.T) {
 	var clock atomic.Int64
-	p := New(Config[int]{MaxInFlight: 4, Order: Unordered, Clock: &clock})
-	var ds [4]Delivery[int]
+	p := New[any](Config[int]{MaxInFlight: 4, Order: Unordered, Clock: &clock})
+	var ds [4]Delivery[int, any]
 	for i := range ds {
 		clock.Store(int64(10 * i))
 		_, _ = p.Push(int64(i), i, 1)
@@ -60,7 +60,7 @@ func TestSlow(t *testing.T) {
 			t.Fatalf("the oldest is %+v, want %d", o, offset)
 		}
 	}
-	finish := func(i int) { p.FinishAndTake(&ds[i], Verdict{Status: Acked}, 0, &Delivery[int]{}) }
+	finish := func(i int) { p.FinishAndTake(&ds[i], Verdict{Status: Acked}, 0, &Delivery[int, any]{}) }
 	want(0, InFlight, 3)
 	finish(1)
 	want(0, InFlight, 2)
@@ -74,11 +74,11 @@ func TestSlow(t *testing.T) {
 
 // A condemned record is handed out at once, with the reason; others are as they were.
 func TestCondemn(t *testing.T) {
-	p := New(Config[int]{MaxInFlight: 1})
+	p := New[any](Config[int]{MaxInFlight: 1})
 	for i := range 3 {
 		_, _ = p.Push(int64(i), i, 1)
 	}
-	var d, next Delivery[int]
+	var d, next Delivery[int, any]
 	p.Take(&d)
 	p.FinishAndTake(&d, Verdict{Status: Nacked, DueAt: 1 << 60}, 0, &next)
 	reason := errors.New("by hand")

@@ -7,18 +7,18 @@ const span = 64
 
 // chunk is a part of the window: the records whose sequence numbers, divided by span,
 // are one number.
-type chunk[R any] struct {
-	entries *[span]entry[R] // nil once all are settled
-	marked  uint64          // settled or confirming, a bit each
-	wanted  uint64          // those of them whose storing somebody waits for, or was told of
-	told    uint64          // those that somebody was told of
-	settled int             // how many are
-	sum     uint32          // of the fingerprints of what is marked
-	first   int64           // the offsets of the first and last one, where all are settled
+type chunk[R, H any] struct {
+	entries *[span]entry[R, H] // nil once all are settled
+	marked  uint64             // settled or confirming, a bit each
+	wanted  uint64             // those of them whose storing somebody waits for, or was told of
+	told    uint64             // those that somebody was told of
+	settled int                // how many are
+	sum     uint32             // of the fingerprints of what is marked
+	first   int64              // the offsets of the first and last one, where all are settled
 	last    int64
 }
 
-type entry[R any] struct {
+type entry[R, H any] struct {
 	offset  int64
 	record  R
 	lane    *lane
@@ -37,20 +37,20 @@ type entry[R any] struct {
 	print   uint32 // see Config.Fingerprint
 	// Its record was pushed out of memory, was copied, was met waiting: see evict.go.
 	evicted, detached, met bool
-	d                      *Delivery[R] // the latest delivery while it is unsettled
+	d                      *Delivery[R, H] // the latest delivery while it is unsettled
 }
 
-func (p *Partition[R]) chunk(seq uint64) *chunk[R] {
+func (p *Partition[R, H]) chunk(seq uint64) *chunk[R, H] {
 	return &p.chunks[seq/span&uint64(len(p.chunks)-1)]
 }
 
 // at returns a record that is not settled.
-func (p *Partition[R]) at(seq uint64) *entry[R] {
+func (p *Partition[R, H]) at(seq uint64) *entry[R, H] {
 	return &p.chunk(seq).entries[seq%span]
 }
 
 // live returns a record of the window, nil for one that is settled.
-func (p *Partition[R]) live(seq uint64) *entry[R] {
+func (p *Partition[R, H]) live(seq uint64) *entry[R, H] {
 	if seq < p.head || p.chunk(seq).entries == nil {
 		return nil
 	}
@@ -61,13 +61,13 @@ func (p *Partition[R]) live(seq uint64) *entry[R] {
 }
 
 // append makes room for one record behind the last.
-func (p *Partition[R]) append(e entry[R]) (seq uint64) {
+func (p *Partition[R, H]) append(e entry[R, H]) (seq uint64) {
 	seq = p.tail
 	if seq%span == 0 {
 		if seq/span-p.head/span == uint64(len(p.chunks)) {
 			p.grow()
 		}
-		*p.chunk(seq) = chunk[R]{entries: p.newEntries()}
+		*p.chunk(seq) = chunk[R, H]{entries: p.newEntries()}
 	}
 	e.since = p.clock()
 	*p.at(seq) = e
@@ -76,20 +76,20 @@ func (p *Partition[R]) append(e entry[R]) (seq uint64) {
 	return seq
 }
 
-func (p *Partition[R]) newEntries() *[span]entry[R] {
+func (p *Partition[R, H]) newEntries() *[span]entry[R, H] {
 	if n := len(p.spares); n > 0 {
 		entries := p.spares[n-1]
 		p.spares = p.spares[:n-1]
 		return entries
 	}
-	return new([span]entry[R])
+	return new([span]entry[R, H])
 }
 
 // mostSpare is how many chunks without use are kept: a window that moves needs no new ones.
 const mostSpare = 64
 
 // free gives up the entries of a chunk.
-func (p *Partition[R]) free(c *chunk[R]) {
+func (p *Partition[R, H]) free(c *chunk[R, H]) {
 	if len(p.spares) < mostSpare {
 		clear(c.entries[:])
 		p.spares = append(p.spares, c.entries)
@@ -97,8 +97,8 @@ func (p *Partition[R]) free(c *chunk[R]) {
 	c.entries = nil
 }
 
-func (p *Partition[R]) grow() {
-	chunks := make([]chunk[R], 2*len(p.chunks))
+func (p *Partition[R, H]) grow() {
+	chunks := make([]chunk[R, H], 2*len(p.chunks))
 	for at := p.head / span; at*span < p.tail; at++ {
 		chunks[at&uint64(len(chunks)-1)] = *p.chunk(at * span)
 	}
@@ -106,7 +106,7 @@ func (p *Partition[R]) grow() {
 }
 
 // mark says of a record, from the next commit on, that it is settled.
-func (p *Partition[R]) mark(seq uint64) {
+func (p *Partition[R, H]) mark(seq uint64) {
 	c, e := p.chunk(seq), p.at(seq)
 	c.marked |= 1 << (seq % span)
 	c.sum += e.print
@@ -118,7 +118,7 @@ func (p *Partition[R]) mark(seq uint64) {
 }
 
 // unmark takes that back.
-func (p *Partition[R]) unmark(seq uint64) {
+func (p *Partition[R, H]) unmark(seq uint64) {
 	c, e := p.chunk(seq), p.at(seq)
 	c.marked &^= 1 << (seq % span)
 	c.sum -= e.print
@@ -130,7 +130,7 @@ func (p *Partition[R]) unmark(seq uint64) {
 }
 
 // advance moves the front, and with it the watermark, over what is marked.
-func (p *Partition[R]) advance() {
+func (p *Partition[R, H]) advance() {
 	for p.front < p.tail {
 		c := p.chunk(p.front)
 		if c.entries == nil {
@@ -147,7 +147,7 @@ func (p *Partition[R]) advance() {
 }
 
 // pass settles a record that has its mark, and ends the window's part that is settled.
-func (p *Partition[R]) pass(seq uint64) {
+func (p *Partition[R, H]) pass(seq uint64) {
 	c := p.chunk(seq)
 	p.set(&c.entries[seq%span], settled)
 	if c.settled++; c.settled == span {

@@ -10,17 +10,17 @@ import (
 
 // handedOut makes a partition with n records, all with their handlers, that are not in order
 // of any key.
-func handedOut(t testing.TB, n int) (*Partition[int], []*Delivery[int]) {
+func handedOut(t testing.TB, n int) (*Partition[int, any], []*Delivery[int, any]) {
 	t.Helper()
-	p := New(Config[int]{
+	p := New[any](Config[int]{
 		Order: Unordered, MaxInFlight: n, Committed: true, Fingerprint: func(r int) uint32 { return printOf(int64(r), 0) },
 	})
-	all := make([]*Delivery[int], n)
+	all := make([]*Delivery[int, any], n)
 	for i := range all {
 		if _, err := p.Push(int64(2*i), 2*i, 1); err != nil { // with gaps
 			t.Fatal(err)
 		}
-		all[i] = &Delivery[int]{}
+		all[i] = &Delivery[int, any]{}
 		if _, ok := p.Take(all[i]); !ok {
 			t.Fatal("nothing to take")
 		}
@@ -28,7 +28,7 @@ func handedOut(t testing.TB, n int) (*Partition[int], []*Delivery[int]) {
 	return p, all
 }
 
-func acked(d *Delivery[int]) Verdict {
+func acked(d *Delivery[int, any]) Verdict {
 	return Verdict{Status: Acked, Fingerprint: printOf(d.Offset(), 0)}
 }
 
