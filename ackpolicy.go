@@ -5,23 +5,22 @@ import (
 	"strings"
 )
 
-// Policy says what becomes of a record when its handler ends. The zero value is AckFirst.
+// Policy says what happens to a record when its handler ends. The zero value is AckFirst.
 //
-// The policies are FastStream's (its page "Consuming Acknowledgements"), with
-// Kafka's commit for its ack and a redelivery for its seek; docs/semantics.md has
-// the whole table and says where the two differ.
+// The policies are those of FastStream (its page "Consuming Acknowledgements").
+// docs/semantics.md has the complete table, and says where the two differ.
 type Policy uint8
 
 const (
-	// AckFirst acks before the handler runs: at most once.
+	// AckFirst acks before the handler runs. What fails afterwards is lost.
 	AckFirst Policy = iota
-	// Ack acks when the handler has ended, however it ended.
+	// Ack acks when the handler has ended, whether it succeeded or failed.
 	Ack
-	// RejectOnError acks on success; on an error it gives the record up.
+	// RejectOnError acks on success, and rejects on an error: the record is given up.
 	RejectOnError
-	// NackOnError acks on success; on an error the record is delivered again.
+	// NackOnError acks on success, and nacks on an error: the record is delivered again.
 	NackOnError
-	// Manual leaves it all to the handler and its Delivery.
+	// Manual does nothing: the handler settles the record through its Delivery.
 	Manual
 )
 
@@ -29,7 +28,7 @@ var policyNames = [...]string{"ack_first", "ack", "reject_on_error", "nack_on_er
 
 func (p Policy) valid() bool { return int(p) < len(policyNames) }
 
-// String returns the policy's name as in "nack_on_error".
+// String returns the name of the policy, such as "nack_on_error".
 func (p Policy) String() string {
 	if p.valid() {
 		return policyNames[p]
@@ -37,8 +36,8 @@ func (p Policy) String() string {
 	return fmt.Sprintf("Policy(%d)", uint8(p))
 }
 
-// ParsePolicy reads a policy's name, in any of the spellings nack_on_error,
-// NackOnError, nack-on-error and NACK_ON_ERROR.
+// ParsePolicy returns the policy with the given name. It accepts the spellings
+// nack_on_error, NackOnError, nack-on-error and NACK_ON_ERROR.
 func ParsePolicy(s string) (Policy, error) {
 	fold := func(s string) string {
 		return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(strings.TrimSpace(s)))
@@ -68,7 +67,7 @@ func (p *Policy) UnmarshalText(text []byte) error {
 	return err
 }
 
-// action is what is done with a record.
+// action is what to do with a record.
 type action uint8
 
 const (
@@ -83,17 +82,17 @@ type outcome uint8
 
 const (
 	succeeded       outcome = iota // it returned nil, and what it produced was published
-	failed                         // an error, a panic, or what it produced could not be published
+	failed                         // it returned an error or panicked, or what it produced could not be published
 	signalledAck                   // ErrAck, returned or panicked
 	signalledNack                  // ErrNack, NackAfter
 	signalledReject                // ErrReject, RejectWith
 )
 
-// decide is the table: policy by outcome. A settlement made before wins over
-// it, and so does the end of the assignment.
+// decide is the table of policies and outcomes. An earlier settlement takes precedence
+// over it, and so does the end of the assignment.
 func decide(p Policy, o outcome) action {
 	if p == AckFirst {
-		return doNothing // it was acked before the handler
+		return doNothing // it was acked before the handler ran
 	}
 	switch o {
 	case signalledAck:

@@ -6,28 +6,29 @@ import (
 	"time"
 )
 
-// ExponentialBackoff makes delays that grow from attempt to attempt, for
+// ExponentialBackoff computes delays that grow from attempt to attempt, for
 // SubscriberConfig.Backoff:
 //
 //	Backoff: ackpolicy.ExponentialBackoff{}.Delay,
 //
-// A delay is chosen at random between nothing and its limit ("full jitter"), so
-// that records that failed together do not come back together. So it is half of the limit
-// on average. With the zero value, which works, 5 deliveries are over after 0.75 s on average,
-// 10 after 26 s, 15 after 3 minutes, 20 after 5: to bear an outage, limit the
-// record's age (SubscriberConfig.MaxAge), not its deliveries.
+// Each delay is drawn at random between zero and its limit ("full jitter"), so that
+// records that failed together do not come back together; on average it is half the
+// limit. The zero value is ready to use. With it, 5 deliveries take 0.75 s on average, 10
+// take 26 s, 15 take 3 minutes and 20 take 5. To survive an outage, limit the age of a
+// record (SubscriberConfig.MaxAge), not its deliveries.
 type ExponentialBackoff struct {
-	// Initial is the limit of the first delay; 0 is 100 ms.
+	// Initial is the limit of the first delay. 0 means 100 ms.
 	Initial time.Duration
-	// Max is the highest limit; 0 is one minute.
+	// Max is the highest limit. 0 means one minute.
 	Max time.Duration
-	// Multiplier is what the limit grows by with each attempt; below 1, as 0 is, it is 2.
+	// Multiplier is the factor by which the limit grows with each attempt. Any value
+	// below 1, such as 0, means 2.
 	Multiplier float64
-	// NoJitter makes each delay as long as its limit.
+	// NoJitter makes each delay exactly its limit.
 	NoJitter bool
 }
 
-// Delay returns the delay after an attempt that failed, 1 being the first.
+// Delay returns the delay after a failed attempt. The first attempt is 1.
 func (b ExponentialBackoff) Delay(attempt int, _ error) time.Duration {
 	if b.Initial <= 0 {
 		b.Initial = 100 * time.Millisecond

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// NeverRetry makes a Middleware.Classify that gives a record up at its first
-// delivery, as RejectOnError does, where no later one can succeed: the error is one
-// of the targets, by errors.Is, or IsPermanent.
+// NeverRetry returns a function for Middleware.Classify that rejects a record at its
+// first delivery if no later one can succeed: if the error is one of the targets
+// (errors.Is), or IsPermanent reports true.
 //
 //	Classify: ackpolicy.NeverRetry(ErrUnknownCustomer),
 func NeverRetry(targets ...error) func(err error) (Policy, bool) {
@@ -25,10 +25,10 @@ func NeverRetry(targets ...error) func(err error) (Policy, bool) {
 	}
 }
 
-// IsPermanent reports whether err, or an error that it wraps, will be the same at the
-// next attempt: it has a method Permanent() bool that returns true; it is
-// errors.ErrUnsupported; or it is what the standard library's decoders say of input that they cannot
-// read: JSON, base64, hexadecimal, numbers and times.
+// IsPermanent reports whether err, or an error that it wraps, will occur again at the
+// next attempt: it has a method Permanent() bool that returns true, it is
+// errors.ErrUnsupported, or it is an error of the standard library for malformed input
+// (JSON, base64, hexadecimal, numbers, times).
 func IsPermanent(err error) bool {
 	var own interface{ Permanent() bool }
 	if errors.As(err, &own) {

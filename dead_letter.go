@@ -8,17 +8,17 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// DeadLetter stores rejected records somewhere else. Send returns nil once the
-// letter is stored: only then may the record's offset be committed. After an error it is
-// called again, a moment later, until the letter is stored; what becomes of a letter whose
-// error is permanent (it has a method Permanent() bool that returns true, or wraps one
-// that has) is for SubscriberConfig.OnUnstorable to say.
+// DeadLetter stores rejected records. Send returns nil once the letter is stored; only
+// then may the record's offset be committed. If Send returns an error, it is called again
+// a moment later, until the letter is stored. If the error is permanent (it, or an error
+// that it wraps, has a method Permanent() bool that returns true),
+// SubscriberConfig.OnUnstorable says what happens.
 //
 // Send is called from up to 64 goroutines at once, 16 per partition, so that letters do
-// not wait for each other. Those of one key are sent one after the other, in the order of
-// their rejections; a later one goes first only where the earlier one's error is permanent.
-// ctx ends when the partition is no longer ours. A Send that does not return then is
-// waited for no longer than half a second, and its outcome no longer counts.
+// not wait for each other. Letters with the same key are sent one after the other, in the
+// order of their rejections; a later one is sent first only if the error of the earlier
+// one is permanent. ctx ends when the partition is released. The release waits for Send
+// for half a second more; after that its result is ignored.
 type DeadLetter interface {
 	Send(ctx context.Context, record *sarama.ConsumerMessage, letter Letter) error
 }
@@ -28,37 +28,39 @@ type Letter struct {
 	Topic      string // where the record is from
 	Partition  int32
 	Offset     int64
-	Timestamp  time.Time // the record's; zero where its producer wrote none
+	Timestamp  time.Time // of the record; zero if its producer wrote none
 	Group      string
-	Handler    string // its name in the Router; empty where no middleware of ours ran
+	Handler    string // its name in the Router; empty if our middleware did not run
 	Subscriber string
 	Reason     error // never nil
-	Attempts   int   // how often it was delivered since it was assigned to us
+	Attempts   int   // how often the record was delivered
 	RejectedAt time.Time
-	// LogAppendTime is set where the broker, not the producer, gives the topic's records their timestamps.
+	// LogAppendTime reports whether the broker, not the producer, sets the timestamps
+	// of the topic's records.
 	LogAppendTime bool
 }
 
-// Unstorable says what becomes of a rejected record whose letter cannot be stored: the
-// destination refuses it for good. For DeadLetterTopic that is a letter that is too large,
-// has a timestamp out of bounds, or no key where the topic is compacted.
+// Unstorable says what happens to a rejected record whose letter cannot be stored because
+// the destination refuses it for good. A DeadLetterTopic refuses a letter that is too
+// large, has a timestamp out of bounds, or has no key if the topic is compacted.
 type Unstorable uint8
 
 const (
-	// UnstorableKeep keeps the record and logs an error. Nothing is committed past it,
-	// others and their letters go on. It is tried again now and then, and by
-	// the next owner of the partition.
+	// UnstorableKeep keeps the record and logs an error. Nothing is committed past it;
+	// other records and letters are not affected. The letter is sent again from time to
+	// time, and by the next owner of the partition.
 	UnstorableKeep Unstorable = iota
 	// UnstorableReduce stores what can be stored: the beginning of the value, with
-	// HeaderTruncated; the time of the rejection in place of the timestamp, with
-	// HeaderOriginalTimestamp; the record's origin in place of a null key, with
-	// HeaderNullKey. For DeadLetterTopic only. What cannot be stored even so is kept.
+	// HeaderTruncated; the time of the rejection instead of the timestamp, with
+	// HeaderOriginalTimestamp; the origin of the record instead of a null key, with
+	// HeaderNullKey. It requires a DeadLetterTopic. If the letter cannot be stored even
+	// then, the record is kept.
 	UnstorableReduce
-	// UnstorableGiveUp gives the record up, with an error in the log that names it.
+	// UnstorableGiveUp gives the record up, and logs an error that names it.
 	UnstorableGiveUp
 )
 
-// sendLetter has a rejected record's letter stored.
+// sendLetter starts to store the letter of a rejected record.
 func (s *subscription) sendLetter(d *Delivery, reason error) {
 	letter := Letter{
 		Topic: d.Topic(), Partition: d.Partition(), Offset: d.Offset(), Timestamp: recordTime(d.Timestamp()),
@@ -115,15 +117,15 @@ func topicFor(name func(string) string, origin string) string {
 	return origin + ".dlq"
 }
 
-// The times that sarama can write.
+// The range of times that sarama can write.
 var (
 	firstTime = time.UnixMilli(0)
 	lastTime  = time.Unix(0, math.MaxInt64)
 )
 
-// recordTime is a record's timestamp, zero where it has none. A producer that knows no
-// time writes -1 as its batch's, and some write records relative to that: sarama
-// reads the year 1 for -1, and counts from there.
+// recordTime returns a record's timestamp, or zero if it has none. A producer without a
+// clock writes -1 as the timestamp of the batch, and some write those of the records
+// relative to it. sarama turns -1 into the year 1, and counts from there.
 func recordTime(t time.Time) time.Time {
 	if t.IsZero() || !t.Before(firstTime) {
 		return t

@@ -18,16 +18,16 @@ const (
 	timestampType   = "message.timestamp.type"
 	timestampBefore = "message.timestamp.before.max.ms"
 	timestampAfter  = "message.timestamp.after.max.ms"
-	timestampBounds = "message.timestamp.difference.max.ms" // of both, before Kafka 4
+	timestampBounds = "message.timestamp.difference.max.ms" // for both, before Kafka 4
 	cleanupPolicy   = "cleanup.policy"
 	compressionType = "compression.type"
 )
 
-// compared are the settings by which a topic may accept less than another one.
+// compared are the settings because of which one topic may accept less than another.
 var compared = []string{maxMessageBytes, timestampType, timestampBefore, timestampAfter, timestampBounds, cleanupPolicy, compressionType}
 
-// compare tells what of the records' topic the letters' does not accept. It is no reason not to
-// subscribe: the records that it concerns may never come, or never be rejected.
+// compare logs what the source topic accepts and the dead letter topic does not. It is no
+// reason not to subscribe: such records may never come, or never be rejected.
 func (t *letterTopic) compare(from source) {
 	settings, err := topic.Ask(t.client, t.name, compared...)
 	if err != nil {
@@ -44,7 +44,7 @@ func (t *letterTopic) compare(from source) {
 	}
 }
 
-// acceptsLess returns why, by the setting at fault. from is nil where it is not known.
+// acceptsLess returns the reasons by setting. from is nil if it is not known.
 func acceptsLess(from, to topic.Settings) map[string]string {
 	why := map[string]string{}
 	ours, okOurs := from.Number(maxMessageBytes)

@@ -17,14 +17,14 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// source is what is known of the topic that the letters come from.
+// source describes the topic that the letters come from.
 type source struct {
 	topic      string
-	partitions int            // 0: not known
-	settings   topic.Settings // nil: we may not ask
+	partitions int            // 0 if not known
+	settings   topic.Settings // nil if we may not read them
 }
 
-// askSource asks the brokers that the records come from, which need not be those that the letters go to.
+// askSource asks the brokers of the records, which may be others than those of the letters.
 func askSource(ctx context.Context, client sarama.Client, d DeadLetterTopic, c *SubscriberConfig, origin string) (source, error) {
 	s := source{topic: origin}
 	if d.Brokers != nil || d.Config != nil {
@@ -49,7 +49,7 @@ func askSource(ctx context.Context, client sarama.Client, d DeadLetterTopic, c *
 	return s, nil
 }
 
-// ensure checks that the topic is there, and creates it where that was asked for.
+// ensure checks that the topic exists, and creates it if the configuration says so.
 func (t *letterTopic) ensure(ctx context.Context) error {
 	err := t.client.RefreshMetadata(t.name)
 	if err == nil || errors.Is(err, sarama.ErrLeaderNotAvailable) {
@@ -68,7 +68,7 @@ func (t *letterTopic) ensure(ctx context.Context) error {
 	return t.create(ctx)
 }
 
-// createAgain creates the topic that was there when we subscribed.
+// createAgain creates the topic after somebody deleted it.
 func (t *letterTopic) createAgain(ctx context.Context) error {
 	select {
 	case t.creating <- struct{}{}:
@@ -77,7 +77,7 @@ func (t *letterTopic) createAgain(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if err := t.client.RefreshMetadata(t.name); err == nil {
-		return nil // it is there again
+		return nil // it exists again
 	}
 	if err := t.ensure(ctx); err != nil {
 		return err
@@ -88,8 +88,8 @@ func (t *letterTopic) createAgain(ctx context.Context) error {
 	return nil
 }
 
-// createTopic creates the topic, and waits for its leaders. What we add to the user's
-// entries, and the broker does not allow, is left out.
+// createTopic creates the topic and waits for its leaders. It leaves out those of our own
+// settings that the broker refuses.
 func (t *letterTopic) createTopic(ctx context.Context, user *sarama.TopicDetail, from source) error {
 	admin, err := sarama.NewClusterAdminFromClient(t.client)
 	if err != nil {
@@ -140,13 +140,13 @@ func (t *letterTopic) awaitLeaders(ctx context.Context, partitions int) (err err
 	return fmt.Errorf("it was created, but has no leaders: %w", err)
 }
 
-// letterRoom is what a letter's headers may add to a record.
+// letterRoom is how much the headers of a letter may add to a record, in bytes.
 const letterRoom = 64 << 10
 
-// letterPresets are the entries of a topic that the user leaves open.
+// letterPresets returns our settings for the topic, without those that the user sets.
 func letterPresets(user *sarama.TopicDetail, from source) map[string]string {
 	presets := map[string]string{
-		"retention.ms": "-1", // it counts from the record's own timestamp, which may be long ago
+		"retention.ms": "-1", // it counts from the timestamp of the record, which may be long ago
 	}
 	if largest, ok := from.settings.Number(maxMessageBytes); ok {
 		presets[maxMessageBytes] = strconv.FormatInt(largest+letterRoom, 10)
@@ -157,7 +157,7 @@ func letterPresets(user *sarama.TopicDetail, from source) map[string]string {
 	return presets
 }
 
-// letterDetail is the user's detail with what it leaves open, but for the presets left out.
+// letterDetail returns the user's detail with defaults, and the presets except those in left.
 func letterDetail(user *sarama.TopicDetail, from source, presets map[string]string, left []string) *sarama.TopicDetail {
 	detail := *user
 	if detail.NumPartitions == 0 {

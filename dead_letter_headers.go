@@ -13,30 +13,30 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 )
 
-// Names of the headers that HeadersAckpolicy writes. The origin is the first
-// one: a letter that is rejected again keeps it.
+// Names of the headers that HeadersAckpolicy writes. Topic, partition, offset and
+// timestamp are those of the first rejection: a letter that is rejected again keeps them.
 const (
 	HeaderTopic      = "ackpolicy_topic"
 	HeaderPartition  = "ackpolicy_partition"
 	HeaderOffset     = "ackpolicy_offset"
-	HeaderTimestamp  = "ackpolicy_timestamp" // the record's, RFC 3339; not there where it has none
+	HeaderTimestamp  = "ackpolicy_timestamp" // of the record, RFC 3339; absent if it has none
 	HeaderGroup      = "ackpolicy_group"
 	HeaderHandler    = "ackpolicy_handler"
 	HeaderReason     = "ackpolicy_reason"
-	HeaderErrors     = "ackpolicy_errors" // the chain of wrapped errors, by type
+	HeaderErrors     = "ackpolicy_errors" // the types of the wrapped errors
 	HeaderAttempts   = "ackpolicy_attempts"
 	HeaderRejectedAt = "ackpolicy_rejected_at" // RFC 3339
-	HeaderRejections = "ackpolicy_rejections"  // how often this record became a letter
+	HeaderRejections = "ackpolicy_rejections"  // how often the record became a letter
 )
 
-// maxReason bounds what an error may add to a letter, in bytes.
+// maxReason limits the text of an error in a letter, in bytes.
 const maxReason = 4096
 
 func header(key, value string) sarama.RecordHeader {
 	return sarama.RecordHeader{Key: []byte(key), Value: []byte(value)}
 }
 
-// HeadersAckpolicy is this package's own profile.
+// HeadersAckpolicy returns the headers of this package's own profile.
 func HeadersAckpolicy(l Letter) []sarama.RecordHeader {
 	headers := []sarama.RecordHeader{
 		header(HeaderTopic, l.Topic),
@@ -56,7 +56,7 @@ func HeadersAckpolicy(l Letter) []sarama.RecordHeader {
 	)
 }
 
-// HeadersWatermill is the profile of Watermill's PoisonQueue middleware.
+// HeadersWatermill returns the headers that Watermill's PoisonQueue middleware writes.
 func HeadersWatermill(l Letter) []sarama.RecordHeader {
 	return []sarama.RecordHeader{
 		header(middleware.ReasonForPoisonedKey, reason(l.Reason)),
@@ -66,8 +66,8 @@ func HeadersWatermill(l Letter) []sarama.RecordHeader {
 	}
 }
 
-// HeadersSpring is the profile of Spring Kafka's DeadLetterPublishingRecoverer.
-// Numbers are big-endian bytes, as there, and a timestamp that is none is -1.
+// HeadersSpring returns the headers that Spring Kafka's DeadLetterPublishingRecoverer
+// writes. Numbers are big-endian bytes, as there; a missing timestamp is -1.
 func HeadersSpring(l Letter) []sarama.RecordHeader {
 	timestamp, kind := int64(-1), "CreateTime" // by the names of Java's TimestampType
 	if !l.Timestamp.IsZero() {
@@ -88,7 +88,8 @@ func HeadersSpring(l Letter) []sarama.RecordHeader {
 	}
 }
 
-// HeadersKafka is the profile of Kafka's own dead letter queues for share groups (KIP-1191).
+// HeadersKafka returns the headers of Kafka's dead letter queues for share groups
+// (KIP-1191).
 func HeadersKafka(l Letter) []sarama.RecordHeader {
 	return []sarama.RecordHeader{
 		header("__dlq.errors.topic", l.Topic),
@@ -108,11 +109,11 @@ func bigEndian(v int64, n int) []byte {
 	return b
 }
 
-// reason is an error's text.
+// reason returns the text of an error.
 func reason(err error) string { return cut(textOf(err)) }
 
-// cut makes of a text one that is not too long, in valid UTF-8: other systems refuse
-// headers that are not.
+// cut shortens a text to maxReason and makes it valid UTF-8, without which other systems
+// refuse headers.
 func cut(s string) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	if len(s) <= maxReason {
@@ -125,14 +126,14 @@ func cut(s string) string {
 	return s[:n] + "..."
 }
 
-// chain names the types of a wrapped error, the outermost first.
+// chain returns the types of a wrapped error, the outermost first.
 func chain(err error) (text string) {
 	defer func() {
 		if recover() != nil { // in an Unwrap method
 			text += " < ?"
 		}
 	}()
-	for n := 0; err != nil && n < 100; n++ { // one may wrap itself
+	for n := 0; err != nil && n < 100; n++ { // an error may wrap itself
 		if n > 0 {
 			text += " < "
 		}
@@ -142,9 +143,9 @@ func chain(err error) (text string) {
 	return text
 }
 
-// letterHeaders puts a letter's headers behind the record's own. Those of an
-// earlier letter are replaced, so that a record that is rejected again and again
-// does not grow, but for its first origin, which stays.
+// letterHeaders appends the headers of a letter to those of the record. Headers of an
+// earlier letter are replaced, so that a record does not grow with each rejection; only
+// its first origin stays.
 func letterHeaders(record []*sarama.RecordHeader, letter []sarama.RecordHeader) []sarama.RecordHeader {
 	origin := []string{HeaderTopic, HeaderPartition, HeaderOffset, HeaderTimestamp}
 	out := make([]sarama.RecordHeader, 0, len(record)+len(letter)+1)

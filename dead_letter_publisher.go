@@ -15,15 +15,15 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/write"
 )
 
-// DeadLetterPublisher publishes rejected records through any Watermill
-// publisher: the payload as it came, the headers as metadata, and with them what
-// Headers tells of the letter. On the published message, watermill-kafka's
-// MessageKeyFromCtx and its like return what the record had.
+// DeadLetterPublisher publishes rejected records through a Watermill publisher: the
+// payload as it came, and as metadata the headers of the record and the result of Headers.
+// In the context of the published message, watermill-kafka's MessageKeyFromCtx and similar
+// functions find the values of the record.
 type DeadLetterPublisher struct {
 	Publisher message.Publisher
-	// Topic names the topic to publish to; nil is the record's with ".dlq" behind it.
+	// Topic returns the name of the topic to publish to. nil appends ".dlq".
 	Topic func(origin string) string
-	// Headers of a letter; nil is HeadersWatermill, as Watermill's own PoisonQueue has them.
+	// Headers returns the headers of a letter. nil means HeadersWatermill.
 	Headers func(Letter) []sarama.RecordHeader
 }
 
@@ -47,7 +47,7 @@ func (p DeadLetterPublisher) Send(ctx context.Context, record *sarama.ConsumerMe
 	return p.Publisher.Publish(topicFor(p.Topic, letter.Topic), msg)
 }
 
-// letterContext tells watermill-kafka's getters what the record had.
+// letterContext has the values of the record for watermill-kafka's getters.
 type letterContext struct {
 	context.Context
 	origin origin
@@ -71,17 +71,17 @@ func (o origin) Offset() int64        { return o.letter.Offset }
 func (o origin) Timestamp() time.Time { return o.letter.Timestamp }
 func (o origin) Key() []byte          { return o.record.Key }
 
-// letterPublisher is an opened DeadLetterPublisher. Kafka refuses batches, so that a
-// letter's error may be another's: it is believed where the letter went alone.
+// letterPublisher is an opened DeadLetterPublisher. Kafka refuses whole batches, so the
+// error of a letter may be due to another one. It counts only if the letter was sent alone.
 type letterPublisher struct {
 	DeadLetterPublisher
-	room  chan struct{} // a token for each that is published; all of them for one that goes alone
+	room  chan struct{} // a token for each letter that is published; all of them for one that is sent alone
 	alone chan struct{}
 }
 
 const (
 	publishAtOnce = 16
-	// alonePatience is how long a letter waits for its turn to go alone.
+	// alonePatience is how long a letter waits to be sent alone.
 	alonePatience = 2 * time.Second
 )
 
@@ -120,7 +120,7 @@ func (p *letterPublisher) Send(ctx context.Context, record *sarama.ConsumerMessa
 	return err
 }
 
-// enter takes n tokens, and returns what gives them back.
+// enter takes n tokens. done returns them.
 func (p *letterPublisher) enter(ctx context.Context, n int) (done func(), err error) {
 	taken := 0
 	done = func() {
@@ -139,8 +139,8 @@ func (p *letterPublisher) enter(ctx context.Context, n int) (done func(), err er
 	return done, nil
 }
 
-// refusedByKafka reports whether sarama, or the broker, says of what was published that it
-// is refused for good.
+// refusedByKafka reports whether err says that sarama or the broker refuses the message
+// for good.
 func refusedByKafka(err error) bool {
 	var config sarama.ConfigurationError
 	return errors.Is(err, sarama.ErrMessageSizeTooLarge) || errors.Is(err, sarama.ErrMessageSetSizeTooLarge) ||

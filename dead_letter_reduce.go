@@ -14,18 +14,18 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/write"
 )
 
-// Names of the headers of a letter that is not the whole record, whatever its profile.
+// Names of the headers of a letter that differs from its record, under every profile.
 const (
-	HeaderTruncated         = "ackpolicy_truncated"          // the length of the record's value, the beginning of which the letter has
-	HeaderOriginalTimestamp = "ackpolicy_original_timestamp" // the record's, RFC 3339, in place of which the letter has another
+	HeaderTruncated         = "ackpolicy_truncated"          // the length of the whole value; the letter has its beginning
+	HeaderOriginalTimestamp = "ackpolicy_original_timestamp" // the timestamp of the record, RFC 3339; the letter has another
 	HeaderNullKey           = "ackpolicy_null_key"           // "true": the record has no key
 )
 
-// mostReductions bounds the attempts at a letter that the topic takes: each halves the value.
+// mostReductions limits the attempts: each halves the value.
 const mostReductions = 40
 
-// reduced makes of a letter that was refused one that may be taken, and reports whether
-// there was anything left to do.
+// reduced changes a letter that was refused so that the topic may accept it. It reports
+// whether it changed anything.
 func (t *letterTopic) reduced(err error, r *write.Record, record *sarama.ConsumerMessage, letter Letter) bool {
 	switch {
 	case !is[*write.Refused](err):
@@ -56,7 +56,8 @@ func (t *letterTopic) reduced(err error, r *write.Record, record *sarama.Consume
 	return false
 }
 
-// replaceTimestamp gives a letter the time of the rejection, unless it has it already.
+// replaceTimestamp sets a letter's timestamp to the time of the rejection. It reports
+// whether that changed it.
 func replaceTimestamp(r *write.Record, letter Letter) bool {
 	now := letter.RejectedAt
 	if r.Timestamp.Equal(now) {

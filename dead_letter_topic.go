@@ -13,33 +13,37 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/write"
 )
 
-// DeadLetterTopic writes rejected records to a Kafka topic: the raw record, with
-// its key, value, headers and timestamp as they were, and behind the headers what
-// Headers tells of the letter. A letter goes to the record's own partition number
-// where the topic has that many, else to one chosen by key. One that is too large for the
-// topic as it is goes compressed.
+// DeadLetterTopic writes rejected records to a Kafka topic: key, value, headers and
+// timestamp as they were, with the result of Headers appended to the headers. A letter
+// goes to the partition with the number of the record's partition if the topic has that
+// many, otherwise to one chosen by key. A letter that is too large for the topic is
+// compressed.
 //
-// The subscriber connects it when it subscribes, and Subscribe fails if the topic
-// is not there and Create is nil. Where the topic accepts less than the one that the
-// records come from, the log says so then, at error level.
+// Subscribe connects to the topic, and returns an error if it does not exist and Create is
+// nil. If the topic accepts less than the topic that the records come from, Subscribe logs
+// that as an error.
 type DeadLetterTopic struct {
-	// Topic names the topic of a topic's letters; nil is its name with ".dlq" behind it.
+	// Topic returns the name of the dead letter topic for a topic. nil appends ".dlq".
 	Topic func(origin string) string
-	// Headers of a letter; nil is HeadersAckpolicy.
+	// Headers returns the headers of a letter. nil means HeadersAckpolicy.
 	Headers func(Letter) []sarama.RecordHeader
-	// Create creates the topic where it is missing, also if somebody deletes it later. NumPartitions 0
-	// is as many as the origin has; ReplicationFactor 0 is the broker's default. Without entries of
-	// their own, retention.ms is -1, since a letter keeps its record's timestamp, which
-	// retention counts from, and max.message.bytes is the origin's and room for the headers;
-	// where the broker refuses these two, the topic is created without, and the log says so.
+	// Create creates the topic if it does not exist, now or after somebody deleted it.
+	// nil does not. NumPartitions 0 means as many as the source topic has, and
+	// ReplicationFactor 0 the broker's default.
+	//
+	// Unless ConfigEntries has them, retention.ms is -1, since a letter keeps the
+	// timestamp of its record, from which retention counts, and max.message.bytes is
+	// that of the source topic plus room for the headers. If the broker refuses these
+	// two, the topic is created without them, which is logged.
 	Create *sarama.TopicDetail
-	// Brokers and Config are those of the subscriber where they are nil. Producing is
-	// idempotent whatever Config says.
+	// Brokers and Config default to those of the subscriber. Letters are always
+	// produced idempotently.
 	Brokers []string
 	Config  *sarama.Config
 }
 
-// Send implements DeadLetter for a topic that its subscriber has not opened.
+// Send implements DeadLetter. It returns an error: a DeadLetterTopic only works as
+// SubscriberConfig.DeadLetter.
 func (t DeadLetterTopic) Send(context.Context, *sarama.ConsumerMessage, Letter) error {
 	return errors.New("ackpolicy: DeadLetterTopic works as SubscriberConfig.DeadLetter only")
 }
@@ -53,9 +57,9 @@ type letterTopic struct {
 	dialer   *dial.Dialer
 	client   sarama.Client
 	writer   *write.Writer
-	limit    int                             // max.message.bytes; 0: not known
-	create   func(ctx context.Context) error // nil: not to be created
-	creating chan struct{}                   // held by whoever creates it again
+	limit    int                             // max.message.bytes; 0 if not known
+	create   func(ctx context.Context) error // nil if the topic is not to be created
+	creating chan struct{}                   // a lock around creating it again
 }
 
 func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin string, logger watermill.LoggerAdapter) (DeadLetter, error) {
@@ -119,7 +123,7 @@ func (t *letterTopic) connect(ctx context.Context, d DeadLetterTopic, c *Subscri
 
 func letterConfig(user *sarama.Config) *sarama.Config {
 	c := *user
-	c.Producer.Idempotent = false // that is the writer's: sarama's producer is not used
+	c.Producer.Idempotent = false // the writer sees to it; sarama's producer is not used
 	c.Producer.Transaction.ID = ""
 	c.Metadata.AllowAutoTopicCreation = false
 	c.Metadata.Full = false
@@ -129,14 +133,14 @@ func letterConfig(user *sarama.Config) *sarama.Config {
 	return &c
 }
 
-// Send implements DeadLetter. It returns with ctx, whose end says nothing about a
-// letter on its way.
+// Send implements DeadLetter. It returns when ctx ends, whether or not a letter that is
+// under way will be stored.
 func (t *letterTopic) Send(ctx context.Context, record *sarama.ConsumerMessage, letter Letter) error {
 	partition, err := t.partition(record)
 	if err == nil || t.create != nil {
 		r := write.Record{
 			Partition: partition,
-			Key:       record.Key, // a nil key or value is one, an empty one is another
+			Key:       record.Key, // nil and empty keys and values differ
 			Value:     record.Value,
 			Headers:   letterHeaders(record.Headers, t.headers(letter)),
 			Timestamp: recordTime(record.Timestamp),
@@ -158,7 +162,7 @@ func (t *letterTopic) Send(ctx context.Context, record *sarama.ConsumerMessage, 
 	return nil
 }
 
-// letterID names a letter: of a record that is rejected again there is another one.
+// letterID identifies a letter. A record that is rejected again has another letter.
 type letterID struct {
 	topic      string
 	partition  int32
@@ -166,7 +170,7 @@ type letterID struct {
 	rejectedAt time.Time
 }
 
-// write writes a letter, and creates the topic if somebody has deleted it.
+// write writes a letter. It creates the topic if that was deleted.
 func (t *letterTopic) write(ctx context.Context, r write.Record) error {
 	err := t.writer.Write(ctx, r)
 	if t.create == nil || !errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
@@ -178,7 +182,8 @@ func (t *letterTopic) write(ctx context.Context, r write.Record) error {
 	return t.writer.Write(ctx, r)
 }
 
-// partition keeps a record's partition number where the topic has it.
+// partition returns the partition for a record's letter: the same number if the topic
+// has it.
 func (t *letterTopic) partition(record *sarama.ConsumerMessage) (int32, error) {
 	partitions, err := t.client.Partitions(t.name)
 	if err != nil || len(partitions) == 0 {
@@ -189,12 +194,12 @@ func (t *letterTopic) partition(record *sarama.ConsumerMessage) (int32, error) {
 		return record.Partition, nil
 	}
 	if record.Key == nil {
-		return record.Partition % n, nil // the same one at each attempt
+		return record.Partition % n, nil // the same at each attempt
 	}
 	return sarama.NewHashPartitioner(t.name).Partition(&sarama.ProducerMessage{Key: sarama.ByteEncoder(record.Key)}, n)
 }
 
-// settingAtFault names the setting of the topic that a letter is refused for.
+// settingAtFault names the setting of the topic because of which a letter is refused.
 func settingAtFault(err error) string {
 	switch {
 	case !is[*write.Refused](err):
@@ -213,7 +218,7 @@ func tooLarge(err error) bool {
 	return errors.Is(err, sarama.ErrMessageSizeTooLarge) || errors.Is(err, sarama.ErrMessageSetSizeTooLarge)
 }
 
-// close follows the end of all that send: what is still under way waits for nobody.
+// close is called once nobody sends any more. Requests under way are cut.
 func (t *letterTopic) close() error {
 	t.dialer.Cut()
 	t.writer.Close()

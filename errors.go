@@ -11,47 +11,50 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
-// Signals end a handler and settle its record at once, from any depth: return
-// one, wrap one, or panic with one. They are control flow and are not logged as errors.
-// Where several are joined, nack beats reject beats ack. An error of the
-// application is a signal, too, if its method Is or As says so.
+// Signals settle a record from anywhere below its handler: return one, wrap one, or
+// panic with one. They are control flow, and are not logged as errors. If several are
+// joined, nack takes precedence over reject, and reject over ack. An error of the
+// application's own type is a signal if its method Is or As says so.
 //
-// Source: FastStream's AckMessage, NackMessage and RejectMessage exceptions.
+// They correspond to FastStream's exceptions AckMessage, NackMessage and RejectMessage.
 var (
 	// ErrAck acks the record.
 	ErrAck error = &signal{kind: signalledAck, text: "ackpolicy: ack"}
-	// ErrNack has the record delivered again. See NackAfter.
+	// ErrNack nacks the record: it is delivered again. See NackAfter.
 	ErrNack error = &signal{kind: signalledNack, text: "ackpolicy: nack", delay: noDelay}
-	// ErrReject gives the record up. See RejectWith.
+	// ErrReject rejects the record: it is given up. See RejectWith.
 	ErrReject error = &signal{kind: signalledReject, text: "ackpolicy: reject"}
 )
 
 var (
-	// ErrRevoked is what a context ends with when its record's partition went to
-	// another member of the group. It is context.Canceled, too, by errors.Is.
+	// ErrRevoked is the error of a message's context that ended because its partition
+	// was assigned to another member of the group. errors.Is reports that it is
+	// context.Canceled.
 	ErrRevoked error = consumer.ErrRevoked
-	// ErrClosing is what a context ends with when the subscriber closes. It is
-	// context.Canceled, too, by errors.Is.
+	// ErrClosing is the error of a message's context that ended because the subscriber
+	// closes. errors.Is reports that it is context.Canceled.
 	ErrClosing error = consumer.ErrClosing
-	// ErrNoConsumerGroup is returned by AckSync where nothing can be committed.
+	// ErrNoConsumerGroup is returned by AckSync if the subscriber has no consumer
+	// group, and so commits nothing.
 	ErrNoConsumerGroup = consumer.ErrNoConsumerGroup
-	// ErrRecordGone is why a record is rejected that waited longer than Kafka kept
-	// it: its bytes were pushed out of memory (MaxBufferedBytes), and when its time
-	// came, retention or compaction had removed it.
+	// ErrRecordGone is the reason of a reject when a record had waited longer than
+	// Kafka kept it: its bytes were pushed out of memory (MaxBufferedBytes), and when
+	// it was due, retention or compaction had removed it.
 	ErrRecordGone = reread.ErrGone
-	// ErrProcessDied is why a record is rejected whose handler ended the process, MaxDeliveries times.
+	// ErrProcessDied is the reason of a reject when the process died repeatedly while
+	// the record's handler ran alone. See SubscriberConfig.MaxDeliveries.
 	ErrProcessDied = consumer.ErrDied
-	// ErrNotKafka is returned by AckSync on a message of a subscriber that is not this package's.
+	// ErrNotKafka is returned by AckSync on a message of another package's subscriber.
 	ErrNotKafka = errors.New("ackpolicy: the message does not come from an ackpolicy.Subscriber, which alone can commit Kafka offsets")
 )
 
-// noDelay: the nack brought no delay of its own.
+// noDelay means that the nack itself has no delay.
 const noDelay = time.Duration(-1)
 
 type signal struct {
 	kind   outcome
 	text   string
-	delay  time.Duration // of a nack; noDelay: Backoff or NackResendSleep
+	delay  time.Duration // of a nack; noDelay means Backoff or NackResendSleep
 	reason error         // of a reject; may be nil
 }
 
@@ -70,20 +73,21 @@ func (s *signal) Is(target error) bool {
 
 func (s *signal) Unwrap() error { return s.reason }
 
-// NackAfter is ErrNack with a delay before the next delivery. A negative delay is none.
+// NackAfter returns an ErrNack with a delay before the next delivery. A negative delay
+// counts as zero.
 func NackAfter(delay time.Duration) error {
 	return &signal{kind: signalledNack, text: "ackpolicy: nack after " + delay.String(), delay: max(0, delay)}
 }
 
-// RejectWith is ErrReject with the reason that the log and the dead letter tell.
+// RejectWith returns an ErrReject with a reason, for the log and the dead letter.
 func RejectWith(reason error) error {
 	return &signal{kind: signalledReject, text: "ackpolicy: reject", reason: reason}
 }
 
-// IsSignal reports whether err asks for an ack, a nack or a reject, or says that the
-// handler was stopped by us (ErrRevoked, ErrClosing), rather than reporting a failure. Use
-// it in the filters of Retry, PoisonQueue and CircuitBreaker, so that they let
-// such errors pass. RestoreContext makes sure that they see them.
+// IsSignal reports whether err is not a failure: whether it asks for an ack, a nack or
+// a reject, or says that the subscriber stopped the handler (ErrRevoked, ErrClosing).
+// Use it in the filters of Retry, PoisonQueue and CircuitBreaker, so that they let such
+// errors pass. RestoreContext makes sure that the filters see them.
 func IsSignal(err error) bool {
 	if err == nil {
 		return false
@@ -92,9 +96,8 @@ func IsSignal(err error) bool {
 	return found.signal != nil || found.stopped
 }
 
-// findSignal returns the strongest signal in err's tree: nack beats reject beats
-// ack. broken says which error of the application panicked meanwhile; what was found before
-// that counts.
+// findSignal returns the signal in err's tree that takes precedence. broken is set if a
+// method of one of the application's errors panicked; what was found before that counts.
 func findSignal(err error) (found *signal, broken error) {
 	if err == nil {
 		return nil, nil
@@ -103,14 +106,14 @@ func findSignal(err error) (found *signal, broken error) {
 	return f.signal, broken
 }
 
-// finding is what search found.
+// finding is the result of search.
 type finding struct {
 	signal  *signal
 	stopped bool // ErrRevoked or ErrClosing is among the errors
 }
 
-// search looks through err's tree as errors.Is and errors.As do. It looks into
-// Watermill's RecoveredPanicError too, which does not unwrap to the value of the panic.
+// search walks err's tree as errors.Is and errors.As do. It also looks into Watermill's
+// RecoveredPanicError, which does not unwrap to the value of the panic.
 func search(err error) (f finding, broken error) {
 	at := err
 	defer func() {
@@ -122,7 +125,7 @@ func search(err error) (f finding, broken error) {
 	return f, nil
 }
 
-// mostDepth ends the search in an error that wraps itself.
+// mostDepth limits the search, for errors that wrap themselves.
 const mostDepth = 1000
 
 func (f *finding) walk(err error, at *error, depth int) {
@@ -130,7 +133,7 @@ func (f *finding) walk(err error, at *error, depth int) {
 		*at = err
 		switch e := err.(type) {
 		case *signal:
-			f.take(e) // what it wraps is the reason of a reject, not a signal of its own
+			f.take(e) // what it wraps is the reason of a reject, not another signal
 			return
 		case *consumer.Stop:
 			f.stopped = true
@@ -154,7 +157,7 @@ func (f *finding) walk(err error, at *error, depth int) {
 	}
 }
 
-// ask is for the application's own types, which may be a signal by their methods.
+// ask calls the methods Is and As of an application's own error type.
 func (f *finding) ask(err error) {
 	if e, ok := err.(interface{ As(any) bool }); ok {
 		var s *signal
@@ -177,7 +180,8 @@ func (f *finding) ask(err error) {
 	}
 }
 
-// take keeps the stronger signal; of equal ones the first that has a delay or a reason.
+// take keeps the signal that takes precedence; among equal ones, the first that has a
+// delay or a reason.
 func (f *finding) take(s *signal) {
 	if f.signal == nil || s.rank() > f.signal.rank() || s.rank() == f.signal.rank() && f.signal.bare() && !s.bare() {
 		f.signal = s

@@ -13,9 +13,9 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 )
 
-// Validate returns every problem of the configuration in one error: policies that do
-// not exist, a Classify that no policy would ask, a ConfirmFirst without AckFirst.
-// Call it at the start of the application.
+// Validate returns one error that joins every problem of the configuration: invalid
+// policies, a Classify that is never called, a ConfirmFirst without AckFirst. Call it at
+// the start of the application.
 func (m Middleware) Validate() error {
 	errs := m.unknown()
 	policies := append(slices.Collect(maps.Values(m.Handlers)), m.Policy)
@@ -33,7 +33,7 @@ func (m Middleware) Validate() error {
 	return fmt.Errorf("ackpolicy: bad Middleware: %w", errors.Join(errs...))
 }
 
-// unknown returns an error for each policy that does not exist.
+// unknown returns an error for each invalid policy.
 func (m Middleware) unknown() (errs []error) {
 	if !m.Policy.valid() {
 		errs = append(errs, fmt.Errorf("Middleware.Policy: no such policy: %d", uint8(m.Policy)))
@@ -46,8 +46,8 @@ func (m Middleware) unknown() (errs []error) {
 	return errs
 }
 
-// begin is called with a handler's first message, which names it. It logs what can
-// only be an oversight, since AckFirst is the zero value and loses what fails.
+// begin is called with the first message of a handler, which has its name. It logs what
+// is probably an oversight, since AckFirst is the zero value and loses what fails.
 func (m *guarded) begin(d *Delivery, policy Policy, handler string) {
 	if !m.begun.CompareAndSwap(false, true) {
 		return
@@ -73,7 +73,7 @@ func (m *guarded) begin(d *Delivery, policy Policy, handler string) {
 	}
 }
 
-// failureSettings names what its subscriber is told to do with records that fail.
+// failureSettings returns the names of the subscriber's settings for failing records.
 func (d *Delivery) failureSettings() string {
 	if d.sub == nil {
 		return ""
@@ -91,31 +91,31 @@ func (d *Delivery) failureSettings() string {
 	return strings.Join(set, ", ")
 }
 
-// roll finds names in a Handlers map that no handler has. A handler's name is
-// known with its first message only: there is one name too many as soon as more are unanswered
-// than handlers unknown.
+// roll finds names in a Handlers map that no handler has. The name of a handler is known
+// only with its first message. So a name is certainly wrong once more names are without a
+// handler than there are handlers without a message.
 type roll struct {
 	policies map[string]Policy
 
 	// Guarded by rolls.
-	handlers int // that the middleware was added to
-	known    int // that have had a message
+	handlers int // how many the middleware was added to
+	known    int // how many have had a message
 	answered map[string]bool
 	told     bool
 }
 
-// rollWait is how long after a handler's first message others may still be added.
+// rollWait is how long after a handler's first message further handlers may be added.
 var rollWait = 10 * time.Second
 
-// rolls has those of all Middlewares that are in use, by their Handlers map: a
-// Middleware is a value, and the map is what its copies share.
+// rolls has a roll for each Middleware in use, by its Handlers map: a Middleware is a
+// value, and the map is what its copies share.
 var rolls = struct {
 	sync.Mutex
 	of map[uintptr]*roll
 }{of: map[uintptr]*roll{}}
 
 func rollOf(policies map[string]Policy) *roll {
-	key := reflect.ValueOf(policies).Pointer() // of no other map while the roll holds this one
+	key := reflect.ValueOf(policies).Pointer() // no other map has this address while the roll refers to it
 	rolls.Lock()
 	defer rolls.Unlock()
 	r := rolls.of[key]
@@ -139,15 +139,15 @@ func (r *roll) answer(handler string, logger watermill.LoggerAdapter) {
 	}
 }
 
-// end lets go of a roll whose question is settled.
+// end removes a roll that has nothing left to find.
 func (r *roll) end() {
 	if key := reflect.ValueOf(r.policies).Pointer(); rolls.of[key] == r {
 		delete(rolls.of, key)
 	}
 }
 
-// missing returns the names that no handler can have; too many where some handlers
-// are unknown, but none where they may account for all.
+// missing returns the names without a handler, or none as long as the handlers without a
+// message may account for all of them.
 func (r *roll) missing() (names []string) {
 	for _, name := range slices.Sorted(maps.Keys(r.policies)) {
 		if !r.answered[name] {

@@ -20,42 +20,43 @@ func (p Policy) Middleware(h message.HandlerFunc) message.HandlerFunc {
 	return Middleware{Policy: p}.wrap(h, true)
 }
 
-// Middleware decides what becomes of a record when its handler ends. Added to the
-// Router it holds for all handlers, added to a handler for that one; where both
-// are, the inner one's verdict counts. An outer AckFirst leaves it nothing to
-// decide, which is logged as an error: use Handlers instead.
+// Middleware decides what happens to a record when its handler ends. Added to a Router
+// it applies to all handlers; added to a handler, to that one. If both are present, the
+// inner one decides. An outer AckFirst leaves the inner one nothing to decide, which is
+// logged as an error: use Handlers instead.
 //
-// The zero value acks first, and what then fails is lost. A configuration that can only be
-// an oversight is logged as an error, once for each handler; call Validate to find at
-// the start what can be found there.
+// The zero value is AckFirst: what fails is lost. A configuration that is probably an
+// oversight is logged as an error, once per handler. Validate finds some of these at the
+// start of the application.
 type Middleware struct {
-	// Policy of every handler that Handlers does not name.
+	// Policy is the policy of every handler that is not in Handlers.
 	Policy Policy
-	// Handlers gives a policy to handlers by name. A name that no handler has is
-	// logged as an error once that is certain.
+	// Handlers has policies by the name of the handler. A name that no handler has is
+	// logged as an error, once that is certain.
 	Handlers map[string]Policy
 	// ConfirmFirst runs AckFirst handlers only after the broker has confirmed the
-	// record's commit: at most once, even under kill -9. No handler waits for an older
-	// record. It takes this package's Subscriber with a consumer group.
+	// commit of the record: at most once, even under kill -9. No handler waits for an
+	// older record. It requires this package's Subscriber and a consumer group.
 	ConfirmFirst bool
-	// Classify may choose another policy for an ordinary error: false, AckFirst
-	// or an invalid one means the usual policy. It is not asked about signals,
-	// nor under AckFirst.
+	// Classify may choose another policy for an error. If it returns false, AckFirst or
+	// an invalid policy, the usual policy applies. It is not called for signals, and
+	// never under AckFirst.
 	Classify func(err error) (Policy, bool)
-	// Logger tells of rejected messages of other subscribers, and warns; nil is the
-	// Subscriber's, and no log on the messages of others.
+	// Logger is used for warnings, and for rejected messages of other subscribers. If
+	// it is nil, the Subscriber's logger is used, and nothing is logged for messages of
+	// other subscribers.
 	Logger watermill.LoggerAdapter
 }
 
-// guarded is a handler behind the middleware. Its methods take a pointer: the
-// Router gives each message a goroutine, and to outgrow the stack that this begins
-// with takes a fifth of a message's time.
+// guarded is a handler behind the middleware. Its methods have a pointer receiver: the
+// Router starts a goroutine for each message, and growing its initial stack would take a
+// fifth of a message's time.
 type guarded struct {
 	Middleware
 	next    message.HandlerFunc
 	chosen  bool  // the policy cannot have been forgotten
-	unsound error // what Validate says
-	names   *roll // nil: Handlers is empty
+	unsound error // the result of Validate
+	names   *roll // nil if Handlers is empty
 	begun   atomic.Bool
 	nested  sync.Once // warned of
 	broken  outage.Outage
@@ -71,8 +72,8 @@ func (m *guarded) logger(d *Delivery) watermill.LoggerAdapter {
 	return watermill.NopLogger{}
 }
 
-// Middleware implements Watermill's message.HandlerMiddleware. With a policy that does
-// not exist each message fails, and nothing is acked.
+// Middleware implements Watermill's message.HandlerMiddleware. If a policy is invalid,
+// every message fails, and nothing is acked.
 func (m Middleware) Middleware(h message.HandlerFunc) message.HandlerFunc { return m.wrap(h, false) }
 
 func (m Middleware) wrap(h message.HandlerFunc, chosen bool) message.HandlerFunc {
@@ -108,7 +109,7 @@ func (m *guarded) handle(msg *message.Message) ([]*message.Message, error) {
 	switch {
 	case policy == AckFirst:
 		if err := m.ackFirst(d); err != nil {
-			d.leave(0, plan{}) // without a plan: the Router's signal means what it means in Watermill
+			d.leave(0, plan{}) // without a plan, the Router's ack and nack mean what they mean in Watermill
 			return nil, err
 		}
 	case void:
@@ -129,7 +130,7 @@ func (m *guarded) ackFirst(d *Delivery) error {
 	d.first = true
 	d.mu.Unlock()
 	if !m.ConfirmFirst {
-		if !d.Ack() { // to run it now would not be at most once
+		if !d.Ack() { // running it now would not be at most once
 			return d.position(fmt.Errorf("ackpolicy: ack_first: the handler does not run, its delivery is %s", d.Status()))
 		}
 		return nil
@@ -140,7 +141,7 @@ func (m *guarded) ackFirst(d *Delivery) error {
 	return d.confirm()
 }
 
-// warnVoid tells of a policy that an outer middleware has made void.
+// warnVoid logs that a policy has no effect because of an outer middleware.
 func (m *guarded) warnVoid(d *Delivery, policy Policy) {
 	m.nested.Do(func() {
 		m.logger(d).Error("Policy "+policy.String()+" has no effect: a middleware around it has acked the message already (ack_first)",
@@ -148,8 +149,8 @@ func (m *guarded) warnVoid(d *Delivery, policy Policy) {
 	})
 }
 
-// confirm acks and waits until the commit is confirmed. Whatever else ends the
-// wait ends the assignment: the handler must not run.
+// confirm acks, and waits until the commit is confirmed. If the wait ends in any other
+// way the assignment has ended, and the handler must not run.
 func (d *Delivery) confirm() error {
 	if !d.kafka.HasGroup() {
 		return d.position(fmt.Errorf("ConfirmFirst: nothing was acked: %w", ErrNoConsumerGroup))
@@ -164,7 +165,7 @@ func (d *Delivery) confirm() error {
 	return err
 }
 
-// run calls the handler and leaves the plan, or settles at once on a signal.
+// run calls the handler and leaves a plan. On a signal it settles at once.
 func (m *guarded) run(d *Delivery, depth int, policy Policy, msg *message.Message) (produced []*message.Message, err error) {
 	returned := false
 	defer func() {
@@ -183,7 +184,7 @@ func (m *guarded) run(d *Delivery, depth int, policy Policy, msg *message.Messag
 	return m.end(d, depth, policy, plan{onAck: decide(policy, succeeded), onNack: decide(policy, failed)}, produced)
 }
 
-// unwound ends a handler that panicked, or ended its goroutine.
+// unwound handles a panic of the handler, or a runtime.Goexit.
 func (m *guarded) unwound(d *Delivery, depth int, policy Policy, msg *message.Message, r any) ([]*message.Message, error) {
 	if d.sub != nil {
 		d.settleAs(d.msg)
@@ -194,7 +195,7 @@ func (m *guarded) unwound(d *Delivery, depth int, policy Policy, msg *message.Me
 	}
 	_, _ = m.failed(d, depth, policy, nil, failure)
 	if r == nil {
-		msg.Nack() // runtime.Goexit: nobody else will say anything
+		msg.Nack() // runtime.Goexit: nobody else acks or nacks
 		return nil, nil
 	}
 	panic(r)
@@ -210,12 +211,12 @@ func panicError(r any) error {
 	return fmt.Errorf("panic: %v", r)
 }
 
-// failed ends a handler with an error, which may be a signal, or how we stopped it.
+// failed handles an error of the handler: a failure, a signal, or that we stopped it.
 func (m *guarded) failed(d *Delivery, depth int, policy Policy, produced []*message.Message, err error) ([]*message.Message, error) {
 	p := plan{onAck: decide(policy, succeeded), onNack: decide(policy, failed), err: err}
 	left := false
 	defer func() {
-		if !left { // Classify, or a method of the error, ended the goroutine
+		if !left { // Classify or a method of the error called runtime.Goexit
 			m.tellBroken(d, fmt.Errorf("Middleware.Classify, or a method of the handler's error (%T): %w", err, errGoexit))
 			d.leave(depth, p)
 			d.msg.Nack()
@@ -242,7 +243,7 @@ func (m *guarded) failed(d *Delivery, depth int, policy Policy, produced []*mess
 			d.Reject(sig.reason)
 		}
 		left = true
-		d.leave(depth, plan{}) // settled: the Router's ack, which follows, only finishes
+		d.leave(depth, plan{}) // it is settled: the Router's ack only finishes it
 		return nil, nil
 	case policy != AckFirst && m.Classify != nil:
 		if other, ok := m.classify(d, err); ok && other != AckFirst && other.valid() {
@@ -253,7 +254,7 @@ func (m *guarded) failed(d *Delivery, depth int, policy Policy, produced []*mess
 	return m.end(d, depth, policy, p, produced)
 }
 
-// classify asks Classify; a panic in it means the usual policy.
+// classify calls Classify. If that panics, the usual policy applies.
 func (m *guarded) classify(d *Delivery, err error) (other Policy, ok bool) {
 	if broken := guard("Middleware.Classify", func() { other, ok = m.Classify(err) }, nil); broken != nil {
 		m.tellBroken(d, broken)
@@ -269,7 +270,7 @@ func (m *guarded) tellBroken(d *Delivery, err error) {
 	}
 }
 
-// end leaves the plan.
+// end leaves the plan on the delivery.
 func (m *guarded) end(d *Delivery, depth int, policy Policy, p plan, produced []*message.Message) ([]*message.Message, error) {
 	if d.leave(depth, p) && d.sub == nil {
 		return m.endForeign(d, policy, p, produced, p.err)
@@ -277,7 +278,7 @@ func (m *guarded) end(d *Delivery, depth int, policy Policy, p plan, produced []
 	return produced, p.err
 }
 
-// endForeign does at once what our own subscriber would do at the Router's signal.
+// endForeign carries the plan out at once: another subscriber does not know of it.
 func (m *guarded) endForeign(d *Delivery, policy Policy, p plan, produced []*message.Message, err error) ([]*message.Message, error) {
 	if policy == Manual && (err == nil || p.onNack == doNothing) {
 		if waitErr := d.foreign.wait(d); waitErr != nil {
