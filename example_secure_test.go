@@ -14,7 +14,7 @@ import (
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
 
-// The code that docs/operations.md shows is in here: TestPageShowsExamples sees to it. TestSASLAndTLS runs it.
+// The code that docs/operations.md shows is in here: TestPageShowsExamples sees to it. TestSASLAndTLS runs a copy.
 
 // secure connects as the user, with SCRAM over TLS, to brokers whose certificates are of the CA in the file.
 func secure(cfg *sarama.Config, caFile, user, password string) error {

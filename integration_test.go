@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,11 +13,10 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-var policies = []ackpolicy.Policy{
-	ackpolicy.AckFirst, ackpolicy.Ack, ackpolicy.RejectOnError, ackpolicy.NackOnError, ackpolicy.Manual,
-}
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // TestEveryCell runs every outcome under every policy on two records. The table's outcome is that of the first delivery
 // of record 0. All other deliveries succeed (under Manual: are acked), so that record 1 shows whether record 0 pins the
@@ -28,7 +25,7 @@ func TestEveryCell(t *testing.T) {
 	t.Parallel()
 	for _, o := range outcomes() {
 		t.Run(o.name, func(t *testing.T) {
-			for _, policy := range policies {
+			for _, policy := range testkit.Policies {
 				t.Run(policy.String(), func(t *testing.T) {
 					t.Parallel()
 					testCell(t, o, policy)
@@ -39,37 +36,37 @@ func TestEveryCell(t *testing.T) {
 }
 
 func testCell(t *testing.T, o outcome, policy ackpolicy.Policy) {
-	group, topic := brokertest.Group(t), newTopic(t, 1, numbered(2)...)
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
 	want := o.want[policy]
 	deliveries, stored := o.expect(policy)
-	cfg := config(group)
+	cfg := testkit.Config(group)
 	if o.stopped {
 		cfg.DrainTimeout = 200 * time.Millisecond
 	}
 
-	s := newService(t)
+	s := testkit.NewService(t)
 	c := &cell{outcome: o, policy: policy, service: s}
-	out := &failingPublisher{fail: o.failPublish}
-	s.router.AddMiddleware(c.observe)
-	s.router.AddMiddleware(o.outside...)
-	s.router.AddMiddleware(policy.Middleware)
-	s.router.AddMiddleware(o.inside...)
-	s.router.AddHandler("handler", topic, newSubscriber(t, cfg, s.log), "out", out, c.handle)
-	s.start(t)
-	s.journal.wait(t, len(deliveries))
-	s.stop()
+	out := &testkit.FailingPublisher{Fail: o.failPublish}
+	s.Router.AddMiddleware(c.observe)
+	s.Router.AddMiddleware(o.outside...)
+	s.Router.AddMiddleware(policy.Middleware)
+	s.Router.AddMiddleware(o.inside...)
+	s.Router.AddHandler("handler", topic, testkit.NewSubscriber(t, cfg, s.Log), "out", out, c.handle)
+	s.Start(t)
+	s.Journal.Wait(t, len(deliveries))
+	s.Stop()
 
-	s.journal.want(t, deliveries...)
-	wantCommitted(t, group, topic, 0, stored)
-	first := s.journal.all()[0]
-	if got := first.Status(); got != want.status() {
-		t.Errorf("status of the first delivery: got %v, want %v", got, want.status())
+	s.Journal.Want(t, deliveries...)
+	testkit.WantCommitted(t, group, topic, 0, stored)
+	first := s.Journal.All()[0]
+	if got := first.Status(); got != want.Status() {
+		t.Errorf("status of the first delivery: got %v, want %v", got, want.Status())
 	}
 	if got := c.reached[0]; got != o.router {
 		t.Errorf("what reached the Router: got %q, want %q", got, o.router)
 	}
-	if published := o.published(want); out.published != published {
-		t.Errorf("published %d messages, want %d", out.published, published)
+	if published := o.published(want); out.Count() != published {
+		t.Errorf("published %d messages, want %d", out.Count(), published)
 	}
 	if c.verdict != nil && *c.verdict != (want == o.asked) {
 		t.Errorf("the verb answered %v where the record is %v", *c.verdict, want)
@@ -80,70 +77,42 @@ func testCell(t *testing.T, o outcome, policy ackpolicy.Policy) {
 	c.checkLog(t, want, topic)
 }
 
-// fate is what becomes of a delivery.
-type fate string
-
-const (
-	acked    fate = "acked"
-	nacked   fate = "nacked"
-	rejected fate = "rejected"
-	left     fate = "left" // never settled, and read again by the next owner
-)
-
-func (f fate) status() ackpolicy.Status {
-	return map[fate]ackpolicy.Status{
-		acked: ackpolicy.Acked, nacked: ackpolicy.Nacked, rejected: ackpolicy.Rejected, left: ackpolicy.Revoked,
-	}[f]
-}
-
-type fates map[ackpolicy.Policy]fate
-
-// under is a row of the table. The column AckFirst is the same in all of them.
-func under(ack, rejectOnError, nackOnError, manual fate) fates {
-	return fates{
-		ackpolicy.AckFirst: acked, ackpolicy.Ack: ack, ackpolicy.RejectOnError: rejectOnError,
-		ackpolicy.NackOnError: nackOnError, ackpolicy.Manual: manual,
-	}
-}
-
-func always(f fate) fates { return under(f, f, f, f) }
-
 type handlerFunc = func(c *cell, d *ackpolicy.Delivery, msg *message.Message) ([]*message.Message, error)
 
 type outcome struct {
 	name            string
 	handler         handlerFunc
 	inside, outside []message.HandlerMiddleware // of the policy's
-	late            verb                        // called on record 0 while record 1 is handled: after the handler returned
-	asked           fate                        // what the verb asks for
+	late            testkit.Verb                // called on record 0 while record 1 is handled: after the handler returned
+	asked           testkit.Fate                // what the verb asks for
 	failPublish     bool                        // the first time
 	publishes       bool                        // what is not refused
 	stopped         bool                        // while the handler runs
 	signal          bool                        // so nothing is logged as an error, but a reject
-	want            fates
+	want            testkit.Fates
 	router          string // what reaches the Router from the first delivery
 }
 
 // expect returns the deliveries, and the offset that Kafka stores at the end.
 func (o outcome) expect(policy ackpolicy.Policy) (deliveries []string, stored int64) {
 	switch want := o.want[policy]; {
-	case o.stopped && want == left:
+	case o.stopped && want == testkit.Left:
 		return []string{"0#1"}, 0
 	case o.stopped:
 		return []string{"0#1"}, 1
-	case want == left:
+	case want == testkit.Left:
 		return []string{"0#1", "1#1"}, 0
-	case want == nacked && o.late != nil && policy == ackpolicy.Manual:
+	case want == testkit.Nacked && o.late != nil && policy == ackpolicy.Manual:
 		return []string{"0#1", "1#1", "0#2"}, 2
-	case want == nacked:
+	case want == testkit.Nacked:
 		return []string{"0#1", "0#2", "1#1"}, 2
 	default:
 		return []string{"0#1", "1#1"}, 2
 	}
 }
 
-func (o outcome) published(want fate) int {
-	if o.publishes && !o.failPublish || o.failPublish && want == nacked {
+func (o outcome) published(want testkit.Fate) int {
+	if o.publishes && !o.failPublish || o.failPublish && want == testkit.Nacked {
 		return 1
 	}
 	return 0
@@ -153,7 +122,7 @@ func (o outcome) published(want fate) int {
 type cell struct {
 	outcome
 	policy  ackpolicy.Policy
-	service *service
+	service *testkit.Service
 
 	mu      sync.Mutex
 	reached []string         // the Router, a delivery
@@ -170,31 +139,29 @@ func (c *cell) handle(msg *message.Message) ([]*message.Message, error) {
 	if first {
 		c.before = d.Status()
 	}
-	c.service.journal.add(d)
+	c.service.Journal.Add(d)
 	if first {
 		return c.outcome.handler(c, d, msg)
 	}
 	if d.Offset() == 1 && c.late != nil {
-		c.call(c.late, c.service.journal.all()[0])
+		c.call(c.late, c.service.Journal.All()[0])
 	}
 	if c.policy == ackpolicy.Manual {
 		d.Ack()
 	}
 	if c.failPublish && d.Offset() == 0 {
-		return output(), nil
+		return testkit.Output(), nil
 	}
 	return nil, nil
 }
 
 // call calls a verb from another goroutine.
-func (c *cell) call(v verb, d *ackpolicy.Delivery) {
+func (c *cell) call(v testkit.Verb, d *ackpolicy.Delivery) {
 	answer := make(chan bool)
 	go func() { answer <- v(d) }()
 	verdict := <-answer
 	c.verdict = &verdict
 }
-
-func output() []*message.Message { return message.Messages{message.NewMessage("out", nil)} }
 
 // observe is the outermost middleware: what reaches it reaches the Router.
 func (c *cell) observe(h message.HandlerFunc) message.HandlerFunc {
@@ -202,7 +169,7 @@ func (c *cell) observe(h message.HandlerFunc) message.HandlerFunc {
 		defer func() {
 			v := recover()
 			c.mu.Lock()
-			c.reached = append(c.reached, describe(err, v))
+			c.reached = append(c.reached, testkit.Describe(err, v))
 			c.mu.Unlock()
 			if v != nil {
 				panic(v)
@@ -212,26 +179,12 @@ func (c *cell) observe(h message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
-func describe(err error, panicked any) string {
-	var recovered middleware.RecoveredPanicError
-	switch {
-	case panicked != nil:
-		return fmt.Sprintf("panic %v", panicked)
-	case errors.As(err, &recovered):
-		return fmt.Sprintf("recovered %v", recovered.V)
-	case err == nil:
-		return ""
-	default:
-		return err.Error()
-	}
-}
-
 // checkLog: a reject without a dead letter destination is an error, a signal is none.
-func (c *cell) checkLog(t *testing.T, want fate, topic string) {
+func (c *cell) checkLog(t *testing.T, want testkit.Fate, topic string) {
 	t.Helper()
-	logged := c.service.log.at("error")
-	rejects := with(logged, topic, "Record rejected")
-	if (want == rejected) != (len(rejects) == 1) {
+	logged := c.service.Log.At("error")
+	rejects := testkit.Containing(logged, topic, "Record rejected")
+	if (want == testkit.Rejected) != (len(rejects) == 1) {
 		t.Errorf("%d lines about a reject, and the record is %v", len(rejects), want)
 	}
 	if c.signal && len(logged) > len(rejects) {
@@ -239,81 +192,111 @@ func (c *cell) checkLog(t *testing.T, want fate, topic string) {
 	}
 }
 
-// failingPublisher counts what is published.
-type failingPublisher struct {
-	mu        sync.Mutex
-	fail      bool
-	closed    bool
-	published int
-}
-
-func (p *failingPublisher) Publish(_ string, messages ...*message.Message) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case p.closed:
-		return errors.New("published after Close")
-	case p.fail:
-		p.fail = false
-		return errBoom
+// outcomes are the rows of the table: all ways in which the first delivery of a record ends.
+func outcomes() []outcome {
+	var (
+		onSuccess = testkit.Under(testkit.Acked, testkit.Acked, testkit.Acked, testkit.Left)
+		onError   = testkit.Under(testkit.Acked, testkit.Rejected, testkit.Nacked, testkit.Left)
+		recoverer = []message.HandlerMiddleware{middleware.Recoverer}
+		timeout   = []message.HandlerMiddleware{middleware.Timeout(20 * time.Millisecond)}
+	)
+	rows := []outcome{
+		{name: "success", handler: returns(nil), want: onSuccess},
+		{name: "success, published", handler: produces(nil), publishes: true, want: onSuccess},
+		{name: "publish failure", handler: produces(nil), failPublish: true, want: onError},
+		{name: "error", handler: returns(testkit.ErrBoom), want: onError, router: "boom"},
+		{name: "error, with messages", handler: produces(testkit.ErrBoom), want: onError, router: "boom"},
+		{name: "panic", handler: panics("boom"), want: onError, router: "panic boom"},
+		{name: "panic, Recoverer inside", handler: panics("boom"), inside: recoverer, want: onError, router: "recovered boom"},
+		{name: "panic, Recoverer outside", handler: panics("boom"), outside: recoverer, want: onError, router: "recovered boom"},
+		{name: "Timeout inside", handler: waits, inside: timeout, want: onError, router: "context deadline exceeded"},
+		{name: "Timeout outside", handler: waits, outside: timeout, want: onError, router: "context deadline exceeded"},
+		{name: "its own context.Canceled", handler: returns(context.Canceled), want: onError, router: "context canceled"},
+		{name: "NackAfter", handler: returns(ackpolicy.NackAfter(20 * time.Millisecond)), signal: true, want: testkit.Always(testkit.Nacked)},
+		{name: "RejectWith", handler: returns(ackpolicy.RejectWith(testkit.ErrBoom)), signal: true, want: testkit.Always(testkit.Rejected)},
+		{
+			name: "nack beats reject and ack", signal: true, want: testkit.Always(testkit.Nacked),
+			handler: returns(errors.Join(ackpolicy.ErrAck, ackpolicy.ErrReject, ackpolicy.ErrNack)),
+		},
+		{
+			name: "reject beats ack", signal: true, want: testkit.Always(testkit.Rejected),
+			handler: returns(errors.Join(ackpolicy.ErrAck, ackpolicy.ErrReject)),
+		},
+		{name: "stopped before it was settled", handler: waits, stopped: true, want: testkit.Always(testkit.Left), router: ackpolicy.ErrClosing.Error()},
 	}
-	p.published += len(messages)
-	return nil
-}
-
-func (p *failingPublisher) Close() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	return nil
-}
-
-// TestRejectIsLogged with what one needs to find the record.
-func TestRejectIsLogged(t *testing.T) {
-	t.Parallel()
-	topic := newTopic(t, 1, numbered(3)...)
-	s := consume(t, config(brokertest.Group(t)), topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
-		if d.Offset() == 1 {
-			return ackpolicy.RejectWith(errBoom)
+	for _, signal := range []struct {
+		err  error
+		fate testkit.Fate
+	}{{ackpolicy.ErrAck, testkit.Acked}, {ackpolicy.ErrNack, testkit.Nacked}, {ackpolicy.ErrReject, testkit.Rejected}} {
+		rows = append(rows, signalled(signal.err, signal.fate)...)
+	}
+	for _, v := range testkit.Verbs {
+		early := func(then, router string, end handlerFunc) {
+			rows = append(rows, outcome{
+				name: v.Name + " called, then " + then, asked: v.Asks, want: testkit.Always(v.Asks), router: router,
+				handler: func(c *cell, d *ackpolicy.Delivery, msg *message.Message) ([]*message.Message, error) {
+					c.call(v.Call, d)
+					return end(c, d, msg)
+				},
+			})
 		}
-		return nil
-	}, ackpolicy.Ack.Middleware)
-	s.journal.wait(t, 3)
-	s.stop()
-	logged := s.log.at("error")
-	if len(logged) != 1 || len(with(logged, topic, "partition=0", "offset=1", errBoom.Error())) != 1 {
-		t.Errorf("want topic, partition, offset and reason in one line, got:\n%s", strings.Join(logged, "\n"))
+		early("success", "", returns(nil))
+		early("an error", "boom", returns(testkit.ErrBoom))
+		early("a panic", "panic boom", panics("boom"))
+		early("ErrAck", "", returns(ackpolicy.ErrAck))
+		early("ErrNack", "", returns(ackpolicy.ErrNack))
+		rows = append(rows, outcome{
+			name: v.Name + " called after a success", late: v.Call, asked: v.Asks,
+			handler: returns(nil), want: testkit.Under(testkit.Acked, testkit.Acked, testkit.Acked, v.Asks),
+		}, outcome{
+			name: v.Name + " called after an error", late: v.Call, asked: v.Asks,
+			handler: returns(testkit.ErrBoom), want: testkit.Under(testkit.Acked, testkit.Rejected, testkit.Nacked, v.Asks), router: "boom",
+		})
+	}
+	return rows
+}
+
+// signalled are the ways for a signal to reach the policy.
+func signalled(signal error, f testkit.Fate) []outcome {
+	var (
+		recoverer = []message.HandlerMiddleware{middleware.Recoverer}
+		wrapped   = fmt.Errorf("order 7: %w", signal)
+		deep      = fmt.Errorf("shop: %w", errors.Join(testkit.ErrBoom, fmt.Errorf("order: %w", wrapped)))
+	)
+	rows := []outcome{
+		{name: "returned", handler: produces(signal)}, // and not published
+		{name: "wrapped", handler: returns(wrapped)},
+		{name: "joined", handler: returns(errors.Join(testkit.ErrBoom, signal))},
+		{name: "deep", handler: returns(deep)},
+		{name: "panicked", handler: panics(signal)},
+		{name: "panicked, deep", handler: panics(deep)},
+		{name: "panicked, Recoverer inside", handler: panics(wrapped), inside: recoverer},
+		{name: "panicked, Recoverer outside", handler: panics(wrapped), outside: recoverer},
+	}
+	for i := range rows {
+		rows[i].name = signal.Error() + " " + rows[i].name
+		rows[i].signal = true
+		rows[i].want = testkit.Always(f)
+	}
+	return rows
+}
+
+func returns(err error) handlerFunc {
+	return func(*cell, *ackpolicy.Delivery, *message.Message) ([]*message.Message, error) { return nil, err }
+}
+
+func produces(err error) handlerFunc {
+	return func(*cell, *ackpolicy.Delivery, *message.Message) ([]*message.Message, error) {
+		return testkit.Output(), err
 	}
 }
 
-func TestDeliveryDescribesItsRecord(t *testing.T) {
-	t.Parallel()
-	stamp := anHourAgo()
-	record := brokertest.KeyValue("key", "value")
-	record.Timestamp = stamp
-	topic := newTopic(t, 2)
-	produce(t, topic, 1, numbered(1)...)
-	produce(t, topic, 1, record)
-	s := consume(t, config(brokertest.Group(t)), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
-		if same, ok := ackpolicy.FromContext(msg.Context()); !ok || same != d {
-			return errors.New("FromContext and FromMessage differ")
-		}
-		return nil
-	}, ackpolicy.NackOnError.Middleware)
-	s.journal.wait(t, 2)
-	s.stop()
-	s.journal.want(t, "0#1", "1#1")
-	plain, d := s.journal.all()[0], s.journal.all()[1]
-	if d.Topic() != topic || d.Partition() != 1 || d.Offset() != 1 || string(d.Key()) != "key" || !d.Timestamp().Equal(stamp) {
-		t.Errorf("got %s/%d@%d, key %q, %v", d.Topic(), d.Partition(), d.Offset(), d.Key(), d.Timestamp())
-	}
-	if plain.Key() != nil {
-		t.Errorf("key of a record without one: %q", plain.Key())
-	}
-	if _, ok := ackpolicy.FromContext(context.Background()); ok {
-		t.Error("a Delivery in an empty context")
-	}
-	if statuses := []ackpolicy.Status{plain.Status(), d.Status()}; !slices.Equal(statuses, []ackpolicy.Status{ackpolicy.Acked, ackpolicy.Acked}) {
-		t.Errorf("statuses: %v", statuses)
-	}
+func panics(v any) handlerFunc {
+	return func(*cell, *ackpolicy.Delivery, *message.Message) ([]*message.Message, error) { panic(v) }
+}
+
+// waits for the end of its context, and stops the service if that is what ends it.
+func waits(c *cell, _ *ackpolicy.Delivery, msg *message.Message) ([]*message.Message, error) {
+	<-msg.Context().Done()
+	return nil, context.Cause(msg.Context())
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/seam"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
@@ -50,6 +51,11 @@ var (
 	_ consumer.Task                = (*task)(nil)
 	_ context.Context              = (*deliveryContext)(nil)
 )
+
+func init() { // what only tests call
+	seam.LookEvery = func(subscriber any, d time.Duration) { subscriber.(*Subscriber).look = d }
+	seam.InstanceID = instanceID
+}
 
 // NewSubscriber checks the configuration and makes a Subscriber. It does not
 // connect. logger may be nil.

@@ -1,0 +1,6 @@
+//go:build race
+
+package testkit
+
+// Slower is by how much the race detector slows down what a test measures.
+const Slower = 5

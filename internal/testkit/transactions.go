@@ -1,0 +1,54 @@
+package testkit
+
+import (
+	"testing"
+
+	"github.com/IBM/sarama"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// ReadCommitted sets the isolation level.
+func ReadCommitted(c *ackpolicy.SubscriberConfig) {
+	c.Kafka.OverwriteSaramaConfig.Consumer.IsolationLevel = sarama.ReadCommitted
+}
+
+// BeginTransaction opens a transaction and writes records in it.
+func BeginTransaction(t testing.TB, topic string, records int) sarama.SyncProducer {
+	t.Helper()
+	return BeginTransactionAt(t, Shared, topic, records)
+}
+
+// BeginTransactionAt is BeginTransaction on another broker.
+func BeginTransactionAt(t testing.TB, broker *brokertest.Broker, topic string, records int) sarama.SyncProducer {
+	t.Helper()
+	cfg := sarama.NewConfig()
+	cfg.Version = sarama.V2_8_0_0
+	cfg.Producer.Partitioner = sarama.NewManualPartitioner
+	cfg.Producer.Return.Successes = true
+	cfg.Producer.RequiredAcks = sarama.WaitForAll
+	cfg.Producer.Idempotent = true
+	cfg.Net.MaxOpenRequests = 1
+	cfg.Producer.Transaction.ID = brokertest.Group(t)
+	producer, err := sarama.NewSyncProducer(broker.Addrs(), cfg)
+	Check(t, err)
+	Check(t, producer.BeginTxn())
+	for i := range records {
+		_, _, err := producer.SendMessage(&sarama.ProducerMessage{Topic: topic, Value: sarama.ByteEncoder(Numbered(records)[i].Value)})
+		Check(t, err)
+	}
+	return producer
+}
+
+// Transact writes records in a transaction, and commits or aborts it.
+func Transact(t testing.TB, topic string, records int, commit bool) {
+	t.Helper()
+	producer := BeginTransaction(t, topic, records)
+	if commit {
+		Check(t, producer.CommitTxn())
+	} else {
+		Check(t, producer.AbortTxn())
+	}
+	Check(t, producer.Close())
+}

@@ -1,0 +1,134 @@
+package faults_test
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/seam"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+)
+
+// produceUndecodable writes a batch of one record that says it is compressed, and is not.
+func produceUndecodable(t *testing.T, broker *brokertest.Broker, topic string, partition int32) {
+	t.Helper()
+	const zstd = 4
+	batch := kmsg.RecordBatch{
+		PartitionLeaderEpoch: -1, Magic: 2, Attributes: zstd, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1,
+		NumRecords: 1, Records: []byte("not compressed"),
+	}
+	raw := batch.AppendTo(nil)
+	binary.BigEndian.PutUint32(raw[8:], uint32(len(raw)-12))
+	binary.BigEndian.PutUint32(raw[17:], crc32.Checksum(raw[21:], crc32.MakeTable(crc32.Castagnoli)))
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker.Addrs()...), kgo.MaxVersions(kversion.V2_8_0()))
+	testkit.Check(t, err)
+	defer client.Close()
+	request := kmsg.NewPtrProduceRequest()
+	request.Acks, request.TimeoutMillis = -1, 10_000
+	to, at := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
+	to.Topic, at.Partition, at.Records = topic, partition, raw
+	to.Partitions = append(to.Partitions, at)
+	request.Topics = append(request.Topics, to)
+	response, err := request.RequestWith(context.Background(), client)
+	testkit.Check(t, err)
+	if code := response.Topics[0].Partitions[0].ErrorCode; code != 0 {
+		t.Fatal("produce: error", code)
+	}
+}
+
+// A batch that cannot be decoded stops its partition only, and the log names it. sarama cannot read past it: the whole
+// answer of the broker fails.
+func TestCorruptBatchStopsItsPartitionOnly(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"group", "no group"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			const partitions, bad, records = 4, 0, 3
+			broker := brokertest.NewFake(t)
+			topic, at := testkit.FakeTopicOf(t, broker, partitions)
+			write := func() {
+				for p := range int32(partitions) {
+					_, err := brokertest.Produce(broker.Addrs(), topic, p, testkit.Numbered(records)...)
+					testkit.Check(t, err)
+				}
+			}
+			write()
+			produceUndecodable(t, broker, topic, bad)
+			cfg := testkit.Config(brokertest.Group(t), at)
+			if kind == "no group" {
+				cfg.Kafka.ConsumerGroup = ""
+			}
+			told := make(chan ackpolicy.FetchStalledEvent, 10)
+			cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { told <- e }
+			s := testkit.NewService(t)
+			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+			sub := testkit.NewSubscriber(t, cfg, s.Log)
+			seam.LookEvery(sub, 5*time.Second)
+			s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
+			s.Start(t)
+			s.Journal.Wait(t, (partitions-1)*records)
+			if e := testkit.Await(t, "the hook", told); e.Partition != bad || e.Offset != records {
+				t.Errorf("the hook was told %+v", e)
+			}
+			write()
+			s.Journal.Wait(t, 2*(partitions-1)*records)
+			if n := len(testkit.Containing(s.Log.At("error"), "cannot be decoded", topic, "kafka_partition=0", "kafka_partition_offset=3")); n != 1 {
+				t.Errorf("%d lines name the batch", n)
+			}
+			// Gone, with what lies before it.
+			testkit.Check(t, brokertest.DeleteRecords(broker.Addrs(), topic, bad, records+1))
+			s.Journal.Wait(t, 2*(partitions-1)*records+records)
+			s.Stop()
+		})
+	}
+}
+
+// The same with a real broker, in whose log one bit was flipped.
+func TestFlippedBitStopsItsPartitionOnly(t *testing.T) {
+	state := os.Getenv("ACKPOLICY_KAFKA_STATE")
+	if state == "" || len(testkit.Shared.Addrs()) != 3 {
+		t.Skip("needs a cluster of three brokers: scripts/kafka.sh run --brokers 3 -- go test -run TestFlippedBit ./test/faults")
+	}
+	const partitions, bad, records = 4, 1, 5
+	topic := brokertest.Topic(t)
+	assignment := map[int32][]int32{}
+	for p := range int32(partitions) {
+		assignment[p] = []int32{3}
+	}
+	testkit.Admin(t, testkit.Shared, func(a sarama.ClusterAdmin) error {
+		return a.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: -1, ReplicationFactor: -1, ReplicaAssignment: assignment}, false)
+	})
+	for p := range int32(partitions) {
+		for range records {
+			testkit.Produce(t, topic, p, testkit.Numbered(1)...) // a batch of its own
+		}
+	}
+	ofCluster(t, "stop-broker", "3")
+	file := filepath.Join(state, "3", "data", fmt.Sprint(topic, "-", bad), "00000000000000000000.log")
+	segment, err := os.ReadFile(file)
+	testkit.Check(t, err)
+	segment[len(segment)-1] ^= 1 // in the last batch
+	testkit.Check(t, os.WriteFile(file, segment, 0o600))
+	ofCluster(t, "start-broker", "3")
+	s := testkit.Consume(t, testkit.Config(brokertest.Group(t)), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s.Journal.Wait(t, (partitions-1)*records)
+	testkit.Eventually(t, "a line that names the batch", func() bool {
+		return len(testkit.Containing(s.Log.At("error"), "cannot be decoded", topic, "kafka_partition=1", "kafka_partition_offset=4")) > 0
+	})
+	testkit.Produce(t, topic, 0, testkit.Numbered(1)...)
+	s.Journal.Wait(t, (partitions-1)*records+1)
+	s.Stop()
+}

@@ -1,0 +1,187 @@
+package lifecycle_test
+
+import (
+	"errors"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+)
+
+// Close, of the Subscriber or of the Router, may be called from any hook: it returns, and everything that was settled is stored.
+func TestCloseFromAHook(t *testing.T) {
+	t.Parallel()
+	for name, set := range map[string]func(h *ackpolicy.Hooks, stop func()){
+		"Assigned":  func(h *ackpolicy.Hooks, stop func()) { h.Assigned = func(ackpolicy.AssignedEvent) { stop() } },
+		"Settled":   func(h *ackpolicy.Hooks, stop func()) { h.Settled = func(ackpolicy.SettledEvent) { stop() } },
+		"Committed": func(h *ackpolicy.Hooks, stop func()) { h.Committed = func(ackpolicy.CommittedEvent) { stop() } },
+		"Revoked":   func(h *ackpolicy.Hooks, stop func()) { h.Revoked = func(ackpolicy.RevokedEvent) { stop() } },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			group, topic := brokertest.Group(t), testkit.NewTopic(t, 2, testkit.Numbered(3)...)
+			var sub atomic.Pointer[ackpolicy.Subscriber]
+			returned := make(chan error, 1)
+			var once sync.Once
+			cfg := testkit.Config(group)
+			set(&cfg.Hooks, func() {
+				once.Do(func() {
+					began := time.Now()
+					testkit.Eventually(t, "the subscriber", func() bool { return sub.Load() != nil })
+					returned <- sub.Load().Close()
+					if took := time.Since(began); took > cfg.DrainTimeout+5*time.Second {
+						t.Errorf("Close took %v", took)
+					}
+				})
+			})
+			s := testkit.NewService(t)
+			subscriber := testkit.NewSubscriber(t, cfg, s.Log)
+			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+			s.Router.AddConsumerHandler("handler", topic, subscriber, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
+			s.Start(t)
+			s.Journal.Wait(t, 1)
+			sub.Store(subscriber)
+			if name == "Revoked" {
+				go s.Stop()
+			}
+			testkit.Check(t, testkit.Await(t, "Close, called from the hook", returned))
+			s.Stop()
+			testkit.WantCommitted(t, group, topic, 0, int64(len(s.Journal.All())))
+		})
+	}
+}
+
+// A hook that never returns costs no more than its bound, neither time nor memory, and the log says which one it is.
+func TestHookThatNeverReturns(t *testing.T) {
+	t.Parallel()
+	const records = 10_000 // more than may wait
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(records)...)
+	forever := make(chan struct{})
+	t.Cleanup(func() { close(forever) })
+	cfg := testkit.Config(group, testkit.Ordering(ackpolicy.Unordered, 64))
+	var calls atomic.Int32
+	cfg.Hooks.Settled = func(ackpolicy.SettledEvent) { calls.Add(1); <-forever }
+	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	testkit.WaitCommitted(t, group, topic, 0, records)
+	began := time.Now()
+	s.Stop()
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("stopped after %v", took)
+	}
+	if calls.Load() != 1 {
+		t.Errorf("the hook was called %d times at once", calls.Load())
+	}
+	logged := s.Log.At("error")
+	if len(testkit.Containing(logged, "events are dropped", "Hooks.Settled")) == 0 || len(testkit.Containing(logged, "Closed without waiting for a hook", "Hooks.Settled")) == 0 {
+		t.Errorf("the log does not name the hook:\n%s", strings.Join(logged, "\n"))
+	}
+}
+
+// Hooks are called in the order of the events, one at a time, and all of them before Close returns.
+func TestHooksInOrder(t *testing.T) {
+	t.Parallel()
+	const records = 3000
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(records)...)
+	var told []string // no lock: one call at a time, and Close follows the last
+	var next int64
+	cfg := testkit.Config(group)
+	cfg.Hooks.Assigned = func(ackpolicy.AssignedEvent) { told = append(told, "assigned") }
+	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
+		if e.Offset != next {
+			t.Errorf("offset %d where %d is next", e.Offset, next)
+		}
+		next++
+		if e.Offset%500 == 0 {
+			runtime.Gosched()
+		}
+	}
+	cfg.Hooks.Committed = func(e ackpolicy.CommittedEvent) {
+		if e.Offset > next {
+			t.Errorf("committed %d before %d was settled", e.Offset, next)
+		}
+	}
+	cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { told = append(told, "revoked") }
+	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s.Journal.Wait(t, records)
+	s.Stop()
+	if !slices.Equal(told, []string{"assigned", "revoked"}) || next != records {
+		t.Errorf("%v, %d settled", told, next)
+	}
+}
+
+// A hook may settle records.
+func TestHookSettles(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
+	cfg := testkit.Config(group)
+	var s *testkit.Service
+	ready := make(chan struct{})
+	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
+		<-ready
+		if e.Offset == 1 {
+			s.Journal.All()[0].Reject(errors.New("record 1 says so"))
+		}
+	}
+	s = testkit.Consume(t, cfg, topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
+		if d.Offset() == 1 {
+			d.Ack()
+		}
+		return nil
+	}, ackpolicy.Manual.Middleware)
+	close(ready)
+	testkit.WaitCommitted(t, group, topic, 0, 2)
+	s.Stop()
+	if status := s.Journal.All()[0].Status(); status != ackpolicy.Rejected {
+		t.Errorf("status: %v", status)
+	}
+}
+
+// A hook of commits that blocks holds up no AckSync of whatever partition, and it may close the subscriber.
+func TestSlowCommitHook(t *testing.T) {
+	t.Parallel()
+	const records = 5
+	topic := testkit.FilledTopic(t, 2, records)
+	release := make(chan struct{})
+	cfg := testkit.Config(brokertest.Group(t))
+	cfg.Hooks.Committed = func(ackpolicy.CommittedEvent) { <-release }
+	s := testkit.Consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+		return d.AckSync(msg.Context())
+	}, ackpolicy.Manual.Middleware)
+	s.Journal.Wait(t, 2*records)
+	close(release)
+	s.Stop()
+}
+
+func TestCloseFromCommitHook(t *testing.T) {
+	t.Parallel()
+	topic := testkit.FilledTopic(t, 1, 1)
+	closed := make(chan error, 1)
+	subscriber := make(chan *ackpolicy.Subscriber, 1)
+	cfg := testkit.Config(brokertest.Group(t))
+	cfg.Hooks.Committed = func(ackpolicy.CommittedEvent) {
+		select {
+		case sub := <-subscriber:
+			closed <- sub.Close()
+		default:
+		}
+	}
+	s := testkit.NewService(t)
+	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+	sub := testkit.NewSubscriber(t, cfg, s.Log)
+	subscriber <- sub
+	s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(testkit.Succeed))
+	s.Start(t)
+	if err := testkit.Await(t, "Close, called by the hook", closed); err != nil {
+		t.Error(err)
+	}
+	s.Stop()
+}

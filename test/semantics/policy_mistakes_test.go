@@ -1,0 +1,141 @@
+package semantics_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+)
+
+func never(error) (ackpolicy.Policy, bool) { return ackpolicy.NackOnError, false }
+
+func TestMiddlewareValidate(t *testing.T) {
+	t.Parallel()
+	type handlers = map[string]ackpolicy.Policy
+	for name, c := range map[string]struct {
+		mw   ackpolicy.Middleware
+		want []string // in the error; nil: none
+	}{
+		"zero":           {mw: ackpolicy.Middleware{}},
+		"a policy":       {mw: ackpolicy.Middleware{Policy: ackpolicy.NackOnError, Classify: never}},
+		"no such policy": {mw: ackpolicy.Middleware{Policy: 9, Handlers: handlers{"orders": 7}}, want: []string{"Policy", "9", `"orders"`, "7"}},
+		"Classify alone": {mw: ackpolicy.Middleware{Classify: never}, want: []string{"Classify", "Policy"}},
+		"Classify, all first": {
+			mw:   ackpolicy.Middleware{Classify: never, Handlers: handlers{"orders": ackpolicy.AckFirst}},
+			want: []string{"Classify", "Policy"},
+		},
+		"Classify for one handler":        {mw: ackpolicy.Middleware{Classify: never, Handlers: handlers{"orders": ackpolicy.Manual}}},
+		"ConfirmFirst":                    {mw: ackpolicy.Middleware{ConfirmFirst: true}},
+		"ConfirmFirst without AckFirst":   {mw: ackpolicy.Middleware{ConfirmFirst: true, Policy: ackpolicy.Ack}, want: []string{"ConfirmFirst"}},
+		"ConfirmFirst for one handler":    {mw: ackpolicy.Middleware{ConfirmFirst: true, Policy: ackpolicy.Ack, Handlers: handlers{"metrics": ackpolicy.AckFirst}}},
+		"all of it in one error, at once": {mw: ackpolicy.Middleware{ConfirmFirst: true, Policy: ackpolicy.Ack, Handlers: handlers{"x": 7}}, want: []string{"ConfirmFirst", "7"}},
+	} {
+		err := c.mw.Validate()
+		if (err != nil) != (c.want != nil) {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, want := range c.want {
+			if err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %s in it", name, err, want)
+			}
+		}
+	}
+}
+
+// Whoever gets AckFirst by forgetting is told once, at error level. Who chose it is not.
+func TestForgottenPolicyIsTold(t *testing.T) {
+	t.Parallel()
+	type handlers = map[string]ackpolicy.Policy
+	letters := func(cfg *ackpolicy.SubscriberConfig) { cfg.DeadLetter = &testkit.Flaky{} }
+	limits := func(cfg *ackpolicy.SubscriberConfig) { cfg.MaxDeliveries, cfg.MaxAge = 3, time.Minute }
+	for name, c := range map[string]struct {
+		mw     message.HandlerMiddleware
+		Option testkit.Option
+		told   []string // in the one error line of ours; nil: none
+	}{
+		"Classify":               {mw: ackpolicy.Middleware{Classify: never}.Middleware, told: []string{"Classify", "Policy", "handler_name=handler"}},
+		"not in Handlers":        {mw: ackpolicy.Middleware{Handlers: handlers{"hander": ackpolicy.NackOnError}}.Middleware, told: []string{"Middleware.Handlers", "handlers=hander", "handler_name=handler"}},
+		"in Handlers":            {mw: ackpolicy.Middleware{Handlers: handlers{"handler": ackpolicy.AckFirst}}.Middleware, Option: letters},
+		"DeadLetter":             {mw: ackpolicy.Middleware{}.Middleware, Option: letters, told: []string{"DeadLetter", "Policy", "handler_name=handler"}},
+		"limits":                 {mw: ackpolicy.Middleware{}.Middleware, Option: limits, told: []string{"MaxAge, MaxDeliveries", "handler_name=handler"}},
+		"chosen":                 {mw: ackpolicy.AckFirst.Middleware, Option: letters},
+		"chosen by ConfirmFirst": {mw: testkit.ConfirmFirst, Option: letters},
+		"nothing contradicts it": {mw: ackpolicy.Middleware{}.Middleware},
+		"another policy":         {mw: ackpolicy.NackOnError.Middleware, Option: letters},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			topic := testkit.NewTopic(t, 1, testkit.Numbered(3)...)
+			cfg := testkit.Config(brokertest.Group(t))
+			if c.Option != nil {
+				c.Option(&cfg)
+			}
+			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, c.mw)
+			s.Journal.Wait(t, 3)
+			s.Stop()
+			logged := s.Log.At("error")
+			if c.told == nil && len(logged) > 0 || c.told != nil && (len(logged) != 1 || len(testkit.Containing(logged, c.told...)) != 1) {
+				t.Errorf("want %q, got:\n%s", c.told, strings.Join(logged, "\n"))
+			}
+			if len(testkit.Containing(s.Log.At("info"), "level=")) > 0 {
+				t.Error("a line of two levels")
+			}
+		})
+	}
+}
+
+// A name in Handlers that no handler has is told as soon as it is certain.
+func TestMisspeltHandlerIsTold(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		names   []string // in Handlers
+		silent  int      // handlers without a message, beside the one with
+		handler string
+		told    string
+	}{
+		"misspelt":             {names: []string{"ordrs"}, handler: "orders", told: "ordrs"},
+		"right":                {names: []string{"orders"}, handler: "orders"},
+		"may be another's":     {names: []string{"ordrs"}, handler: "orders", silent: 1},
+		"too many for another": {names: []string{"ordrs", "metrcs"}, handler: "orders", silent: 1, told: "metrcs, ordrs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := testkit.NewLog(t)
+				pubSub := gochannel.NewGoChannel(gochannel.Config{}, log)
+				router, err := message.NewRouter(message.RouterConfig{}, log)
+				testkit.Check(t, err)
+				policies := map[string]ackpolicy.Policy{}
+				for _, n := range c.names {
+					policies[n] = ackpolicy.NackOnError
+				}
+				router.AddMiddleware(ackpolicy.Middleware{Policy: ackpolicy.RejectOnError, Handlers: policies, Logger: log}.Middleware)
+				ok := func(*message.Message) error { return nil }
+				router.AddConsumerHandler(c.handler, "topic", pubSub, ok)
+				for i := range c.silent {
+					router.AddConsumerHandler(fmt.Sprint("silent", i), "silence", pubSub, ok)
+				}
+				go func() { testkit.Check(t, router.Run(t.Context())) }()
+				<-router.Running()
+				for range 3 {
+					testkit.Check(t, pubSub.Publish("topic", message.NewMessage("7", nil)))
+				}
+				synctest.Wait()
+				time.Sleep(time.Minute)
+				lines := testkit.Containing(log.At("error"), "Middleware.Handlers has names that no handler has")
+				if (len(lines) == 1) != (c.told != "") || len(testkit.Containing(lines, c.told)) != len(lines) {
+					t.Errorf("want %q, got %v", c.told, lines)
+				}
+				testkit.Check(t, router.Close())
+				testkit.Check(t, pubSub.Close())
+			})
+		})
+	}
+}
