@@ -89,7 +89,7 @@ func TestPanicKeepsItsStack(t *testing.T) {
 		return nil
 	}, ackpolicy.Ack.Middleware)
 	testkit.Eventually(t, "the panic in the log", func() bool {
-		return len(testkit.Containing(s.Log.At("error"), "Panic recovered", "boom", "ackpolicy_test.explode")) == 1
+		return len(testkit.Containing(s.Log.At("error"), "Panic recovered", "boom", "semantics_test.explode")) == 1
 	})
 	s.Stop()
 }
