@@ -13,6 +13,7 @@ type State struct {
 	Time          time.Time
 	ConsumerGroup string
 	Guarantees    string
+	Ordering      Ordering
 	Closing       bool
 	Subscriptions []SubscriptionState // those that have not ended, in the order of their Subscribe
 }
@@ -130,7 +131,7 @@ func (s RecordStatus) String() string {
 // State returns a snapshot of all subscriptions. It holds no lock for longer than the
 // settlement of a record does, and may be called at any time, also after Close.
 func (s *Subscriber) State() State {
-	st := State{Time: time.Now(), ConsumerGroup: s.config.Kafka.ConsumerGroup, Guarantees: s.Guarantees(), Closing: s.closing.Err() != nil}
+	st := State{Time: time.Now(), ConsumerGroup: s.config.Kafka.ConsumerGroup, Guarantees: s.Guarantees(), Ordering: s.config.Ordering, Closing: s.closing.Err() != nil}
 	for _, sub := range s.live() {
 		st.Subscriptions = append(st.Subscriptions, sub.state())
 	}
