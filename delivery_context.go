@@ -9,17 +9,17 @@ import (
 
 type deliveryKey struct{}
 
-// deliveryContext is the context of a message. It is part of the Delivery, so it
-// costs no allocation, and none of its channels exists before somebody asks for
-// Done. It ends when the delivery is finished, or else with ErrRevoked or ErrClosing
-// as its Err, as that of contexts derived from it, and as their context.Cause: whoever
-// returns any of them returns what IsSignal reports. They are context.Canceled by errors.Is.
+// deliveryContext is the context of a message. It is part of the Delivery, so it costs no
+// allocation, and its channel is created when Done is first called. It ends when the
+// delivery is finished, or with ErrRevoked or ErrClosing when we stop the handler. These
+// are then its Err, the Err of contexts derived from it, and their context.Cause, so that
+// IsSignal recognizes what a handler returns. By errors.Is they are context.Canceled.
 type deliveryContext struct {
 	d *Delivery
 
 	mu    sync.Mutex
 	done  chan struct{}
-	err   error // nil: it goes on
+	err   error // nil while it has not ended
 	after map[*func()]struct{}
 }
 
@@ -43,8 +43,8 @@ func (c *deliveryContext) Err() error {
 	return c.err
 }
 
-// Value returns the delivery, watermill-kafka's getters, and whatever the
-// context given to Subscribe holds.
+// Value returns the delivery, the values of watermill-kafka's getters, and those of the
+// context that was passed to Subscribe.
 func (c *deliveryContext) Value(key any) any {
 	if key == (deliveryKey{}) {
 		return c.d
@@ -55,8 +55,8 @@ func (c *deliveryContext) Value(key any) any {
 	return c.d.kafka.Context().Value(key)
 }
 
-// AfterFunc makes package context register a derived context here, rather than
-// start a goroutine for it.
+// AfterFunc lets package context register a derived context here, instead of starting a
+// goroutine for it.
 func (c *deliveryContext) AfterFunc(f func()) (stop func() bool) {
 	c.mu.Lock()
 	if c.err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// events turns what the consumer tells into log lines and hooks.
+// events returns functions that turn what happens in the consumer into log lines and hooks.
 func (s *subscription) events() consumer.Events {
 	h := &s.sub.config.Hooks
 	return consumer.Events{
@@ -42,7 +42,7 @@ func (s *subscription) events() consumer.Events {
 
 func (s *subscription) stuck(topic string, p int32, by consumer.Stuck) {
 	fields := watermill.LogFields{"kafka_partition": p, "kafka_partition_offset": by.Offset, "attempt": by.Attempt}
-	if by.Commit == nil { // or the outage's line names it
+	if by.Commit == nil { // otherwise the line of the outage names it
 		s.logger.Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
 	}
 	tell(s, "Blocked", s.sub.config.Hooks.Blocked, BlockedEvent{topic, p, by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
@@ -73,7 +73,7 @@ func (s *subscription) released(topic string, p int32, r consumer.Released) {
 	})
 }
 
-// quiet reports whether a settlement of this kind needs no word to anybody.
+// quiet reports whether a settlement of this kind is neither logged nor passed to a hook.
 func (s *subscription) quiet(status partition.Status) bool {
 	switch {
 	case s.sub.config.Hooks.Settled != nil, status == partition.Rejected:
@@ -84,7 +84,8 @@ func (s *subscription) quiet(status partition.Status) bool {
 	return true
 }
 
-// settled tells of a settlement: of d's record, or of another one that was acked with it.
+// settled logs a settlement and calls the hook: of d's record, or of another one that was
+// acked with it.
 func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partition.Verdict) {
 	status, reason := Status(v.Status), v.Reason
 	switch {
@@ -114,8 +115,8 @@ func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partiti
 	s.tellSettled(SettledEvent{d.Topic(), d.Partition(), offset, attempt, status, reason})
 }
 
-// unconfirmed tells of a record under ConfirmFirst that stays acked though its
-// handler does not run.
+// unconfirmed reports a record under ConfirmFirst that stays acked although its handler
+// does not run.
 func (s *subscription) unconfirmed(d *Delivery, err error) {
 	s.logger.Error("ConfirmFirst: the commit was sent and its outcome is unknown: the handler does not run, and the record may not come again", err,
 		watermill.LogFields{"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset()})

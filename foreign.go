@@ -10,11 +10,11 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
-// foreign is a Delivery's state over a message of a subscriber that is not ours:
-// all there is to settle with is Watermill's own ack.
+// foreign is the state of a Delivery for a message of another subscriber, which can only
+// be settled by Watermill's own ack and nack.
 type foreign struct {
 	logger    watermill.LoggerAdapter
-	ctx       context.Context // the message's as it came to the middleware; a Timeout inside leaves it an ended one
+	ctx       context.Context // of the message as it came to the middleware; a Timeout inside replaces it by one that ends
 	topic     string
 	partition int32
 	offset    int64
@@ -26,12 +26,12 @@ type foreign struct {
 	settled chan struct{}
 }
 
-// foreignDelivery puts a Delivery over the message into its context.
+// foreignDelivery puts a Delivery for the message into its context.
 func foreignDelivery(msg *message.Message, logger watermill.LoggerAdapter) *Delivery {
 	ctx := msg.Context()
 	f := &foreign{logger: logger, ctx: ctx, partition: -1, offset: -1, settled: make(chan struct{})}
 	f.topic = message.SubscribeTopicFromCtx(ctx)
-	// stock watermill-kafka tells these
+	// watermill-kafka sets these
 	if p, ok := kafka.MessagePartitionFromCtx(ctx); ok {
 		f.partition = p
 	}
@@ -45,7 +45,7 @@ func foreignDelivery(msg *message.Message, logger watermill.LoggerAdapter) *Deli
 	return d
 }
 
-// settle acks or nacks the message. A reject is an ack: the log keeps what was given up.
+// settle acks or nacks the message. A reject acks it, and logs what was given up.
 func (f *foreign) settle(d *Delivery, s Status, reason error) bool {
 	d.mu.Lock()
 	if f.status == Pending {
@@ -78,7 +78,7 @@ func (f *foreign) settle(d *Delivery, s Status, reason error) bool {
 	return ok
 }
 
-// read returns what was done to the message past the Delivery.
+// read returns what was done to the message without the Delivery.
 func (f *foreign) read(d *Delivery) Status {
 	select {
 	case <-d.msg.Acked():
@@ -99,7 +99,7 @@ func (f *foreign) state(d *Delivery) Status {
 	return f.status
 }
 
-// wait returns once the message is settled, or why it will not be.
+// wait returns once the message is settled, or an error if it will not be.
 func (f *foreign) wait(d *Delivery) error {
 	select {
 	case <-f.settled:

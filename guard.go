@@ -9,14 +9,14 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 )
 
-// Whatever an application hands to this package may have bugs: functions in its
-// configuration, methods of its errors, its logger. None of them may end more than
-// the attempt of the record it was called for.
+// Code of the application may have bugs: functions in its configuration, methods of its
+// errors, its logger. A panic in one may cost no more than the attempt of the record that
+// it was called for.
 
-// errGoexit is how code fails that ends its goroutine.
+// errGoexit is the error of code that called runtime.Goexit.
 var errGoexit = errors.New("it ended its goroutine (runtime.Goexit)")
 
-// panicked is a panic of the application's code.
+// panicked is a panic in the application's code.
 type panicked struct {
 	what  string
 	value any
@@ -24,8 +24,8 @@ type panicked struct {
 
 func (p *panicked) Error() string { return fmt.Sprintf("%s panicked: %v", p.what, p.value) }
 
-// guard calls code of the application and returns its panic as an error. It cannot
-// stop a runtime.Goexit: then it calls exited, which may be nil, on the way out.
+// guard calls code of the application and returns a panic in it as an error. It cannot
+// stop a runtime.Goexit, but calls exited, which may be nil, while the goroutine ends.
 func guard(what string, code func(), exited func(error)) (err error) {
 	returned := false
 	defer func() {
@@ -43,7 +43,7 @@ func guard(what string, code func(), exited func(error)) (err error) {
 	return nil
 }
 
-// textOf is err.Error() for errors of the application: package fmt survives a panic in it.
+// textOf returns err.Error() for errors of the application. Package fmt survives a panic in it.
 func textOf(err error) string { return fmt.Sprint(err) }
 
 // sound returns an error whose Error does not panic: err itself, or its text.
@@ -54,8 +54,8 @@ func sound(err error) error {
 	return err
 }
 
-// guardedLogger is the application's logger. A panic in it, or in a method of what
-// it prints, must not end what the line tells of.
+// guardedLogger is the application's logger. A panic in it, or in a method of what it
+// prints, must not end the operation that the line is about.
 type guardedLogger struct{ watermill.LoggerAdapter }
 
 func guardLogger(l watermill.LoggerAdapter) watermill.LoggerAdapter {
@@ -67,7 +67,7 @@ func guardLogger(l watermill.LoggerAdapter) watermill.LoggerAdapter {
 
 func (l guardedLogger) Error(msg string, err error, fields watermill.LogFields) {
 	if broken := guard("the logger", func() { l.LoggerAdapter.Error(msg, err, fields) }, nil); broken != nil {
-		// Once more with the error's text only: it may have been the error, not the logger.
+		// Once more with the text of the error only: the panic may have been the error's.
 		_ = guard("the logger", func() {
 			l.LoggerAdapter.Error(msg, errors.New(textOf(err)), fields.Add(watermill.LogFields{"logger_failed": broken.Error()}))
 		}, nil)
@@ -92,9 +92,10 @@ func (l guardedLogger) With(fields watermill.LogFields) (with watermill.LoggerAd
 	return with
 }
 
-// debugging reports whether debug lines may be wanted. Watermill's LoggerAdapter does not
-// tell its level, and the fields of a line cost a microsecond or two even where nobody reads
-// it, as with Watermill's adapter of slog. An adapter may have slog.Logger's method Enabled.
+// debugging reports whether debug lines may be written anywhere. Watermill's LoggerAdapter
+// does not know its level, and the fields of a line cost a microsecond or two even if the
+// line is dropped, as by Watermill's adapter for slog. An adapter may have the method
+// Enabled of slog.Logger.
 func debugging(l watermill.LoggerAdapter) bool {
 	if g, ok := l.(guardedLogger); ok {
 		l = g.LoggerAdapter

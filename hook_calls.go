@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// settledRoom is how many Settled events may wait for their call before records
-	// wait with them, and eventRoom how many events may wait at all.
+	// settledRoom is how many Settled events may wait before records wait too, and
+	// eventRoom how many events may wait in all.
 	settledRoom, eventRoom = 1024, 4096
 	// hookPatience is how long a record waits for a hook that does not return.
 	hookPatience = 5 * time.Second
@@ -22,26 +22,26 @@ const (
 	hookGrace = time.Second
 )
 
-// hookCalls calls a subscription's hooks one after the other, in the order of the
-// events, on a goroutine of its own. So a hook may block, settle records and call Close:
-// what it holds up is the hooks behind it and, by settledRoom, records that are settled.
+// hookCalls calls the hooks of a subscription one at a time, in the order of the events,
+// from its own goroutine. So a hook may block, settle records and call Close. It delays the
+// hooks behind it and, through settledRoom, records that are settled.
 type hookCalls struct {
 	logger watermill.LoggerAdapter
-	ending context.Context // ends when the subscription begins to end
+	ending context.Context // done when the subscription begins to end
 
-	room    chan struct{} // a token for each event that waits and has one
-	blocked atomic.Bool   // a record has waited in vain
+	room    chan struct{} // a token for each Settled event that waits
+	blocked atomic.Bool   // a record has waited for hookPatience
 	wake    chan struct{}
-	done    chan struct{} // closed with the goroutine's end
+	done    chan struct{} // closed when the goroutine ends
 
-	broken map[string]*outage.Outage // by hook: what fails for each event has a line ever more rarely. The goroutine's own
+	broken map[string]*outage.Outage // by hook, so that repeated failures are logged less and less often. Used by the goroutine only
 
 	mu      sync.Mutex
 	queue   []hookCall
-	current string // the hook that runs
+	current string // the hook that is running
 	started bool
 	closed  bool
-	dropped int // events since the last line about that
+	dropped int // events since the last log line about it
 	outage  outage.Outage
 }
 
@@ -49,8 +49,8 @@ type hookCall struct {
 	name  string
 	event any
 	call  func()
-	token bool          // it has one of room
-	done  chan struct{} // closed when the hook has returned; nil: nobody waits for that
+	token bool          // it holds a token of room
+	done  chan struct{} // closed when the hook has returned; nil if nobody waits for it
 }
 
 func newHookCalls(ending context.Context, logger watermill.LoggerAdapter) *hookCalls {
@@ -60,15 +60,15 @@ func newHookCalls(ending context.Context, logger watermill.LoggerAdapter) *hookC
 	}
 }
 
-// tell has a hook called, if it is set. It does not wait.
+// tell queues the call of a hook, if it is set. It does not wait.
 func tell[E any](s *subscription, name string, hook func(E), event E) {
 	if hook != nil {
 		s.hooks.put(hookCall{name: name, event: event, call: func() { hook(event) }})
 	}
 }
 
-// tellSettled waits for room, so that a Settled hook that is slower than the records
-// slows them. A hook that does not return at all is waited for only once.
+// tellSettled waits for room, so that a Settled hook that is slower than the records slows
+// them down. If a hook does not return at all, only the first record waits for it.
 func (s *subscription) tellSettled(event SettledEvent) {
 	hook := s.sub.config.Hooks.Settled
 	if hook == nil {
@@ -79,9 +79,9 @@ func (s *subscription) tellSettled(event SettledEvent) {
 	s.hooks.put(c)
 }
 
-// tellAndWait waits until the hook has returned: for goroutines that do nothing but
-// tell of commits, or store letters. So what is told of commits waits there, where only the
-// latest events are kept, and a record is not committed before DeadLettered has returned.
+// tellAndWait waits until the hook has returned. It is used by goroutines that only report
+// commits or store letters. So reports of commits wait where only the latest are kept, and
+// a record is not committed before DeadLettered has returned.
 func tellAndWait[E any](s *subscription, name string, hook func(E), event E) {
 	if hook == nil {
 		return
@@ -155,7 +155,7 @@ func (h *hookCalls) rouse() {
 	}
 }
 
-// next waits for the next event; false: there is none any more.
+// next waits for the next event. It returns false if there are no more.
 func (h *hookCalls) next() (hookCall, bool) {
 	for {
 		h.mu.Lock()
@@ -186,7 +186,7 @@ func (h *hookCalls) run() {
 			return
 		}
 		h.returned(c, fmt.Errorf("%s: %w", "Hooks."+c.name, errGoexit))
-		go h.run() // in the place of the goroutine that the hook ended
+		go h.run() // replaces the goroutine that the hook ended
 	}()
 	for {
 		if c, ok = h.next(); !ok {
@@ -224,8 +224,8 @@ func (h *hookCalls) returned(c hookCall, err error) {
 	}
 }
 
-// close lets the hooks be called that are due, for as long as hookGrace, and not
-// beyond the deadline. What is left is called when the hook that runs returns.
+// close waits until the hooks that are due have been called, for hookGrace at most and not
+// beyond the deadline. The rest is called when the running hook returns.
 func (h *hookCalls) close(deadline time.Time) {
 	h.mu.Lock()
 	h.closed = true

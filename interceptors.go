@@ -7,16 +7,16 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
 )
 
-// interceptors are the application's Consumer.Interceptors. sarama would call them once a
-// record, on the one in memory, so that a letter had what they made of it, and a record
-// that was read again had not. Here they see a copy for each delivery.
+// interceptors are the application's Consumer.Interceptors. sarama would call them once
+// per record and change the record in memory: a letter would contain the changes, and a
+// record that was read again would not. Here they get a copy for each delivery.
 type interceptors struct {
 	all    []sarama.ConsumerInterceptor
 	broken outage.Outage
 }
 
-// intercept lets them change a record. One that panics is passed over, as sarama does; one
-// that ends its goroutine costs the attempt.
+// intercept calls the interceptors with a record. One that panics is skipped, as by sarama;
+// one that calls runtime.Goexit costs the attempt.
 func (i *interceptors) intercept(record *sarama.ConsumerMessage, logger watermill.LoggerAdapter) {
 	topic, partition, offset := record.Topic, record.Partition, record.Offset
 	failed := func(err error) {

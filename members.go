@@ -12,11 +12,12 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/strategy"
 )
 
-// maxInstanceID is the longest static member id that Kafka takes.
+// maxInstanceID is the longest static member id that Kafka accepts.
 const maxInstanceID = 249
 
-// instances holds the static member ids in use in this process. Kafka knows a member
-// by group and id: two with the same fence each other, whichever Subscriber they are of.
+// instances holds the static member ids in use in this process. Kafka identifies a member
+// by group and id: two members with the same id fence each other, whether or not they
+// belong to the same Subscriber.
 var instances = instanceRegistry{used: map[instanceKey]struct{}{}}
 
 type instanceRegistry struct {
@@ -26,8 +27,8 @@ type instanceRegistry struct {
 
 type instanceKey struct{ group, instance string }
 
-// take returns the static member id of a topic's next subscription. It holds the topic: the
-// broker gives a member that comes back under its id its old assignment, whatever it
+// take returns the static member id of a topic's next subscription. The id contains the
+// topic, since the broker gives a returning member its old assignment, whatever it
 // subscribes to now, and the order of Subscribes differs from start to start.
 func (r *instanceRegistry) take(group, id, topic string) string {
 	r.mu.Lock()
@@ -47,8 +48,8 @@ func (r *instanceRegistry) release(group, instance string) {
 	delete(r.used, instanceKey{group, instance})
 }
 
-// instanceID returns the id of a topic's n-th subscription. The number comes first, or
-// the second one of "orders" had the name of the first one of a topic "orders-2".
+// instanceID returns the id of a topic's n-th subscription. The number comes before the
+// topic, or the second one of "orders" would equal the first one of a topic "orders-2".
 func instanceID(id, topic string, n int) string {
 	name := id + "-" + topic
 	if n > 1 {
@@ -62,7 +63,7 @@ func instanceID(id, topic string, n int) string {
 	return name
 }
 
-// strategiesInUse holds the applications' balance strategies that remember their member.
+// strategiesInUse holds the application's balance strategies that keep state of a member.
 var strategiesInUse = strategyRegistry{used: map[sarama.BalanceStrategy]struct{}{}}
 
 type strategyRegistry struct {
@@ -70,7 +71,7 @@ type strategyRegistry struct {
 	used map[sarama.BalanceStrategy]struct{}
 }
 
-// statefulStrategies returns the strategies of a configuration that serve one member only.
+// statefulStrategies returns the strategies of a configuration that can serve one member only.
 func statefulStrategies(cfg *sarama.Config) (stateful []sarama.BalanceStrategy) {
 	strategies := cfg.Consumer.Group.Rebalance.GroupStrategies
 	if s := cfg.Consumer.Group.Rebalance.Strategy; s != nil {

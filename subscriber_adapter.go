@@ -22,8 +22,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// Subscriber reads Kafka topics. It stands in for watermill-kafka's Subscriber
-// and carries out what the Middleware decides.
+// Subscriber reads Kafka topics. It is a drop-in replacement for watermill-kafka's
+// Subscriber, and carries out what the Middleware decides.
 type Subscriber struct {
 	config   SubscriberConfig
 	logger   watermill.LoggerAdapter
@@ -57,8 +57,8 @@ func init() { // what only tests call
 	seam.InstanceID = instanceID
 }
 
-// NewSubscriber checks the configuration and makes a Subscriber. It does not
-// connect. logger may be nil.
+// NewSubscriber validates the configuration and returns a Subscriber. It does not connect
+// to Kafka. logger may be nil.
 func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Subscriber, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -89,15 +89,18 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	return s, nil
 }
 
-// String returns "kafka.Subscriber", as watermill-kafka's Subscriber is known to
-// Watermill's metrics and logs: their labels do not change under an application that moves over.
+// String returns "kafka.Subscriber", the name of watermill-kafka's Subscriber in
+// Watermill's metrics and logs, so that their labels stay the same after a migration.
 func (s *Subscriber) String() string { return "kafka.Subscriber" }
 
-// Subscribe joins the consumer group, or without one reads every partition from a
-// position that is fixed when it returns, and returns the channel of messages. It fails if no broker can be reached. The
-// channel closes after Close, or after ctx has ended, once the handlers in flight
-// have finished, what is settled is committed and the group left. It closes, too, when another
-// process takes over the static member id (Consumer.Group.InstanceId).
+// Subscribe joins the consumer group and returns the channel of messages. Without a
+// consumer group it reads every partition, from positions that are fixed when it returns.
+// It returns an error if no broker can be reached.
+//
+// The channel is closed after Close was called or ctx has ended, once running handlers
+// have finished, what is settled is committed, and the member has left the group. It is
+// also closed when another process takes over the static member id
+// (Consumer.Group.InstanceId).
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	instance, err := s.begin(topic)
 	if err != nil {
@@ -105,7 +108,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	}
 	started := false
 	defer func() {
-		if !started { // also by a panic of the application's code
+		if !started { // also after a panic in the application's code
 			s.end(topic, instance)
 		}
 	}()
@@ -170,14 +173,14 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 			sub.logger.Error("Cannot close the dead letter destination", err, nil)
 		}
 		sub.hooks.close(deadline)
-		close(sub.output) // the last: Router.Run may return with it, and be the end of the process
+		close(sub.output) // last: Router.Run may return because of it, and the process end
 		sub.logger.Debug("Kafka subscription closed", nil)
 	}()
 	return sub.output, nil
 }
 
-// begin enters a subscription that Close waits for, and returns its static member
-// id, "" if it has none.
+// begin registers a subscription, for which Close then waits. It returns the static member
+// id, or "" if there is none.
 func (s *Subscriber) begin(topic string) (instance string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -214,13 +217,13 @@ func (s *Subscriber) forget(sub *subscription) {
 	s.subscriptions = slices.DeleteFunc(s.subscriptions, func(other *subscription) bool { return other == sub })
 }
 
-// Close ends all subscriptions: it hands out nothing more, lets handlers in flight
-// finish within DrainTimeout, commits, leaves the group and closes the channels. It
-// returns when all of that is done, DrainTimeout + 5 s later at most, also if
-// Kafka is gone, or code of the application that was called does not return. That is
-// then left behind: an error line names it, and it changes nothing any more. Close
-// returns an error where a subscription could not end for it. It may be called
-// more than once, and waits each time.
+// Close ends all subscriptions: nothing more is handed out, running handlers may finish
+// within DrainTimeout, what is settled is committed, the members leave the group, and the
+// channels are closed. Close returns when all of that is done, and at the latest
+// DrainTimeout + 5 s after the first call, even if Kafka is gone or application code does
+// not return. Such code is left behind: an error line names it, and nothing it does has an
+// effect any more. Close returns an error if a subscription could not end because of it.
+// It may be called more than once, and waits each time.
 func (s *Subscriber) Close() error {
 	s.mu.Lock()
 	if s.ended == nil {
@@ -237,7 +240,7 @@ func (s *Subscriber) Close() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if len(s.topics) == 0 {
-			return nil // a later call, or just now
+			return nil // since an earlier call, or just now
 		}
 		return fmt.Errorf("ackpolicy: not closed after %v: subscriptions of %v have not ended: a call of the application's code does not return",
 			s.config.DrainTimeout+consumer.CloseGrace, slices.Sorted(maps.Keys(s.topics)))
@@ -260,7 +263,7 @@ func (s *Subscriber) PartitionOffset(topic string) (kafka.PartitionOffset, error
 	return s.upstream.PartitionOffset(topic)
 }
 
-// Guarantees says in words what this configuration promises.
+// Guarantees returns a text that says what this configuration guarantees.
 func (s *Subscriber) Guarantees() string {
 	c := &s.config
 	parts := []string{"under every policy but AckFirst: at least once"}
@@ -291,7 +294,7 @@ func (s *Subscriber) Guarantees() string {
 	return strings.Join(parts, "; ")
 }
 
-// subscription is what one Subscribe has of its own.
+// subscription is the state of one call of Subscribe.
 type subscription struct {
 	sub              *Subscriber
 	topic            string
@@ -337,7 +340,7 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 	return cfg
 }
 
-// backoff returns how long a record waits that was nacked without a delay.
+// backoff returns the delay of a record that was nacked without one.
 func (s *subscription) backoff(d *Delivery, err error) time.Duration {
 	delay := s.sub.config.Kafka.NackResendSleep // NoSleep is negative
 	b := s.sub.config.Backoff

@@ -13,8 +13,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// undecodable decides about a record that no message can be made of. One that is
-// kept is tried again with backoff, so that a fixed Unmarshaler, or a person, finds it.
+// undecodable decides what happens to a record that cannot be decoded. One that is kept is
+// tried again with backoff, until a deploy fixes the Unmarshaler or somebody skips it.
 func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	c := &s.sub.config
 	r := d.kafka.Record()
@@ -37,7 +37,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 		fields["others"] = others
 	}
 	fields = report.AddTo(fields)
-	fields["attempt"] = d.Attempt() // the report counts those of the partition's other records, too
+	fields["attempt"] = d.Attempt() // the report also counts those of the partition's other records
 	if due {
 		s.logger.Error(text, err, fields)
 	} else {
@@ -47,7 +47,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay)}
 }
 
-// decoded tells that a record is no longer kept because it cannot be decoded.
+// decoded logs that a record that was kept has been decoded.
 func (s *subscription) decoded(d *Delivery) {
 	if report, over := s.undecoded.over(d.Partition(), d.Offset()); over {
 		fields := report.AddTo(watermill.LogFields{"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset()})
@@ -56,7 +56,7 @@ func (s *subscription) decoded(d *Delivery) {
 	}
 }
 
-// undecoded are the records of a subscription that are kept because they cannot be decoded.
+// undecoded has the records of a subscription that are kept because they cannot be decoded.
 type undecoded struct {
 	some atomic.Bool
 
@@ -64,7 +64,7 @@ type undecoded struct {
 	partitions map[int32]*undecodedOf
 }
 
-// undecodedOf are those of one partition: they share their lines, since one deploy may write thousands.
+// undecodedOf has those of one partition. They share log lines: there may be thousands.
 type undecodedOf struct {
 	outage  outage.Outage
 	offsets map[int64]struct{}
@@ -87,7 +87,8 @@ func (u *undecoded) failed(p int32, offset int64) (others int, report outage.Rep
 	return len(of.offsets) - 1, report, due
 }
 
-// over removes a record and reports whether it was its partition's last one, and a line told of them.
+// over removes a record. It reports whether it was the last one of its partition, and a
+// line was written about them.
 func (u *undecoded) over(p int32, offset int64) (outage.Report, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -103,7 +104,7 @@ func (u *undecoded) over(p int32, offset int64) (outage.Report, bool) {
 	return of.outage.Over()
 }
 
-// released forgets a partition that is no longer ours.
+// released removes a partition that is released.
 func (u *undecoded) released(p int32) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -54,7 +54,7 @@ func declares(t *testing.T, files []string, function string) bool {
 	t.Helper()
 	pattern := `(?m)^func ` + function + `\(`
 	if of, method, ok := strings.Cut(function, "."); ok {
-		pattern = `(?m)^func \([a-z]+ \*?` + of + `(\[R\])?\) ` + method + `\(`
+		pattern = `(?m)^func \([a-z]+ \*?` + of + `(\[[A-Z, ]+\])?\) ` + method + `\(`
 	}
 	for _, file := range files {
 		source, err := os.ReadFile(file)
