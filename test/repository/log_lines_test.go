@@ -1,3 +1,4 @@
+// Package repository_test checks that the pages say what the source does, and what the library imports.
 package repository_test
 
 import (

@@ -1,5 +1,4 @@
-// Package docs_test checks what the pages in this directory say of the source.
-package docs_test
+package repository_test
 
 import (
 	"os"
@@ -7,14 +6,15 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// The map at the top of design.md names files, packages and functions that exist.
+// The map at the top of docs/design.md names files, packages and functions that exist.
 func TestDesignMap(t *testing.T) {
-	page, err := os.ReadFile("design.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Chdir("../..")
+	page, err := os.ReadFile("docs/design.md")
+	testkit.Check(t, err)
 	code := regexp.MustCompile("`[^`]+`")
 	named := 0
 	for line := range strings.Lines(string(page)) {
@@ -28,7 +28,7 @@ func TestDesignMap(t *testing.T) {
 			switch {
 			case regexp.MustCompile(`^[a-z_/*]+\.go$|^(internal|cmd|test|docs|examples)/[a-z_/-]+$`).MatchString(name):
 				named++
-				files, err := filepath.Glob("../" + name)
+				files, err := filepath.Glob(name)
 				if err != nil || len(files) == 0 {
 					t.Errorf("no such file or package: %s", name)
 				}
