@@ -12,12 +12,14 @@ import (
 	"syscall"
 
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/group"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/letters"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/record"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	env := cli.NewEnv(os.Getenv, os.Stdin, os.Stdout, os.Stderr)
-	os.Exit(env.Run(ctx, os.Args[1:], letters.Command))
+	os.Exit(env.Run(ctx, os.Args[1:], letters.Command, group.Status, record.Command, group.Skip))
 }

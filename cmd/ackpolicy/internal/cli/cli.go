@@ -42,9 +42,11 @@ type Env struct {
 	In       io.Reader
 	Out, Err io.Writer
 	// Ask asks a question that wants yes or no. Nil: there is nobody to ask.
-	Ask   func(ctx context.Context, question string) (yes bool, err error)
-	Now   func() time.Time
-	Kafka kafka.Connection
+	Ask func(ctx context.Context, question string) (yes bool, err error)
+	Now func() time.Time
+	// Screen is that Out is a terminal, which can be written over.
+	Screen bool
+	Kafka  kafka.Connection
 
 	getenv func(string) string
 	began  bool // the command line was understood, and the command runs
@@ -52,7 +54,7 @@ type Env struct {
 
 // NewEnv returns the environment of a process with these streams.
 func NewEnv(getenv func(string) string, in io.Reader, out, errs io.Writer) *Env {
-	e := &Env{In: in, Out: out, Err: errs, Now: time.Now, getenv: getenv}
+	e := &Env{In: in, Out: out, Err: errs, Now: time.Now, Screen: isTerminal(out), getenv: getenv}
 	if isTerminal(in) && isTerminal(errs) {
 		e.Ask = func(ctx context.Context, question string) (bool, error) { return ask(ctx, in, errs, question) }
 	}

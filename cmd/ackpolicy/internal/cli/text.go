@@ -32,6 +32,20 @@ func Stamp(t time.Time) string {
 	return t.UTC().Format("2006-01-02T15:04:05Z")
 }
 
+// Rough returns how long something is, as exactly as matters: 850ms, 12s, 3m5s, 2h3m, 5d4h.
+func Rough(d time.Duration) string {
+	if d < time.Second {
+		return d.Round(10 * time.Millisecond).String()
+	}
+	switch d = d.Round(time.Second); {
+	case d < time.Hour:
+		return d.String()
+	case d < 24*time.Hour:
+		return strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s")
+	}
+	return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
+
 // Clean makes text of others safe for a terminal.
 func Clean(s string) string {
 	quoted := strconv.Quote(s)

@@ -24,15 +24,14 @@ func AtCoordinator(ctx context.Context, client sarama.Client, group string, ask 
 				return nil
 			}
 		}
-		var network net.Error
-		lost := errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, sarama.ErrNotConnected)
-		if !lost && !slices.ContainsFunc([]error{
+		gone := lost(err)
+		if !gone && !slices.ContainsFunc([]error{
 			sarama.ErrConsumerCoordinatorNotAvailable, sarama.ErrNotCoordinatorForConsumer, sarama.ErrOffsetsLoadInProgress,
 			sarama.ErrUnstableOffsetCommit, sarama.ErrOutOfBrokers,
 		}, func(target error) bool { return errors.Is(err, target) }) {
 			return err
 		}
-		if lost && coordinator != nil {
+		if gone && coordinator != nil {
 			_ = coordinator.Close()
 		}
 		if time.Now().After(deadline) {
@@ -45,6 +44,12 @@ func AtCoordinator(ctx context.Context, client sarama.Client, group string, ask 
 			_ = client.RefreshCoordinator(group)
 		}
 	}
+}
+
+// lost reports whether an error is that of a connection.
+func lost(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, sarama.ErrNotConnected)
 }
 
 // Stored is what Kafka stores for a group and a partition.
@@ -116,4 +121,22 @@ func Describe(ctx context.Context, client sarama.Client, group string) (*sarama.
 		return nil, fmt.Errorf("cannot describe group %s: %w", group, err)
 	}
 	return found, nil
+}
+
+// Store stores an offset for a group without members: Kafka refuses it for one that has some.
+func Store(ctx context.Context, client sarama.Client, group, topic string, partition int32, to Stored) error {
+	return AtCoordinator(ctx, client, group, func(coordinator *sarama.Broker) error {
+		request := sarama.NewOffsetCommitRequest(client.Config(), group)
+		request.AddBlockWithLeaderEpoch(topic, partition, to.Offset, -1, 0, to.Metadata)
+		response, err := coordinator.CommitOffset(request)
+		if err != nil {
+			return err
+		}
+		if code, ok := response.Errors[topic][partition]; !ok {
+			return sarama.ErrIncompleteResponse
+		} else if code != sarama.ErrNoError {
+			return code
+		}
+		return nil
+	})
 }

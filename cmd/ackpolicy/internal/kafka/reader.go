@@ -23,35 +23,6 @@ const (
 // Patience is how long a broker that is restarted, or a leader that moves, is waited for.
 const Patience = time.Minute
 
-// Bounds returns where a partition starts and ends. For a reader that sees only what is
-// committed, an open transaction ends it.
-func Bounds(client sarama.Client, topic string, partition int32, isolation sarama.IsolationLevel) (from, to int64, err error) {
-	from, err = client.GetOffset(topic, partition, sarama.OffsetOldest)
-	if err != nil {
-		return 0, 0, err
-	}
-	leader, err := client.Leader(topic, partition)
-	if err != nil {
-		return 0, 0, err
-	}
-	request := sarama.NewOffsetRequest(client.Config().Version)
-	request.IsolationLevel = isolation
-	request.AddBlock(topic, partition, sarama.OffsetNewest, 1)
-	response, err := leader.GetAvailableOffsets(request)
-	if err != nil {
-		_ = leader.Close()
-		return 0, 0, err
-	}
-	block := response.GetBlock(topic, partition)
-	switch {
-	case block == nil:
-		return 0, 0, sarama.ErrIncompleteResponse
-	case block.Err != sarama.ErrNoError:
-		return 0, 0, block.Err
-	}
-	return from, max(from, block.Offset), nil
-}
-
 // Reader reads from one partition. sarama's consumer does not say when what
 // is left holds no more records, only marks of transactions: this one does.
 type Reader struct {

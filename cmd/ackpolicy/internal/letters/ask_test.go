@@ -12,6 +12,7 @@ import (
 	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/kafka"
 )
 
 // answering runs the command at a terminal where somebody answers.
@@ -70,7 +71,7 @@ func TestMissingDestinationIsAskedForOnce(t *testing.T) {
 	client := &counting{}
 	d := &destinations{client: client, from: "dlq", to: "gone"}
 	for range 1000 {
-		if _, err := d.of(&letter{}); !errors.Is(err, errNoTopic) {
+		if _, err := d.of(&letter{}); !errors.Is(err, kafka.ErrNoTopic) {
 			t.Fatal(err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/record"
 )
 
 // change carries out send, skip and reopen, while nobody else does.
@@ -126,7 +127,7 @@ func (r *run) report(batch []*sarama.ProducerMessage) error {
 		}
 		j := forScripts(l, true, false)
 		j.To = &jsonPlace{Topic: m.Topic, Partition: m.Partition, Offset: &m.Offset}
-		if err := printJSON(r.env.Out, j); err != nil {
+		if err := record.PrintJSON(r.env.Out, j); err != nil {
 			return err
 		}
 	}

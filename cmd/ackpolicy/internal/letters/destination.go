@@ -9,12 +9,12 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/kafka"
 )
 
 var (
 	errNoOrigin = errors.New("the headers name no origin topic")
 	errItself   = errors.New("the origin is the dead letter topic itself")
-	errNoTopic  = errors.New("the topic does not exist")
 	errCutOff   = errors.New("the letter has only the beginning of its record's value (" + ackpolicy.HeaderTruncated + ")")
 )
 
@@ -59,13 +59,13 @@ func (d *destinations) of(l *letter) (*destination, error) {
 		return known.destination, known.err
 	}
 	if !topicName.MatchString(topic) {
-		return nil, fmt.Errorf("topic %s: %w", cli.Clean(cli.Cut(topic, 100)), errNoTopic)
+		return nil, fmt.Errorf("topic %s: %w", cli.Clean(cli.Cut(topic, 100)), kafka.ErrNoTopic)
 	}
 	var f found
 	partitions, err := d.client.Partitions(topic)
 	switch {
 	case errors.Is(err, sarama.ErrUnknownTopicOrPartition), err == nil && len(partitions) == 0:
-		f.err = fmt.Errorf("topic %s: %w", topic, errNoTopic)
+		f.err = fmt.Errorf("topic %s: %w", topic, kafka.ErrNoTopic)
 	case err != nil:
 		f.err = fmt.Errorf("topic %s: %w", topic, err)
 	default:

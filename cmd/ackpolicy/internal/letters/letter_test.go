@@ -15,6 +15,7 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/record"
 )
 
 // What the library writes under each profile is read, and nothing of it stays.
@@ -115,11 +116,11 @@ func FuzzLetter(f *testing.F) {
 		f.Add("ackpolicy_rejected_at", []byte("9999-12-31T23:59:59-23:59"), key, []byte(nil), []byte{}, []byte{}, int64(0))
 	}
 	f.Fuzz(func(t *testing.T, k1 string, v1 []byte, k2 string, v2, key, value []byte, millis int64) {
-		record := &sarama.ConsumerMessage{
+		message := &sarama.ConsumerMessage{
 			Key: key, Value: value, Timestamp: time.UnixMilli(millis),
 			Headers: []*sarama.RecordHeader{{Key: []byte("own"), Value: v1}, {Key: []byte(k1), Value: v1}, {Key: []byte(k2), Value: v2}},
 		}
-		l := parseLetter(record, 0)
+		l := parseLetter(message, 0)
 		for _, keep := range []string{headersOrigin, headersAll, headersNone} {
 			if h := l.headers(keep); len(h) == 0 || string(h[0].Key) != "own" {
 				t.Fatalf("the record's own header is gone: %q", h)
@@ -144,7 +145,7 @@ func FuzzLetter(f *testing.F) {
 			}
 		}
 		var line bytes.Buffer
-		if err := printJSON(&line, forScripts(l, true, true)); err != nil || !json.Valid(line.Bytes()) {
+		if err := record.PrintJSON(&line, forScripts(l, true, true)); err != nil || !json.Valid(line.Bytes()) {
 			t.Fatalf("%s: %v", line.Bytes(), err)
 		}
 		(&filter{key: new(string), since: time.Now()}).chooses(l)

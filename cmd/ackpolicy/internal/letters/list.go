@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/record"
 )
 
 // list shows the chosen letters: for list and show, and for the dry run of what
@@ -33,7 +34,7 @@ func (r *run) list(ctx context.Context) error {
 		case r.json:
 			j := forScripts(l, done, r.command == cmdShow)
 			j.To = target
-			return printJSON(out, j)
+			return record.PrintJSON(out, j)
 		case r.command == cmdShow:
 			show(out, l, done)
 		default:

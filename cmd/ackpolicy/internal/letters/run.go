@@ -47,7 +47,7 @@ func (r *run) execute(ctx context.Context) (err error) {
 	if o.json {
 		r.say = r.env.Err
 	}
-	if err := r.findPartitions(); err != nil {
+	if err := r.findPartitions(ctx); err != nil {
 		return err
 	}
 	if o.command == cmdList || o.command == cmdShow || o.dryRun {
@@ -61,10 +61,10 @@ func (r *run) execute(ctx context.Context) (err error) {
 
 // findPartitions learns the topic's partitions and their bounds: what comes later is
 // not part of this run.
-func (r *run) findPartitions() error {
+func (r *run) findPartitions(ctx context.Context) error {
 	partitions, err := r.client.Partitions(r.topic)
 	if errors.Is(err, sarama.ErrUnknownTopicOrPartition) || err == nil && len(partitions) == 0 {
-		err = errNoTopic
+		err = kafka.ErrNoTopic
 	}
 	if errors.Is(err, sarama.ErrOutOfBrokers) {
 		return r.env.Kafka.Explain(err)
@@ -79,15 +79,19 @@ func (r *run) findPartitions() error {
 			return cli.UsageError{Err: fmt.Errorf("--at: topic %s has no partition %d, it has %d", r.topic, p, len(partitions))}
 		}
 	}
+	if r.at != nil {
+		partitions = slices.DeleteFunc(slices.Clone(partitions), func(p int32) bool {
+			_, asked := r.at[p]
+			return !asked
+		})
+	}
+	logs, err := kafka.Logs(ctx, r.client, map[string][]int32{r.topic: partitions}, sarama.ReadCommitted)
+	if err != nil {
+		return err
+	}
 	for _, p := range partitions {
-		if _, asked := r.at[p]; r.at != nil && !asked {
-			continue
-		}
-		from, to, err := kafka.Bounds(r.client, r.topic, p, sarama.ReadCommitted)
-		if err != nil {
-			return fmt.Errorf("cannot learn where partition %d of %s ends: %w", p, r.topic, err)
-		}
-		r.parts = append(r.parts, &part{id: p, log: span{from, to}})
+		log := logs[r.topic][p]
+		r.parts = append(r.parts, &part{id: p, log: span{log.From, log.To}})
 	}
 	return nil
 }

@@ -4,9 +4,9 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/record"
 )
 
 // rows prints a row per letter.
@@ -53,18 +53,6 @@ func show(w io.Writer, l *letter, done bool) {
 	defer out.Flush()
 	fmt.Fprintf(out, "letter     %s, %s\n", l.id(), state(done))
 	fmt.Fprintf(out, "origin     %s\n", cli.Clean(l.Origin.String()))
-	fmt.Fprintf(out, "timestamp  %s\n", l.record.Timestamp.UTC().Format(time.RFC3339Nano))
-	for _, h := range l.record.Headers {
-		value := "null"
-		if h.Value != nil {
-			value = cli.Clean(string(h.Value))
-		}
-		fmt.Fprintf(out, "header     %s: %s\n", cli.Clean(string(h.Key)), value)
-	}
-	fmt.Fprintf(out, "key        %s\n", cli.Text(l.record.Key, len(l.record.Key)))
-	if l.record.Value == nil {
-		fmt.Fprintf(out, "value      null\n\n")
-		return
-	}
-	fmt.Fprintf(out, "value      %d bytes\n%s\n\n", len(l.record.Value), cli.Multiline(l.record.Value))
+	record.Print(out, l.record, record.Auto)
+	fmt.Fprintln(out)
 }

@@ -1,0 +1,193 @@
+package group
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	wmkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"go.uber.org/goleak"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+var shared *brokertest.Broker
+
+type withBroker struct{ m *testing.M }
+
+func (w withBroker) Run() int {
+	broker, err := brokertest.Start()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer broker.Close()
+	shared = broker
+	return w.m.Run()
+}
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(withBroker{m},
+		// sarama's metrics start one goroutine for the process and never end it.
+		goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"),
+	)
+}
+
+const patience = 30 * time.Second
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v in vain: %s", patience, what)
+		}
+	}
+}
+
+// bed is a topic with one partition, and a group.
+type bed struct {
+	t            testing.TB
+	topic, group string
+}
+
+func newBed(t testing.TB) *bed {
+	t.Helper()
+	b := &bed{t: t, topic: brokertest.Topic(t), group: brokertest.Group(t)}
+	check(t, brokertest.CreateTopic(shared.Addrs(), b.topic, 1))
+	return b
+}
+
+// put writes records that have their offsets as keys and values, and a header.
+func (b *bed) put(from, to int) {
+	b.t.Helper()
+	var records []brokertest.Record
+	for i := from; i < to; i++ {
+		records = append(records, brokertest.Record{
+			Key: fmt.Append(nil, i), Value: fmt.Append(nil, i), Headers: []sarama.RecordHeader{{Key: []byte("h"), Value: []byte("v")}},
+		})
+	}
+	_, err := brokertest.Produce(shared.Addrs(), b.topic, 0, records...)
+	check(b.t, err)
+}
+
+type result struct {
+	code     int
+	out, err string
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("exit status %d\n--- stdout\n%s--- stderr\n%s", r.code, r.out, r.err)
+}
+
+func (b *bed) env(out, errs *bytes.Buffer) *cli.Env {
+	return cli.NewEnv(func(string) string { return strings.Join(shared.Addrs(), ",") }, strings.NewReader(""), out, errs)
+}
+
+// want runs a command for the group, and wants the exit code and the texts.
+func (b *bed) want(code int, texts []string, args ...string) result {
+	b.t.Helper()
+	var out, errs bytes.Buffer
+	if !slices.Contains(args, "--group") {
+		args = append(args, "--group", b.group)
+	}
+	r := result{b.env(&out, &errs).Run(b.t.Context(), args, Status, Skip), "", ""}
+	r.out, r.err = out.String(), errs.String()
+	if r.code != code {
+		b.t.Fatalf("%q: want exit status %d, got %v", args, code, r)
+	}
+	for _, text := range texts {
+		if !strings.Contains(r.out+r.err, text) {
+			b.t.Errorf("%q: %q is missing in %v", args, text, r)
+		}
+	}
+	return r
+}
+
+func (b *bed) skip(code int, texts []string, offset int, more ...string) result {
+	b.t.Helper()
+	return b.want(code, texts, append([]string{"skip", "--topic", b.topic, "--partition", "0", "--offset", fmt.Sprint(offset)}, more...)...)
+}
+
+// service is a member that nacks some records for long, and acks the others.
+type service struct {
+	router *message.Router
+	ended  chan struct{}
+
+	mu      sync.Mutex
+	handled []string
+}
+
+func (b *bed) service(held ...string) *service {
+	b.t.Helper()
+	cfg := wmkafka.DefaultSaramaSubscriberConfig()
+	cfg.Consumer.Offsets.Initial = sarama.OffsetOldest
+	cfg.Consumer.MaxWaitTime = 100 * time.Millisecond
+	cfg.ClientID = "billing-app"
+	sub, err := ackpolicy.NewSubscriber(ackpolicy.SubscriberConfig{
+		Kafka:    wmkafka.SubscriberConfig{Brokers: shared.Addrs(), ConsumerGroup: b.group, OverwriteSaramaConfig: cfg},
+		Ordering: ackpolicy.OrderByKey, MaxDeliveries: 100, MaxAge: 24 * time.Hour, DeadLetter: ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}},
+		CommitInterval: 50 * time.Millisecond,
+	}, watermill.NopLogger{})
+	check(b.t, err)
+	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
+	check(b.t, err)
+	s := &service{router: router, ended: make(chan struct{})}
+	router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+	router.AddConsumerHandler("charge", b.topic, sub, func(msg *message.Message) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.handled = append(s.handled, string(msg.Payload))
+		if slices.Contains(held, string(msg.Payload)) {
+			return ackpolicy.NackAfter(time.Hour)
+		}
+		return nil
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer close(s.ended)
+		if err := router.Run(ctx); err != nil {
+			b.t.Errorf("the router: %v", err)
+		}
+	}()
+	b.t.Cleanup(func() {
+		cancel()
+		<-s.ended
+	})
+	return s
+}
+
+func (s *service) stop() {
+	_ = s.router.Close()
+	<-s.ended
+}
+
+func (s *service) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.handled)
+}
+
+// values returns what was handled, in order of offset.
+func (s *service) values() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(slices.Values(s.handled))
+}
