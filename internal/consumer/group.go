@@ -187,17 +187,9 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		}
 		return nil
 	}
-	topicID, cluster := s.topic.reading()
-	c := s.shared.newClaim(claimStart{
-		topic: topic, partition: partition, offset: start.offset, stored: start.stored, metadata: start.metadata,
-		topicID: topicID, cluster: cluster,
-		committer: h.committer,
-		side:      h.clients.side,
-		abortLate: s.sideDialer.AbortLate,
-		ctx:       s.values,
-		reconnect: h.reconnect,
-		gate:      gate,
-		end:       claim.HighWaterMarkOffset,
+	c := s.newClaim(claimStart{
+		partition: partition, position: start, committer: h.committer, side: h.clients.side,
+		gate: gate, logEnd: claim.HighWaterMarkOffset, reconnect: h.reconnect,
 	})
 	if s.cfg.Events.Assigned != nil {
 		s.cfg.Events.Assigned(topic, partition, start.offset)
@@ -227,14 +219,6 @@ func (h *groupHandler) again(session sarama.ConsumerGroupSession, partition int3
 	}
 	h.endSession(errAnew)
 	return false
-}
-
-// position is where a claim begins.
-type position struct {
-	offset   int64
-	stored   bool   // the group has it stored
-	metadata string // with that
-	stale    bool   // it is of an earlier topic
 }
 
 // start returns where a claim begins. ok is false if the session ended before that was known:

@@ -268,14 +268,9 @@ func (x *solo) consume(ctx context.Context, reconnect context.CancelCauseFunc, r
 			s.suspect(err.Err)
 		}
 	})
-	claim := s.shared.newClaim(claimStart{
-		topic: topic, partition: p, offset: r.from, stored: true,
-		side:      x.clients.side,
-		abortLate: s.sideDialer.AbortLate,
-		reconnect: reconnect,
-		ctx:       s.values,
-		gate:      r.gate,
-		end:       r.pc.HighWaterMarkOffset,
+	claim := s.newClaim(claimStart{
+		partition: p, position: position{offset: r.from, stored: true}, side: x.clients.side,
+		gate: r.gate, logEnd: r.pc.HighWaterMarkOffset, reconnect: reconnect,
 	})
 	if s.cfg.Events.Assigned != nil {
 		s.cfg.Events.Assigned(topic, p, r.from)

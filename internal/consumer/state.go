@@ -85,8 +85,8 @@ func (c *Claim) state() ClaimState {
 		var stored commit.Stored
 		if stored = c.source.Stored(); stored.Known {
 			st.Committed = stored.Offset
-		} else if c.startStored {
-			st.Committed = c.startOffset
+		} else if c.from.stored {
+			st.Committed = c.from.offset
 		}
 		st.Metadata, st.Room, st.CommitErr = stored.Metadata, stored.Room, stored.Err
 	}

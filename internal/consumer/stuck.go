@@ -33,52 +33,52 @@ var errUnconfirmed = errors.New("the commit has no answer yet")
 
 // watch tells, once a record or commit, what a bound has kept the partition
 // paused behind for stuckAfter.
-func (c *Claim) watch() {
-	load := c.part.Load()
+func (in *intake) watch() {
+	load := in.part.Load()
 	now := Stuck{}
 	switch {
 	case load.Blocked:
 		now.Bound = "MaxUncommitted"
-	case c.portion.Overdrawn():
+	case in.portion.Overdrawn():
 		now.Bound = "MaxBufferedBytes"
 	}
-	oldest, ok := c.part.Oldest()
+	oldest, ok := in.part.Oldest()
 	if now.Bound == "" || !ok || load.Ready >= highMark {
 		return
 	}
 	now.Offset, now.Attempt, now.State = oldest.Offset, oldest.Attempt, oldest.State
 	// Half of MaxUncommitted brings a commit at once: one that stays away for so long fails.
-	byCommit := load.Blocked && c.source != nil && (load.Uncommitted > 0 || c.source.Failure() != nil)
+	byCommit := load.Blocked && in.source != nil && (load.Uncommitted > 0 || in.source.Failure() != nil)
 	if byCommit {
-		now.Offset, now.Attempt = c.part.Mark().Offset, 0
+		now.Offset, now.Attempt = in.part.Mark().Offset, 0
 		now.State = "settled, but commits fail"
 	}
-	if c.held.since.IsZero() || c.held.offset != now.Offset || c.held.passed != load.Admitted || c.held.commit != byCommit {
-		c.held = held{offset: now.Offset, passed: load.Admitted, commit: byCommit, since: time.Now()}
+	if in.held.since.IsZero() || in.held.offset != now.Offset || in.held.passed != load.Admitted || in.held.commit != byCommit {
+		in.held = held{offset: now.Offset, passed: load.Admitted, commit: byCommit, since: time.Now()}
 		return
 	}
-	if c.held.told || time.Since(c.held.since) <= stuckAfter {
+	if in.held.told || time.Since(in.held.since) <= stuckAfter {
 		return
 	}
-	c.held.told = true
-	if !byCommit && c.stuck.IsZero() {
-		c.stuck = c.held.since
+	in.held.told = true
+	if !byCommit && in.stuck.IsZero() {
+		in.stuck = in.held.since
 	}
 	if byCommit {
-		if now.Commit = c.source.Failure(); now.Commit == nil {
+		if now.Commit = in.source.Failure(); now.Commit == nil {
 			now.Commit = errUnconfirmed
 		}
-		c.health.failed(blocked, c.partition, failure{err: now.Commit, fields: watermill.LogFields{"kafka_partition_offset": now.Offset}})
+		in.health.failed(blocked, in.partition, failure{err: now.Commit, fields: watermill.LogFields{"kafka_partition_offset": now.Offset}})
 	}
-	if c.cfg.Events.Stuck != nil {
-		c.cfg.Events.Stuck(c.topic, c.partition, now)
+	if in.cfg.Events.Stuck != nil {
+		in.cfg.Events.Stuck(in.topic, in.partition, now)
 	}
 }
 
 // goesOn tells that a partition is no longer stuck behind a record.
-func (c *Claim) goesOn() {
-	if !c.stuck.IsZero() {
-		c.logger.Info("Partition goes on", watermill.LogFields{"failing_for": time.Since(c.stuck).Round(time.Millisecond).String()})
-		c.stuck = time.Time{}
+func (in *intake) goesOn() {
+	if !in.stuck.IsZero() {
+		in.logger.Info("Partition goes on", watermill.LogFields{"failing_for": time.Since(in.stuck).Round(time.Millisecond).String()})
+		in.stuck = time.Time{}
 	}
 }

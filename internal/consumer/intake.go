@@ -1,0 +1,295 @@
+package consumer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
+)
+
+const (
+	// A partition is paused with highMark records ready and resumed at lowMark.
+	// Pausing beside an idle sibling costs a whole long poll, so the window is
+	// large, and a claim holds back for holdBack before it pauses.
+	highMark = 20000
+	lowMark  = highMark / 2
+	holdBack = 20 * time.Millisecond
+	// pollPaused is how often a paused claim looks whether it may go on.
+	pollPaused = 25 * time.Millisecond
+	// evictAfter is how long a record must have to wait to be pushed out of
+	// memory: reading it again costs a millisecond.
+	evictAfter = 2 * time.Second
+	// detachAfter is how long a record waits, once or twice that, before it is copied
+	// out of its fetch; detachBytes is how much of that is done at a time.
+	detachAfter = 5 * time.Second
+	detachBytes = 1 << 20
+	// batch is how many records are taken before other events are looked at.
+	batch = 64
+	// within is how many bytes of a fetch are taken before the budget is asked in the midst of it.
+	within = 256 << 10
+)
+
+// intake is the claim's own goroutine: it takes what sarama fetched into the window, starts
+// slots, and does what is due by time. Its fields are its own.
+type intake struct {
+	*Claim
+	messages <-chan *sarama.ConsumerMessage
+	taken    int64 // bytes since the budget was asked
+
+	holding bool        // the window is too full: nothing is taken until hold, or until it is not
+	hold    *time.Timer // runs while holding
+	polling bool        // the partition is paused
+	poll    *time.Ticker
+	due     *time.Timer // the next redelivery is
+
+	held  held
+	stuck time.Time // since when, once a record was told that it is stuck behind
+}
+
+// run takes messages until they end, or done or closing closes.
+func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-chan struct{}) {
+	if !c.enter(c) {
+		return
+	}
+	c.portion.Enter()
+	c.reading(c, true)
+	defer c.reading(c, false)
+	c.pause()
+	defer c.open()()
+	c.slots.Go(c.watchdog)
+	in := &intake{Claim: c, messages: messages, hold: time.NewTimer(time.Hour), poll: time.NewTicker(time.Hour), due: time.NewTimer(time.Hour)}
+	in.hold.Stop()
+	in.poll.Stop()
+	in.due.Stop()
+	defer in.hold.Stop()
+	defer in.poll.Stop()
+	defer in.due.Stop()
+	old := time.NewTicker(detachAfter)
+	defer old.Stop()
+	for {
+		in.follow()
+		select {
+		case m, ok := <-in.next():
+			if !ok || !in.take(m) {
+				return
+			}
+			in.regulate()
+		case <-in.hold.C:
+			in.pauseFull()
+		case <-c.kick:
+			in.serve()
+		case <-in.due.C:
+			in.redeliver()
+		case <-in.poll.C:
+			in.rest()
+		case looked := <-c.looks:
+			in.catchUp()
+			close(looked)
+		case <-old.C:
+			c.detach()
+			c.relax()
+		case <-c.fenced:
+			return // ends the session, whose next one is another membership
+		case <-done:
+			return
+		case <-closing:
+			return
+		}
+	}
+}
+
+// open begins to hand out once the start position is stored. stop ends that: it may never be.
+func (c *Claim) open() (stop func()) {
+	if c.source == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(c.ctx)
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		if c.source.WaitStart(ctx) == nil {
+			c.do(c.part.Open())
+		}
+	})
+	return func() {
+		cancel()
+		wait.Wait()
+	}
+}
+
+// follow looks, after each event, whether the window has room again, and whether the
+// partition is paused.
+func (in *intake) follow() {
+	if in.holding && !in.over(highMark) {
+		in.holding = false
+		in.hold.Stop()
+	}
+	if in.gate.has(fullWindow) && !in.over(lowMark) {
+		in.gate.mark(fullWindow, false)
+	}
+	switch paused := in.gate.closed(); {
+	case paused == in.polling:
+	case paused:
+		in.polling = true
+		in.poll.Reset(pollPaused)
+	default:
+		in.polling, in.held = false, held{}
+		in.poll.Stop()
+		in.goesOn()
+	}
+}
+
+// next is where the next record comes from; nil: none is taken now.
+func (in *intake) next() <-chan *sarama.ConsumerMessage {
+	if in.holding {
+		return nil
+	}
+	return in.messages
+}
+
+// take pushes a record and those behind it that are there already. It returns false at the end.
+func (in *intake) take(m *sarama.ConsumerMessage) bool {
+	bytes, largest := 0, 0
+	defer func() { in.count(m, bytes, largest) }()
+	for n := 1; ; n++ {
+		size := in.push(m)
+		bytes, largest = bytes+size, max(largest, size)
+		if n == batch {
+			return true
+		}
+		select {
+		case next, ok := <-in.messages:
+			if !ok {
+				return false
+			}
+			m = next
+		default:
+			return true
+		}
+	}
+}
+
+// push returns the record's size.
+func (in *intake) push(m *sarama.ConsumerMessage) int {
+	size := record.Size(m)
+	w, err := in.part.Push(m.Offset, m, size)
+	if err != nil {
+		in.logger.Error("Record dropped: sarama delivered it twice or out of order", err, watermill.LogFields{"kafka_partition_offset": m.Offset})
+		return 0
+	}
+	if w.Spawn > 0 { // no need to kick ourselves
+		in.start(w.Spawn)
+		w.Spawn = 0
+	}
+	in.do(w)
+	return size
+}
+
+// count tells the budget of records that were taken, up to m.
+func (in *intake) count(m *sarama.ConsumerMessage, bytes, largest int) {
+	in.portion.Took(m.Offset+1, int64(bytes), int64(largest))
+	in.taken += int64(bytes)
+}
+
+// regulate looks, after records were taken, whether memory is short, and holds back if the
+// window is too full.
+func (in *intake) regulate() {
+	if in.budget.Crowded() {
+		in.evict()
+	}
+	if in.taken >= within {
+		in.taken = 0
+		in.portion.Update()
+	}
+	if !in.gate.has(fullWindow) && in.over(highMark) {
+		in.holding = true
+		in.hold.Reset(holdBack)
+		in.part.ArmLow(highMark - highMark/8)
+	}
+}
+
+// pauseFull pauses the partition: to hold back did not help. What was fetched is taken on, or
+// the other partitions of the broker would wait for it.
+func (in *intake) pauseFull() {
+	in.holding = false
+	if in.over(highMark) {
+		in.gate.mark(fullWindow, true)
+		in.part.ArmLow(lowMark)
+	}
+}
+
+// over reports whether the window holds more records than it should.
+func (in *intake) over(mark int) bool {
+	load := in.part.Load()
+	return load.Ready >= mark || load.Blocked
+}
+
+// serve does what a kick asked for.
+func (in *intake) serve() {
+	in.start(int(in.spawn.Swap(0)))
+	in.arm()
+}
+
+func (in *intake) start(n int) {
+	for range n {
+		in.slots.Add(1)
+		go in.slot()
+	}
+}
+
+// redeliver makes deliverable what is due.
+func (in *intake) redeliver() {
+	in.do(in.part.Tick(Now()))
+	in.arm()
+}
+
+func (in *intake) arm() {
+	if at, ok := in.part.Due(); ok {
+		in.due.Reset(time.Duration(max(0, at-Now())))
+	}
+}
+
+// rest is what a paused claim does every now and then.
+func (in *intake) rest() {
+	in.portion.Update()
+	// One that waits for room may hold it itself, below what is crowded.
+	if in.budget.Crowded() || in.gate.has(noRoom) {
+		in.evict()
+	}
+	in.watch()
+}
+
+// look has the claim's goroutine catch up, and waits for it.
+func (c *Claim) look() {
+	looked := make(chan struct{})
+	select {
+	case c.looks <- looked:
+		<-looked
+	case <-c.draining:
+	}
+}
+
+// catchUp takes what is left of the last fetch, and then decides whether there may be a next one.
+func (in *intake) catchUp() {
+	for range len(in.messages) {
+		if m, ok := <-in.messages; ok {
+			size := in.push(m)
+			in.count(m, size, size)
+		}
+	}
+	if in.budget.Crowded() {
+		in.evict()
+	}
+	in.portion.Looked()
+}
+
+// detach copies what has waited for long, and drops what was read ahead and is not asked for.
+func (c *Claim) detach() {
+	c.reader.Rest()
+	for next, more := uint64(0), true; more; {
+		next, more = c.part.Detach(next, detachBytes, Now()+int64(evictAfter))
+	}
+}
