@@ -30,17 +30,19 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	// joined again or were given up.
 	deadline := time.Now().Add(budget + drainGrace)
 	discarded := discard(messages)
-	released := Released{Cause: cause, TimedOut: c.finish(cause, budget)}
-	running := c.end(&released)
-	c.store(&released, deadline)
+	r := Released{Cause: cause}
+	drained := c.stop(cause)
+	if r.TimedOut = !c.await(drained, budget); r.TimedOut {
+		c.endConfirms(cause)
+	} else {
+		c.passLastGap()
+	}
+	running := c.close(&r)
+	c.store(&r, deadline)
 	c.part.Drop()
 	c.leaveCalls(running, deadline)
 	c.exit(c)
-	c.logger.Debug("Partition released", watermill.LogFields{"cause": cause.Error(), "committed": released.Committed})
-	c.tellReleased(&released)
-	if c.cfg.Events.Released != nil {
-		c.cfg.Events.Released(c.topic, c.partition, released)
-	}
+	c.tellReleased(&r)
 	// The other claims need the session until they have drained too: a return ends it.
 	<-discarded // closes with the session, or the claim
 }
@@ -55,9 +57,9 @@ func discard(messages <-chan *sarama.ConsumerMessage) (discarded <-chan struct{}
 	return done
 }
 
-// finish hands nothing more out, and lets what was handed out come to its end. It
-// reports whether the budget was up before.
-func (c *Claim) finish(cause error, budget time.Duration) (timedOut bool) {
+// stop hands nothing more out. What it returns closes once what was handed out has come to
+// its end.
+func (c *Claim) stop(cause error) (drained <-chan struct{}) {
 	drained, w := c.part.Stop()
 	close(c.draining)
 	c.letters.Hurry()
@@ -65,17 +67,38 @@ func (c *Claim) finish(cause error, budget time.Duration) (timedOut bool) {
 	if c.source != nil {
 		c.source.Drain(cause)
 	}
-	if timedOut = c.awaitDrained(drained, budget); !timedOut {
-		c.passLastGap()
-	} else if c.source != nil {
-		c.source.EndConfirms(cause)
-	}
-	return timedOut
+	return drained
 }
 
-// end closes the partition: nothing settles any more, and the contexts end. It
+// await returns false if the budget is up before the partition is drained. It says once
+// what it waits for.
+func (c *Claim) await(drained <-chan struct{}, budget time.Duration) bool {
+	over := time.NewTimer(budget)
+	defer over.Stop()
+	long := time.NewTimer(drainPatience)
+	defer long.Stop()
+	for {
+		select {
+		case <-drained:
+			return true
+		case <-over.C:
+			return false
+		case <-long.C:
+			c.tellWaiting(budget)
+		}
+	}
+}
+
+// endConfirms leaves records whose handlers wait for a commit that nobody has sent.
+func (c *Claim) endConfirms(cause error) {
+	if c.source != nil {
+		c.source.EndConfirms(cause)
+	}
+}
+
+// close closes the partition: nothing settles any more, and the contexts end. It
 // returns the deliveries whose slots still have them.
-func (c *Claim) end(r *Released) (running []*Delivery) {
+func (c *Claim) close(r *Released) (running []*Delivery) {
 	c.ended = r.Cause
 	left, unfinished := c.part.Close()
 	for _, d := range unfinished {
@@ -136,24 +159,6 @@ func describe(l partition.Left) string {
 		}
 	}
 	return strings.Join(parts, "; ")
-}
-
-// awaitDrained reports whether the budget was up before.
-func (c *Claim) awaitDrained(drained <-chan struct{}, budget time.Duration) (timedOut bool) {
-	over := time.NewTimer(budget)
-	defer over.Stop()
-	told := time.NewTimer(drainPatience)
-	defer told.Stop()
-	for {
-		select {
-		case <-drained:
-			return false
-		case <-over.C:
-			return true
-		case <-told.C:
-			c.tellWaiting(budget)
-		}
-	}
 }
 
 // tellWaiting says what keeps a drain.

@@ -78,6 +78,7 @@ func (h *health) tellNotes() {
 
 // tellReleased says what an assignment has left.
 func (c *Claim) tellReleased(r *Released) {
+	c.logger.Debug("Partition released", watermill.LogFields{"cause": r.Cause.Error(), "committed": r.Committed})
 	n := note{left: r.Left, running: r.Running, fields: watermill.LogFields{
 		"cause": r.Cause.Error(), "watermark": r.Committed, "first_left_offset": r.Left.First,
 	}}
@@ -88,8 +89,11 @@ func (c *Claim) tellReleased(r *Released) {
 		n.text, n.err = "Partition released before all handlers finished: their records are settled, and do not come again", "drain timed out, records left: "
 	case what != "":
 		n.text = "Partition released with unsettled records: the next owner delivers them again"
-	default:
-		return
 	}
-	c.health.note(c.partition, n)
+	if n.text != "" {
+		c.health.note(c.partition, n)
+	}
+	if c.cfg.Events.Released != nil {
+		c.cfg.Events.Released(c.topic, c.partition, *r)
+	}
 }

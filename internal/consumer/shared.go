@@ -1,0 +1,173 @@
+package consumer
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/budget"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/letters"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
+// shared is what the claims of a subscription have in common.
+//
+// Its mutexes are leaves, see docs/design.md: nothing is called with one held but a
+// partition's Next.
+type shared struct {
+	cfg     *Config       // not changed
+	closing chan struct{} // closed by the subscription at the beginning of its end
+
+	budget     *budget.Budget
+	limit      *partition.Limit // nil: none
+	mail       *letters.Mail
+	health     *health
+	suspicion  suspicion
+	quarantine quarantine
+
+	late   atomic.Bool            // the application settles late; see partition.Config
+	stamps atomic.Pointer[string] // the topic's message.timestamp.type, once a letter has asked
+	clock  atomic.Int64           // Now, every pulse; written by keepTime
+	slow   slowHandlers           // keepTime's own
+	member atomic.Pointer[member] // of the last session, which writes it
+
+	claimsMu     sync.Mutex          // guards what follows
+	claims       map[*Claim]struct{} // from run to the end of drain
+	running      map[int32]*Claim    // those of the claims whose messages are read
+	left         chan struct{}       // closed, and replaced, as a claim leaves
+	over         bool                // no claim enters any more
+	pausedByHand map[int32]struct{}
+	allPaused    bool
+	stalls       map[int32]int64 // where a partition's watchdog had us reconnect
+	leaderless   leaderless      // written by sarama's goroutines, through the client
+
+	evicting  sync.Mutex // held by the claim that evicts
+	evictNext time.Time  // guarded by evicting
+}
+
+func newShared(cfg *Config) *shared {
+	s := &shared{
+		cfg: cfg, budget: budget.New(cfg.MaxBufferedBytes), closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
+		stalls: map[int32]int64{}, running: map[int32]*Claim{}, pausedByHand: map[int32]struct{}{}, leaderless: leaderless{},
+		mail: letters.New(),
+	}
+	s.clock.Store(Now())
+	s.suspicion.turn = make(chan struct{}, 1)
+	s.health = newHealth(cfg.Logger, s.closingNow, s.partitions)
+	return s
+}
+
+// partitions returns those that are consumed, and of each whether it is paused.
+func (s *shared) partitions() map[int32]bool {
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	paused := make(map[int32]bool, len(s.claims))
+	for c := range s.claims {
+		paused[c.partition] = c.gate.closed()
+	}
+	for p, asked := range s.leaderless {
+		if time.Since(asked) < askedAgain {
+			paused[p] = false
+		}
+	}
+	return paused
+}
+
+// probe asks the brokers whether partitions can be fetched.
+func (s *shared) probe(c *clients) func(partitions []int32) map[int32]error {
+	return func(partitions []int32) map[int32]error {
+		from := map[int32]int64{}
+		s.claimsMu.Lock()
+		for claim := range s.claims {
+			if slices.Contains(partitions, claim.partition) {
+				from[claim.partition] = claim.part.Next()
+			}
+		}
+		s.claimsMu.Unlock()
+		return c.probe(s.cfg.Topic, from)
+	}
+}
+
+func (s *shared) closingNow() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// evict pushes all records that wait for long out of memory. All of them: a
+// record's bytes lie in the answer that brought it, with those of every
+// partition on the broker, so that a few that stay would keep the rest.
+func (s *shared) evict() {
+	if !s.evicting.TryLock() {
+		return // another claim is at it
+	}
+	defer s.evicting.Unlock()
+	if time.Now().Before(s.evictNext) {
+		return
+	}
+	s.claimsMu.Lock()
+	claims := slices.Collect(maps.Keys(s.claims))
+	s.claimsMu.Unlock()
+	soon := Now() + int64(evictAfter)
+	for _, c := range claims {
+		c.part.Evict(soon)
+	}
+	if s.budget.Crowded() || s.budget.Scarce() { // it costs a look at every record: not again at once
+		s.evictNext = time.Now().Add(200 * time.Millisecond)
+	}
+}
+
+// fetched is called by sarama once it has handed out what a fetch brought for a
+// partition, before it sends the next one.
+func (s *shared) fetched(p int32) {
+	s.health.asked(p)
+	s.claimsMu.Lock()
+	c := s.running[p]
+	s.claimsMu.Unlock()
+	if c != nil && c.portion.Fetched() {
+		c.look()
+	}
+}
+
+// reading tells that the claim's goroutine reads its messages, or no longer.
+func (s *shared) reading(c *Claim, on bool) {
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	if on {
+		s.running[c.partition] = c
+	} else if s.running[c.partition] == c {
+		delete(s.running, c.partition)
+	}
+}
+
+func (s *shared) enter(c *Claim) bool {
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	if s.over {
+		return false
+	}
+	s.claims[c] = struct{}{}
+	return true
+}
+
+// shut reports whether no claim is left. Then none enters any more.
+func (s *shared) shut() bool {
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	s.over = s.over || len(s.claims) == 0
+	return s.over
+}
+
+func (s *shared) exit(c *Claim) {
+	c.portion.Exit()
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	delete(s.claims, c)
+	close(s.left)
+	s.left = make(chan struct{})
+}
