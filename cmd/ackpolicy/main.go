@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/group"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/letters"
@@ -21,5 +23,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	env := cli.NewEnv(os.Getenv, os.Stdin, os.Stdout, os.Stderr)
-	os.Exit(env.Run(ctx, os.Args[1:], letters.Command, group.Status, record.Command, group.Skip))
+	os.Exit(env.Run(ctx, os.Args[1:], commands...))
 }
+
+var commands = []func(*cli.Env) *cobra.Command{letters.Command, group.Status, group.Skip, record.Command}

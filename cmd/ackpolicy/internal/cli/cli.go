@@ -76,6 +76,14 @@ others names them in its help.`
 
 // Run runs one of the commands until it is done or ctx ends, and returns its exit code.
 func (e *Env) Run(ctx context.Context, args []string, commands ...func(*Env) *cobra.Command) int {
+	root := e.Root(commands...)
+	root.SetArgs(args)
+	command, err := root.ExecuteContextC(ctx)
+	return e.exitCode(ctx, command, err)
+}
+
+// Root returns the command that has the others.
+func (e *Env) Root(commands ...func(*Env) *cobra.Command) *cobra.Command {
 	root := &cobra.Command{
 		Use: "ackpolicy", Short: "Looks at dead letters and consumer groups, and mends them", Long: long,
 		Version: version(), SilenceErrors: true, SilenceUsage: true,
@@ -85,7 +93,6 @@ func (e *Env) Run(ctx context.Context, args []string, commands ...func(*Env) *co
 	root.SetIn(e.In)
 	root.SetOut(e.Out)
 	root.SetErr(e.Err)
-	root.SetArgs(args)
 	root.SetFlagErrorFunc(flagError)
 	e.Kafka.Flags(root.PersistentFlags(), e.getenv)
 	Complete(root, "sasl", kafka.Mechanisms...)
@@ -93,8 +100,7 @@ func (e *Env) Run(ctx context.Context, args []string, commands ...func(*Env) *co
 	for _, command := range commands {
 		root.AddCommand(command(e))
 	}
-	command, err := root.ExecuteContextC(ctx)
-	return e.exitCode(ctx, command, err)
+	return root
 }
 
 func (e *Env) exitCode(ctx context.Context, command *cobra.Command, err error) int {
@@ -136,14 +142,6 @@ func flagError(command *cobra.Command, err error) error {
 		return fmt.Errorf("%w: long flags have two dashes, --%s", err, m[1])
 	}
 	return err
-}
-
-// Complete lists the values of a flag, for the completion of a shell.
-func Complete(command *cobra.Command, flag string, values ...string) {
-	err := command.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-	if err != nil {
-		panic(err) // a flag that is not defined
-	}
 }
 
 // Group returns a command that has nothing but others.

@@ -46,7 +46,8 @@ func Skip(env *cli.Env) *cobra.Command {
 	}
 	c.Flags().SortFlags = false
 	c.Flags().StringVar(&s.group, "group", "", "the consumer `group`")
-	s.place.Flags(c)
+	env.CompleteGroups(c, "group")
+	s.place.Flags(env, c)
 	c.Flags().BoolVar(&s.yes, "yes", false, "do it without asking")
 	c.Flags().BoolVar(&s.dryRun, "dry-run", false, "show what would be done, and do nothing")
 	return c

@@ -59,6 +59,8 @@ func Status(env *cli.Env) *cobra.Command {
 	flags.BoolVar(&s.json, "json", false, "print one JSON object")
 	flags.BoolVarP(&s.watch, "watch", "w", false, "print it again and again, until interrupted")
 	flags.DurationVar(&s.interval, "interval", 2*time.Second, "the pause of --watch")
+	env.CompleteGroups(c, "group")
+	env.CompleteTopics(c, "topic")
 	return c
 }
 

@@ -159,6 +159,18 @@ func (c *Connection) Client(transactionalID string, logs io.Writer) (sarama.Clie
 	return client, nil
 }
 
+// Impatient connects for the completion of a shell, which has somebody wait for each key.
+func (c *Connection) Impatient() (sarama.Client, error) {
+	cfg, err := c.Config("")
+	if err != nil {
+		return nil, err
+	}
+	cfg.Metadata.Full = true // names are what is asked for
+	cfg.Metadata.Retry.Max, cfg.Admin.Retry.Max = 0, 0
+	cfg.Net.DialTimeout, cfg.Net.ReadTimeout, cfg.Admin.Timeout = time.Second, 2*time.Second, 2*time.Second
+	return sarama.NewClient(fields(strings.Join(c.Brokers, ",")), cfg)
+}
+
 // Explain says of an error of the connection what to look at.
 func (c *Connection) Explain(err error) error {
 	if !errors.Is(err, sarama.ErrOutOfBrokers) {

@@ -89,6 +89,8 @@ func command(env *cli.Env, name, short, example string) *cobra.Command {
 	flags.SortFlags = false
 	flags.StringVar(&o.topic, "topic", "", "the dead letter `topic`")
 	flags.StringVar(&o.group, "group", "", "the consumer `group` whose offsets say what is done (default TOPIC-redrive)")
+	env.CompleteTopics(c, "topic")
+	env.CompleteGroups(c, "group")
 	o.filterFlags(flags, env.Now)
 	flags.BoolVar(&o.json, "json", false, "print one JSON object per letter")
 	if name == cmdList || name == cmdShow {
@@ -98,6 +100,7 @@ func command(env *cli.Env, name, short, example string) *cobra.Command {
 	}
 	if name == cmdSend {
 		o.sendFlags(flags, &env.Kafka.Compression)
+		env.CompleteTopics(c, "to")
 		cli.Complete(c, "headers", headersOrigin, headersAll, headersNone)
 		cli.Complete(c, "timestamp", timestampNow, timestampOriginal)
 		cli.Complete(c, "compression", "none", "gzip", "snappy", "lz4", "zstd")

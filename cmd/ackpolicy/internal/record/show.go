@@ -24,10 +24,11 @@ type Place struct {
 func (p Place) String() string { return fmt.Sprintf("%s %d:%d", p.Topic, p.Partition, p.Offset) }
 
 // Flags defines the flags.
-func (p *Place) Flags(c *cobra.Command) {
+func (p *Place) Flags(env *cli.Env, c *cobra.Command) {
 	flags := c.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&p.Topic, "topic", "", "the record's `topic`")
+	env.CompleteTopics(c, "topic")
 	flags.Int32Var(&p.Partition, "partition", -1, "its partition `n`umber")
 	flags.Int64Var(&p.Offset, "offset", -1, "its offset `n`umber")
 }
@@ -97,7 +98,7 @@ func Command(env *cli.Env) *cobra.Command {
 			return run(c.Context(), env, place, format, json)
 		},
 	}
-	place.Flags(c)
+	place.Flags(env, c)
 	c.Flags().StringVar(&format, "value", Auto, "`how` to print the value: "+strings.Join(Formats, ", ")+
 		", or raw: the value's bytes and nothing else")
 	c.Flags().BoolVar(&json, "json", false, "print one JSON object")

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+type right struct {
+	resource  sarama.AclResourceType
+	name      string
+	operation sarama.AclOperation
+}
+
+// What docs/command.md says of ACLs is enough, and nothing less is; over TLS.
+func TestACLs(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.NewSecure(t)
+	dir := t.TempDir()
+	password, ca := filepath.Join(dir, "password"), filepath.Join(dir, "ca")
+	check(t, os.WriteFile(password, []byte(brokertest.SecurePassword), 0o600))
+	check(t, os.WriteFile(ca, broker.CA, 0o600))
+	for command, rights := range map[string]func(topic, group string) []right{
+		"status": func(topic, group string) []right {
+			return []right{{sarama.AclResourceGroup, group, sarama.AclOperationDescribe}, {sarama.AclResourceTopic, topic, sarama.AclOperationDescribe}}
+		},
+		"show": func(topic, _ string) []right {
+			return []right{{sarama.AclResourceTopic, topic, sarama.AclOperationRead}}
+		},
+		"skip": func(topic, group string) []right {
+			return []right{{sarama.AclResourceTopic, topic, sarama.AclOperationRead}, {sarama.AclResourceGroup, group, sarama.AclOperationRead}}
+		},
+	} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			topic, group := brokertest.Topic(t), brokertest.Group(t)
+			check(t, brokertest.CreateTopic(broker.Addrs(), topic, 1))
+			_, err := brokertest.Produce(broker.Addrs(), topic, 0, brokertest.Values("a", "b")...)
+			check(t, err)
+			check(t, brokertest.ResetOffset(broker.Addrs(), group, topic, 0, 0))
+			args := []string{
+				command, "--brokers", strings.Join(broker.Addrs(), ","), "--tls-ca", ca, "--topic", topic,
+				"--sasl", "scram-sha-512", "--user", brokertest.SecureUser, "--password-file", password,
+			}
+			switch command {
+			case "status":
+				args = append(args, "--group", group)
+			case "show":
+				args = append(args, "--partition", "0", "--offset", "0")
+			case "skip":
+				args = append(args, "--partition", "0", "--offset", "0", "--group", group, "--yes")
+			}
+			var out bytes.Buffer
+			run := func() int {
+				out.Reset()
+				env := cli.NewEnv(func(string) string { return "" }, strings.NewReader(""), &out, &out)
+				return env.Run(t.Context(), args, commands...)
+			}
+			all := rights(topic, group)
+			for i := range all { // one more each time: without one of them it is refused
+				eventually(t, "a refusal", func() bool { return run() == cli.Failed })
+				if !strings.Contains(strings.ToLower(out.String()), "authorized") {
+					t.Errorf("with %d of %d rights it says %s", i, len(all), out.String())
+				}
+				check(t, broker.Allow(all[i].resource, all[i].name, all[i].operation))
+			}
+			eventually(t, "the rights", func() bool { return run() == cli.Done })
+		})
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	const patience = 30 * time.Second
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v in vain: %s", patience, what)
+		}
+	}
+}
