@@ -59,6 +59,11 @@ type PartitionState struct {
 	CommittedLag, WorkLag int64
 
 	Oldest *RecordState // the record that holds Watermark; nil: all that was fetched is settled
+	Moved  time.Time    // when a record was settled last, or the assignment began
+	// Slow is a record whose handler has run for longer than SubscriberConfig.HandlerSlow: the one
+	// that began first; nil: there is none. SlowHandlers counts them.
+	Slow         *RecordState
+	SlowHandlers int
 
 	InFlight  int // deliveries whose handlers have not returned
 	Queued    int // records that were not delivered yet, or not by this member
@@ -75,6 +80,8 @@ type PartitionState struct {
 	CommitErr                         error    // why the last commit is not confirmed; nil: it is
 	Paused                            []string // why nothing is fetched; empty: it is
 	Held                              bool     // by Pause
+	Blocked                           bool     // MaxUncommitted holds records back
+	Undecodable                       bool     // a batch of records
 	Draining                          bool
 }
 
@@ -234,9 +241,13 @@ func (c wallClock) partition(p *consumer.ClaimState) PartitionState {
 	st.WorkLag = int64(st.Unsettled) + max(0, st.HighWatermark-st.Next)
 	st.InFlight, st.Uncommitted, st.Bytes = p.Running, p.Uncommitted, p.Bytes
 	st.LedgerBytes, st.LedgerRoom, st.Unmarked, st.CommitErr = p.Metadata, p.Room, p.Unmarked, p.CommitErr
-	st.Paused, st.Held, st.Draining = p.Paused, p.Overview.Paused, p.Draining
+	st.Undecodable = p.Undecodable
+	st.Paused, st.Held, st.Blocked, st.Draining = p.Paused, p.Overview.Paused, p.Overview.Blocked, p.Draining
 	if p.Oldest != nil {
 		st.Oldest = c.record(p.Oldest)
+	}
+	if st.Moved, st.SlowHandlers = c.at(p.Moved), p.SlowHandlers; p.Slow != nil {
+		st.Slow = c.record(p.Slow)
 	}
 	return st
 }

@@ -35,11 +35,12 @@ type Subscriber struct {
 	close   context.CancelFunc
 
 	mu            sync.Mutex
-	topics        map[string]int  // of subscriptions that have not ended
-	subscriptions []*subscription // those that run
-	done          sync.WaitGroup  // a subscription each; added to only while not closed
-	ended         chan struct{}   // closed once they have all ended; made by the first Close
-	bound         time.Time       // of Close
+	topics        map[string]int       // of subscriptions that have not ended
+	subscriptions []*subscription      // those that run
+	ends          map[string]time.Time // when subscriptions of a topic ended, and nobody had closed them
+	done          sync.WaitGroup       // a subscription each; added to only while not closed
+	ended         chan struct{}        // closed once they have all ended; made by the first Close
+	bound         time.Time            // of Close
 }
 
 var (
@@ -81,6 +82,7 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 		logger:   logger.With(watermill.LogFields{"subscriber_uuid": watermill.NewShortUUID()}),
 		upstream: upstream,
 		topics:   map[string]int{},
+		ends:     map[string]time.Time{},
 	}
 	if config.Kafka.ConsumerGroup != "" {
 		s.stateful = statefulStrategies(config.Kafka.OverwriteSaramaConfig)
@@ -157,6 +159,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	sub.running = running
 	s.mu.Lock()
 	s.subscriptions = append(s.subscriptions, sub)
+	delete(s.ends, topic)
 	s.mu.Unlock()
 	go func() {
 		defer s.end(topic, instance)
@@ -167,6 +170,9 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		}
 		deadline := time.Now().Add(s.config.DrainTimeout + consumer.CloseGrace)
 		<-running.Done()
+		if ending.Err() == nil {
+			s.lose(topic)
+		}
 		stop()
 		end()
 		if err := closeDeadLetter(letters); err != nil {
@@ -215,6 +221,13 @@ func (s *Subscriber) forget(sub *subscription) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.subscriptions = slices.DeleteFunc(s.subscriptions, func(other *subscription) bool { return other == sub })
+}
+
+// lose takes note that a subscription has ended by itself.
+func (s *Subscriber) lose(topic string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ends[topic] = time.Now()
 }
 
 // Close ends all subscriptions: nothing more is handed out, running handlers may finish

@@ -24,7 +24,38 @@ type Delivery struct {
 	claim     *Claim
 	key       []byte
 	timestamp stamp
-	settled   atomic.Bool // a verb has settled it; set after that
+	settled   atomic.Bool          // a verb has settled it; set after that
+	fate      atomic.Pointer[fate] // nil: a slot has taken it, and not described it yet
+}
+
+// fate is what becomes of a delivery: a slot hands it to the application, or somebody has it
+// rejected before that.
+type fate struct{ reject error }
+
+var handedOut = &fate{}
+
+// handOut returns why the record is rejected instead; nil: it is not, and is the application's from now on.
+func (d *Delivery) handOut() error {
+	if reason := d.Condemned(); reason != nil {
+		return reason
+	}
+	if d.fate.CompareAndSwap(nil, handedOut) {
+		return nil
+	}
+	return d.fate.Load().reject
+}
+
+// reject gives the record up: at once, if the slot is done with it, and else by the slot. It reports
+// whether the record is rejected by that.
+func (d *Delivery) reject(reason error) bool {
+	if d.fate.CompareAndSwap(nil, &fate{reject: reason}) {
+		return true
+	}
+	if d.fate.Load() != handedOut {
+		return true // somebody was faster
+	}
+	d.Task.GiveUp(reason)
+	return d.Status() == partition.Rejected
 }
 
 // Settle settles the delivery unless it is settled, see partition.Settle, and tells the Task.

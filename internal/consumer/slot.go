@@ -94,14 +94,14 @@ func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v partition.Verdic
 		c.part.Restore(&d.Delivery, read, false)
 	}
 	d.describe(copies)
-	switch {
+	switch reason := d.handOut(); {
+	case reason != nil:
+		c.part.Uncount(&d.Delivery)
+		d.Task.GiveUp(reason)
+		return v, true
 	case c.crashes.tries > 0 && d.Offset() == c.crashes.culprit && d.Attempt() == c.crashes.tries+1:
 		c.part.Uncount(&d.Delivery)
 		d.Task.GiveUp(fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries))
-		return v, true
-	case d.Condemned() != nil:
-		c.part.Uncount(&d.Delivery)
-		d.Task.GiveUp(d.Condemned())
 		return v, true
 	case c.careful.Load():
 		return c.runNamed(d, copies)

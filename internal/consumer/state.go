@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
@@ -45,7 +44,10 @@ type ClaimState struct {
 	CommitErr      error // of the last commit
 	Unmarked       int   // settled records for whose marks it had no room
 	Bytes          int64
-	Paused         []string // why nothing is fetched
+	Paused         []string        // why nothing is fetched
+	Slow           *partition.Held // the record whose handler has run for longer than Config.HandlerSlow, for longest
+	SlowHandlers   int
+	Undecodable    bool // nothing is fetched because of a batch
 	partition.Overview
 }
 
@@ -79,11 +81,14 @@ func (s *shared) assigned() []*Claim {
 func (c *Claim) state() ClaimState {
 	st := ClaimState{
 		Partition: c.partition, Since: c.began, LogEnd: c.logEnd(), Committed: -1, Bytes: c.portion.Bytes.Load(),
-		Unmarked: int(c.unmarked.Load()), Paused: c.gate.reasons(), Overview: c.part.Overview(),
+		Unmarked: int(c.unmarked.Load()), Paused: c.gate.reasons(), Undecodable: c.gate.has(undecodable), Overview: c.part.Overview(),
+	}
+	if c.cfg.HandlerSlow > 0 {
+		st.Slow, st.SlowHandlers = c.part.Slow(Now() - int64(c.cfg.HandlerSlow))
 	}
 	if c.source != nil {
-		var stored commit.Stored
-		if stored = c.source.Stored(); stored.Known {
+		stored := c.source.Stored()
+		if stored.Known {
 			st.Committed = stored.Offset
 		} else if c.from.stored {
 			st.Committed = c.from.offset

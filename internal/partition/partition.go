@@ -150,6 +150,7 @@ type Partition[R, H any] struct {
 	nready    int // records queued in lanes that no parked record holds
 	redo      []uint64
 	tries     map[uint64][]Try // of records that are not settled
+	moved     int64            // see Overview.Moved
 	condemned map[uint64]error // records that are given up at their next delivery
 	paused    bool             // nothing is handed out
 	timers    heap[redelivery]
@@ -180,6 +181,7 @@ func New[H, R any](cfg Config[R]) *Partition[R, H] {
 		lanes: map[string]*lane{}, inherited: inherited{blocks: cfg.Marks, open: cfg.Open},
 		drained: make(chan struct{}),
 	}
+	p.moved = p.clock()
 	p.inherits.Store(len(cfg.Marks)+len(cfg.Open) > 0)
 	if cfg.Held {
 		p.phase = held

@@ -74,6 +74,7 @@ type Overview struct {
 	Blocked     bool  // by MaxUncommitted
 	Paused      bool
 	Draining    bool
+	Moved       int64 // when a record was settled last, or the assignment began, by Config.Clock
 }
 
 // Unsettled returns how many records of the window are not settled.
@@ -152,7 +153,7 @@ func (p *Partition[R, H]) Overview() Overview {
 	defer p.mu.Unlock()
 	o := Overview{
 		Counts: Counts(p.counts[:states]), Watermark: p.watermark, Next: p.watermark,
-		Running: p.nrunning, Paused: p.paused, Draining: p.phase >= draining,
+		Running: p.nrunning, Paused: p.paused, Draining: p.phase >= draining, Moved: p.moved,
 	}
 	if p.chunks == nil {
 		return o

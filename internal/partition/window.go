@@ -150,6 +150,7 @@ func (p *Partition[R, H]) advance() {
 func (p *Partition[R, H]) pass(seq uint64) {
 	c := p.chunk(seq)
 	p.set(&c.entries[seq%span], settled)
+	p.moved = c.entries[seq%span].since
 	if c.settled++; c.settled == span {
 		c.first, c.last = c.entries[0].offset, c.entries[span-1].offset
 		p.free(c)

@@ -1,0 +1,75 @@
+package observe_test
+
+import (
+	"encoding/json"
+	"net/http/httptest"
+	"testing"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+)
+
+// The probes say whether a Subscriber works, and why not.
+func TestProbes(t *testing.T) {
+	t.Parallel()
+	s := testkit.NewService(t)
+	sub := testkit.NewSubscriber(t, testkit.Config(brokertest.Group(t)), s.Log)
+	want := func(when string, live, ready int, code ackpolicy.ProblemCode) {
+		t.Helper()
+		l, r := httptest.NewRecorder(), httptest.NewRecorder()
+		sub.LivezHandler().ServeHTTP(l, httptest.NewRequest("GET", "/livez", nil))
+		sub.ReadyzHandler().ServeHTTP(r, httptest.NewRequest("GET", "/readyz", nil))
+		if l.Code != live || r.Code != ready {
+			t.Errorf("%s: %d and %d, want %d and %d: %s", when, l.Code, r.Code, live, ready, r.Body)
+		}
+		var h ackpolicy.Health
+		testkit.Check(t, json.Unmarshal(r.Body.Bytes(), &h))
+		switch {
+		case code == "" && len(h.Problems) > 0, code != "" && (len(h.Problems) != 1 || h.Problems[0].Code != code):
+			t.Errorf("%s: %+v, want %q", when, h, code)
+		}
+	}
+	want("before Subscribe", 200, 503, ackpolicy.ProblemNotConsuming)
+	topic := testkit.NewTopic(t, 1)
+	s.Router.AddConsumerHandler("orders", topic, sub, s.Recorded(testkit.Succeed))
+	s.Start(t)
+	testkit.Eventually(t, "the assignment", func() bool {
+		st := sub.State()
+		return len(st.Subscriptions) == 1 && len(st.Subscriptions[0].Partitions) == 1
+	})
+	want("consuming", 200, 200, "")
+	s.Stop()
+	want("closed", 200, 503, ackpolicy.ProblemNotConsuming)
+}
+
+// A lost broker makes a Subscriber not ready, though its Router runs on, and a found one ready again.
+func TestHealthThroughAnOutage(t *testing.T) {
+	t.Parallel()
+	topic := testkit.NewTopic(t, 1)
+	var network brokertest.Network
+	cfg := testkit.Config(brokertest.Group(t))
+	network.Use(cfg.Kafka.OverwriteSaramaConfig)
+	o := observe(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+	testkit.Eventually(t, "the assignment", func() bool {
+		_, ok := o.partition(0)
+		return ok && o.sub.Health().Ready
+	})
+	network.Cut()
+	defer network.Heal()
+	var h ackpolicy.Health
+	testkit.Eventually(t, "not to be ready", func() bool {
+		h = o.sub.Health()
+		return !h.Ready
+	})
+	if !h.Live || h.Problems[0].Code != ackpolicy.ProblemKafka && h.Problems[0].Code != ackpolicy.ProblemNotConsuming || h.Problems[0].Topic != topic {
+		t.Errorf("health: %+v", h)
+	}
+	network.Heal()
+	if !testkit.Poll(func() bool { h = o.sub.Health(); return h.Ready }) {
+		t.Errorf("not ready again: %+v, %+v", h, o.sub.State())
+		for _, l := range o.Log.At("debug", "error", "info") {
+			t.Log(l)
+		}
+	}
+}

@@ -1,0 +1,357 @@
+// Package observe_test is about what somebody on call sees of a Subscriber, and can do.
+package observe_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+)
+
+// observed is a service whose Subscriber somebody looks at.
+type observed struct {
+	*testkit.Service
+	sub   *ackpolicy.Subscriber
+	topic string
+}
+
+func observe(t *testing.T, cfg ackpolicy.SubscriberConfig, topic string, h testkit.Handle, mw message.HandlerMiddleware) *observed {
+	t.Helper()
+	s := testkit.NewService(t)
+	sub := testkit.NewSubscriber(t, cfg, s.Log)
+	s.Router.AddMiddleware(mw)
+	s.Router.AddConsumerHandler("orders", topic, sub, s.Recorded(h))
+	s.Start(t)
+	return &observed{s, sub, topic}
+}
+
+// partition returns what State says of a partition; ok is false if it is not assigned.
+func (o *observed) partition(p int32) (ackpolicy.PartitionState, bool) {
+	for _, sub := range o.sub.State().Subscriptions {
+		for _, st := range sub.Partitions {
+			if st.Partition == p {
+				return st, true
+			}
+		}
+	}
+	return ackpolicy.PartitionState{}, false
+}
+
+// oldest waits until the oldest record that is not settled is in a status.
+func (o *observed) oldest(t *testing.T, status ackpolicy.RecordStatus, attempt int) ackpolicy.PartitionState {
+	t.Helper()
+	var st ackpolicy.PartitionState
+	testkit.Eventually(t, "the oldest record to be "+status.String(), func() bool {
+		st, _ = o.partition(0)
+		return st.Oldest != nil && st.Oldest.Status == status && st.Oldest.Attempt == attempt
+	})
+	return st
+}
+
+func backoff(d time.Duration) testkit.Option {
+	return func(c *ackpolicy.SubscriberConfig) {
+		c.Backoff = func(int, error) time.Duration { return d }
+	}
+}
+
+// failing fails record 0, or the first of its lane, until the channel is closed.
+func failing(err error, mended <-chan struct{}) testkit.Handle {
+	return func(_ *message.Message, d *ackpolicy.Delivery) error {
+		select {
+		case <-mended:
+			return nil
+		default:
+		}
+		if d.Offset() == 0 {
+			return err
+		}
+		return nil
+	}
+}
+
+// A record that is nacked and holds its partition is in State, with its key, its error and its next
+// delivery; so is what waits behind it. Retry has it delivered at once.
+func TestStateOfANackedRecord(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "a", "b", "a", "b")...)
+	mended, boom := make(chan struct{}), errors.New("no such customer")
+	cfg := testkit.Config(group, backoff(time.Hour), testkit.Ordering(ackpolicy.OrderByKey, 4))
+	acted := make(chan ackpolicy.ActedEvent, 1)
+	cfg.Hooks.Acted = func(e ackpolicy.ActedEvent) { acted <- e }
+	o := observe(t, cfg, topic, failing(boom, mended), ackpolicy.NackOnError.Middleware)
+	o.oldest(t, ackpolicy.RecordParked, 1)
+	var st ackpolicy.PartitionState
+	testkit.Eventually(t, "the records of the other key", func() bool {
+		st, _ = o.partition(0)
+		return st.Unsettled == 3 && st.LedgerBytes > 0
+	})
+	old := st.Oldest
+	if old.Offset != 0 || string(old.Key) != "a" || !errors.Is(old.LastErr, boom) || len(old.Tries) != 1 || time.Until(old.NextDelivery) < 50*time.Minute {
+		t.Errorf("oldest: %+v", old)
+	}
+	if st.Nacked != 1 || st.Queued != 2 || st.InFlight != 0 || st.Watermark != 0 || st.Next != 5 || st.WorkLag != 3 || st.HighWatermark != 5 {
+		t.Errorf("partition: %+v", st)
+	}
+	if st.LedgerRoom != 4096 || st.LedgerBytes > st.LedgerRoom || st.Blocked || st.Held {
+		t.Errorf("partition: %+v", st)
+	}
+	records, sections, ok := o.sub.Window(topic, 0, 10)
+	if !ok || len(records) != 3 || records[1].Offset != 1 || records[2].Offset != 3 || len(sections) != 1 || sections[0].Settled != 2 || sections[0].Queued != 2 {
+		t.Errorf("window: %+v, %+v, %v", records, sections, ok)
+	}
+	all := o.sub.State()
+	if sub := all.Subscriptions[0]; all.ConsumerGroup != group || sub.Topic != topic || sub.Handler != "orders" || !sub.Consuming || sub.MemberID == "" || sub.Generation < 1 || sub.BufferedBytes == 0 {
+		t.Errorf("state: %+v", all)
+	}
+	if h := o.sub.Health(); !h.Ready || !h.Live {
+		t.Errorf("a record that waits for its next delivery makes it sick: %+v", h)
+	}
+
+	close(mended)
+	testkit.Check(t, o.sub.Retry("alice", topic, 0, 0))
+	testkit.WaitCommitted(t, group, topic, 0, 5)
+	testkit.WantOnce(t, o.Service, "0#1", "0#2", "1#1", "2#1", "3#1", "4#1")
+	if e := testkit.Await(t, "Acted", acted); e.By != "alice" || e.Action != ackpolicy.ActionRetry || e.Topic != topic || e.Partition != 0 || e.Offset != 0 {
+		t.Errorf("acted: %+v", e)
+	}
+	testkit.Eventually(t, "nothing to be held", func() bool {
+		st, _ := o.partition(0)
+		return st.Oldest == nil && st.WorkLag == 0 && st.CommittedLag == 0 && st.Committed == 5
+	})
+}
+
+// A handler that hangs is told by every ordering, in State, Health, the log and the hook, naming
+// the same record; and the log says when it has returned.
+func TestHangingHandlerIsTold(t *testing.T) {
+	t.Parallel()
+	for name, order := range map[string]testkit.Option{
+		"by partition": testkit.Ordering(ackpolicy.OrderByPartition, 1),
+		"by key":       testkit.Ordering(ackpolicy.OrderByKey, 4),
+		"unordered":    testkit.Ordering(ackpolicy.Unordered, 4),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "b", "c", "d", "e")...)
+			cfg := testkit.Config(group, order)
+			cfg.HandlerSlow = 300 * time.Millisecond
+			slow := make(chan ackpolicy.HandlerSlowEvent, 10)
+			cfg.Hooks.HandlerSlow = func(e ackpolicy.HandlerSlowEvent) { slow <- e }
+			release := make(chan struct{})
+			o := observe(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+				if d.Offset() == 1 {
+					return testkit.Until(msg.Context(), release)
+				}
+				return nil
+			}, ackpolicy.NackOnError.Middleware)
+			e := testkit.Await(t, "HandlerSlow", slow)
+			if e.Topic != topic || e.Partition != 0 || e.Offset != 1 || string(e.Key) != "b" || e.Attempt != 1 || e.Handler != "orders" || e.For < cfg.HandlerSlow || e.Handlers != 1 {
+				t.Errorf("event: %+v", e)
+			}
+			st, _ := o.partition(0)
+			if st.Slow == nil || st.Slow.Offset != 1 || st.SlowHandlers != 1 || st.Slow.Status != ackpolicy.RecordInFlight {
+				t.Errorf("state: %+v", st)
+			}
+			h := o.sub.Health()
+			if h.Ready || !h.Live || len(h.Problems) != 1 || h.Problems[0].Code != ackpolicy.ProblemSlowHandler || h.Problems[0].Offset != 1 || h.Problems[0].Handler != "orders" {
+				t.Errorf("health: %+v", h)
+			}
+			testkit.Eventually(t, "the line", func() bool {
+				return len(testkit.Containing(o.Log.At("error"), "HandlerSlow", "handler_name=orders", "kafka_partition_offset=1 ")) == 1
+			})
+			close(release)
+			testkit.WaitCommitted(t, group, topic, 0, 5)
+			testkit.Eventually(t, "the line that it is over", func() bool {
+				return len(testkit.Containing(o.Log.At("info"), "Handlers have returned")) == 1
+			})
+			if h := o.sub.Health(); !h.Ready || len(h.Problems) > 0 {
+				t.Errorf("health afterwards: %+v", h)
+			}
+			if n := len(slow); n > 0 {
+				t.Errorf("%d more events: %+v", n, <-slow)
+			}
+		})
+	}
+}
+
+// A record that its handler left unsettled under Manual is told as pending, and Retry delivers it again.
+func TestForgottenRecord(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "b")...)
+	o := observe(t, testkit.Config(group, testkit.Ordering(ackpolicy.OrderByKey, 4)), topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
+		if d.Offset() > 0 || d.Attempt() > 1 {
+			d.Ack()
+		}
+		return nil
+	}, ackpolicy.Manual.Middleware)
+	if st := o.oldest(t, ackpolicy.RecordPending, 1); st.Pending != 1 || st.Oldest.Offset != 0 {
+		t.Errorf("state: %+v", st)
+	}
+	testkit.Check(t, o.sub.Retry("alice", topic, 0, 0))
+	testkit.WaitCommitted(t, group, topic, 0, 2)
+	testkit.WantOnce(t, o.Service, "0#1", "0#2", "1#1")
+}
+
+// What holds a partition is rejected by hand, with one letter, and the rest goes on: nothing is
+// revoked, and nothing else is delivered again.
+func TestRejectTheRecordThatHoldsAPartition(t *testing.T) {
+	t.Parallel()
+	for name, order := range map[string]testkit.Option{
+		"by partition": testkit.Ordering(ackpolicy.OrderByPartition, 1), "by key": testkit.Ordering(ackpolicy.OrderByKey, 4),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "a", "b", "a")...)
+			cfg := testkit.Config(group, order, backoff(time.Hour), testkit.DeadLetterTopic)
+			assigned := make(chan ackpolicy.AssignedEvent, 10)
+			cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { assigned <- e }
+			o := observe(t, cfg, topic, failing(testkit.ErrBoom, make(chan struct{})), ackpolicy.NackOnError.Middleware)
+			o.oldest(t, ackpolicy.RecordParked, 1)
+			testkit.Check(t, o.sub.Reject("alice", topic, 0, 0, "customer is gone"))
+			testkit.WaitCommitted(t, group, topic, 0, 4)
+			testkit.WantOnce(t, o.Service, "0#1", "1#1", "2#1", "3#1")
+			letter := testkit.Headers(testkit.Letters(t, topic+".dlq", 0, 1)[0])
+			found := false
+			for _, value := range letter {
+				found = found || strings.Contains(value, "rejected by hand, by alice: customer is gone")
+			}
+			if !found {
+				t.Errorf("no reason in the letter: %v", letter)
+			}
+			if n := len(assigned); n != 1 {
+				t.Errorf("assigned %d times", n)
+			}
+			if err := o.sub.Reject("alice", topic, 0, 0, "again"); err == nil || !strings.Contains(err.Error(), "settled") {
+				t.Errorf("rejected twice: %v", err)
+			}
+		})
+	}
+}
+
+// A record whose handler hangs is settled at once; its key goes on when the handler returns.
+func TestRejectUnderAHangingHandler(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "a", "b")...)
+	release := make(chan struct{})
+	o := observe(t, testkit.Config(group, testkit.Ordering(ackpolicy.OrderByKey, 4), testkit.DeadLetterTopic), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+		if d.Offset() == 0 {
+			return testkit.Until(msg.Context(), release)
+		}
+		return nil
+	}, ackpolicy.NackOnError.Middleware)
+	o.oldest(t, ackpolicy.RecordInFlight, 1)
+	testkit.Check(t, o.sub.Reject("alice", topic, 0, 0, "it hangs"))
+	testkit.WaitCommitted(t, group, topic, 0, 1)
+	testkit.Letters(t, topic+".dlq", 0, 1)
+	close(release)
+	testkit.WaitCommitted(t, group, topic, 0, 3)
+	testkit.WantOnce(t, o.Service, "0#1", "1#1", "2#1")
+}
+
+// A record that waits behind others is given up when its turn comes.
+func TestRejectAQueuedRecord(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "a", "a")...)
+	release := make(chan struct{})
+	o := observe(t, testkit.Config(group), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+		return testkit.Until(msg.Context(), release)
+	}, ackpolicy.NackOnError.Middleware)
+	testkit.Eventually(t, "all records", func() bool {
+		st, _ := o.partition(0)
+		return st.Unsettled == 3 && st.InFlight == 1
+	})
+	testkit.Check(t, o.sub.Reject("alice", topic, 0, 1, "not this one"))
+	if records, _, _ := o.sub.Window(topic, 0, 10); len(records) != 3 || !errors.Is(records[1].Rejected, ackpolicy.ErrByHand) {
+		t.Errorf("window: %+v", records)
+	}
+	close(release)
+	testkit.WaitCommitted(t, group, topic, 0, 3)
+	testkit.WantOnce(t, o.Service, "0#1", "2#1")
+}
+
+// Nothing is done to what is not there, and the error says why.
+func TestActingInVain(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
+	release := make(chan struct{})
+	o := observe(t, testkit.Config(group), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+		if d.Offset() == 0 {
+			return nil
+		}
+		return testkit.Until(msg.Context(), release)
+	}, ackpolicy.NackOnError.Middleware)
+	testkit.Eventually(t, "record 1", func() bool {
+		st, _ := o.partition(0)
+		return st.Watermark == 1 && st.InFlight == 1
+	})
+	for what, of := range map[string]struct {
+		err  error
+		want string
+	}{
+		"a settled record":           {o.sub.Retry("a", topic, 0, 0), "offset 0 is settled"},
+		"one that is not there yet":  {o.sub.Reject("a", topic, 0, 7, ""), "not fetched yet"},
+		"one with its handler":       {o.sub.Retry("a", topic, 0, 1), "with its handler"},
+		"another's partition":        {o.sub.Reject("a", topic, 9, 1, ""), "not assigned"},
+		"a topic without subscriber": {o.sub.Pause("a", "other"), "no subscription"},
+	} {
+		if of.err == nil || !strings.Contains(of.err.Error(), of.want) {
+			t.Errorf("%s: %v, want %q", what, of.err, of.want)
+		}
+	}
+	if !errors.Is(o.sub.Retry("a", topic, 9, 1), ackpolicy.ErrNotAssigned) {
+		t.Error("not ErrNotAssigned")
+	}
+	close(release)
+	testkit.WaitCommitted(t, group, topic, 0, 2)
+}
+
+// A paused partition hands nothing out, its sibling goes on, and Resume goes on with it: there is
+// no rebalance.
+func TestPauseAndResume(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 2)
+	cfg := testkit.Config(group)
+	revoked := make(chan ackpolicy.RevokedEvent, 10)
+	cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { revoked <- e }
+	o := observe(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+	testkit.Eventually(t, "the assignment", func() bool {
+		_, one := o.partition(0)
+		_, two := o.partition(1)
+		return one && two
+	})
+	testkit.Check(t, o.sub.Pause("alice", topic, 0))
+	testkit.Produce(t, topic, 0, testkit.Numbered(5)...)
+	testkit.Produce(t, topic, 1, testkit.Numbered(5)...)
+	testkit.WaitCommitted(t, group, topic, 1, 5)
+	st, _ := o.partition(0)
+	if !st.Held || len(st.Paused) != 1 || st.Paused[0] != "paused by hand" || st.InFlight != 0 || st.Watermark != 0 {
+		t.Errorf("paused: %+v", st)
+	}
+	if h := o.sub.Health(); !h.Ready {
+		t.Errorf("a deliberate pause makes it sick: %+v", h)
+	}
+	if n := len(o.Journal.All()); n != 5 {
+		t.Errorf("%d deliveries under a pause, want those of the other partition", n)
+	}
+	testkit.Check(t, o.sub.Resume("alice", topic, 0))
+	testkit.WaitCommitted(t, group, topic, 0, 5)
+
+	testkit.Check(t, o.sub.Pause("alice", topic))
+	testkit.Produce(t, topic, 0, testkit.Numbered(1)...)
+	if st, _ := o.partition(1); !st.Held {
+		t.Errorf("paused with its topic: %+v", st)
+	}
+	testkit.Check(t, o.sub.Resume("alice", topic))
+	testkit.WaitCommitted(t, group, topic, 0, 6)
+	if n := len(revoked); n > 0 {
+		t.Errorf("%d partitions were revoked", n)
+	}
+	if n := len(testkit.Containing(o.Log.At("info"), "Somebody acted", "by=alice")); n != 4 {
+		t.Errorf("%d lines", n)
+	}
+}
