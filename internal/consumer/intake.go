@@ -58,6 +58,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	c.portion.Enter()
 	c.reading(c, true)
 	defer c.reading(c, false)
+	c.health.works(committing, c.partition) // an earlier assignment's commits are not tried any more
 	c.pause()
 	defer c.open()()
 	c.slots.Go(c.watchdog)

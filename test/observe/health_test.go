@@ -66,10 +66,8 @@ func TestHealthThroughAnOutage(t *testing.T) {
 		t.Errorf("health: %+v", h)
 	}
 	network.Heal()
-	if !testkit.Poll(func() bool { h = o.sub.Health(); return h.Ready }) {
-		t.Errorf("not ready again: %+v, %+v", h, o.sub.State())
-		for _, l := range o.Log.At("debug", "error", "info") {
-			t.Log(l)
-		}
-	}
+	testkit.Eventually(t, "to be ready again", func() bool { return o.sub.Health().Ready })
+	testkit.Eventually(t, "the line that it is over", func() bool {
+		return len(testkit.Containing(o.Log.At("info"), "Kafka works again")) == 1
+	})
 }
