@@ -53,12 +53,12 @@ func testCell(t *testing.T, o outcome, policy ackpolicy.Policy) {
 	s.Router.AddMiddleware(o.inside...)
 	s.Router.AddHandler("handler", topic, testkit.NewSubscriber(t, cfg, s.Log), "out", out, c.handle)
 	s.Start(t)
-	s.Journal.Wait(t, len(deliveries))
+	s.Wait(t, len(deliveries))
 	s.Stop()
 
-	s.Journal.Want(t, deliveries...)
+	s.Want(t, deliveries...)
 	testkit.WantCommitted(t, group, topic, 0, stored)
-	first := s.Journal.All()[0]
+	first := s.All()[0]
 	if got := first.Status(); got != want.Status() {
 		t.Errorf("status of the first delivery: got %v, want %v", got, want.Status())
 	}
@@ -139,12 +139,12 @@ func (c *cell) handle(msg *message.Message) ([]*message.Message, error) {
 	if first {
 		c.before = d.Status()
 	}
-	c.service.Journal.Add(d)
+	c.service.Add(d)
 	if first {
 		return c.outcome.handler(c, d, msg)
 	}
 	if d.Offset() == 1 && c.late != nil {
-		c.call(c.late, c.service.Journal.All()[0])
+		c.call(c.late, c.service.All()[0])
 	}
 	if c.policy == ackpolicy.Manual {
 		d.Ack()

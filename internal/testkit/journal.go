@@ -84,7 +84,7 @@ func Name(d *ackpolicy.Delivery) string { return fmt.Sprintf("%d#%d", d.Offset()
 // WantOnce asserts which deliveries there were, in whatever order.
 func WantOnce(t *testing.T, s *Service, want ...string) {
 	t.Helper()
-	got := s.Journal.Names()
+	got := s.Names()
 	if slices.Sort(got); !slices.Equal(got, want) {
 		t.Errorf("deliveries: got %v, want %v", got, want)
 	}
@@ -94,7 +94,7 @@ func WantOnce(t *testing.T, s *Service, want ...string) {
 func SettledAll(t testing.TB, s *Service, n int) {
 	t.Helper()
 	Eventually(t, "the settlements", func() bool {
-		all := s.Journal.All()
+		all := s.All()
 		return len(all) == n && !slices.ContainsFunc(all, func(d *ackpolicy.Delivery) bool { return d.Status() == ackpolicy.Pending })
 	})
 }

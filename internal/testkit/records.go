@@ -18,15 +18,6 @@ func Sized(n, size int) []brokertest.Record {
 	return records
 }
 
-// Large makes records of a size.
-func Large(n, size int) []brokertest.Record {
-	records := make([]brokertest.Record, n)
-	for i := range records {
-		records[i].Value = make([]byte, size)
-	}
-	return records
-}
-
 // Bulky makes records of 10 kB over a few keys.
 func Bulky(records, keys int) []brokertest.Record {
 	all := make([]brokertest.Record, records)

@@ -48,7 +48,7 @@ func TestGracefulStopAfterAnOvertakenCommit(t *testing.T) {
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
 	testkit.Await(t, "the first commit", held)
-	s.Journal.Wait(t, 2)
+	s.Wait(t, 2)
 	close(second)
 	s.Stop()
 	if n := len(testkit.Containing(s.Log.At("info"), "put the stored offset back", "stored_offset=1", "kafka_partition_offset=2")); n != 1 {
@@ -62,7 +62,7 @@ func TestGracefulStopAfterAnOvertakenCommit(t *testing.T) {
 	s = testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	_, err = brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(1)...)
 	testkit.Check(t, err)
-	s.Journal.Wait(t, 1)
+	s.Wait(t, 1)
 	s.Stop()
-	s.Journal.Want(t, "2#1")
+	s.Want(t, "2#1")
 }

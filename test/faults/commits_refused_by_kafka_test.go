@@ -55,14 +55,14 @@ func TestCommitsRefusedByKafka(t *testing.T) {
 		t.Errorf("the hook was told %+v", e)
 	}
 	<-healed
-	if n := distinct(s.Journal.All()); n != 1+bound {
+	if n := distinct(s.All()); n != 1+bound {
 		t.Errorf("%d records delivered while nothing is committed, want %d", n, 1+bound)
 	}
 	testkit.WantCommitted(t, group, topic, 0, 1)
 	heal()
 	testkit.WaitCommitted(t, group, topic, 0, records)
 	s.Stop()
-	all := s.Journal.All()
+	all := s.All()
 	if n, again := distinct(all), len(all)-records; n != records || again > int(lost.Load())*bound {
 		t.Errorf("%d deliveries of %d records, %d wanted, and %d memberships lost", len(all), n, records, lost.Load())
 	}

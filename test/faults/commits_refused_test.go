@@ -41,7 +41,7 @@ func TestCommitsRefusedForLong(t *testing.T) {
 				return len(testkit.Containing(s.Log.At("error"), "Partition paused", "commits fail", topic, "offset=20", "err=kafka server")) == 1
 			})
 			<-healed
-			if n := len(s.Journal.All()); n != bound {
+			if n := len(s.All()); n != bound {
 				t.Errorf("%d records delivered while nothing is committed, want %d", n, bound)
 			}
 			if len(stuck) > 0 {
@@ -55,7 +55,7 @@ func TestCommitsRefusedForLong(t *testing.T) {
 			}
 			testkit.Check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, records, testkit.Patience))
 			s.Stop()
-			if n := len(s.Journal.All()); n != records {
+			if n := len(s.All()); n != records {
 				t.Errorf("%d deliveries of %d records", n, records)
 			}
 		})
@@ -80,10 +80,10 @@ func TestRefusedCommits(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.Manual.Middleware)
-	s.Journal.Wait(t, records)
+	s.Wait(t, records)
 	s.Stop()
 	stored, err := brokertest.Committed(broker.Addrs(), group, topic, 0)
-	if err != nil || stored != records || failed.Load() != refused || len(s.Journal.All()) != records {
-		t.Errorf("stored %d, %v; %d failures told; deliveries %v", stored, err, failed.Load(), s.Journal.Names())
+	if err != nil || stored != records || failed.Load() != refused || len(s.All()) != records {
+		t.Errorf("stored %d, %v; %d failures told; deliveries %v", stored, err, failed.Load(), s.Names())
 	}
 }

@@ -35,7 +35,7 @@ func TestReconnect(t *testing.T) {
 			cfg.Kafka.OverwriteSaramaConfig.Metadata.Retry.Max = 0 // the pauses are to be our own
 			network.Use(cfg.Kafka.OverwriteSaramaConfig)
 			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, 3)
+			s.Wait(t, 3)
 			if group != "" {
 				testkit.WaitCommitted(t, group, topic, 0, 3)
 			}
@@ -47,12 +47,12 @@ func TestReconnect(t *testing.T) {
 			}
 			network.Heal()
 			testkit.Produce(t, topic, 0, testkit.Numbered(2)...)
-			s.Journal.Wait(t, 5)
+			s.Wait(t, 5)
 			if group != "" {
 				testkit.WaitCommitted(t, group, topic, 0, 5)
 			}
 			s.Stop()
-			s.Journal.Want(t, "0#1", "1#1", "2#1", "3#1", "4#1")
+			s.Want(t, "0#1", "1#1", "2#1", "3#1", "4#1")
 		})
 	}
 }
@@ -66,7 +66,7 @@ func TestCoordinatorAwayForAMoment(t *testing.T) {
 	var revoked atomic.Bool
 	cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { revoked.Store(true) }
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 3)
+	s.Wait(t, 3)
 	refused := broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.NotCoordinator, Count: -1})
 	unknown := broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.FindCoordinator}, Err: kerr.CoordinatorNotAvailable, Count: -1})
 	testkit.Eventually(t, "some heartbeats", func() bool { return unknown.Hits() > 5 || revoked.Load() })
@@ -74,12 +74,12 @@ func TestCoordinatorAwayForAMoment(t *testing.T) {
 	unknown.Remove()
 	_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(2)...)
 	testkit.Check(t, err)
-	s.Journal.Wait(t, 5)
+	s.Wait(t, 5)
 	if revoked.Load() {
 		t.Error("the membership ended")
 	}
 	s.Stop()
-	s.Journal.Want(t, "0#1", "1#1", "2#1", "3#1", "4#1")
+	s.Want(t, "0#1", "1#1", "2#1", "3#1", "4#1")
 }
 
 // limited lets a number of connections through; those after it are accepted and closed at once, as brokers do
@@ -179,8 +179,8 @@ func TestLeaderMoves(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.Manual.Middleware)
-	s.Journal.Wait(t, records)
-	pending := s.Journal.All()
+	s.Wait(t, records)
+	pending := s.All()
 	for i, d := range pending {
 		if i%(records/10) == 0 {
 			testkit.Check(t, broker.Kfake().MoveTopicPartition(topic, 0, int32(i/(records/10)%brokers)))
@@ -189,9 +189,9 @@ func TestLeaderMoves(t *testing.T) {
 			t.Fatalf("%s is %v", testkit.Name(d), d.Status())
 		}
 	}
-	s.Journal.Wait(t, 2*records)
+	s.Wait(t, 2*records)
 	testkit.Check(t, brokertest.WaitCommitted(broker.Addrs(), cfg.Kafka.ConsumerGroup, topic, 0, records, testkit.Patience))
 	_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(1)...)
 	testkit.Check(t, err)
-	s.Journal.Wait(t, 2*records+1)
+	s.Wait(t, 2*records+1)
 }

@@ -79,18 +79,18 @@ func TestCorruptBatchStopsItsPartitionOnly(t *testing.T) {
 			seam.LookEvery(sub, 5*time.Second)
 			s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
 			s.Start(t)
-			s.Journal.Wait(t, (partitions-1)*records)
+			s.Wait(t, (partitions-1)*records)
 			if e := testkit.Await(t, "the hook", told); e.Partition != bad || e.Offset != records {
 				t.Errorf("the hook was told %+v", e)
 			}
 			write()
-			s.Journal.Wait(t, 2*(partitions-1)*records)
+			s.Wait(t, 2*(partitions-1)*records)
 			if n := len(testkit.Containing(s.Log.At("error"), "cannot be decoded", topic, "kafka_partition=0", "kafka_partition_offset=3")); n != 1 {
 				t.Errorf("%d lines name the batch", n)
 			}
 			// Gone, with what lies before it.
 			testkit.Check(t, brokertest.DeleteRecords(broker.Addrs(), topic, bad, records+1))
-			s.Journal.Wait(t, 2*(partitions-1)*records+records)
+			s.Wait(t, 2*(partitions-1)*records+records)
 			s.Stop()
 		})
 	}
@@ -124,11 +124,11 @@ func TestFlippedBitStopsItsPartitionOnly(t *testing.T) {
 	testkit.Check(t, os.WriteFile(file, segment, 0o600))
 	ofCluster(t, "start-broker", "3")
 	s := testkit.Consume(t, testkit.Config(brokertest.Group(t)), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, (partitions-1)*records)
+	s.Wait(t, (partitions-1)*records)
 	testkit.Eventually(t, "a line that names the batch", func() bool {
 		return len(testkit.Containing(s.Log.At("error"), "cannot be decoded", topic, "kafka_partition=1", "kafka_partition_offset=4")) > 0
 	})
 	testkit.Produce(t, topic, 0, testkit.Numbered(1)...)
-	s.Journal.Wait(t, (partitions-1)*records+1)
+	s.Wait(t, (partitions-1)*records+1)
 	s.Stop()
 }

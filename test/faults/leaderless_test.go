@@ -38,21 +38,21 @@ func TestLeaderlessPartition(t *testing.T) {
 	cfg := testkit.Config(brokertest.Group(t))
 	began := time.Now()
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, partitions*records*2/3)
+	s.Wait(t, partitions*records*2/3)
 	t.Logf("the partitions with a leader came after %v", time.Since(began))
 	testkit.Eventually(t, "a line that names the others", func() bool {
 		return len(testkit.Containing(s.Log.At("error"), "Cannot fetch", topic, "kafka_partitions=2: 2, 5")) > 0
 	})
-	for _, d := range s.Journal.All() {
+	for _, d := range s.All() {
 		if d.Partition()%3 == 2 {
 			t.Errorf("%s of partition %d", testkit.Name(d), d.Partition())
 		}
 	}
 	ofCluster(t, "start-broker", "3")
-	s.Journal.Wait(t, partitions*records)
+	s.Wait(t, partitions*records)
 	testkit.Eventually(t, "a line that it is over", func() bool { return len(testkit.Containing(s.Log.At("info"), "Kafka works again", topic)) > 0 })
 	s.Stop()
-	if n := len(s.Journal.All()); n != partitions*records {
+	if n := len(s.All()); n != partitions*records {
 		t.Errorf("%d deliveries of %d records", n, partitions*records)
 	}
 }

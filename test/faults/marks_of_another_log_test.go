@@ -278,7 +278,7 @@ func TestMarksOfACompactedTopic(t *testing.T) {
 			result := judge(t, l.Blocks, before, log, open, records, second.of(0))
 			t.Logf("%+v", result)
 			for _, offset := range displaced {
-				if want := fmt.Sprint("newer than ", offset); !slices.ContainsFunc(s.Journal.All(), func(d *ackpolicy.Delivery) bool {
+				if want := fmt.Sprint("newer than ", offset); !slices.ContainsFunc(s.All(), func(d *ackpolicy.Delivery) bool {
 					return log[d.Offset()] == want && d.Status() == ackpolicy.Acked
 				}) {
 					t.Errorf("%s was not delivered", want)
@@ -334,7 +334,7 @@ func TestTopicCreatedAgainUnderMarks(t *testing.T) {
 				now := slices.Concat(old, values("n", 0, more))
 				testkit.Produce(t, topic, 0, sentAll(now)...)
 				if !paused {
-					s.Journal.Wait(t, 2*records+more)
+					s.Wait(t, 2*records+more)
 					waitSettled(t, group, topic, 0, contentsOf(now).without(open))
 				}
 				close(release)
@@ -346,7 +346,7 @@ func TestTopicCreatedAgainUnderMarks(t *testing.T) {
 				now = append(now, "last")
 				testkit.Produce(t, topic, 0, sent("last"))
 				if paused { // nothing is known of the new topic
-					next.Journal.Wait(t, len(now))
+					next.Wait(t, len(now))
 				}
 				waitSettled(t, group, topic, 0, contentsOf(now).without(open))
 				next.Stop()

@@ -55,7 +55,7 @@ func TestOutageInTheLog(t *testing.T) {
 				}
 				return nil
 			}, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, 2*partitions)
+			s.Wait(t, 2*partitions)
 			lines := func() []string { return testkit.Containing(s.Log.At("error", "info"), "provider=kafka") }
 			before := len(lines())
 
@@ -88,7 +88,7 @@ func TestOutageInTheLog(t *testing.T) {
 			if !testkit.Poll(over) {
 				testkit.Eventually(t, "the end in the log", over)
 			}
-			s.Journal.Wait(t, 4*partitions)
+			s.Wait(t, 4*partitions)
 			ours := lines()[before:]
 			if len(ours) > 10 || !strings.Contains(ours[len(ours)-1], "Kafka works again") {
 				t.Errorf("%d lines, want at most 10, the last of which says that it is over", len(ours))

@@ -18,8 +18,8 @@ import (
 func TestRetentionPassesTheConsumer(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		group         bool
-		InitialOffset int64
+		group   bool
+		initial int64
 	}{
 		"group, oldest":    {true, sarama.OffsetOldest},
 		"group, newest":    {true, sarama.OffsetNewest},
@@ -31,14 +31,14 @@ func TestRetentionPassesTheConsumer(t *testing.T) {
 			const records, bound, trim = 400, 10, 390
 			topic := testkit.NewTopic(t, 1)
 			for i := 0; i < records; i += 20 { // batches that a fetch can tell apart
-				testkit.Produce(t, topic, 0, testkit.Large(20, 5_000)...)
+				testkit.Produce(t, topic, 0, testkit.Sized(20, 5_000)...)
 			}
 			group := ""
 			if c.group {
 				group = brokertest.Group(t)
 			}
-			cfg := testkit.Config(group, testkit.InitialOffset(c.InitialOffset), testkit.DrainTimeout(2*time.Second))
-			if c.group && c.InitialOffset == sarama.OffsetNewest {
+			cfg := testkit.Config(group, testkit.InitialOffset(c.initial), testkit.DrainTimeout(2*time.Second))
+			if c.group && c.initial == sarama.OffsetNewest {
 				testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), group, topic, 0, 0))
 			}
 			cfg.MaxUncommitted = bound
@@ -58,11 +58,11 @@ func TestRetentionPassesTheConsumer(t *testing.T) {
 				}
 				return nil
 			}, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, 1)
+			s.Wait(t, 1)
 			testkit.Check(t, brokertest.DeleteRecords(testkit.Shared.Addrs(), topic, 0, trim))
 			close(release)
 			start := int64(trim)
-			if c.InitialOffset == sarama.OffsetNewest {
+			if c.initial == sarama.OffsetNewest {
 				start = records
 			}
 			e := testkit.Await(t, "the hook", told)
@@ -74,7 +74,7 @@ func TestRetentionPassesTheConsumer(t *testing.T) {
 			}
 			testkit.Produce(t, topic, 0, testkit.Numbered(1)...)
 			testkit.Eventually(t, "the last record", func() bool {
-				all := s.Journal.All()
+				all := s.All()
 				return all[len(all)-1].Offset() == records
 			})
 			s.Stop()
@@ -82,7 +82,7 @@ func TestRetentionPassesTheConsumer(t *testing.T) {
 				t.Errorf("went on with %d, want %d", first.Load(), start)
 			}
 			handled := map[int64]bool{}
-			for _, d := range s.Journal.All() {
+			for _, d := range s.All() {
 				handled[d.Offset()] = true
 			}
 			for offset := range int64(records) {

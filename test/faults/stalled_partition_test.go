@@ -68,9 +68,9 @@ func TestStalledPartition(t *testing.T) {
 					t.Errorf("the hook was told %+v", e)
 				}
 			}
-			s.Journal.Wait(t, 4)
+			s.Wait(t, 4)
 			s.Stop()
-			for i, d := range s.Journal.All() {
+			for i, d := range s.All() {
 				if want := []int32{healthy, healthy, stalled, stalled}[i]; d.Partition() != want && kind == "group" {
 					t.Errorf("delivery %d is of partition %d", i, d.Partition())
 				}
@@ -101,7 +101,7 @@ func TestNothingToReadIsNoStall(t *testing.T) {
 	seam.LookEvery(sub, every)
 	s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
 	s.Start(t)
-	s.Journal.Wait(t, 3)
+	s.Wait(t, 3)
 	for range 20 {
 		select {
 		case e := <-told:
@@ -113,6 +113,6 @@ func TestNothingToReadIsNoStall(t *testing.T) {
 	}
 	testkit.Check(t, open.AbortTxn())
 	testkit.Produce(t, topic, 0, testkit.Numbered(1)...)
-	s.Journal.Wait(t, 4)
+	s.Wait(t, 4)
 	s.Stop()
 }

@@ -124,6 +124,6 @@ func TestStrategyPanics(t *testing.T) {
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(1)...)
 	s := testkit.Consume(t, testkit.Config(brokertest.Group(t), testkit.BalanceStrategy(&panickingStrategy{ownStrategy: ownStrategy{sarama.NewBalanceStrategySticky()}})), topic,
 		func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 1)
+	s.Wait(t, 1)
 	testkit.Eventually(t, "a line that says so", func() bool { return len(testkit.Containing(s.Log.At("error"), "panicked: no plan")) > 0 })
 }

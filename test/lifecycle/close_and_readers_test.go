@@ -70,11 +70,11 @@ func TestRouterClosesInTime(t *testing.T) {
 		<-msg.Context().Done()
 		return context.Cause(msg.Context())
 	}, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 1)
+	s.Wait(t, 1)
 	wantClosed(t, func() {
 		testkit.Check(t, s.Router.Close())
 		<-s.Ended
 	}, drain)
-	s.Journal.Want(t, "0#1")
+	s.Want(t, "0#1")
 	testkit.WantCommitted(t, group, topic, 0, 0)
 }

@@ -37,7 +37,7 @@ func TestCloseInsideJoinGroup(t *testing.T) {
 			}, ackpolicy.NackOnError.Middleware)
 			free := sync.OnceFunc(func() { close(slow.free) })
 			defer free()
-			d := first.Journal.Wait(t, 1)
+			d := first.Wait(t, 1)
 			sub := testkit.NewSubscriber(t, testkit.Config(group, change, testkit.DrainTimeout(5*time.Second)), first.Log)
 			out, err := sub.Subscribe(context.Background(), topic)
 			testkit.Check(t, err)
@@ -162,7 +162,7 @@ func TestCloseInsideJoinGroupAsAStaticMember(t *testing.T) {
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
 	defer close(slow.free)
-	d := first.Journal.Wait(t, 1)
+	d := first.Wait(t, 1)
 	static := testkit.Config(group, testkit.DrainTimeout(5*time.Second))
 	static.Kafka.OverwriteSaramaConfig.Consumer.Group.InstanceId = "static"
 	sub := testkit.NewSubscriber(t, static, first.Log)
@@ -203,7 +203,7 @@ func closeAmidRejoins(t *testing.T, rounds int) {
 		return testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 	}
 	first := member()
-	first.Journal.Wait(t, 5*partitions)
+	first.Wait(t, 5*partitions)
 
 	// A member's join bumps the generation, and the next one's makes the broker refuse the first one's SyncGroup, so that
 	// it waits for Rebalance.Retry.Backoff before it tries again: 2 s.

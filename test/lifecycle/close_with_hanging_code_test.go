@@ -146,7 +146,7 @@ func TestCloseLeavesWhatHangs(t *testing.T) {
 				defer close(s.free)
 				testkit.Await(t, "the call that hangs", s.met)
 				if test.stored > 0 {
-					service.Journal.Wait(t, int(test.stored)) // hooks hold nothing up
+					service.Wait(t, int(test.stored)) // hooks hold nothing up
 				}
 				wantClosed(t, service.Stop, drain)
 				testkit.WantCommitted(t, group, topic, 0, max(test.stored, 1))

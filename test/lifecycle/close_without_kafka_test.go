@@ -37,7 +37,7 @@ func TestCloseWithoutABroker(t *testing.T) {
 			assigned := make(chan ackpolicy.AssignedEvent, 2)
 			cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { assigned <- e }
 			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, 5)
+			s.Wait(t, 5)
 			for range 2 {
 				testkit.Await(t, "a partition", assigned)
 			}
@@ -75,7 +75,7 @@ func TestCloseCommitsForAsLongAsItMay(t *testing.T) {
 	var released ackpolicy.RevokedEvent
 	cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released = e }
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 5)
+	s.Wait(t, 5)
 	fault := testkit.RefuseCommits(broker, refused)
 	s.Stop()
 	stored, err := brokertest.Committed(broker.Addrs(), group, topic, 0)
@@ -94,7 +94,7 @@ func TestCloseBeforeTheStartIsStored(t *testing.T) {
 		func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 	testkit.Eventually(t, "a refused commit", func() bool { return refused.Hits() > 0 })
 	wantClosed(t, s.Stop, 200*time.Millisecond)
-	s.Journal.Want(t) // nothing was handed out: the next owner might start behind it
+	s.Want(t) // nothing was handed out: the next owner might start behind it
 }
 
 // wantClosed asserts that a Close ends within its bound. One that does not end at all fails the test, too.
@@ -202,10 +202,10 @@ func TestCloseWithASilentLeader(t *testing.T) {
 			seam.LookEvery(sub, 500*time.Millisecond)
 			s.Router.AddConsumerHandler("handler", l.topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
 			s.Start(t)
-			s.Journal.Wait(t, 3)
+			s.Wait(t, 3)
 			l.silence(t)
 			end(t, l, s)
-			s.Journal.Want(t, "0#1", "1#1", "2#1")
+			s.Want(t, "0#1", "1#1", "2#1")
 		})
 		t.Run("re-read, "+how, func(t *testing.T) {
 			t.Parallel()
@@ -216,7 +216,7 @@ func TestCloseWithASilentLeader(t *testing.T) {
 			s := testkit.Consume(t, cfg, l.topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
 				return ackpolicy.NackAfter(4 * time.Second) // and so those behind it wait, and are pushed out
 			}, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, keys)
+			s.Wait(t, keys)
 			l.silence(t)
 			end(t, l, s)
 		})
@@ -231,7 +231,7 @@ func TestCloseAfterTheTopicWasDeleted(t *testing.T) {
 	cfg := testkit.Config(brokertest.Group(t), at, testkit.DrainTimeout(300*time.Millisecond))
 	cfg.CommitInterval = time.Hour // the last commit is all there is
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 3)
+	s.Wait(t, 3)
 	fault := broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.UnknownTopicOrPartition, Count: -1})
 	began := time.Now()
 	wantClosed(t, s.Stop, 300*time.Millisecond)
@@ -259,12 +259,12 @@ func TestCloseWithoutItsTopic(t *testing.T) {
 				cfg.CommitInterval = time.Hour
 				nothing := func(*message.Message, *ackpolicy.Delivery) error { return nil }
 				s := testkit.Consume(t, cfg, topic, nothing, ackpolicy.NackOnError.Middleware)
-				s.Journal.Wait(t, 3)
+				s.Wait(t, 3)
 				testkit.Admin(t, testkit.Shared, func(a sarama.ClusterAdmin) error { return a.DeleteTopic(topic) })
 				began := time.Now()
 				if how == "revoked" {
 					other := testkit.Consume(t, testkit.Config(cfg.Kafka.ConsumerGroup, change), testkit.NewTopic(t, 1, testkit.Numbered(1)...), nothing, ackpolicy.NackOnError.Middleware)
-					other.Journal.Wait(t, 1) // of another topic, but the same group
+					other.Wait(t, 1) // of another topic, but the same group
 					other.Stop()
 				}
 				wantClosed(t, s.Stop, drain)

@@ -32,7 +32,7 @@ func TestDrainEnds(t *testing.T) {
 			verdicts <- d.Ack()
 			return nil
 		}, ackpolicy.NackOnError.Middleware)
-	d := s.Journal.Wait(t, 1)
+	d := s.Wait(t, 1)
 	select {
 	case <-d.Draining():
 		t.Error("drains before the stop")
@@ -42,7 +42,7 @@ func TestDrainEnds(t *testing.T) {
 	if testkit.Await(t, "the handler", verdicts) || d.Status() != ackpolicy.Revoked {
 		t.Errorf("settled after the end: %v", d.Status())
 	}
-	s.Journal.Want(t, "0#1")
+	s.Want(t, "0#1")
 	testkit.WantCommitted(t, group, topic, 0, 0)
 }
 
@@ -66,9 +66,9 @@ func TestDrainLetsHandlersFinish(t *testing.T) {
 				}
 				return err
 			}, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, 1)
+			s.Wait(t, 1)
 			s.Stop()
-			s.Journal.Want(t, "0#1")
+			s.Want(t, "0#1")
 			testkit.WantCommitted(t, group, topic, 0, 1)
 		})
 	}
@@ -105,7 +105,7 @@ func TestDrainWaitsForABatch(t *testing.T) {
 		})
 		return nil
 	}, ackpolicy.Manual.Middleware)
-	s.Journal.Wait(t, records)
+	s.Wait(t, records)
 	s.Stop()
 	testkit.Await(t, "the flush", flushed)
 	testkit.WantCommitted(t, group, topic, 0, records)
@@ -149,8 +149,8 @@ func TestWaysToStop(t *testing.T) {
 			testkit.Await(t, "the last record", last)
 			stop(s, h, cancel)
 			testkit.Await(t, "the end of Run", s.Ended)
-			if len(s.Journal.All()) != records {
-				t.Errorf("deliveries: %v", s.Journal.Names())
+			if len(s.All()) != records {
+				t.Errorf("deliveries: %v", s.Names())
 			}
 		})
 	}

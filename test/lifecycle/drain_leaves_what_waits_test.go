@@ -37,9 +37,9 @@ func TestWaitingForACommitKeepsTheOrder(t *testing.T) {
 						defer running.Add(-1)
 						return d.AckSync(msg.Context())
 					}, mw)
-				s.Journal.Wait(t, 3)
+				s.Wait(t, 3)
 				s.Stop()
-				s.Journal.Want(t, "0#1", "1#1", "2#1")
+				s.Want(t, "0#1", "1#1", "2#1")
 			})
 		}
 	}
@@ -77,7 +77,7 @@ func TestDrainHandsNothingOut(t *testing.T) {
 				func(*message.Message, *ackpolicy.Delivery) error { return nil }, mw)
 			testkit.WaitCommitted(t, group, topic, 0, 3)
 			s.Stop()
-			s.Journal.Want(t, "1#1")
+			s.Want(t, "1#1")
 		})
 	}
 }
@@ -106,17 +106,17 @@ func TestDrainDoesNotWaitForNackedRecords(t *testing.T) {
 			}
 			s := testkit.Consume(t, cfg, topic, handler, ackpolicy.NackOnError.Middleware)
 			testkit.Await(t, "the last record", others)
-			testkit.Eventually(t, "the nack", func() bool { return s.Journal.Find(0, 1) != nil && s.Journal.Find(0, 1).Status() == ackpolicy.Nacked })
+			testkit.Eventually(t, "the nack", func() bool { return s.Find(0, 1) != nil && s.Find(0, 1).Status() == ackpolicy.Nacked })
 			began := time.Now()
 			s.Stop()
 			t.Logf("stopped in %v", time.Since(began))
 			testkit.WantCommitted(t, group, topic, 0, 0)
-			names := s.Journal.Names()
+			names := s.Names()
 			cfg.Hooks.Settled = nil
 			s = testkit.Consume(t, cfg, topic, handler, ackpolicy.NackOnError.Middleware)
 			testkit.WaitCommitted(t, group, topic, 0, 4)
 			s.Stop()
-			names = append(names, s.Journal.Names()...)
+			names = append(names, s.Names()...)
 			slices.Sort(names)
 			if want := []string{"0#1", "0#2", "0#3", "1#1", "2#1", "3#1"}; !slices.Equal(names, want) {
 				t.Errorf("deliveries %v, want %v", names, want)
@@ -136,7 +136,7 @@ func TestDrainLeavesPoison(t *testing.T) {
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
 	testkit.Eventually(t, "an acked record", func() bool {
-		return slices.ContainsFunc(s.Journal.All(), func(d *ackpolicy.Delivery) bool { return d.Status() == ackpolicy.Acked })
+		return slices.ContainsFunc(s.All(), func(d *ackpolicy.Delivery) bool { return d.Status() == ackpolicy.Acked })
 	})
 	began := time.Now()
 	s.Stop()
@@ -156,7 +156,7 @@ func TestDrainDoesNotWaitForTheForgotten(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.Manual.Middleware)
-	s.Journal.Wait(t, 2)
+	s.Wait(t, 2)
 	started := time.Now()
 	s.Stop()
 	if took := time.Since(started); took > 5*time.Second {

@@ -64,7 +64,7 @@ func TestReleasedNamesWhatWasLeft(t *testing.T) {
 			router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(_ *message.Message, d *ackpolicy.Delivery) error { return test.handle(trap, d) }))
 			s.Start(t)
 			defer close(trap.free)
-			s.Journal.Wait(t, 1)
+			s.Wait(t, 1)
 			if test.event.Letters > 0 {
 				testkit.Eventually(t, "a letter", func() bool { return dead.Tried.Load() > 0 })
 			}

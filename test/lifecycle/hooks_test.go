@@ -48,14 +48,14 @@ func TestCloseFromAHook(t *testing.T) {
 			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 			s.Router.AddConsumerHandler("handler", topic, subscriber, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
 			s.Start(t)
-			s.Journal.Wait(t, 1)
+			s.Wait(t, 1)
 			sub.Store(subscriber)
 			if name == "Revoked" {
 				go s.Stop()
 			}
 			testkit.Check(t, testkit.Await(t, "Close, called from the hook", returned))
 			s.Stop()
-			testkit.WantCommitted(t, group, topic, 0, int64(len(s.Journal.All())))
+			testkit.WantCommitted(t, group, topic, 0, int64(len(s.All())))
 		})
 	}
 }
@@ -111,7 +111,7 @@ func TestHooksInOrder(t *testing.T) {
 	}
 	cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { told = append(told, "revoked") }
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, records)
+	s.Wait(t, records)
 	s.Stop()
 	if !slices.Equal(told, []string{"assigned", "revoked"}) || next != records {
 		t.Errorf("%v, %d settled", told, next)
@@ -128,7 +128,7 @@ func TestHookSettles(t *testing.T) {
 	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
 		<-ready
 		if e.Offset == 1 {
-			s.Journal.All()[0].Reject(errors.New("record 1 says so"))
+			s.All()[0].Reject(errors.New("record 1 says so"))
 		}
 	}
 	s = testkit.Consume(t, cfg, topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
@@ -140,7 +140,7 @@ func TestHookSettles(t *testing.T) {
 	close(ready)
 	testkit.WaitCommitted(t, group, topic, 0, 2)
 	s.Stop()
-	if status := s.Journal.All()[0].Status(); status != ackpolicy.Rejected {
+	if status := s.All()[0].Status(); status != ackpolicy.Rejected {
 		t.Errorf("status: %v", status)
 	}
 }
@@ -156,7 +156,7 @@ func TestSlowCommitHook(t *testing.T) {
 	s := testkit.Consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
 		return d.AckSync(msg.Context())
 	}, ackpolicy.Manual.Middleware)
-	s.Journal.Wait(t, 2*records)
+	s.Wait(t, 2*records)
 	close(release)
 	s.Stop()
 }

@@ -60,7 +60,7 @@ func TestSettledBehindANackDoesNotComeAgain(t *testing.T) {
 					testkit.SettledAll(t, s, 10)
 				}
 				s.Stop()
-				for _, d := range s.Journal.All() {
+				for _, d := range s.All() {
 					if d.Offset() < records {
 						t.Errorf("round %d: %s came again", round, testkit.Name(d))
 					}
@@ -77,9 +77,9 @@ func TestSettledInAnyOrderDoesNotComeAgain(t *testing.T) {
 	const records = 300
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(records)...)
 	s := testkit.Consume(t, testkit.Config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Manual.Middleware)
-	s.Journal.Wait(t, records)
+	s.Wait(t, records)
 	var open []string
-	for _, d := range slices.Backward(s.Journal.All()) {
+	for _, d := range slices.Backward(s.All()) {
 		if d.Offset()%7 == 0 {
 			open = append(open, fmt.Sprintf("%d#2", d.Offset()))
 		} else if !d.Ack() {
@@ -91,7 +91,7 @@ func TestSettledInAnyOrderDoesNotComeAgain(t *testing.T) {
 	s = testkit.Consume(t, testkit.Config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 	testkit.WaitCommitted(t, group, topic, 0, records)
 	s.Stop()
-	s.Journal.Want(t, open...)
+	s.Want(t, open...)
 }
 
 // Who waits for a commit waits for no older record.
@@ -128,7 +128,7 @@ func TestWaitsForNoOlderRecord(t *testing.T) {
 			position := testkit.StoredPosition(t, group, topic)
 			l, err := stored.Decode(stored.Place{Topic: topic, Offset: position.Offset}, position.Metadata)
 			testkit.Check(t, err)
-			for _, d := range s.Journal.All() {
+			for _, d := range s.All() {
 				if _, marked := stored.Marked(l.Blocks, d.Offset()); !marked && d.Offset() >= position.Offset && d.Status() == ackpolicy.Acked {
 					t.Errorf("%s waited for its commit, and is not in it: %d, %+v", testkit.Name(d), position.Offset, l.Blocks)
 				}
@@ -143,7 +143,7 @@ func TestMarksOfAnotherLog(t *testing.T) {
 	t.Parallel()
 	const records = 100
 	for log, c := range map[string]struct {
-		Option func(l *stored.Ledger)
+		change func(l *stored.Ledger)
 		again  int // of the marked ones
 		told   string
 	}{
@@ -180,16 +180,16 @@ func TestMarksOfAnotherLog(t *testing.T) {
 			if len(l.Blocks) == 0 {
 				t.Fatalf("stored: %+v", l)
 			}
-			c.Option(l)
+			c.change(l)
 			position.Metadata, _ = stored.Encode(place, l, stored.DefaultRoom)
 			testkit.StorePosition(t, group, topic, position)
 
 			s = testkit.Consume(t, testkit.Config(group, order), topic, nackFor(0, time.Hour), ackpolicy.NackOnError.Middleware)
 			testkit.Produce(t, topic, 0, testkit.OwnKeys(records, 1)...)
-			testkit.Eventually(t, "the record that was not there before", func() bool { return s.Journal.Find(records, 1) != nil })
+			testkit.Eventually(t, "the record that was not there before", func() bool { return s.Find(records, 1) != nil })
 			s.Stop()
 			again := 0
-			for _, d := range s.Journal.All() {
+			for _, d := range s.All() {
 				if d.Offset() > 0 && d.Offset() < records {
 					again++
 				}
@@ -287,12 +287,12 @@ func TestMarksWithoutRoom(t *testing.T) {
 	_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.OwnKeys(records, 1)...)
 	testkit.Check(t, err)
 	testkit.Eventually(t, "the last record", func() bool {
-		d := s.Journal.Find(records, 1)
+		d := s.Find(records, 1)
 		return d != nil && d.Status() == ackpolicy.Acked
 	})
 	s.Stop()
 	again := 0
-	for _, d := range s.Journal.All() {
+	for _, d := range s.All() {
 		if d.Offset() < records && d.Status() == ackpolicy.Acked {
 			again++
 		}
@@ -316,7 +316,7 @@ func TestMarksOfDeletedRecords(t *testing.T) {
 	testkit.Produce(t, topic, 0, testkit.OwnKeys(records, 1)...)
 	testkit.WaitCommitted(t, group, topic, 0, records+1)
 	s.Stop()
-	for _, d := range s.Journal.All() {
+	for _, d := range s.All() {
 		if d.Offset() < 100 {
 			t.Errorf("%s was deleted", testkit.Name(d))
 		}

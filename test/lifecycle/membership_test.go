@@ -55,7 +55,7 @@ func TestWaitForTheGroupIsTold(t *testing.T) {
 	slow := testkit.Consume(t, testkit.Config(group, eager), topic, func(msg *message.Message, _ *ackpolicy.Delivery) error {
 		return testkit.Until(msg.Context(), release)
 	}, ackpolicy.NackOnError.Middleware)
-	slow.Journal.Wait(t, 1)
+	slow.Wait(t, 1)
 	second := testkit.Consume(t, testkit.Config(group, eager), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
 		ackpolicy.NackOnError.Middleware)
 	told := func(words ...string) func() bool {
@@ -86,18 +86,18 @@ func TestCooperativeRebalanceStopsNobodyElse(t *testing.T) {
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
 	testkit.StartProducer(t, topic, 2, 100, 1)
-	first.Journal.Wait(t, 1)
+	first.Wait(t, 1)
 	nothing := func(*message.Message, *ackpolicy.Delivery) error { return nil }
 	network := &brokertest.Network{}
 	cfg := testkit.Config(group, cooperative, testkit.DrainTimeout(time.Second))
 	network.Use(cfg.Kafka.OverwriteSaramaConfig)
 	silent := testkit.Consume(t, cfg, topic, nothing, ackpolicy.NackOnError.Middleware)
-	silent.Journal.Wait(t, 1)
+	silent.Wait(t, 1)
 
 	network.Delay(time.Hour)
 	began := time.Now()
 	third := testkit.Consume(t, testkit.Config(group, cooperative), topic, nothing, ackpolicy.NackOnError.Middleware)
-	third.Journal.Wait(t, 1) // the silent one is out of the group
+	third.Wait(t, 1) // the silent one is out of the group
 	waited := time.Since(began)
 	network.Heal()
 

@@ -24,11 +24,11 @@ func TestLateSettlementAfterRevocation(t *testing.T) {
 			group, topic := brokertest.Group(t), testkit.FilledTopic(t, partitions, records)
 			nothing := func(*message.Message, *ackpolicy.Delivery) error { return nil }
 			old := testkit.Consume(t, testkit.Config(group, rebalance), topic, nothing, ackpolicy.Manual.Middleware)
-			old.Journal.Wait(t, partitions*records) // all pending
-			pending := old.Journal.All()
+			old.Wait(t, partitions*records) // all pending
+			pending := old.All()
 
 			successor := testkit.Consume(t, testkit.Config(group, rebalance), topic, nothing, ackpolicy.Ack.Middleware)
-			moved := successor.Journal.Wait(t, records).Partition()
+			moved := successor.Wait(t, records).Partition()
 			testkit.WaitCommitted(t, group, topic, moved, records)
 			for _, d := range pending {
 				if d.Partition() != moved {
@@ -45,7 +45,7 @@ func TestLateSettlementAfterRevocation(t *testing.T) {
 			// What stayed, or came back, is settled: its commit leaves the other one alone.
 			kept := 1 - moved
 			testkit.Eventually(t, "the offset of the partition that stayed", func() bool {
-				for _, d := range old.Journal.All() {
+				for _, d := range old.All() {
 					if d.Partition() == kept {
 						d.Ack()
 					}
@@ -58,8 +58,8 @@ func TestLateSettlementAfterRevocation(t *testing.T) {
 			successor.Stop()
 			testkit.WantCommitted(t, group, topic, moved, records)
 			testkit.WantCommitted(t, group, topic, kept, records)
-			if n := len(successor.Journal.All()); n != records {
-				t.Errorf("the successor had %d deliveries: %v", n, successor.Journal.Names())
+			if n := len(successor.All()); n != records {
+				t.Errorf("the successor had %d deliveries: %v", n, successor.Names())
 			}
 		})
 	}
@@ -77,21 +77,21 @@ func TestRevocationDrains(t *testing.T) {
 			old := testkit.Consume(t, testkit.Config(group, rebalance), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
 				return testkit.Until(msg.Context(), d.Draining())
 			}, ackpolicy.NackOnError.Middleware)
-			old.Journal.Wait(t, partitions)
+			old.Wait(t, partitions)
 			successor := testkit.Consume(t, testkit.Config(group, rebalance), topic,
 				func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 			testkit.AwaitGroupOfTwo(t, testkit.Shared, group)
 			for p := range int32(partitions) {
 				testkit.Produce(t, topic, p, testkit.Numbered(2)[1:]...)
 			}
-			successor.Journal.Wait(t, 1)
+			successor.Wait(t, 1)
 			old.Stop()
 			for p := range int32(partitions) {
 				testkit.WaitCommitted(t, group, topic, p, 2)
 			}
 			successor.Stop()
 			seen := map[string]int{}
-			for _, d := range append(old.Journal.All(), successor.Journal.All()...) {
+			for _, d := range append(old.All(), successor.All()...) {
 				seen[fmt.Sprintf("%d/%d", d.Partition(), d.Offset())]++
 			}
 			for record, n := range seen {
@@ -117,13 +117,13 @@ func TestRevocationCancelsWithItsCause(t *testing.T) {
 				causes <- context.Cause(msg.Context())
 				return msg.Context().Err()
 			}, ackpolicy.NackOnError.Middleware)
-			old.Journal.Wait(t, partitions)
+			old.Wait(t, partitions)
 			successor := testkit.Consume(t, testkit.Config(group, rebalance), topic,
 				func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 			if cause := testkit.Await(t, "the end of a context", causes); !errors.Is(cause, ackpolicy.ErrRevoked) {
 				t.Errorf("cause: %v", cause)
 			}
-			d := successor.Journal.Wait(t, 1)
+			d := successor.Wait(t, 1)
 			testkit.WaitCommitted(t, group, topic, d.Partition(), 1)
 			old.Stop()
 			successor.Stop()
@@ -143,7 +143,7 @@ func TestRevocationKeepsDrainTimeout(t *testing.T) {
 		<-release // whatever its context says
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
-	d := s.Journal.Wait(t, 2)
+	d := s.Wait(t, 2)
 	other := testkit.NewSubscriber(t, cfg, testkit.NewLog(t))
 	out, err := other.Subscribe(context.Background(), topic)
 	testkit.Check(t, err)
@@ -181,15 +181,15 @@ func TestRevocationLeavesWhatHangs(t *testing.T) {
 			}
 			first := testkit.Consume(t, cfg, topic, reject, ackpolicy.NackOnError.Middleware)
 			defer close(trap.free)
-			first.Journal.Wait(t, 6)
+			first.Wait(t, 6)
 			other := testkit.Config(group, change)
 			began := time.Now()
 			second := testkit.Consume(t, other, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-			second.Journal.Wait(t, 1)
+			second.Wait(t, 1)
 			if took := time.Since(began); took > 10*time.Second {
 				t.Errorf("the other member had to wait %v", took)
 			}
-			if o := second.Journal.All()[0].Offset(); o != 1 {
+			if o := second.All()[0].Offset(); o != 1 {
 				t.Errorf("the other member begins at %d, want 1", o)
 			}
 			second.Stop()

@@ -122,7 +122,7 @@ func TestPausedPartitionIsNotFetched(t *testing.T) {
 	broker := brokertest.NewFake(t)
 	topic, at := testkit.FakeTopicOf(t, broker, 1)
 	for i := 0; i < records; i += 20 { // batches that a fetch can tell apart
-		_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Large(20, 5_000)...)
+		_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Sized(20, 5_000)...)
 		testkit.Check(t, err)
 	}
 	var asked atomic.Int64 // the highest offset

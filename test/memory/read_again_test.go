@@ -42,7 +42,7 @@ func TestWaitingRecordsAreReadAgain(t *testing.T) {
 		last[key] = d.Offset()
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, records+keys)
+	s.Wait(t, records+keys)
 	s.Stop()
 	if parked != keys {
 		t.Errorf("%d records were nacked, want %d", parked, keys)
@@ -70,7 +70,7 @@ func TestWaitingRecordIsGone(t *testing.T) {
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
 	testkit.Produce(t, topic, 0, brokertest.KeyValue("another", "the last"))
-	s.Journal.Wait(t, keys+1) // all are fetched
+	s.Wait(t, keys+1) // all are fetched
 	testkit.Check(t, brokertest.DeleteRecords(cfg.Kafka.Brokers, topic, 0, records))
 	e := testkit.Await(t, "a record that is gone", gone)
 	if e.Status != ackpolicy.Rejected {
@@ -99,8 +99,8 @@ func TestPendingRecordsArePushedOut(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.Manual.Middleware)
-	s.Journal.Wait(t, records) // ten times what may be in memory
-	for _, d := range s.Journal.All()[:records] {
+	s.Wait(t, records) // ten times what may be in memory
+	for _, d := range s.All()[:records] {
 		if want := fmt.Sprint("key-", d.Offset()%keys); string(d.Key()) != want || d.Timestamp().IsZero() {
 			t.Errorf("offset %d: key %q, want %q; timestamp %v", d.Offset(), d.Key(), want, d.Timestamp())
 		}
@@ -115,10 +115,10 @@ func TestPendingRecordsArePushedOut(t *testing.T) {
 			t.Errorf("offset %d: %v", d.Offset(), d.Status())
 		}
 	}
-	s.Journal.Wait(t, records+1)
+	s.Wait(t, records+1)
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records)
 	s.Stop()
-	if last := s.Journal.All()[records]; testkit.Name(last) != "3#2" {
+	if last := s.All()[records]; testkit.Name(last) != "3#2" {
 		t.Errorf("delivered again: %s", testkit.Name(last))
 	}
 	letter := testkit.Letters(t, topic+".dlq", 0, 1)[0]

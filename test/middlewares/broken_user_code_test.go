@@ -80,7 +80,7 @@ func TestBrokenUserCode(t *testing.T) {
 	for name, c := range map[string]struct {
 		mw     ackpolicy.Middleware
 		err    error // of the first attempt of record 0
-		Option testkit.Option
+		change testkit.Option
 		want   []string
 		told   []string // in one line; nil: nothing
 	}{
@@ -102,44 +102,44 @@ func TestBrokenUserCode(t *testing.T) {
 		},
 		"a reason whose Error panics, and a letter": {
 			mw: nackOnError, err: ackpolicy.RejectWith(&brokenError{in: "Error"}), want: []string{"0#1", "1#1"},
-			Option: func(cfg *ackpolicy.SubscriberConfig) {
+			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.DeadLetter = ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}}
 			},
 			told: []string{"Record rejected", "bug in Error", "offset=0"},
 		},
 		"Backoff panics": {
 			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Backoff", "bug", "offset=0"},
-			Option: func(cfg *ackpolicy.SubscriberConfig) {
+			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Backoff = func(int, error) time.Duration { panic("bug") }
 			},
 		},
 		"Backoff ends the goroutine": {
 			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Backoff", "Goexit", "offset=0"},
-			Option: func(cfg *ackpolicy.SubscriberConfig) {
+			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Backoff = func(int, error) time.Duration { runtime.Goexit(); return 0 }
 			},
 		},
 		"Settled panics": {
 			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Hooks.Settled", "bug", "Offset:0"},
-			Option: func(cfg *ackpolicy.SubscriberConfig) {
+			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Hooks.Settled = func(ackpolicy.SettledEvent) { panic("bug") }
 			},
 		},
 		"Settled ends the goroutine": {
 			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Hooks.Settled", "Goexit", "Offset:0"},
-			Option: func(cfg *ackpolicy.SubscriberConfig) {
+			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Hooks.Settled = func(ackpolicy.SettledEvent) { runtime.Goexit() }
 			},
 		},
 		"Assigned panics": {
 			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Hooks.Assigned", "bug", "Partition:0"},
-			Option: func(cfg *ackpolicy.SubscriberConfig) {
+			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Hooks.Assigned = func(ackpolicy.AssignedEvent) { panic("bug") }
 			},
 		},
 		"Committed and Revoked panic": {
 			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Hooks.Revoked", "bug", "Partition:0"},
-			Option: func(cfg *ackpolicy.SubscriberConfig) {
+			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Hooks.Committed = func(ackpolicy.CommittedEvent) { panic("bug") }
 				cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { panic("bug") }
 			},
@@ -149,24 +149,24 @@ func TestBrokenUserCode(t *testing.T) {
 			err:  testkit.ErrBoom,
 			told: nil,
 		},
-		"Unmarshal panics": {mw: nackOnError, Option: unmarshal(bug), want: []string{"0#2", "1#1"}, told: []string{"unmarshaler panicked", "bug", "offset=0"}},
+		"Unmarshal panics": {mw: nackOnError, change: unmarshal(bug), want: []string{"0#2", "1#1"}, told: []string{"unmarshaler panicked", "bug", "offset=0"}},
 		"Unmarshal ends the goroutine": {
-			mw: nackOnError, Option: unmarshal(runtime.Goexit), want: []string{"0#2", "1#1"}, told: []string{"Unmarshal", "Goexit", "offset=0"},
+			mw: nackOnError, change: unmarshal(runtime.Goexit), want: []string{"0#2", "1#1"}, told: []string{"Unmarshal", "Goexit", "offset=0"},
 		},
 		"an interceptor panics": {
-			mw: nackOnError, Option: intercept(bug), want: []string{"0#1", "1#1"}, told: []string{"Interceptor", "bug", "offset=0"},
+			mw: nackOnError, change: intercept(bug), want: []string{"0#1", "1#1"}, told: []string{"Interceptor", "bug", "offset=0"},
 			err: ackpolicy.ErrAck,
 		},
 		"an interceptor ends the goroutine": {
-			mw: nackOnError, Option: intercept(runtime.Goexit), want: []string{"0#2", "1#1"}, told: []string{"Interceptor", "Goexit", "offset=0"},
+			mw: nackOnError, change: intercept(runtime.Goexit), want: []string{"0#2", "1#1"}, told: []string{"Interceptor", "Goexit", "offset=0"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
 			cfg := testkit.Config(group)
-			if c.Option != nil {
-				c.Option(&cfg)
+			if c.change != nil {
+				c.change(&cfg)
 			}
 			s := testkit.Consume(t, cfg, topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
 				if d.Offset() == 0 && d.Attempt() == 1 {
@@ -178,9 +178,9 @@ func TestBrokenUserCode(t *testing.T) {
 			if want == nil {
 				want = []string{"0#1", "0#2", "1#1"}
 			}
-			s.Journal.Wait(t, len(want))
+			s.Wait(t, len(want))
 			s.Stop()
-			s.Journal.Want(t, want...)
+			s.Want(t, want...)
 			testkit.WantCommitted(t, group, topic, 0, 2)
 			if c.told != nil && len(testkit.Containing(s.Log.At("error", "info"), c.told...)) == 0 {
 				t.Errorf("no line with %q in\n%s", c.told, strings.Join(s.Log.At("error", "info"), "\n"))

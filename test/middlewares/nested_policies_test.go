@@ -30,7 +30,7 @@ func TestInnerPolicyCounts(t *testing.T) {
 	s.Start(t)
 	testkit.WaitCommitted(t, group, topic, 0, 2)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "0#2", "1#1")
+	s.Want(t, "0#1", "0#2", "1#1")
 }
 
 func TestInnerPolicyCountsOnOtherSubscribers(t *testing.T) {
@@ -63,7 +63,7 @@ func TestOuterAckFirstIsTold(t *testing.T) {
 		s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
 	h.AddMiddleware(ackpolicy.NackOnError.Middleware)
 	s.Start(t)
-	s.Journal.Wait(t, 3)
+	s.Wait(t, 3)
 	s.Stop()
 	if lines := testkit.Containing(s.Log.At("error"), "has no effect"); len(lines) != 1 {
 		t.Errorf("told %d times: %v", len(lines), lines)

@@ -73,7 +73,7 @@ func foreignService(t *testing.T, open foreignPubSub, out message.Publisher, mw 
 		if !ok {
 			return nil, errors.New("a message without a Delivery")
 		}
-		s.Journal.Add(d)
+		s.Add(d)
 		if msg != call.msg {
 			d.Ack()
 			return nil, nil
@@ -265,7 +265,7 @@ func TestForeignConfirmFirst(t *testing.T) {
 				t.Errorf("the message is %v", got)
 			}
 			s.Stop()
-			s.Journal.Want(t)
+			s.Want(t)
 		})
 	}
 }

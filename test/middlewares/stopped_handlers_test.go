@@ -74,7 +74,7 @@ func TestStoppedHandlerLeavesItsRecord(t *testing.T) {
 						<-msg.Context().Done()
 						return report(msg.Context())
 					}, mw...)
-					d := s.Journal.Wait(t, 1)
+					d := s.Wait(t, 1)
 					s.Stop()
 					testkit.Await(t, "the handler", returned)
 					if poisoned.Count() != 0 || counted != 0 || d.Status() != ackpolicy.Revoked {
@@ -147,12 +147,12 @@ func TestRebalancePoisonsNothing(t *testing.T) {
 				return testkit.Consume(t, testkit.Config(group, testkit.DrainTimeout(50*time.Millisecond)), topic, handle, mw...)
 			}
 			one := member()
-			one.Journal.Wait(t, 1)
+			one.Wait(t, 1)
 			two := member() // the group rebalances for it
 			testkit.WaitCommitted(t, group, topic, 0, 1)
 			one.Stop()
 			two.Stop()
-			if n := len(one.Journal.All()) + len(two.Journal.All()); n != 2 || poisoned.Count() != 0 {
+			if n := len(one.All()) + len(two.All()); n != 2 || poisoned.Count() != 0 {
 				t.Errorf("%d deliveries, %d poisoned", n, poisoned.Count())
 			}
 		})
@@ -168,7 +168,7 @@ func TestStoppedUnderAckFirstIsTold(t *testing.T) {
 		<-msg.Context().Done()
 		return msg.Context().Err()
 	}, ackpolicy.AckFirst.Middleware)
-	s.Journal.Wait(t, 1)
+	s.Wait(t, 1)
 	s.Stop()
 	testkit.Eventually(t, "the line", func() bool {
 		return len(testkit.Containing(s.Log.At("error"), "was stopped", "ack_first", "kafka_partition=0", "kafka_partition_offset=0")) == 1

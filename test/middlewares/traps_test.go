@@ -38,10 +38,10 @@ func TestInstantAckOutsideLosesTheOrder(t *testing.T) {
 		testkit.Await(t, "the second record, while the first is handled", second)
 		return testkit.ErrBoom
 	}, middleware.InstantAck, afterwards, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 2)
+	s.Wait(t, 2)
 	s.Stop()
-	if all := s.Journal.All(); len(all) != 2 { // the one that failed is lost
-		t.Errorf("deliveries: %v", s.Journal.Names())
+	if all := s.All(); len(all) != 2 { // the one that failed is lost
+		t.Errorf("deliveries: %v", s.Names())
 	}
 }
 
@@ -59,7 +59,7 @@ func TestInstantAckInsideKeepsTheOrder(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.NackOnError.Middleware, middleware.InstantAck)
-	s.Journal.Wait(t, 2)
+	s.Wait(t, 2)
 	s.Stop()
 }
 
@@ -114,9 +114,9 @@ func TestConfirmFirstAgain(t *testing.T) {
 				}
 				return testkit.ErrBoom
 			}, outside, testkit.ConfirmFirst)
-			s.Journal.Wait(t, 1)
+			s.Wait(t, 1)
 			s.Stop()
-			if tries := len(s.Journal.All()); (tries == 2) != (name == "Retry") {
+			if tries := len(s.All()); (tries == 2) != (name == "Retry") {
 				t.Errorf("the handler ran %d times", tries)
 			}
 		})
@@ -157,7 +157,7 @@ func TestOpenBreakerAndMaxDeliveries(t *testing.T) {
 				}
 			}
 			s.Stop()
-			s.Journal.Want(t, "0#1") // of record 1 the handler never knew
+			s.Want(t, "0#1") // of record 1 the handler never knew
 			testkit.WantCommitted(t, group, topic, 0, 2)
 			<-asked
 			if err := testkit.Await(t, "Backoff", asked); errors.Is(err, gobreaker.ErrOpenState) != outside {
@@ -182,7 +182,7 @@ func TestDeduplicatorByRecord(t *testing.T) {
 	}, d.Middleware, ackpolicy.NackOnError.Middleware)
 	testkit.WaitCommitted(t, group, topic, 0, 4)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "0#2", "0#3", "1#1", "3#1")
+	s.Want(t, "0#1", "0#2", "0#3", "1#1", "3#1")
 }
 
 // Why the page has another hash.
@@ -220,7 +220,7 @@ func TestRetryHoldsTheDrain(t *testing.T) {
 			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(1)...)
 			s := testkit.Consume(t, testkit.Config(group, testkit.DrainTimeout(drain)), topic,
 				func(*message.Message, *ackpolicy.Delivery) error { return testkit.ErrBoom }, mw...)
-			d := s.Journal.Wait(t, 1)
+			d := s.Wait(t, 1)
 			started := time.Now()
 			s.Stop()
 			if took := time.Since(started); took < drain {
@@ -229,7 +229,7 @@ func TestRetryHoldsTheDrain(t *testing.T) {
 			if d.Status() != ackpolicy.Revoked {
 				t.Errorf("status: %v", d.Status())
 			}
-			s.Journal.Want(t, "0#1")
+			s.Want(t, "0#1")
 			testkit.WantCommitted(t, group, topic, 0, 0)
 		})
 	}

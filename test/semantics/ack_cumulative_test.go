@@ -32,9 +32,9 @@ func TestAckCumulative(t *testing.T) {
 			}
 			return nil
 		}, ackpolicy.Manual.Middleware)
-	s.Journal.Wait(t, last+1)
+	s.Wait(t, last+1)
 	byOffset := map[int64]*ackpolicy.Delivery{}
-	for _, d := range s.Journal.All() {
+	for _, d := range s.All() {
 		byOffset[d.Offset()] = d
 	}
 	testkit.Eventually(t, "the nack", func() bool { return byOffset[parked].Status() == ackpolicy.Nacked })
@@ -55,7 +55,7 @@ func TestAckCumulative(t *testing.T) {
 	close(release)
 	testkit.WaitCommitted(t, group, topic, 0, last+1)
 	s.Stop()
-	if n := len(s.Journal.All()); n != last+2 {
-		t.Errorf("%d deliveries, want %d: %v", n, last+2, s.Journal.Names())
+	if n := len(s.All()); n != last+2 {
+		t.Errorf("%d deliveries, want %d: %v", n, last+2, s.Names())
 	}
 }

@@ -47,7 +47,7 @@ func TestAckSync(t *testing.T) {
 				}
 				return nil
 			}, ackpolicy.Manual.Middleware)
-			s.Journal.Wait(t, records)
+			s.Wait(t, records)
 			s.Stop()
 			testkit.WantCommitted(t, group, topic, 0, records)
 		})
@@ -75,9 +75,9 @@ func TestAckSyncOfWhatIsSettledOtherwise(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.Manual.Middleware)
-	s.Journal.Wait(t, 3)
+	s.Wait(t, 3)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "0#2", "1#1")
+	s.Want(t, "0#1", "0#2", "1#1")
 	testkit.WantCommitted(t, group, topic, 0, 2)
 }
 
@@ -87,7 +87,7 @@ func TestAckSyncBehindAPendingRecord(t *testing.T) {
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
 	s := testkit.Consume(t, testkit.Config(group, testkit.CommitOnDemand), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
 		ackpolicy.Manual.Middleware)
-	second, first := s.Journal.Wait(t, 2), s.Journal.All()[0]
+	second, first := s.Wait(t, 2), s.All()[0]
 	for range 2 { // the second time it is stored already
 		testkit.Check(t, second.AckSync(context.Background()))
 	}
@@ -111,13 +111,13 @@ func TestAckSyncAfterClosing(t *testing.T) {
 			}
 			return nil
 		}, ackpolicy.Manual.Middleware)
-	second := s.Journal.Wait(t, 2)
+	second := s.Wait(t, 2)
 	testkit.Eventually(t, "the ack", func() bool { return second.Status() == ackpolicy.Acked })
 	s.Stop()
 	if err := testkit.Await(t, "the AckSync that waited", waiting); !errors.Is(err, ackpolicy.ErrClosing) {
 		t.Errorf("AckSync that waited: %v", err)
 	}
-	first := s.Journal.All()[0]
+	first := s.All()[0]
 	if err := first.AckSync(context.Background()); !errors.Is(err, ackpolicy.ErrClosing) {
 		t.Errorf("AckSync after closing: %v", err)
 	}
@@ -169,7 +169,7 @@ func TestAckSyncTellsTheTruth(t *testing.T) {
 	s := testkit.Consume(t, testkit.Config(group), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
 		return d.AckSync(msg.Context())
 	}, ackpolicy.Manual.Middleware)
-	d := s.Journal.Wait(t, 1)
+	d := s.Wait(t, 1)
 	testkit.WaitCommitted(t, group, topic, 0, 1)
 	s.Stop()
 	testkit.Check(t, d.AckSync(context.Background()))

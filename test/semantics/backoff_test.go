@@ -45,7 +45,7 @@ func TestBackoff(t *testing.T) {
 	}, ackpolicy.NackOnError.Middleware)
 	testkit.WaitCommitted(t, group, topic, 0, 1)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "0#2", "0#3", "0#4", "0#5", "0#6")
+	s.Want(t, "0#1", "0#2", "0#3", "0#4", "0#5", "0#6")
 	if want := []asked{{1, testkit.ErrBoom}, {2, testkit.ErrBoom}, {3, nil}, {4, nil}}; !slices.Equal(got, want) {
 		t.Errorf("Backoff was asked for %v, want %v", got, want)
 	}

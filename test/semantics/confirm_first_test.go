@@ -30,10 +30,10 @@ func TestConfirmFirst(t *testing.T) {
 		}
 		return nil
 	}, testkit.ConfirmFirst)
-	s.Journal.Wait(t, records)
+	s.Wait(t, records)
 	s.Stop()
-	if len(s.Journal.All()) != records {
-		t.Errorf("deliveries: %v", s.Journal.Names())
+	if len(s.All()) != records {
+		t.Errorf("deliveries: %v", s.Names())
 	}
 	testkit.WantCommitted(t, group, topic, 0, records)
 }
@@ -52,7 +52,7 @@ func TestConfirmFirstWithoutGroup(t *testing.T) {
 		}
 	}
 	s.Stop()
-	s.Journal.Want(t)
+	s.Want(t)
 }
 
 // failuresTo reports the errors that reach it.
@@ -86,9 +86,9 @@ func TestConfirmFirstTriesAgain(t *testing.T) {
 		}
 		return nil
 	}, testkit.ConfirmFirst)
-	s.Journal.Wait(t, 2)
+	s.Wait(t, 2)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "1#1")
+	s.Want(t, "0#1", "1#1")
 }
 
 // A record whose commit is never confirmed never reaches its handler, and the next owner gets it.
@@ -104,7 +104,7 @@ func TestConfirmFirstNeverRunsTheUnconfirmed(t *testing.T) {
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, testkit.ConfirmFirst)
 	testkit.Eventually(t, "a refused commit", func() bool { return fault.Hits() > 0 })
 	s.Stop()
-	s.Journal.Want(t)
+	s.Want(t)
 	// Left, or with a commit under way just then, whose outcome the error tells.
 	if released.Err == nil && (released.Offset != 0 || released.FirstLeft != 0 || released.Running != 1) {
 		t.Errorf("released as %+v, want record 0 left", released)
@@ -116,7 +116,7 @@ func TestConfirmFirstNeverRunsTheUnconfirmed(t *testing.T) {
 
 	fault.Remove()
 	s = testkit.Consume(t, testkit.Config(group, at), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, testkit.ConfirmFirst)
-	s.Journal.Wait(t, 1)
+	s.Wait(t, 1)
 	s.Stop()
-	s.Journal.Want(t, "0#1")
+	s.Want(t, "0#1")
 }

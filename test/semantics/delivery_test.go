@@ -27,10 +27,10 @@ func TestDeliveryDescribesItsRecord(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 2)
+	s.Wait(t, 2)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "1#1")
-	plain, d := s.Journal.All()[0], s.Journal.All()[1]
+	s.Want(t, "0#1", "1#1")
+	plain, d := s.All()[0], s.All()[1]
 	if d.Topic() != topic || d.Partition() != 1 || d.Offset() != 1 || string(d.Key()) != "key" || !d.Timestamp().Equal(stamp) {
 		t.Errorf("got %s/%d@%d, key %q, %v", d.Topic(), d.Partition(), d.Offset(), d.Key(), d.Timestamp())
 	}

@@ -95,7 +95,7 @@ func TestSettledByHand(t *testing.T) {
 				testkit.WaitCommitted(t, group, topic, p, 1)
 			}
 			s.Stop()
-			for _, d := range s.Journal.All() {
+			for _, d := range s.All() {
 				want := ackpolicy.Acked
 				if policy != ackpolicy.AckFirst && int(d.Partition()) >= len(seconds) && d.Attempt() == 1 {
 					want = ackpolicy.Nacked

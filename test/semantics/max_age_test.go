@@ -82,7 +82,7 @@ func TestMaxAgeAndMaxDeliveries(t *testing.T) {
 			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return testkit.ErrBoom }, ackpolicy.NackOnError.Middleware)
 			testkit.WaitCommitted(t, group, topic, 0, 1)
 			s.Stop()
-			if n := len(s.Journal.All()); n != c.attempts {
+			if n := len(s.All()); n != c.attempts {
 				t.Errorf("%d deliveries", n)
 			}
 		})

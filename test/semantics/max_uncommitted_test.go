@@ -24,7 +24,7 @@ func TestGrouplessRunsPastMaxUncommitted(t *testing.T) {
 			cfg.MaxUncommitted = bound
 			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
 				ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, records)
+			s.Wait(t, records)
 			s.Stop()
 		})
 	}
@@ -46,18 +46,18 @@ func TestMaxUncommitted(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.Manual.Middleware)
-	s.Journal.Wait(t, bound)
+	s.Wait(t, bound)
 	testkit.Eventually(t, "the hook", func() bool { return stuck.Load() != nil })
 	if e := stuck.Load(); e.Offset != 0 {
 		t.Errorf("the hook was told %+v", e)
 	}
-	for _, d := range s.Journal.All() {
+	for _, d := range s.All() {
 		if d.Offset() >= bound {
 			t.Errorf("%s was delivered while %d records are not settled", testkit.Name(d), bound)
 		}
 	}
 	release.Store(true)
-	for _, d := range s.Journal.All() {
+	for _, d := range s.All() {
 		d.Ack()
 	}
 	testkit.WaitCommitted(t, group, topic, 0, records)

@@ -44,7 +44,7 @@ func TestNackedRecordHoldsItsLaneOnly(t *testing.T) {
 			testkit.WaitCommitted(t, group, topic, 0, int64(len(keys)))
 			s.Stop()
 
-			deliveries := s.Journal.All()
+			deliveries := s.All()
 			last := slices.IndexFunc(deliveries, func(d *ackpolicy.Delivery) bool {
 				return d.Offset() == 0 && d.Status() == ackpolicy.Acked
 			})
@@ -61,7 +61,7 @@ func TestNackedRecordHoldsItsLaneOnly(t *testing.T) {
 			}
 			slices.Sort(before)
 			if !slices.Equal(before, c.overtake) {
-				t.Errorf("overtook record 0: %v, want %v; all: %v", before, c.overtake, s.Journal.Names())
+				t.Errorf("overtook record 0: %v, want %v; all: %v", before, c.overtake, s.Names())
 			}
 			if c.ordering != ackpolicy.Unordered && !slices.IsSorted(after) {
 				t.Errorf("out of order after it: %v", after)
@@ -77,7 +77,7 @@ func TestNackedRecordHoldsItsLaneOnly(t *testing.T) {
 }
 
 // One handler at a time for each key, many keys at once; records without a key are lanes of their own, an empty key is one.
-func TestLanes(t *testing.T) {
+func TestOneHandlerPerKey(t *testing.T) {
 	t.Parallel()
 	var records []brokertest.Record
 	for i := range 4 {
@@ -118,8 +118,8 @@ func TestLanes(t *testing.T) {
 		}, ackpolicy.NackOnError.Middleware)
 	testkit.WaitCommitted(t, group, topic, 0, int64(len(records)))
 	s.Stop()
-	if len(s.Journal.All()) != len(records) {
-		t.Errorf("deliveries: %v", s.Journal.Names())
+	if len(s.All()) != len(records) {
+		t.Errorf("deliveries: %v", s.Names())
 	}
 }
 

@@ -74,8 +74,8 @@ func TestNeverRetry(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.Middleware{Policy: ackpolicy.NackOnError, Classify: ackpolicy.NeverRetry(testkit.ErrPoison)}.Middleware)
-	s.Journal.Wait(t, 5)
+	s.Wait(t, 5)
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, 3)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "1#1", "2#1", "2#2", "2#3")
+	s.Want(t, "0#1", "1#1", "2#1", "2#2", "2#3")
 }

@@ -87,14 +87,14 @@ func TestInvalidPolicy(t *testing.T) {
 				t.Errorf("does not name the field: %v", err)
 			}
 			s.Stop()
-			s.Journal.Want(t)
+			s.Want(t)
 			testkit.WantCommitted(t, group, topic, 0, 0)
 		})
 	}
 }
 
 // A policy for each handler; the one that has none is told about once.
-func TestHandlers(t *testing.T) {
+func TestPolicyPerHandler(t *testing.T) {
 	t.Parallel()
 	s, warnings, group := testkit.NewService(t), testkit.NewLog(t), brokertest.Group(t)
 	sub := testkit.NewSubscriber(t, testkit.Config(group), s.Log)
@@ -164,7 +164,7 @@ func (c *classifier) classify(err error) (ackpolicy.Policy, bool) {
 	return ackpolicy.Manual, false
 }
 
-func TestClassify(t *testing.T) {
+func TestPolicyPerError(t *testing.T) {
 	t.Parallel()
 	records := []struct {
 		err  error
@@ -190,7 +190,7 @@ func TestClassify(t *testing.T) {
 				return records[d.Offset()].err
 			}, ackpolicy.Middleware{Policy: policy, Classify: c.classify}.Middleware)
 			if policy == ackpolicy.AckFirst {
-				s.Journal.Wait(t, len(records))
+				s.Wait(t, len(records))
 				s.Stop()
 				testkit.WantCommitted(t, group, topic, 0, int64(len(records)))
 				if len(c.seen) > 0 {
@@ -198,10 +198,10 @@ func TestClassify(t *testing.T) {
 				}
 				return
 			}
-			s.Journal.Wait(t, len(records)+3)
+			s.Wait(t, len(records)+3)
 			s.Stop()
 			testkit.WantCommitted(t, group, topic, 0, int64(len(records)-1))
-			for _, d := range s.Journal.All() {
+			for _, d := range s.All() {
 				if want := records[d.Offset()].want; d.Attempt() == 1 && d.Status() != want {
 					t.Errorf("%v: %v, want %v", records[d.Offset()].err, d.Status(), want)
 				}

@@ -58,28 +58,28 @@ func TestForgottenPolicyIsTold(t *testing.T) {
 	limits := func(cfg *ackpolicy.SubscriberConfig) { cfg.MaxDeliveries, cfg.MaxAge = 3, time.Minute }
 	for name, c := range map[string]struct {
 		mw     message.HandlerMiddleware
-		Option testkit.Option
+		change testkit.Option
 		told   []string // in the one error line of ours; nil: none
 	}{
 		"Classify":               {mw: ackpolicy.Middleware{Classify: never}.Middleware, told: []string{"Classify", "Policy", "handler_name=handler"}},
 		"not in Handlers":        {mw: ackpolicy.Middleware{Handlers: handlers{"hander": ackpolicy.NackOnError}}.Middleware, told: []string{"Middleware.Handlers", "handlers=hander", "handler_name=handler"}},
-		"in Handlers":            {mw: ackpolicy.Middleware{Handlers: handlers{"handler": ackpolicy.AckFirst}}.Middleware, Option: letters},
-		"DeadLetter":             {mw: ackpolicy.Middleware{}.Middleware, Option: letters, told: []string{"DeadLetter", "Policy", "handler_name=handler"}},
-		"limits":                 {mw: ackpolicy.Middleware{}.Middleware, Option: limits, told: []string{"MaxAge, MaxDeliveries", "handler_name=handler"}},
-		"chosen":                 {mw: ackpolicy.AckFirst.Middleware, Option: letters},
-		"chosen by ConfirmFirst": {mw: testkit.ConfirmFirst, Option: letters},
+		"in Handlers":            {mw: ackpolicy.Middleware{Handlers: handlers{"handler": ackpolicy.AckFirst}}.Middleware, change: letters},
+		"DeadLetter":             {mw: ackpolicy.Middleware{}.Middleware, change: letters, told: []string{"DeadLetter", "Policy", "handler_name=handler"}},
+		"limits":                 {mw: ackpolicy.Middleware{}.Middleware, change: limits, told: []string{"MaxAge, MaxDeliveries", "handler_name=handler"}},
+		"chosen":                 {mw: ackpolicy.AckFirst.Middleware, change: letters},
+		"chosen by ConfirmFirst": {mw: testkit.ConfirmFirst, change: letters},
 		"nothing contradicts it": {mw: ackpolicy.Middleware{}.Middleware},
-		"another policy":         {mw: ackpolicy.NackOnError.Middleware, Option: letters},
+		"another policy":         {mw: ackpolicy.NackOnError.Middleware, change: letters},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			topic := testkit.NewTopic(t, 1, testkit.Numbered(3)...)
 			cfg := testkit.Config(brokertest.Group(t))
-			if c.Option != nil {
-				c.Option(&cfg)
+			if c.change != nil {
+				c.change(&cfg)
 			}
 			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, c.mw)
-			s.Journal.Wait(t, 3)
+			s.Wait(t, 3)
 			s.Stop()
 			logged := s.Log.At("error")
 			if c.told == nil && len(logged) > 0 || c.told != nil && (len(logged) != 1 || len(testkit.Containing(logged, c.told...)) != 1) {

@@ -94,7 +94,7 @@ func TestNackedRecordWaitsForItsHandler(t *testing.T) {
 					d.NackAfter(0)
 					return testkit.Until(msg.Context(), enough)
 				}, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, others+2)
+			s.Wait(t, others+2)
 			s.Stop()
 		})
 	}
@@ -107,7 +107,7 @@ func TestStopInterruptsADelay(t *testing.T) {
 	s := testkit.Consume(t, testkit.Config(group), topic, func(*message.Message, *ackpolicy.Delivery) error {
 		return ackpolicy.NackAfter(time.Hour)
 	}, ackpolicy.NackOnError.Middleware)
-	d := s.Journal.Wait(t, 1)
+	d := s.Wait(t, 1)
 	testkit.Eventually(t, "the nack", func() bool { return d.Status() == ackpolicy.Nacked })
 	started := time.Now()
 	s.Stop()
@@ -156,9 +156,9 @@ func TestNackForEver(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 200)
+	s.Wait(t, 200)
 	s.Stop()
-	for _, d := range s.Journal.All() {
+	for _, d := range s.All() {
 		if d.Attempt() > 1 {
 			t.Fatalf("%s", testkit.Name(d))
 		}

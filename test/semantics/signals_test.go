@@ -134,7 +134,7 @@ func TestSignalDelayByAs(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.RejectOnError.Middleware)
-	s.Journal.Wait(t, 2)
+	s.Wait(t, 2)
 	if waited := time.Since(first); waited < delay {
 		t.Errorf("came again after %v", waited)
 	}

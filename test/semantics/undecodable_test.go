@@ -25,7 +25,7 @@ func TestUndecodable(t *testing.T) {
 	cfg.Hooks.Undecodable = func(e ackpolicy.UndecodableEvent) { told.Store(&e) }
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Ack.Middleware)
 	testkit.Eventually(t, "a second try", func() bool { return tried.Load() >= 2 })
-	s.Journal.Wait(t, 2)
+	s.Wait(t, 2)
 	testkit.WantCommitted(t, group, topic, 0, 0)
 	if e := told.Load(); e == nil || e.Topic != topic || e.Partition != 0 || e.Offset != 0 || e.Err == nil {
 		t.Errorf("the hook was told %+v", e)
@@ -85,7 +85,7 @@ func TestOnUndecodable(t *testing.T) {
 				testkit.DeadLetterTopic(&cfg)
 			}
 			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, 2)
+			s.Wait(t, 2)
 			if test.stored == 1 {
 				testkit.Eventually(t, "a second try", func() bool { return len(testkit.Containing(s.Log.At("error", "debug"), "cannot be decoded")) > 1 })
 			}

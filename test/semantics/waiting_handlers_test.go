@@ -61,7 +61,7 @@ func TestNobodyWaitsForEver(t *testing.T) {
 				testkit.WaitCommitted(t, group, topic, 0, records)
 				s.Stop()
 				handled := map[int64]int{}
-				for _, d := range s.Journal.All() {
+				for _, d := range s.All() {
 					handled[d.Offset()]++
 				}
 				for offset := range int64(records) {
@@ -91,7 +91,7 @@ func TestNobodyWaitsForEverInALane(t *testing.T) {
 					return d.AckSync(msg.Context())
 				}
 			}, ackpolicy.Manual.Middleware)
-			second, first := s.Journal.Wait(t, 2), s.Journal.All()[0]
+			second, first := s.Wait(t, 2), s.All()[0]
 			testkit.Eventually(t, "the ack of the second", func() bool { return second.Status() == ackpolicy.Acked })
 			if !first.Nack() {
 				t.Error("Nack of the first: false")

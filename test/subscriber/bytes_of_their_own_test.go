@@ -86,7 +86,7 @@ func TestHandlersOwnTheirBytes(t *testing.T) {
 					}
 					return ackpolicy.ErrReject
 				}, ackpolicy.NackOnError.Middleware)
-				s.Journal.Wait(t, 3*n)
+				s.Wait(t, 3*n)
 				stored := map[string]string{}
 				for _, letter := range testkit.Letters(t, topic+".dlq", 0, n) { // in any order
 					stored[string(letter.Key)] = string(letter.Value)
@@ -138,7 +138,7 @@ func TestInterceptors(t *testing.T) {
 		}
 		return ackpolicy.ErrReject
 	}, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 2*records)
+	s.Wait(t, 2*records)
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records)
 	if got := i.calls.Load(); got != 2*records {
 		t.Errorf("the interceptor was called %d times, want %d: once a delivery", got, 2*records)

@@ -18,11 +18,11 @@ import (
 
 // wrong are configurations with one mistake, and what the error has to name: the field and the value.
 func wrong() map[string]struct {
-	Option testkit.Option
+	change testkit.Option
 	names  []string
 } {
 	type mistake = struct {
-		Option testkit.Option
+		change testkit.Option
 		names  []string
 	}
 	return map[string]mistake{
@@ -65,9 +65,9 @@ func TestConfigErrors(t *testing.T) {
 	all, words := sound(), []string(nil)
 	for name, w := range wrong() {
 		one := sound()
-		w.Option(&one)
+		w.change(&one)
 		test(name, one, w.names)
-		w.Option(&all)
+		w.change(&all)
 		words = append(words, w.names...)
 	}
 	test("all", all, words)
@@ -94,7 +94,7 @@ func TestConfigIsNotChanged(t *testing.T) {
 	before := *cfg.Kafka.OverwriteSaramaConfig
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(1)...)
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Ack.Middleware)
-	s.Journal.Wait(t, 1)
+	s.Wait(t, 1)
 	s.Stop()
 	after := *cfg.Kafka.OverwriteSaramaConfig
 	if before.Consumer.Offsets != after.Consumer.Offsets || before.ClientID != after.ClientID || before.Net.ReadTimeout != after.Net.ReadTimeout ||
@@ -105,7 +105,7 @@ func TestConfigIsNotChanged(t *testing.T) {
 }
 
 // Watermill names a subscriber by its String method or its type, in logs and in the labels of metrics.
-func TestName(t *testing.T) {
+func TestSubscriberName(t *testing.T) {
 	t.Parallel()
 	stock := strings.TrimLeft(fmt.Sprintf("%T", &kafka.Subscriber{}), "*")
 	sub := testkit.NewSubscriber(t, testkit.Config(""), nil)
@@ -128,7 +128,7 @@ func TestName(t *testing.T) {
 func TestGuarantees(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		Option testkit.Option
+		change testkit.Option
 		words  []string
 	}{
 		"default":   {func(*ackpolicy.SubscriberConfig) {}, []string{"at least once", "partition", "100000"}},
@@ -137,7 +137,7 @@ func TestGuarantees(t *testing.T) {
 		"no group":  {func(c *ackpolicy.SubscriberConfig) { c.Kafka.ConsumerGroup = "" }, []string{"group"}},
 		"unordered": {testkit.Ordering(ackpolicy.Unordered, 0), []string{"at least once", "order"}},
 	} {
-		got := testkit.NewSubscriber(t, testkit.Config(brokertest.Group(t), c.Option), nil).Guarantees()
+		got := testkit.NewSubscriber(t, testkit.Config(brokertest.Group(t), c.change), nil).Guarantees()
 		for _, word := range c.words {
 			if !strings.Contains(got, word) {
 				t.Errorf("%s: %q is not in %q", name, word, got)

@@ -45,7 +45,7 @@ func TestTrailingControlRecords(t *testing.T) {
 			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
 			testkit.Transact(t, topic, 1, true)
 			s := testkit.Consume(t, testkit.Config(group, isolation), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, 3)
+			s.Wait(t, 3)
 			waitNoLag(t, group, topic)
 			testkit.Transact(t, topic, 3, false) // in mid-run, too
 			waitNoLag(t, group, topic)
@@ -54,10 +54,10 @@ func TestTrailingControlRecords(t *testing.T) {
 			testkit.Check(t, brokertest.DeleteRecords(testkit.Shared.Addrs(), topic, 0, endOf(t, topic)))
 			testkit.Produce(t, topic, 0, testkit.Numbered(5)...)
 			s = testkit.Consume(t, testkit.Config(group, isolation, testkit.InitialOffset(sarama.OffsetNewest)), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, 5)
+			s.Wait(t, 5)
 			waitNoLag(t, group, topic)
 			s.Stop()
-			if n := len(s.Journal.All()); n != 5 {
+			if n := len(s.All()); n != 5 {
 				t.Errorf("%d deliveries of 5 records", n)
 			}
 		})
@@ -74,7 +74,7 @@ func TestTrailingControlRecordsAtTheStop(t *testing.T) {
 			testkit.Transact(t, topic, 2, true)
 			testkit.Eventually(t, "the mark", func() bool { return endOf(t, topic) == 3 })
 			s := testkit.Consume(t, testkit.Config(group, isolation), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, 2)
+			s.Wait(t, 2)
 			s.Stop()
 			testkit.WantCommitted(t, group, topic, 0, endOf(t, topic))
 		})
@@ -91,15 +91,15 @@ func TestOpenTransactionIsNotPassed(t *testing.T) {
 	open := testkit.BeginTransaction(t, topic, 2)
 	testkit.Transact(t, topic, 1, false) // the end goes on
 	s := testkit.Consume(t, testkit.Config(group, testkit.ReadCommitted), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 1)
+	s.Wait(t, 1)
 	testkit.WaitCommitted(t, group, topic, 0, at)
 	testkit.Check(t, open.CommitTxn())
 	testkit.Check(t, open.Close())
-	s.Journal.Wait(t, 3)
+	s.Wait(t, 3)
 	waitNoLag(t, group, topic)
 	s.Stop()
-	s.Journal.Want(t, "0#1", testkit.Name(s.Journal.All()[1]), testkit.Name(s.Journal.All()[2]))
-	if first := s.Journal.All()[1].Offset(); first != at {
+	s.Want(t, "0#1", testkit.Name(s.All()[1]), testkit.Name(s.All()[2]))
+	if first := s.All()[1].Offset(); first != at {
 		t.Errorf("the transaction's first record has offset %d, want %d", first, at)
 	}
 }
@@ -138,7 +138,7 @@ func TestTrailingControlRecordsWithoutAGroup(t *testing.T) {
 		return nil, nil, false
 	})
 	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 2)
+	s.Wait(t, 2)
 	testkit.Await(t, "the assignment", assigned)
 	fault.Store(true) // ends its reader
 	testkit.Await(t, "the reconnect", assigned)
@@ -147,7 +147,7 @@ func TestTrailingControlRecordsWithoutAGroup(t *testing.T) {
 	testkit.Await(t, "the second reconnect", assigned)
 	_, err := brokertest.Produce(broker.Addrs(), topic, idle, testkit.Numbered(1)...)
 	testkit.Check(t, err)
-	s.Journal.Wait(t, 3)
+	s.Wait(t, 3)
 	s.Stop()
 	if len(reset) > 0 {
 		t.Errorf("nothing was lost, and the position was reset: %+v", <-reset)

@@ -59,9 +59,9 @@ func TestNoGroupReadsAddedPartitions(t *testing.T) {
 		testkit.Eventually(t, "the new partition", func() bool { _, err := brokertest.EndOffset(testkit.Shared.Addrs(), topic, p); return err == nil })
 		testkit.Produce(t, topic, p, testkit.Numbered(2)...)
 	}
-	s.Journal.Wait(t, len(want))
+	s.Wait(t, len(want))
 	var got []string
-	for _, d := range s.Journal.All() {
+	for _, d := range s.All() {
 		got = append(got, fmt.Sprintf("%d/%d", d.Partition(), d.Offset()))
 	}
 	if slices.Sort(got); !slices.Equal(got, want) {
@@ -90,7 +90,7 @@ func TestNoGroupOnePartitionEnds(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 6)
+	s.Wait(t, 6)
 	// As where retention removes what is to be read next. The position is asked for twice before it is opened again, and that fails first.
 	ended := broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: topic, Partitions: []int32{1}, Err: kerr.OffsetOutOfRange})
 	closed := broker.Kfake().Fault(kfake.Fault{
@@ -99,14 +99,14 @@ func TestNoGroupOnePartitionEnds(t *testing.T) {
 	testkit.Eventually(t, "failures to open the partition again", func() bool { return ended.Hits() > 0 && closed.Hits() == 4 })
 	_, err := brokertest.Produce(broker.Addrs(), topic, 1, testkit.Numbered(2)...)
 	testkit.Check(t, err)
-	s.Journal.Wait(t, 8)
+	s.Wait(t, 8)
 	close(release)
 	_, err = brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(1)...)
 	testkit.Check(t, err)
-	s.Journal.Wait(t, 9)
+	s.Wait(t, 9)
 	s.Stop()
 	seen := map[string]bool{}
-	for _, d := range s.Journal.All() {
+	for _, d := range s.All() {
 		at := fmt.Sprintf("%d/%d", d.Partition(), d.Offset())
 		if seen[at] || d.Status() != ackpolicy.Acked {
 			t.Errorf("%s came twice, or is %v", at, d.Status())
@@ -206,11 +206,11 @@ func TestNoConsumerGroup(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 5)
+	s.Wait(t, 5)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "1#1", "2#1", "2#2", "3#1")
+	s.Want(t, "0#1", "1#1", "2#1", "2#2", "3#1")
 	var statuses []ackpolicy.Status
-	for _, d := range s.Journal.All() {
+	for _, d := range s.All() {
 		statuses = append(statuses, d.Status())
 	}
 	want := []ackpolicy.Status{ackpolicy.Acked, ackpolicy.Rejected, ackpolicy.Nacked, ackpolicy.Acked, ackpolicy.Acked}

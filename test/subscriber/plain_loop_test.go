@@ -62,8 +62,8 @@ func TestRouterWithoutPolicy(t *testing.T) {
 		}
 		return nil
 	})
-	s.Journal.Wait(t, 3)
+	s.Wait(t, 3)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "0#2", "1#1")
+	s.Want(t, "0#1", "0#2", "1#1")
 	testkit.WantCommitted(t, group, topic, 0, 2)
 }

@@ -56,7 +56,7 @@ func TestSASLAndTLS(t *testing.T) {
 			s := testkit.Consume(t, cfg, topic, testkit.RejectAll, ackpolicy.NackOnError.Middleware)
 			testkit.Check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 3, testkit.Patience))
 			s.Stop()
-			s.Journal.Want(t, "0#1", "1#1", "2#1")
+			s.Want(t, "0#1", "1#1", "2#1")
 			if end, err := brokertest.EndOffset(broker.Addrs(), topic+".dlq", 0); err != nil || end != 3 {
 				t.Errorf("%d letters, %v", end, err)
 			}
@@ -72,7 +72,7 @@ func TestNotLetIn(t *testing.T) {
 	t.Parallel()
 	broker := brokertest.NewSecure(t)
 	for name, test := range map[string]struct {
-		Option func(*sarama.Config)
+		change func(*sarama.Config)
 		want   string
 	}{
 		"wrong password":        {func(cfg *sarama.Config) { cfg.Net.SASL.Password = "wrong" }, "Net.SASL"},
@@ -88,7 +88,7 @@ func TestNotLetIn(t *testing.T) {
 				network := &brokertest.Network{}
 				cfg := testkit.Config(brokertest.Group(t), comingAs(broker, mechanism, brokertest.SecurePassword))
 				cfg.Kafka.OverwriteSaramaConfig.Net.SASL.TokenProvider = noToken{}
-				test.Option(cfg.Kafka.OverwriteSaramaConfig)
+				test.change(cfg.Kafka.OverwriteSaramaConfig)
 				network.Use(cfg.Kafka.OverwriteSaramaConfig)
 				began := time.Now()
 				_, err := testkit.NewSubscriber(t, cfg, testkit.NewLog(t)).Subscribe(context.Background(), "orders")
@@ -180,7 +180,7 @@ func TestRightsTakenAway(t *testing.T) {
 			testkit.Check(t, broker.Allow(test.resource, name, test.operation))
 			testkit.Check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 4, testkit.Patience))
 			s.Stop()
-			s.Journal.Want(t, "0#1", "1#1", "2#1", "3#1")
+			s.Want(t, "0#1", "1#1", "2#1", "3#1")
 			if end, err := brokertest.EndOffset(broker.Addrs(), letters, 0); err != nil || end != 4 {
 				t.Errorf("%d letters, %v", end, err)
 			}

@@ -41,7 +41,7 @@ func TestNewestLosesNothing(t *testing.T) {
 			delivered := func(members ...*testkit.Service) map[int32][]int64 {
 				offsets := map[int32][]int64{}
 				for _, m := range members {
-					for _, d := range m.Journal.All() {
+					for _, d := range m.All() {
 						offsets[d.Partition()] = append(offsets[d.Partition()], d.Offset())
 					}
 				}
@@ -64,7 +64,7 @@ func TestNewestLosesNothing(t *testing.T) {
 			}
 
 			last := testkit.Consume(t, cfg, topic, forget, ackpolicy.NackOnError.Middleware)
-			last.Journal.Wait(t, 1)
+			last.Wait(t, 1)
 			stopProducer()
 			for p := range int32(partitions) {
 				end, err := brokertest.EndOffset(testkit.Shared.Addrs(), topic, p)
@@ -86,9 +86,9 @@ func TestStoredOffsetOutsideTheLog(t *testing.T) {
 	t.Parallel()
 	const records, beyond = 5, 1000
 	for name, c := range map[string]struct {
-		InitialOffset, start int64
-		trim                 int64 // the log's start
-		stored               int64
+		initial, start int64
+		trim           int64 // the log's start
+		stored         int64
 	}{
 		"beyond the end, oldest":   {sarama.OffsetOldest, 0, 0, beyond},
 		"beyond the end, newest":   {sarama.OffsetNewest, records, 0, beyond},
@@ -103,7 +103,7 @@ func TestStoredOffsetOutsideTheLog(t *testing.T) {
 			}
 			testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), group, topic, 0, c.stored))
 			told := make(chan ackpolicy.PositionResetEvent, 1)
-			cfg := testkit.Config(group, testkit.InitialOffset(c.InitialOffset))
+			cfg := testkit.Config(group, testkit.InitialOffset(c.initial))
 			cfg.Hooks.PositionReset = func(e ackpolicy.PositionResetEvent) { told <- e }
 			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
 				ackpolicy.NackOnError.Middleware)
@@ -114,13 +114,13 @@ func TestStoredOffsetOutsideTheLog(t *testing.T) {
 				t.Errorf("not in the log: %v", s.Log.At("error", "info"))
 			}
 			testkit.Produce(t, topic, 0, testkit.Numbered(2)...)
-			s.Journal.Wait(t, records+2-int(c.start))
+			s.Wait(t, records+2-int(c.start))
 			testkit.Eventually(t, "the commit", func() bool {
 				stored, err := brokertest.Committed(testkit.Shared.Addrs(), group, topic, 0)
 				return err == nil && stored == records+2
 			})
 			s.Stop()
-			if first := s.Journal.All()[0].Offset(); first != c.start {
+			if first := s.All()[0].Offset(); first != c.start {
 				t.Errorf("began at %d, want %d", first, c.start)
 			}
 		})

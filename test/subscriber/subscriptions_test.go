@@ -85,7 +85,7 @@ func TestMetadataIsLoadedOnce(t *testing.T) {
 			})
 			s := testkit.Consume(t, testkit.Config(group, at), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
 				ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, 3)
+			s.Wait(t, 3)
 			s.Stop()
 			if n := whole.Load(); n != 1 {
 				t.Errorf("the metadata of all topics were asked for %d times, want once", n)

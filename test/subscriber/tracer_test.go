@@ -86,6 +86,6 @@ func TestOTELWithoutAGroup(t *testing.T) {
 	cfg := testkit.Config("")
 	cfg.Kafka.OTELEnabled = true //lint:ignore SA1019 an application that moves over may still set it
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 5)
+	s.Wait(t, 5)
 	s.Stop()
 }

@@ -218,7 +218,7 @@ func TestLettersAfterAnOutage(t *testing.T) {
 	}}
 	cfg := testkit.Config(brokertest.Group(t), dead(letters))
 	s := testkit.Consume(t, cfg, topic, testkit.RejectAll, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, partitions*records)
+	s.Wait(t, partitions*records)
 	testkit.Eventually(t, "an attempt at each letter", func() bool { return failed.Load() >= partitions*records })
 	down.Store(false)
 	began := time.Now()
@@ -246,7 +246,7 @@ func TestRejectedRecordsLeaveMemory(t *testing.T) {
 	cfg := testkit.Config(brokertest.Group(t), testkit.Ordering(ackpolicy.OrderByKey, 16))
 	cfg.DeadLetter, cfg.MaxBufferedBytes = dead, 8*testkit.MiB
 	s := testkit.Consume(t, cfg, topic, testkit.RejectAll, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, records)
+	s.Wait(t, records)
 	dead.Down.Store(false)
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records)
 	s.Stop()

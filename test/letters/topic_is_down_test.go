@@ -73,7 +73,7 @@ func TestDeadLetterTopicIsDown(t *testing.T) {
 			heal := fault(network, broker)
 			testkit.Produce(t, topic, 0, testkit.Numbered(records)...)
 			testkit.Eventually(t, "a second try to store the letter", func() bool { return failed.Load() >= 2 })
-			s.Journal.Wait(t, records+deliveries-1)
+			s.Wait(t, records+deliveries-1)
 			testkit.WaitCommitted(t, group, topic, 0, poison)
 			if n := stored.Load(); n > 0 {
 				t.Errorf("%d letters stored while nothing can be", n)
@@ -87,8 +87,8 @@ func TestDeadLetterTopicIsDown(t *testing.T) {
 			if end, err := brokertest.EndOffset(broker.Addrs(), topic+".dlq", 0); err != nil || end != 1 || stored.Load() != 1 {
 				t.Errorf("%d letters (%v), %d told", end, err, stored.Load())
 			}
-			if n := len(slices.DeleteFunc(s.Journal.Names(), func(n string) bool { return n[0] != '2' })); n != deliveries {
-				t.Errorf("the poison record was delivered %d times: %v", n, s.Journal.Names())
+			if n := len(slices.DeleteFunc(s.Names(), func(n string) bool { return n[0] != '2' })); n != deliveries {
+				t.Errorf("the poison record was delivered %d times: %v", n, s.Names())
 			}
 		})
 	}

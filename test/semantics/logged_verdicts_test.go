@@ -22,7 +22,7 @@ func TestRejectIsLogged(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.Ack.Middleware)
-	s.Journal.Wait(t, 3)
+	s.Wait(t, 3)
 	s.Stop()
 	logged := s.Log.At("error")
 	if len(logged) != 1 || len(testkit.Containing(logged, topic, "partition=0", "offset=1", testkit.ErrBoom.Error())) != 1 {
@@ -46,7 +46,7 @@ func TestNackIsLogged(t *testing.T) {
 		d.Nack()
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 5)
+	s.Wait(t, 5)
 	s.Stop()
 	lines := testkit.Containing(s.Log.At("debug"), "Record nacked")
 	if len(lines) != 3 {

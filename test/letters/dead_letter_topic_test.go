@@ -55,7 +55,7 @@ func TestWrongLettersAmongOthers(t *testing.T) {
 			cfg := testkit.Config(brokertest.Group(t), dead(ackpolicy.DeadLetterTopic{}), testkit.Ordering(ackpolicy.OrderByKey, 64))
 			cfg.OnUnstorable = on
 			s := testkit.Consume(t, cfg, topic, testkit.RejectAll, ackpolicy.NackOnError.Middleware)
-			s.Journal.Wait(t, records)
+			s.Wait(t, records)
 			began := time.Now()
 			want := int64(records - records/every)
 			if on == ackpolicy.UnstorableReduce {

@@ -40,7 +40,7 @@ func TestPoisonBecomesALetter(t *testing.T) {
 	}, ackpolicy.NackOnError.Middleware)
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 2, 3)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "0#2", "0#3", "0#4", "0#5", "1#1", "2#1")
+	s.Want(t, "0#1", "0#2", "0#3", "0#4", "0#5", "1#1", "2#1")
 	testkit.WantCommitted(t, cfg.Kafka.ConsumerGroup, topic, 2, 3)
 
 	letter := testkit.Letters(t, topic+".dlq", 2, 1)[0]
@@ -83,7 +83,7 @@ func TestLetterWaitsForItsTopic(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 5)
+	s.Wait(t, 5)
 	testkit.Eventually(t, "a second try", func() bool { return dead.Tried.Load() > 1 })
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, 1)
 	testkit.WantCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, 1)
@@ -113,7 +113,7 @@ func TestLetterIsLeftToTheNextOwner(t *testing.T) {
 			}
 			return nil
 		}, ackpolicy.NackOnError.Middleware)
-		s.Journal.Wait(t, 3-2*round) // the last record is settled, and does not come again
+		s.Wait(t, 3-2*round) // the last record is settled, and does not come again
 		if round == 1 {
 			dead.Down.Store(false)
 		}
@@ -227,7 +227,7 @@ func TestSilentDeadLetterBroker(t *testing.T) {
 		}
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 2)
+	s.Wait(t, 2)
 	ended := make(chan struct{})
 	go func() {
 		s.Stop()

@@ -40,16 +40,16 @@ func TestSessionTimeout(t *testing.T) {
 				}
 				return nil
 			}, ackpolicy.NackOnError.Middleware)
-			stalled.Journal.Wait(t, 2)
+			stalled.Wait(t, 2)
 			testkit.WaitCommitted(t, group, topic, 0, 1)
 			network.Delay(time.Hour)
 
 			owner := testkit.Consume(t, testkit.Config(group, rebalance, short), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
 				ackpolicy.NackOnError.Middleware)
-			owner.Journal.Wait(t, records-1)
+			owner.Wait(t, records-1)
 			testkit.WaitCommitted(t, group, topic, 0, records)
 			close(release) // its commit is under way, of an offset below
-			d := stalled.Journal.All()[1]
+			d := stalled.All()[1]
 			testkit.Eventually(t, "its settlement, or its loss", func() bool { return d.Status() != ackpolicy.Pending })
 			network.Heal()
 			testkit.Eventually(t, "a group of two", func() bool {
@@ -63,7 +63,7 @@ func TestSessionTimeout(t *testing.T) {
 			testkit.Produce(t, topic, 0, testkit.Numbered(2)...)
 			testkit.WaitCommitted(t, group, topic, 0, records+2)
 			stalled.Stop()
-			names := stalled.Journal.Names()
+			names := stalled.Names()
 			if !slices.Contains(names, "5#1") || !slices.Contains(names, "6#1") {
 				t.Errorf("the member that was away did not go on: %v", names)
 			}
@@ -198,7 +198,7 @@ func TestTheClusterMoves(t *testing.T) {
 			}
 			s.Stop()
 			offsets := map[int64]bool{}
-			for _, d := range s.Journal.All() {
+			for _, d := range s.All() {
 				offsets[d.Offset()] = true
 			}
 			if len(offsets) != moves*each {
@@ -223,49 +223,5 @@ func TestGroupIsNotDeletedUnderItsMembers(t *testing.T) {
 	testkit.Produce(t, topic, 0, testkit.Numbered(2)...)
 	testkit.WaitCommitted(t, group, topic, 0, 4)
 	s.Stop()
-	s.Journal.Want(t, "0#1", "1#1", "2#1", "3#1")
-}
-
-// Partitions that are added are consumed once the metadata tells of them, from their start with Initial: oldest.
-func TestPartitionsAdded(t *testing.T) {
-	t.Parallel()
-	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(1)...)
-	cfg := testkit.Config(group)
-	cfg.Kafka.OverwriteSaramaConfig.Metadata.RefreshFrequency = 200 * time.Millisecond
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-	s.Journal.Wait(t, 1)
-	testkit.Admin(t, testkit.Shared, func(a sarama.ClusterAdmin) error { return a.CreatePartitions(topic, 3, nil, false) })
-	for p := range int32(3) {
-		testkit.Produce(t, topic, p, testkit.Numbered(2)...)
-	}
-	for p := range int32(3) {
-		testkit.WaitCommitted(t, group, topic, p, []int64{3, 2, 2}[p])
-	}
-	s.Stop()
-}
-
-// A topic that is deleted and made anew is read from its start; that is told.
-func TestTopicMadeAnew(t *testing.T) {
-	t.Parallel()
-	broker := brokertest.NewFake(t) // and no other test waits for its topics meanwhile
-	topic, at := testkit.FakeTopic(t, broker, testkit.Numbered(5)...)
-	group := brokertest.Group(t)
-	cfg := testkit.Config(group, at, testkit.DrainTimeout(time.Second))
-	cfg.Kafka.OverwriteSaramaConfig.Metadata.RefreshFrequency = 200 * time.Millisecond
-	cfg.Kafka.OverwriteSaramaConfig.Consumer.Retry.Backoff = 100 * time.Millisecond
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
-	testkit.Check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 5, testkit.Patience))
-	testkit.Check(t, broker.Kfake().DeleteTopic(topic))
-	testkit.Check(t, broker.Kfake().CreateTopic(topic, 1, nil))
-	_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(3)...)
-	testkit.Check(t, err)
-	testkit.Eventually(t, "the new records", func() bool {
-		all := s.Journal.All()
-		return len(all) >= 8 && all[len(all)-1].Offset() == 2
-	})
-	s.Stop()
-	s.Journal.Want(t, "0#1", "1#1", "2#1", "3#1", "4#1", "0#1", "1#1", "2#1")
-	if len(s.Log.At("error")) == 0 {
-		t.Error("nobody was told")
-	}
+	s.Want(t, "0#1", "1#1", "2#1", "3#1")
 }

@@ -1,0 +1,235 @@
+package faults_test
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+)
+
+// A topic that is deleted and created again is another one: it is read from its beginning, whatever Initial says, with
+// and without a group. What was stored, or reached, was of the earlier topic. That is told.
+func TestTopicCreatedAgain(t *testing.T) {
+	t.Parallel()
+	const partitions, before, after = 4, 20, 30 // per partition: the position reached lies in the midst of the new log
+	for name, grouped := range map[string]bool{"group": true, "no group": false} {
+		for position, offset := range map[string]int64{"newest": sarama.OffsetNewest, "oldest": sarama.OffsetOldest} {
+			for protocol, rebalance := range testkit.Protocols() {
+				if !grouped && protocol != "eager" {
+					continue
+				}
+				t.Run(name+" "+position+" "+protocol, func(t *testing.T) {
+					t.Parallel()
+					group, topic := brokertest.Group(t), testkit.NewTopic(t, partitions)
+					if !grouped {
+						group = ""
+					}
+					var mu sync.Mutex
+					resets, assigned := 0, 0
+					got := map[[2]int64]int{} // of the new topic
+					member := func() *testkit.Service {
+						return testkit.Consume(t, testkit.Config(group, rebalance, testkit.InitialOffset(offset), noAutoCreate, func(c *ackpolicy.SubscriberConfig) {
+							c.Hooks.Assigned = func(ackpolicy.AssignedEvent) { mu.Lock(); defer mu.Unlock(); assigned++ }
+							c.Hooks.PositionReset = func(ackpolicy.PositionResetEvent) { mu.Lock(); defer mu.Unlock(); resets++ }
+						}), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+							if string(msg.Payload) == "new" {
+								mu.Lock()
+								defer mu.Unlock()
+								got[[2]int64{int64(d.Partition()), d.Offset()}]++
+							}
+							return nil
+						}, ackpolicy.NackOnError.Middleware)
+					}
+					members := []*testkit.Service{member()}
+					if grouped {
+						members = append(members, member())
+					}
+					locked := func(n *int) func() int { return func() int { mu.Lock(); defer mu.Unlock(); return *n } }
+					testkit.Eventually(t, "their partitions", func() bool {
+						if n, state, err := brokertest.Members(testkit.Shared.Addrs(), group); grouped && (err != nil || n < len(members) || state != "Stable") {
+							return false
+						}
+						return locked(&assigned)() >= partitions
+					})
+					for p := range int32(partitions) {
+						testkit.Produce(t, topic, p, testkit.Numbered(before)...)
+					}
+					testkit.Eventually(t, "the old records", func() bool {
+						n := 0
+						for _, s := range members {
+							n += len(s.All())
+						}
+						return n >= partitions*before
+					})
+
+					testkit.Admin(t, testkit.Shared, func(a sarama.ClusterAdmin) error { return a.DeleteTopic(topic) })
+					recreate(t, topic, partitions)
+					for p := range int32(partitions) {
+						records := make([]brokertest.Record, after)
+						for i := range records {
+							records[i].Value = []byte("new")
+						}
+						testkit.Produce(t, topic, p, records...)
+					}
+					testkit.Eventually(t, "the new records", func() bool { mu.Lock(); defer mu.Unlock(); return len(got) >= partitions*after })
+					if grouped {
+						for p := range int32(partitions) {
+							testkit.WaitCommitted(t, group, topic, p, after)
+						}
+					}
+					var told []string
+					for _, s := range members {
+						s.Stop()
+						told = append(told, testkit.Containing(s.Log.At("error"), "position reset", "topic="+topic)...)
+					}
+					if n := locked(&resets)(); n < partitions {
+						t.Errorf("%d of %d resets", n, partitions)
+					}
+					if len(told) < partitions {
+						t.Errorf("told %d times of %d", len(told), partitions)
+					}
+				})
+			}
+		}
+	}
+}
+
+// fakeGroup is a cooperative group of two members on a broker of the test's own, with a partition each.
+type fakeGroup struct {
+	broker        *brokertest.Broker
+	group, topic  string
+	stays, leaves *testkit.Service
+}
+
+const fakePartitions = 2
+
+// newFakeGroup has a member that succeeds, and one with a handler and options of its own.
+func newFakeGroup(t *testing.T, h testkit.Handle, options ...testkit.Option) *fakeGroup {
+	t.Helper()
+	broker := brokertest.NewFake(t)
+	topic, at := testkit.FakeTopicOf(t, broker, fakePartitions)
+	g := &fakeGroup{broker: broker, group: brokertest.Group(t), topic: topic}
+	both := []testkit.Option{testkit.Protocols()["cooperative"], at, noAutoCreate}
+	g.stays = testkit.Consume(t, testkit.Config(g.group, both...), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+	g.leaves = testkit.Consume(t, testkit.Config(g.group, append(both, options...)...), topic, h, ackpolicy.NackOnError.Middleware)
+	testkit.AwaitGroupOfTwo(t, broker, g.group)
+	return g
+}
+
+// fill writes n records into each partition.
+func (g *fakeGroup) fill(t *testing.T, n int) {
+	t.Helper()
+	for p := range int32(fakePartitions) {
+		_, err := brokertest.Produce(g.broker.Addrs(), g.topic, p, testkit.Numbered(n)...)
+		testkit.Check(t, err)
+	}
+}
+
+func (g *fakeGroup) recreate(t *testing.T) {
+	t.Helper()
+	testkit.Check(t, g.broker.Kfake().DeleteTopic(g.topic))
+	testkit.Check(t, g.broker.Kfake().CreateTopic(g.topic, fakePartitions, nil))
+}
+
+// holdFirst has the broker answer its first request of a kind only once release is closed.
+func holdFirst(broker *brokertest.Broker, key kmsg.Key) (held <-chan struct{}, release chan<- struct{}) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	broker.Kfake().ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
+		select {
+		case <-asked:
+		default:
+			close(asked)
+			broker.Kfake().SleepControl(func() { <-answer })
+		}
+		return nil, nil, false
+	})
+	return asked, answer
+}
+
+// A topic is deleted and created again while a member joins the group once more: it goes on in the new topic, and does
+// not take that for an end of its membership.
+func TestTopicCreatedAgainAmidARebalance(t *testing.T) {
+	t.Parallel()
+	const before, after = 5, 3
+	g := newFakeGroup(t, testkit.Succeed)
+	g.fill(t, before)
+	g.stays.Wait(t, before)
+	g.leaves.Wait(t, before)
+	joins, release := holdFirst(g.broker, kmsg.JoinGroup)
+	g.leaves.Stop()
+	testkit.Await(t, "the member's JoinGroup", joins)
+	g.recreate(t)
+	g.fill(t, after)
+	close(release)
+	g.stays.Wait(t, before+fakePartitions*after)
+	for p := range int32(fakePartitions) {
+		testkit.Check(t, brokertest.WaitCommitted(g.broker.Addrs(), g.group, g.topic, p, after, testkit.Patience))
+	}
+	g.stays.Stop()
+	if ended := testkit.Containing(g.stays.Log.At("error"), "Kafka consumer stopped"); len(ended) > 0 {
+		t.Errorf("the membership ended:\n%s", strings.Join(ended, "\n"))
+	}
+}
+
+// A topic is deleted and created again just before its newest offset is asked for: that is none to start from, or a member
+// that takes the partition over skips what comes before it.
+func TestTopicCreatedAgainBeforeTheStart(t *testing.T) {
+	t.Parallel()
+	const records = 3
+	for protocol, rebalance := range testkit.Protocols() {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			broker := brokertest.NewFake(t)
+			topic, at := testkit.FakeTopicOf(t, broker, 1)
+			asks, release := holdFirst(broker, kmsg.ListOffsets)
+			var mu sync.Mutex
+			var starts []int64
+			s := testkit.Consume(t, testkit.Config(brokertest.Group(t), rebalance, at, testkit.InitialOffset(sarama.OffsetNewest), noAutoCreate, func(c *ackpolicy.SubscriberConfig) {
+				c.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { mu.Lock(); defer mu.Unlock(); starts = append(starts, e.Start) }
+			}), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+			testkit.Await(t, "the question for the newest offset", asks)
+			testkit.Check(t, broker.Kfake().DeleteTopic(topic))
+			testkit.Check(t, broker.Kfake().CreateTopic(topic, 1, nil))
+			_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(records)...)
+			testkit.Check(t, err)
+			close(release)
+			s.Wait(t, records)
+			s.Stop()
+			s.Want(t, "0#1", "1#1", "2#1")
+			if !slices.Equal(starts, []int64{0}) {
+				t.Errorf("the partition was begun at %d", starts)
+			}
+		})
+	}
+}
+
+// A member that is paused does not fetch, and so does not notice at once that the topic was deleted and created again. What
+// it settles then is none to go on from for the next owner of its partition.
+func TestTopicCreatedAgainUnderAPausedMember(t *testing.T) {
+	t.Parallel()
+	const before, after = 20, 5
+	release := make(chan struct{})
+	g := newFakeGroup(t, func(msg *message.Message, _ *ackpolicy.Delivery) error {
+		return testkit.Until(msg.Context(), release)
+	}, func(c *ackpolicy.SubscriberConfig) { c.MaxUncommitted = 3 })
+	g.fill(t, before)
+	g.stays.Wait(t, before)
+	testkit.Eventually(t, "a paused partition", func() bool {
+		return len(testkit.Containing(g.leaves.Log.At("error"), "Partition paused: MaxUncommitted")) > 0
+	})
+	g.recreate(t)
+	g.fill(t, after)
+	testkit.Eventually(t, "the other member to notice", func() bool { return len(testkit.Containing(g.stays.Log.At("error"), "position reset")) > 0 })
+	close(release)
+	g.leaves.Stop()
+	g.stays.Wait(t, before+fakePartitions*after)
+	g.stays.Stop()
+}
