@@ -1,48 +1,40 @@
 package testkit
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"sync"
 )
 
-// Ledger is what the handlers of a fleet did, in the order in which they did it.
+// Ledger is what the handlers of a group did, in the order in which they did it.
 type Ledger struct {
-	mu     sync.Mutex
-	events []Event
+	mu      sync.Mutex
+	entries []Entry
+	count   map[Kind]int
 }
 
-// Event is the start or the end of a handler.
-type Event struct {
-	Member    int
-	Partition int32
-	Offset    int64
-	End       bool
+// Entry is a line of a Ledger.
+type Entry struct {
+	Kind   Kind
+	Member int
+	RecordID
+	Attempt int // 0: each start of a record is a first one
+	Detail  string
 }
 
-// Add appends an event.
-func (l *Ledger) Add(e Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.events = append(l.events, e)
-}
+// Kind says what an Entry tells.
+type Kind string
 
-// Size returns the number of events so far.
-func (l *Ledger) Size() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.events)
-}
-
-// Partitions counts those of which a record was started.
-func (l *Ledger) Partitions() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	seen := map[int32]bool{}
-	for _, e := range l.events {
-		seen[e.Partition] = true
-	}
-	return len(seen)
-}
+const (
+	Assigned Kind = "assigned" // a partition; Offset is where it starts
+	Began    Kind = "began"    // a handler
+	Ended    Kind = "ended"    // a handler, for good
+	Failed   Kind = "failed"   // a handler, whose record comes again
+	Refused  Kind = "refused"  // a late ack
+	Stored   Kind = "stored"   // a letter, whose Detail is the reason
+	Killed   Kind = "killed"   // the member
+)
 
 // RecordID is a record of a topic.
 type RecordID struct {
@@ -50,70 +42,98 @@ type RecordID struct {
 	Offset    int64
 }
 
-// Findings is what a ledger shows.
-type Findings struct {
-	Records, Lost, Twice int
-	Faults               []string // examples of all that is wrong
+func (id RecordID) String() string { return fmt.Sprintf("%d/%d", id.Partition, id.Offset) }
+
+const entryFormat = "%s %d %d %d %d %q\n"
+
+func (e Entry) write(w io.Writer) error {
+	_, err := fmt.Fprintf(w, entryFormat, e.Kind, e.Member, e.Partition, e.Offset, e.Attempt, e.Detail)
+	return err
 }
 
-// Fault adds an example.
-func (f *Findings) Fault(format string, args ...any) {
-	if len(f.Faults) < 20 {
-		f.Faults = append(f.Faults, fmt.Sprintf(format, args...))
+// read appends what another process writes, until its end, which may be amid a line.
+func (l *Ledger) read(r io.Reader) error {
+	lines := bufio.NewReader(r)
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return nil
+		}
+		var e Entry
+		if _, err := fmt.Sscanf(line, entryFormat, &e.Kind, &e.Member, &e.Partition, &e.Offset, &e.Attempt, &e.Detail); err != nil {
+			return fmt.Errorf("%q: %w", line, err)
+		}
+		l.Add(e)
 	}
 }
 
-// Judge compares the ledger with what was produced. Records of the same lane must not overlap, nor overtake each other.
-func (l *Ledger) Judge(ends []int64, lane func(partition int32, offset int64) string) Findings {
+// Add appends an entry.
+func (l *Ledger) Add(e Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var f Findings
-	starts := map[RecordID][]int{} // the members
-	ended := map[RecordID]bool{}
-	running, last := map[string]*Event{}, map[string]int64{}
-	for i, e := range l.events {
-		id, lane := RecordID{e.Partition, e.Offset}, lane(e.Partition, e.Offset)
-		if e.End {
-			ended[id] = true
-			delete(running, lane)
-			continue
-		}
-		if starts[id] = append(starts[id], e.Member); len(starts[id]) > 1 {
-			f.Twice++
-			f.Fault("%d/%d: started by members %v", e.Partition, e.Offset, starts[id])
-		} else if before, ok := last[lane]; ok && e.Offset < before {
-			f.Fault("%d/%d: started by member %d after %d of its lane", e.Partition, e.Offset, e.Member, before)
-		}
-		if r := running[lane]; r != nil {
-			f.Fault("%d/%d: started by member %d while %d of its lane runs at member %d", e.Partition, e.Offset, e.Member, r.Offset, r.Member)
-		}
-		running[lane], last[lane] = &l.events[i], e.Offset
+	l.entries = append(l.entries, e)
+	if l.count == nil {
+		l.count = map[Kind]int{}
 	}
-	for p, end := range ends {
-		f.Records += int(end)
-		for offset := range end {
-			if !ended[RecordID{int32(p), offset}] {
-				f.Lost++
-				f.Fault("%d/%d: lost", p, offset)
+	l.count[e.Kind]++
+}
+
+// Handle appends the start of a handler, and returns a function that appends its end.
+func (l *Ledger) Handle(member int, partition int32, offset int64) (ended func()) {
+	e := Entry{Kind: Began, Member: member, RecordID: RecordID{partition, offset}}
+	l.Add(e)
+	e.Kind = Ended
+	return func() { l.Add(e) }
+}
+
+// Entries returns those so far of the kinds.
+func (l *Ledger) Entries(kinds ...Kind) (entries []Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.entries {
+		for _, kind := range kinds {
+			if e.Kind == kind {
+				entries = append(entries, e)
 			}
 		}
 	}
-	return f
+	return entries
+}
+
+// Count returns how many entries of the kinds there are so far.
+func (l *Ledger) Count(kinds ...Kind) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, kind := range kinds {
+		n += l.count[kind]
+	}
+	return n
+}
+
+// Running returns how many handlers have begun and neither ended nor failed.
+func (l *Ledger) Running() int { return l.Count(Began) - l.Count(Ended, Failed) }
+
+// Partitions returns how many partitions have had a record.
+func (l *Ledger) Partitions() int {
+	seen := map[int32]bool{}
+	for _, e := range l.Entries(Began) {
+		seen[e.Partition] = true
+	}
+	return len(seen)
 }
 
 // Done reports whether every record has been handled.
 func (l *Ledger) Done(ends []int64) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	seen := map[RecordID]bool{}
-	for _, e := range l.events {
-		if e.End {
-			seen[RecordID{e.Partition, e.Offset}] = true
-		}
-	}
 	want := 0
 	for _, end := range ends {
 		want += int(end)
+	}
+	if l.Count(Ended) < want {
+		return false
+	}
+	seen := map[RecordID]bool{}
+	for _, e := range l.Entries(Ended) {
+		seen[e.RecordID] = true
 	}
 	return len(seen) == want
 }

@@ -86,14 +86,14 @@ func TestRebalanceStorm(t *testing.T) {
 			done := &testkit.Ledger{}
 			member := func(i int) *testkit.Service {
 				return testkit.Consume(t, testkit.Config(group, rebalance), topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
-					done.Add(testkit.Event{Member: i, Partition: d.Partition(), Offset: d.Offset()})
+					ended := done.Handle(i, d.Partition(), d.Offset())
 					<-time.After(time.Millisecond)
-					done.Add(testkit.Event{Member: i, Partition: d.Partition(), Offset: d.Offset(), End: true})
+					ended()
 					return nil
 				}, ackpolicy.NackOnError.Middleware)
 			}
 			first := member(0)
-			testkit.Eventually(t, "the first record", func() bool { return done.Size() > 0 })
+			testkit.Eventually(t, "the first record", func() bool { return done.Count(testkit.Began) > 0 })
 			var members sync.WaitGroup
 			for i := range joins {
 				s := member(i + 1)
@@ -109,7 +109,7 @@ func TestRebalanceStorm(t *testing.T) {
 				testkit.WaitCommitted(t, group, topic, int32(p), end)
 			}
 			first.Stop()
-			found := done.Judge(ends, func(p int32, offset int64) string { return fmt.Sprint(p) })
+			found := done.Judge(ends, func(id testkit.RecordID) string { return fmt.Sprint(id.Partition) })
 			if found.Lost > 0 || found.Twice > 0 {
 				t.Errorf("of %d records %d were lost, and %d handled twice:\n%v", found.Records, found.Lost, found.Twice, found.Faults)
 			}

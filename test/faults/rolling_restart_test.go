@@ -69,19 +69,19 @@ func TestRollingRestart(t *testing.T) {
 			if since := now - last[d.Partition()].Swap(now); since > stall.Load() {
 				stall.Store(since)
 			}
-			began.Add(testkit.Event{Member: member, Partition: d.Partition(), Offset: d.Offset()})
+			ended := began.Handle(member, d.Partition(), d.Offset())
 			<-time.After(time.Millisecond)
-			began.Add(testkit.Event{Member: member, Partition: d.Partition(), Offset: d.Offset(), End: true})
+			ended()
 			return nil
 		}, ackpolicy.NackOnError.Middleware))
 	}
 	for n := 1; n <= len(brokers); n++ {
-		before := began.Size()
-		testkit.Eventually(t, "records to flow", func() bool { return began.Size() > before+2*rate })
+		before := began.Count(testkit.Began, testkit.Ended)
+		testkit.Eventually(t, "records to flow", func() bool { return began.Count(testkit.Began, testkit.Ended) > before+2*rate })
 		ofCluster(t, "restart-broker", strconv.Itoa(n))
 	}
-	before := began.Size()
-	testkit.Eventually(t, "records to flow", func() bool { return began.Size() > before+2*rate })
+	before := began.Count(testkit.Began, testkit.Ended)
+	testkit.Eventually(t, "records to flow", func() bool { return began.Count(testkit.Began, testkit.Ended) > before+2*rate })
 	ends := producer.Finish(t)
 	for p, end := range ends {
 		testkit.WaitCommitted(t, group, topic, int32(p), end)
@@ -89,7 +89,7 @@ func TestRollingRestart(t *testing.T) {
 	for _, s := range services {
 		s.Stop()
 	}
-	found := began.Judge(ends, func(p int32, offset int64) string { return testkit.KeyOf(p, offset, keys) })
+	found := began.Judge(ends, func(id testkit.RecordID) string { return testkit.KeyOf(id.Partition, id.Offset, keys) })
 	if found.Lost > 0 {
 		t.Errorf("%d of %d records lost:\n%s", found.Lost, found.Records, strings.Join(found.Faults, "\n"))
 	}

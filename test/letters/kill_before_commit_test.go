@@ -1,15 +1,10 @@
 package letters_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -31,33 +26,13 @@ func TestKillBetweenLetterAndCommit(t *testing.T) {
 	t.Parallel()
 	const records, kills = 4, 2
 	spec := letterSpec{Group: brokertest.Group(t), Topic: testkit.NewTopic(t, 1, testkit.Keyed("k", "k", "k", "k")...)} // letters of one key are sent one by one
-	text, err := json.Marshal(spec)
-	testkit.Check(t, err)
 	for range kills {
-		child := exec.Command(os.Args[0])
-		child.Env = append(os.Environ(), letterChildEnv+"="+string(text), "KAFKA_BROKERS="+strings.Join(testkit.Shared.Addrs(), ","))
-		var log bytes.Buffer
-		child.Stderr = &log
-		stdin, err := child.StdinPipe() // ends with us, if we are killed ourselves
-		testkit.Check(t, err)
-		defer stdin.Close()
-		stdout, err := child.StdoutPipe()
-		testkit.Check(t, err)
-		testkit.Check(t, child.Start())
-		stored := make(chan string, 1)
-		go func() {
-			line, _ := bufio.NewReader(stdout).ReadString('\n')
-			stored <- line
-		}()
-		line := ""
-		select {
-		case line = <-stored:
-		case <-time.After(testkit.Patience):
-		}
-		testkit.Check(t, child.Process.Kill())
-		_ = child.Wait() // "signal: killed"
-		if line != "stored 0\n" {
-			t.Fatalf("the consumer said %q before it was killed, its log:\n%s", line, &log)
+		ledger := &testkit.Ledger{}
+		child := testkit.StartChild(t, letterChildEnv, spec, ledger)
+		testkit.Poll(func() bool { return ledger.Count(testkit.Stored) > 0 })
+		child.Kill()
+		if letters := ledger.Entries(testkit.Stored); len(letters) != 1 || letters[0].Offset != 0 {
+			t.Fatalf("the consumer wrote %v before it was killed", letters)
 		}
 		if offset, err := brokertest.Committed(testkit.Shared.Addrs(), spec.Group, spec.Topic, 0); err != nil || offset > 0 {
 			t.Errorf("stored after a kill: %d, %v", offset, err)
@@ -89,26 +64,13 @@ func (s letterSpec) config() ackpolicy.SubscriberConfig {
 	return cfg
 }
 
-// letterChild tells of the first letter that is stored, and holds what follows it: the release of the record.
-func letterChild(text string) int {
-	var spec letterSpec
-	err := json.Unmarshal([]byte(text), &spec)
-	if err == nil {
-		err = spec.consume()
-	}
-	fmt.Fprintln(os.Stderr, err)
-	return 1
-}
-
-func (s letterSpec) consume() (err error) {
-	if testkit.Shared, err = brokertest.Start(); err != nil {
-		return err
-	}
+// Consume tells of the first letter that is stored, and holds what follows it: the release of the record.
+func (s letterSpec) Consume(stop io.Reader) error {
 	cfg := s.config()
 	cfg.Hooks.DeadLettered = func(e ackpolicy.DeadLetteredEvent) {
 		if e.Err == nil {
 			<-time.After(5 * cfg.CommitInterval) // a commit that does not wait for the letter would be stored by now
-			fmt.Println("stored", e.Offset)
+			testkit.Write(testkit.Entry{Kind: testkit.Stored, RecordID: testkit.RecordID{Partition: e.Partition, Offset: e.Offset}})
 			select {}
 		}
 	}
@@ -124,7 +86,7 @@ func (s letterSpec) consume() (err error) {
 	router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 	router.AddConsumerHandler("handler", s.Topic, sub, func(*message.Message) error { return ackpolicy.RejectWith(testkit.ErrPoison) })
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // until the test's process is gone
+		_, _ = io.Copy(io.Discard, stop) // until the test's process is gone
 		os.Exit(1)
 	}()
 	return router.Run(context.Background())

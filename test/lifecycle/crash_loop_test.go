@@ -2,11 +2,9 @@ package lifecycle_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -24,18 +22,9 @@ import (
 const crashChildEnv = "ACKPOLICY_CRASH_CHILD"
 
 type crashSpec struct {
-	Group, Topic, Ledger string
-	MaxDeliveries        int
-	Deadly               string // the value of the record whose handler ends the process; "": none
-}
-
-// What the child writes of each handler that returned, of each letter, and of its end.
-type crashLine struct {
-	Kind      string // "handled", "letter"
-	Partition int32
-	Offset    int64
-	Attempts  int
-	Reason    string
+	Group, Topic  string
+	MaxDeliveries int
+	Deadly        string // the value of the record whose handler ends the process; "": none
 }
 
 func (s crashSpec) config() ackpolicy.SubscriberConfig {
@@ -47,27 +36,20 @@ func (s crashSpec) config() ackpolicy.SubscriberConfig {
 	})
 }
 
-type crashLetters func(crashLine)
+// crashLetters writes its letters into the ledger.
+type crashLetters struct{}
 
-func (w crashLetters) Send(_ context.Context, _ *sarama.ConsumerMessage, l ackpolicy.Letter) error {
-	w(crashLine{Kind: "letter", Partition: l.Partition, Offset: l.Offset, Attempts: l.Attempts, Reason: l.Reason.Error()})
+func (crashLetters) Send(_ context.Context, _ *sarama.ConsumerMessage, l ackpolicy.Letter) error {
+	id := testkit.RecordID{Partition: l.Partition, Offset: l.Offset}
+	testkit.Write(testkit.Entry{Kind: testkit.Stored, RecordID: id, Attempt: l.Attempts, Detail: l.Reason.Error()})
 	return nil
 }
 
-func (s crashSpec) consume(until io.Reader) error {
-	ledger, err := os.OpenFile(s.Ledger, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	write := func(l crashLine) {
-		line, _ := json.Marshal(l)
-		if _, err := ledger.Write(append(line, '\n')); err != nil { // one system call
-			panic(err)
-		}
-	}
+// Consume implements testkit.Consumer.
+func (s crashSpec) Consume(stop io.Reader) error {
 	logger := watermill.NewStdLogger(false, false)
 	cfg := s.config()
-	cfg.DeadLetter = crashLetters(write)
+	cfg.DeadLetter = crashLetters{}
 	sub, err := ackpolicy.NewSubscriber(cfg, logger)
 	if err != nil {
 		return err
@@ -83,51 +65,21 @@ func (s crashSpec) consume(until io.Reader) error {
 			os.Exit(deadlyExit)
 		}
 		<-time.After(2 * time.Millisecond)
-		write(crashLine{Kind: "handled", Partition: d.Partition(), Offset: d.Offset()})
+		testkit.Write(entry(testkit.Ended, d))
 		return nil
 	})
-	return runUntil(router, until)
+	return testkit.RunUntil(router, stop)
 }
 
 const deadlyExit = 42
 
-func (s crashSpec) read(t *testing.T) (lines []crashLine) {
-	t.Helper()
-	text, err := os.ReadFile(s.Ledger)
-	if !os.IsNotExist(err) {
-		testkit.Check(t, err)
-	}
-	for line := range strings.Lines(string(text)) {
-		var l crashLine
-		if json.Unmarshal([]byte(line), &l) == nil { // the last one may be cut
-			lines = append(lines, l)
-		}
-	}
-	return lines
-}
-
 // run starts the consumer and waits for its end, or for done. It returns false if it was the deadly record's.
-func (s crashSpec) run(t *testing.T, done func() bool) (lived bool) {
+func (s crashSpec) run(t *testing.T, ledger *testkit.Ledger, done func() bool) (lived bool) {
 	t.Helper()
-	text, err := json.Marshal(s)
-	testkit.Check(t, err)
-	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), crashChildEnv+"="+string(text), "KAFKA_BROKERS="+strings.Join(testkit.Shared.Addrs(), ","))
-	log, err := os.OpenFile(s.Ledger+".log", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	testkit.Check(t, err)
-	defer log.Close()
-	child.Stdout, child.Stderr = log, log
-	stdin, err := child.StdinPipe() // ends with us, if we are killed ourselves
-	testkit.Check(t, err)
-	testkit.Check(t, child.Start())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = child.Wait()
-	}()
+	child := testkit.StartChild(t, crashChildEnv, s, ledger)
 	if !testkit.PollFor(2*testkit.Patience, func() bool {
 		select {
-		case <-ended:
+		case <-child.Ended():
 			return true
 		default:
 			return done()
@@ -135,9 +87,8 @@ func (s crashSpec) run(t *testing.T, done func() bool) (lived bool) {
 	}) {
 		t.Error("it neither died nor came to an end")
 	}
-	_ = stdin.Close() // it may be closed already: the child is gone
-	<-ended
-	switch code := child.ProcessState.ExitCode(); code {
+	child.Stop()
+	switch code := child.ExitCode(); code {
 	case 0:
 		return true
 	case deadlyExit:
@@ -157,15 +108,10 @@ func TestCrashLoop(t *testing.T) {
 		t.Run(fmt.Sprint(partitions, " partitions"), func(t *testing.T) {
 			t.Parallel()
 			spec := crashSpec{
-				Group: brokertest.Group(t), Topic: testkit.NewTopic(t, partitions), Ledger: t.TempDir() + "/ledger",
+				Group: brokertest.Group(t), Topic: testkit.NewTopic(t, partitions),
 				MaxDeliveries: 3, Deadly: fmt.Sprint(deadly),
 			}
-			defer func() {
-				if t.Failed() {
-					text, _ := os.ReadFile(spec.Ledger + ".log")
-					t.Logf("the end of the consumer's log:\n%s", text[max(0, len(text)-20_000):])
-				}
-			}()
+			ledger := &testkit.Ledger{}
 			ends := map[int32]int64{}
 			batches := map[int32][]brokertest.Record{}
 			for i, r := range testkit.OwnKeys(0, records) {
@@ -185,23 +131,21 @@ func TestCrashLoop(t *testing.T) {
 				return true
 			}
 			deaths := 0
-			for !spec.run(t, finished) {
+			for !spec.run(t, ledger, finished) {
 				if deaths++; deaths > 8 {
 					t.Fatal("it goes on dying")
 				}
 			}
-			times, letters, twice := map[testkit.RecordID]int{}, []crashLine{}, 0
-			for _, l := range spec.read(t) {
-				if l.Kind == "letter" {
-					letters = append(letters, l)
-				} else if times[testkit.RecordID{Partition: l.Partition, Offset: l.Offset}]++; times[testkit.RecordID{Partition: l.Partition, Offset: l.Offset}] == 2 {
+			times, letters, twice := map[testkit.RecordID]int{}, ledger.Entries(testkit.Stored), 0
+			for _, e := range ledger.Entries(testkit.Ended) {
+				if times[e.RecordID]++; times[e.RecordID] == 2 {
 					twice++
 				}
 			}
 			if len(times) != records-1 {
 				t.Errorf("%d records were handled, want %d", len(times), records-1)
 			}
-			if len(letters) != 1 || letters[0].Attempts != 3 || !strings.Contains(letters[0].Reason, ackpolicy.ErrProcessDied.Error()) {
+			if len(letters) != 1 || letters[0].Attempt != 3 || !strings.Contains(letters[0].Detail, ackpolicy.ErrProcessDied.Error()) {
 				t.Errorf("letters: %+v", letters)
 			}
 			if deaths > 5 {

@@ -97,7 +97,7 @@ func (f *fleet) handle(m *member, msg *message.Message) error {
 		}
 		return nil
 	}
-	f.ledger.Add(testkit.Event{Member: m.id, Partition: partition, Offset: offset, End: false})
+	ended := f.ledger.Handle(m.id, partition, offset)
 	share := float64((offset*37+int64(partition)*11)%50) / 49
 	<-time.After(time.Millisecond + time.Duration(share*share*49*float64(time.Millisecond)))
 	if m.dead.Load() {
@@ -106,7 +106,7 @@ func (f *fleet) handle(m *member, msg *message.Message) error {
 		}
 		return nil
 	}
-	f.ledger.Add(testkit.Event{Member: m.id, Partition: partition, Offset: offset, End: true})
+	ended()
 	if f.app.nacked(offset) {
 		return ackpolicy.NackAfter(time.Hour)
 	}
@@ -137,13 +137,14 @@ func (f *fleet) stopOldest(way int) {
 // progress waits until some more records are handled: at times so few that the next restart comes amid the rebalance.
 func (f *fleet) progress(i int) {
 	f.t.Helper()
-	want := f.ledger.Size() + []int{200, 1, 60, 20, 300}[i%5]
-	testkit.Eventually(f.t, fmt.Sprintf("progress after restart %d", i), func() bool { return f.ledger.Size() >= want })
+	size := func() int { return f.ledger.Count(testkit.Began, testkit.Ended) }
+	want := size() + []int{200, 1, 60, 20, 300}[i%5]
+	testkit.Eventually(f.t, fmt.Sprintf("progress after restart %d", i), func() bool { return size() >= want })
 }
 
 func (f *fleet) judge(ends []int64) string {
 	f.t.Helper()
-	found := f.ledger.Judge(ends, func(partition int32, offset int64) string { return f.app.key(partition, offset, f.app.lanes) })
+	found := f.ledger.Judge(ends, func(id testkit.RecordID) string { return f.app.key(id.Partition, id.Offset, f.app.lanes) })
 	if found.Lost > 0 {
 		f.t.Errorf("%d of %d records lost", found.Lost, found.Records)
 	}

@@ -1,18 +1,13 @@
 package lifecycle_test
 
 import (
-	"context"
-	"encoding/json"
-	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
@@ -21,10 +16,10 @@ const killChildEnv = "ACKPOLICY_KILL_CHILD"
 
 // killSpec is what the consumer runs. AckFirst is with ConfirmFirst.
 type killSpec struct {
-	Policy               ackpolicy.Policy
-	ByKey                bool
-	Instance             string
-	Group, Topic, Ledger string
+	Policy       ackpolicy.Policy
+	ByKey        bool
+	Instance     string
+	Group, Topic string
 }
 
 func (s killSpec) name() string {
@@ -72,7 +67,7 @@ func (s killSpec) config() ackpolicy.SubscriberConfig {
 	})
 }
 
-// fails tells which records have handlers that fail, the first time.
+// fails reports which records have handlers that fail, the first time.
 func (s killSpec) fails(offset int64, attempt int) bool {
 	switch s.Policy {
 	case ackpolicy.RejectOnError, ackpolicy.Ack, ackpolicy.NackOnError:
@@ -81,42 +76,18 @@ func (s killSpec) fails(offset int64, attempt int) bool {
 	return false
 }
 
-// consumer is what a child process of a test runs.
-type consumer interface {
-	consume(until io.Reader) error
+// entry is about a delivery.
+func entry(kind testkit.Kind, d *ackpolicy.Delivery) testkit.Entry {
+	return testkit.Entry{Kind: kind, RecordID: testkit.RecordID{Partition: d.Partition(), Offset: d.Offset()}, Attempt: d.Attempt()}
 }
 
-// child consumes until its standard input ends, as it does when the test's process is gone.
-func child[S consumer](text string) int {
-	var spec S
-	err := json.Unmarshal([]byte(text), &spec)
-	if err == nil {
-		testkit.Shared, err = brokertest.Start()
-	}
-	if err == nil {
-		err = spec.consume(os.Stdin)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
-}
-
-func (s killSpec) consume(until io.Reader) error {
-	ledger, err := os.OpenFile(s.Ledger, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	write := func(kind string, partition int32, offset int64, attempt int) {
-		// One system call a line: what was written survives the process.
-		if _, err := fmt.Fprintf(ledger, "%s %d %d %d\n", kind, partition, offset, attempt); err != nil {
-			panic(err)
-		}
-	}
+// Consume implements testkit.Consumer.
+func (s killSpec) Consume(stop io.Reader) error {
 	logger := watermill.NewStdLogger(false, false)
 	cfg := s.config()
-	cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { write("assigned", e.Partition, e.Start, 0) }
+	cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) {
+		testkit.Write(testkit.Entry{Kind: testkit.Assigned, RecordID: testkit.RecordID{Partition: e.Partition, Offset: e.Start}})
+	}
 	sub, err := ackpolicy.NewSubscriber(cfg, logger)
 	if err != nil {
 		return err
@@ -125,32 +96,25 @@ func (s killSpec) consume(until io.Reader) error {
 	if err != nil {
 		return err
 	}
-	batches := &batcher{cumulative: !s.ByKey, refused: func(d *ackpolicy.Delivery) {
-		write("refused", d.Partition(), d.Offset(), d.Attempt())
-	}}
+	batches := &batcher{cumulative: !s.ByKey, refused: func(d *ackpolicy.Delivery) { testkit.Write(entry(testkit.Refused, d)) }}
 	router.AddMiddleware(s.middleware())
 	router.AddConsumerHandler("handler", s.Topic, sub, func(msg *message.Message) error {
 		d, _ := ackpolicy.FromMessage(msg)
-		write("start", d.Partition(), d.Offset(), d.Attempt())
+		testkit.Write(entry(testkit.Began, d))
 		<-time.After(time.Duration(1+(d.Offset()*37+int64(d.Partition())*11)%10) * time.Millisecond)
 		if s.fails(d.Offset(), d.Attempt()) {
-			write("fail", d.Partition(), d.Offset(), d.Attempt())
+			kind := testkit.Ended
+			if s.Policy == ackpolicy.NackOnError {
+				kind = testkit.Failed
+			}
+			testkit.Write(entry(kind, d))
 			return testkit.ErrBoom
 		}
-		write("end", d.Partition(), d.Offset(), d.Attempt())
+		testkit.Write(entry(testkit.Ended, d))
 		if s.Policy == ackpolicy.Manual {
 			batches.add(d)
 		}
 		return nil
 	})
-	return runUntil(router, until)
-}
-
-// runUntil runs a Router until a reader ends.
-func runUntil(router *message.Router, end io.Reader) error {
-	go func() {
-		_, _ = io.Copy(io.Discard, end)
-		_ = router.Close()
-	}()
-	return router.Run(context.Background())
+	return testkit.RunUntil(router, stop)
 }

@@ -1,13 +1,8 @@
 package lifecycle_test
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -49,11 +44,9 @@ func TestKill(t *testing.T) {
 
 func testKill(t *testing.T, spec killSpec) {
 	spec.Group, spec.Topic = brokertest.Group(t), testkit.NewTopic(t, killPartitions)
-	spec.Ledger = filepath.Join(t.TempDir(), "ledger")
 	bound := promised(t, spec)
 	producer := testkit.StartProducer(t, spec.Topic, killPartitions, killRate, killKeys)
-	c := &crashes{t: t, spec: spec, ledger: &tail{path: spec.Ledger}}
-	defer c.closeLog()
+	c := &crashes{t: t, spec: spec, ledger: &testkit.Ledger{}}
 	for i := range *kills {
 		c.kill(i)
 	}
@@ -72,20 +65,47 @@ func testKill(t *testing.T, spec killSpec) {
 		stored, err := brokertest.CommittedAll(testkit.Shared.Addrs(), spec.Group, spec.Topic)
 		t.Errorf("stored offsets at the end: got %v, %v, want %v", stored, err, ends)
 	}
-	c.stop()
+	c.child.Stop()
+	if code := c.child.ExitCode(); code != 0 {
+		t.Errorf("the consumer ended with exit code %d", code)
+	}
 
-	record, err := c.ledger.read()
-	testkit.Check(t, err)
-	found := judgeCrashes(record.lines, ends, spec)
+	found := c.ledger.Judge(ends, func(id testkit.RecordID) string { return fmt.Sprint(id.Offset % spec.lanes()) })
 	if spec.Policy == ackpolicy.AckFirst {
-		found.wantAtMostOnce(t, spec)
+		wantAtMostOnce(t, found, spec)
 	} else {
-		found.wantAtLeastOnce(t, bound)
+		wantAtLeastOnce(t, found, bound)
 	}
 	if len(found.Faults) > 0 {
 		t.Errorf("faults:\n%s", strings.Join(found.Faults, "\n"))
 	}
-	t.Logf("kills=%d %s, %d handlers at work then: %s", *kills, spec.name(), c.running, found)
+	t.Logf("kills=%d %s, %d handlers at work then: %d records, started again %d, at most %d a kill and partition; lost %d (%d of them begun), at most %d a kill and partition",
+		*kills, spec.name(), c.running, found.Records, found.Replayed, found.MaxReplay, found.Lost, found.Unfinished, found.MaxMissing)
+}
+
+func wantAtLeastOnce(t *testing.T, found testkit.Findings, bound int) {
+	t.Helper()
+	if found.Lost > 0 {
+		t.Errorf("%d of %d records lost", found.Lost, found.Records)
+	}
+	if found.MaxReplay > bound {
+		t.Errorf("%d records of a partition started again after a kill; Guarantees says at most %d", found.MaxReplay, bound)
+	}
+}
+
+// wantAtMostOnce allows each kill to lose what was confirmed and not finished: what ran, or was about to.
+func wantAtMostOnce(t *testing.T, found testkit.Findings, spec killSpec) {
+	t.Helper()
+	if found.Twice > 0 || found.Replayed > 0 {
+		t.Errorf("%d of %d records started twice", max(found.Twice, found.Replayed), found.Records)
+	}
+	inFlight := spec.maxInFlight()
+	if found.MaxMissing > inFlight {
+		t.Errorf("a kill lost %d records of a partition; at most %d were in flight", found.MaxMissing, inFlight)
+	}
+	if bound := *kills * killPartitions * inFlight; found.Lost > bound {
+		t.Errorf("%d kills lost %d records; at most %d were in flight", *kills, found.Lost, bound)
+	}
 }
 
 // promised is the number in Guarantees.
@@ -105,81 +125,33 @@ func promised(t *testing.T, spec killSpec) int {
 type crashes struct {
 	t       *testing.T
 	spec    killSpec
-	ledger  *tail
-	log     *os.File
-	child   *exec.Cmd
-	stdin   io.Closer
+	ledger  *testkit.Ledger
+	child   *testkit.Child
 	running int // handlers that the kills met
 }
 
 func (c *crashes) start() {
 	c.t.Helper()
-	if c.log == nil {
-		var err error
-		c.log, err = os.Create(c.spec.Ledger + ".log")
-		testkit.Check(c.t, err)
-	}
-	spec, err := json.Marshal(c.spec)
-	testkit.Check(c.t, err)
-	executable, err := os.Executable()
-	testkit.Check(c.t, err)
-	child := exec.Command(executable)
-	child.Env = append(os.Environ(), killChildEnv+"="+string(spec), "KAFKA_BROKERS="+strings.Join(testkit.Shared.Addrs(), ","))
-	child.Stdout, child.Stderr = c.log, c.log
-	c.stdin, err = child.StdinPipe()
-	testkit.Check(c.t, err)
-	testkit.Check(c.t, child.Start())
-	c.child = child
-	c.t.Cleanup(func() { // if the test failed meanwhile
-		if child.ProcessState == nil {
-			_ = child.Process.Kill()
-			_ = child.Wait()
-		}
-	})
+	c.child = testkit.StartChild(c.t, killChildEnv, c.spec, c.ledger)
 }
 
 // kill starts the process, and kills it amid its work, once it has begun some more records. Every third time it is
 // shutting down when it is killed.
 func (c *crashes) kill(i int) {
 	c.t.Helper()
+	open := c.ledger.Running() // when those before were killed
+	want := c.ledger.Count(testkit.Began) + []int{20, 150, 3, 400, 60}[i%5]
 	c.start()
-	before, err := c.ledger.read()
-	testkit.Check(c.t, err)
-	want := before.begun + []int{20, 150, 3, 400, 60}[i%5]
 	testkit.Eventually(c.t, fmt.Sprintf("handlers at work before kill %d", i), func() bool {
-		now, err := c.ledger.read()
-		return err == nil && now.begun >= want && now.open() > before.open()
+		return c.ledger.Count(testkit.Began) >= want && c.ledger.Running() > open
 	})
 	if i%3 == 2 {
-		testkit.Check(c.t, c.stdin.Close())
+		c.child.Stop()
 	}
-	testkit.Check(c.t, c.child.Process.Kill())
-	_ = c.child.Wait() // "signal: killed"
-	if code := c.child.ProcessState.ExitCode(); code != -1 {
+	c.child.Kill()
+	if code := c.child.ExitCode(); code != -1 {
 		c.t.Errorf("kill %d came too late: exit code %d", i, code)
 	}
-	after, err := c.ledger.read()
-	testkit.Check(c.t, err)
-	c.running += after.open() - before.open()
-	testkit.Check(c.t, appendLine(c.spec.Ledger, "kill"))
-}
-
-// stop has the process end as it does at a deploy.
-func (c *crashes) stop() {
-	c.t.Helper()
-	testkit.Check(c.t, c.stdin.Close())
-	if err := c.child.Wait(); err != nil {
-		c.t.Errorf("the consumer: %v", err)
-	}
-}
-
-func (c *crashes) closeLog() {
-	if c.log == nil {
-		return
-	}
-	_ = c.log.Close()
-	if c.t.Failed() {
-		text, _ := os.ReadFile(c.log.Name())
-		c.t.Logf("the end of the consumer's log:\n%s", text[max(0, len(text)-20_000):])
-	}
+	c.running += c.ledger.Running() - open
+	c.ledger.Add(testkit.Entry{Kind: testkit.Killed})
 }

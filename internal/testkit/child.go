@@ -1,0 +1,123 @@
+package testkit
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+)
+
+// Consumer is what a Child runs. It returns when stop ends.
+type Consumer interface {
+	Consume(stop io.Reader) error
+}
+
+// RunChild makes the test binary a consumer, if the environment variable holds one. TestMain calls it first.
+func RunChild[C Consumer](env string) {
+	text, ok := os.LookupEnv(env)
+	if !ok {
+		return
+	}
+	var c C
+	err := json.Unmarshal([]byte(text), &c)
+	if err == nil {
+		Shared, err = brokertest.Start()
+	}
+	if err == nil {
+		err = c.Consume(os.Stdin) // which ends with the test's process, too
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// Write writes an entry into the ledger of the test whose child this process is. One system call writes it, so that it
+// outlives the process.
+func Write(e Entry) {
+	if err := e.write(os.Stdout); err != nil {
+		panic(err)
+	}
+}
+
+// RunUntil runs a Router until a reader ends.
+func RunUntil(router *message.Router, stop io.Reader) error {
+	go func() {
+		_, _ = io.Copy(io.Discard, stop)
+		_ = router.Close()
+	}()
+	return router.Run(context.Background())
+}
+
+// Child is the test binary as another process.
+type Child struct {
+	cmd   *exec.Cmd
+	stdin io.Closer
+	ended chan struct{}
+}
+
+// StartChild starts a process in which RunChild finds the consumer. What that writes is appended to the ledger. Its log
+// is shown if the test fails.
+func StartChild(t testing.TB, env string, consumer any, ledger *Ledger) *Child {
+	t.Helper()
+	spec, err := json.Marshal(consumer)
+	Check(t, err)
+	executable, err := os.Executable()
+	Check(t, err)
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	Check(t, err)
+	c := &Child{cmd: exec.Command(executable), ended: make(chan struct{})}
+	c.cmd.Env = append(os.Environ(), env+"="+string(spec), "KAFKA_BROKERS="+strings.Join(Shared.Addrs(), ","))
+	c.cmd.Stderr = log
+	c.stdin, err = c.cmd.StdinPipe()
+	Check(t, err)
+	stdout, err := c.cmd.StdoutPipe()
+	Check(t, err)
+	Check(t, c.cmd.Start())
+	var bad error
+	go func() {
+		defer close(c.ended)
+		bad = ledger.read(stdout)
+		_ = c.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		c.Kill()
+		if bad != nil {
+			t.Error("the child's ledger:", bad)
+		}
+		_ = log.Close()
+		if t.Failed() {
+			text, _ := os.ReadFile(log.Name())
+			t.Logf("the end of the child's log:\n%s", text[max(0, len(text)-20_000):])
+		}
+	})
+	return c
+}
+
+// Stop tells the process to end as it does at a deploy. It does not wait.
+func (c *Child) Stop() { _ = c.stdin.Close() }
+
+// Kill kills the process, if it has not ended, and waits for its end.
+func (c *Child) Kill() {
+	_ = c.cmd.Process.Kill()
+	<-c.ended
+}
+
+// Ended is closed once the process has ended and all that it wrote is in the ledger.
+func (c *Child) Ended() <-chan struct{} { return c.ended }
+
+// ExitCode returns how the process ended: -1 if it was killed.
+func (c *Child) ExitCode() int {
+	<-c.ended
+	return c.cmd.ProcessState.ExitCode()
+}
