@@ -336,7 +336,8 @@ type overdue struct {
 	cuts  atomic.Int32 // since the last one that was not cut off
 }
 
-var processStart = time.Now()
+// processStart is long before the process began: testing/synctest's clock starts in the year 2000.
+var processStart = time.Now().Add(-40 * 365 * 24 * time.Hour)
 
 func (o *overdue) begin() (end func()) {
 	cuts := o.cuts.Load()

@@ -1,0 +1,244 @@
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+)
+
+// take judges that a record is handed out.
+func (j *judge) take(m *member, d *ackpolicy.Delivery) *delivery {
+	j.mu.Lock()
+	t := j.terms[d.Draining()]
+	j.mu.Unlock()
+	if t == nil {
+		b := j.baseOf(m, d.Partition())
+		j.mu.Lock()
+		if t = j.terms[d.Draining()]; t == nil {
+			t = &term{
+				m: m, part: d.Partition(), base: b, delivered: map[int64]*delivery{}, highest: map[string]int64{},
+				busy: map[string]*delivery{}, sure: map[int64]bool{}, beganAt: j.now(),
+			}
+			j.terms[d.Draining()] = t
+			j.noteLocked(m, t.part, -1, "first delivery of an assignment, which began with %v", b)
+		}
+		j.mu.Unlock()
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	r := j.book[d.Partition()][d.Offset()]
+	del := &delivery{record: r, term: t, attempt: d.Attempt()}
+	j.noteLocked(m, r.part, r.offset, "delivered, attempt %d", del.attempt)
+	if j.gone[m] {
+		return del
+	}
+	j.handedOut(del)
+	r.last = del
+	t.delivered[r.offset] = del
+	t.busy[r.lane] = del
+	t.highest[r.lane] = max(t.highest[r.lane], r.offset)
+	t.inFlight++
+	if j.w.policy == ackpolicy.AckFirst && r.settled == "" {
+		r.settled = "taken under AckFirst"
+	}
+	return del
+}
+
+func (j *judge) handedOut(d *delivery) {
+	r, t := d.record, d.term
+	bad := func(rule, format string, args ...any) {
+		j.violateLocked(rule, r.part, r.offset, "%d/%d, attempt %d at member %d: %s", r.part, r.offset, d.attempt, t.m.id, fmt.Sprintf(format, args...))
+	}
+	earlier := t.delivered[r.offset]
+	// Repeats.
+	switch {
+	case r.never != "" && j.w.policy != ackpolicy.AckFirst: // there its handler must not begin
+		bad("repeat", "delivered again though %s", r.never)
+	case t.base != nil && t.base.covers(r.offset):
+		bad("repeat", "delivered though it was stored as settled: %v", t.base)
+	case earlier != nil && t.sure[r.offset]:
+		bad("repeat", "delivered again in the assignment that has settled it")
+	}
+	if before := r.last; before != nil && before.term != t && before.term.sure[r.offset] && !before.term.clean {
+		before.term.replayed++
+		if bound := j.w.maxUncommitted; bound != ackpolicy.Unlimited && before.term.replayed > bound {
+			bad("repeat", "the %dth record that is repeated of one assignment, MaxUncommitted is %d", before.term.replayed, bound)
+		}
+	}
+	// Attempts.
+	switch {
+	case earlier != nil && d.attempt != earlier.attempt+1:
+		bad("attempt", "it follows attempt %d", earlier.attempt)
+	case earlier == nil && t.base != nil:
+		// After deaths the assignment itself names what it is about to hand out.
+		if open, _ := t.base.openOf(r.offset); d.attempt != open.Attempts+1 && !(open.InFlight && d.attempt == open.Attempts) {
+			bad("attempt", "%d attempts were stored", open.Attempts)
+		}
+		fallthrough
+	case earlier == nil:
+		if last := r.last; last != nil && last.told && d.attempt <= last.attempt {
+			bad("attempt", "attempt %d was that of an owner that ended well", last.attempt)
+		}
+	}
+	// Delays.
+	if last := r.last; last != nil && last.nacked && (last.term == t || last.term.clean) && j.now() < last.due-2*time.Millisecond {
+		bad("delay", "nacked until %v", last.due)
+	}
+	// Order.
+	if busy := t.busy[r.lane]; busy != nil {
+		bad("order", "%d of its lane is in flight", busy.offset)
+	}
+	if earlier == nil && r.offset < t.highest[r.lane] {
+		bad("order", "delivered first after %d of its lane", t.highest[r.lane])
+	}
+	if t.base != nil {
+		for _, o := range j.book[r.part][max(0, t.base.offset):r.offset] {
+			switch before := t.delivered[o.offset]; {
+			case o.lane != r.lane, o.settled != "", t.base.covers(o.offset):
+			case before == nil:
+				bad("order", "%d of its lane comes before and was not delivered", o.offset)
+			case before.nacked:
+				bad("order", "%d of its lane was nacked and waits", o.offset)
+			}
+		}
+	}
+	if t.over {
+		bad("drain", "delivered after the assignment's end")
+	}
+	if t.inFlight > j.w.maxInFlight {
+		bad("inflight", "%d are in flight already", t.inFlight)
+	}
+}
+
+// begin judges that a handler begins.
+func (j *judge) begin(m *member, d *ackpolicy.Delivery) *delivery {
+	var stored *base
+	if j.w.policy == ackpolicy.AckFirst {
+		if info := j.w.cluster.GroupInfo(group); info != nil {
+			c := info.Commits[topic][d.Partition()]
+			stored = readBase(d.Partition(), c.Offset, c.Metadata)
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	r := j.book[d.Partition()][d.Offset()]
+	del := r.last
+	if t := j.terms[d.Draining()]; t.delivered[r.offset] != nil {
+		del = t.delivered[r.offset]
+	}
+	if j.gone[m] || del == nil {
+		return &delivery{record: r, term: &term{m: m, sure: map[int64]bool{}}}
+	}
+	r.handled++
+	if j.w.policy == ackpolicy.AckFirst {
+		if r.never != "" {
+			j.violateLocked("repeat", r.part, r.offset, "%d/%d: its handler begins though %s", r.part, r.offset, r.never)
+		}
+		if stored == nil || !stored.covers(r.offset) {
+			j.violateLocked("confirm", r.part, r.offset, "%d/%d: the handler begins, and its commit is not stored: %v", r.part, r.offset, stored)
+		}
+		r.never = "its handler has begun, under ConfirmFirst"
+	}
+	return del
+}
+
+// finish takes note that a handler has returned.
+func (j *judge) finish(d *delivery, stopped bool, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.noteLocked(d.term.m, d.part, d.offset, "attempt %d ends: %v", d.attempt, err)
+	if d.done, d.stopped = true, stopped; d.term.busy[d.lane] == d {
+		delete(d.term.busy, d.lane)
+	}
+	d.term.inFlight--
+}
+
+// intends takes note of what a handler's end is to do.
+func (j *judge) intends(d *delivery, b behaviour) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.gone[d.term.m] || j.w.policy == ackpolicy.AckFirst {
+		return
+	}
+	delay := time.Duration(-1)
+	acks := false
+	switch p := j.w.policy; {
+	case b.end == signalsAck:
+		acks = true
+	case b.end == signalsNack:
+		delay = b.delay
+	case b.end == signalsReject, p == ackpolicy.Manual:
+	case b.end == succeeds, p == ackpolicy.Ack:
+		acks = true
+	case p == ackpolicy.NackOnError:
+		delay = resend
+	}
+	if b.manner == nacksEarly {
+		return
+	}
+	if acks && d.settled == "" {
+		d.settled = "acked by its handler's end"
+	}
+	if delay >= 0 {
+		j.nacksLocked(d, delay)
+	}
+}
+
+func (j *judge) nacks(d *delivery, delay time.Duration) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.nacksLocked(d, delay)
+}
+
+func (j *judge) nacksLocked(d *delivery, delay time.Duration) {
+	d.due = j.now() + delay
+}
+
+// ackSync calls AckSync: once it has returned nil the record never comes again.
+func (j *judge) ackSync(d *delivery, handle *ackpolicy.Delivery, ctx context.Context) {
+	j.mu.Lock()
+	if !j.gone[d.term.m] && d.settled == "" {
+		d.settled = "acked by AckSync"
+	}
+	j.mu.Unlock()
+	err := handle.AckSync(ctx)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.noteLocked(d.term.m, d.part, d.offset, "AckSync of attempt %d: %v", d.attempt, err)
+	if err == nil && !j.gone[d.term.m] {
+		d.never = "its AckSync had returned nil"
+	}
+}
+
+// verb calls one that acks, or not.
+func (j *judge) verb(d *delivery, name string, acks bool, call func() bool) {
+	j.mu.Lock()
+	if acks && !j.gone[d.term.m] && d.settled == "" {
+		d.settled = "acked by " + name
+	}
+	j.mu.Unlock()
+	done := call()
+	j.note(d.term.m, d.part, d.offset, "%s of attempt %d: %t", name, d.attempt, done)
+}
+
+// below calls AckCumulative.
+func (j *judge) below(d *delivery, call func() bool) {
+	j.mu.Lock()
+	if !j.gone[d.term.m] {
+		for _, o := range d.term.delivered {
+			if o.offset <= d.offset && o.settled == "" && (o.done || o == d) {
+				o.settled = "acked by AckCumulative"
+			}
+		}
+		for _, o := range j.book[d.part][:d.offset] { // what an earlier owner had
+			if _, ok := d.term.base.openOf(o.offset); ok && o.settled == "" && d.term.delivered[o.offset] == nil {
+				o.settled = "acked by AckCumulative"
+			}
+		}
+	}
+	j.mu.Unlock()
+	done := call()
+	j.note(d.term.m, d.part, d.offset, "AckCumulative of attempt %d: %t", d.attempt, done)
+}

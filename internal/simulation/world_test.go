@@ -1,0 +1,277 @@
+package simulation
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	broker = "127.0.0.1:9092"
+	topic  = "topic"
+	group  = "group"
+
+	patience = 3 * time.Minute // for what is left after the storm
+	drained  = time.Minute     // until nothing of a closed member runs any more
+)
+
+// world is a history: a broker, a network, members, and the judge who sees all of it.
+type world struct {
+	plan
+	network  *network
+	cluster  *kfake.Cluster
+	goes     sync.WaitGroup // all that members run
+	striking sync.WaitGroup
+	began    time.Time
+
+	judge
+}
+
+func newWorld(p plan) *world {
+	w := &world{plan: p, network: newNetwork(dice(p.seed, 2)), began: time.Now()}
+	w.judge.init(w)
+	return w
+}
+
+// play runs the history, in a bubble.
+func (w *world) play(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(9092), kfake.ListenFn(w.network.listen),
+		kfake.SeedTopics(w.partitions, topic), kfake.GroupMinSessionTimeout(time.Second))
+	check(t, err)
+	w.cluster = cluster
+	defer cluster.Close()
+	w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Observe: true, Count: -1, When: w.commits})
+	w.cluster.ControlKey(-1, func(r kmsg.Request) (kmsg.Response, error, bool) {
+		w.cluster.KeepControl()
+		w.asked(r)
+		return nil, nil, false
+	})
+	ended := make(chan struct{})
+	var sweeper sync.WaitGroup
+	sweeper.Go(func() { w.sweep(ended) })
+	w.goes.Go(func() { w.produce(t) })
+	for range w.plan.members {
+		w.start()
+	}
+	for _, s := range w.steps {
+		time.Sleep(time.Until(w.began.Add(s.at)))
+		w.strike(s)
+	}
+	time.Sleep(time.Until(w.began.Add(storm)))
+	w.striking.Wait()
+	w.calm()
+	w.awaitEnd()
+	for _, m := range w.members() {
+		w.goes.Go(m.close)
+	}
+	w.goes.Wait()
+	close(ended)
+	sweeper.Wait()
+	w.atEnd(cluster.GroupInfo(group))
+	time.Sleep(drained)
+}
+
+// members returns those that run.
+func (w *world) members() []*member {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.running)
+}
+
+// sweep removes members that send nothing, as Kafka does. kfake forgets to, where one is gone before
+// its JoinGroup is answered.
+func (w *world) sweep(ended <-chan struct{}) {
+	ticker := time.NewTicker(session / 4)
+	defer ticker.Stop()
+	since := map[string]time.Time{}
+	for {
+		select {
+		case <-ticker.C:
+		case <-ended:
+			return
+		}
+		info := w.cluster.GroupInfo(group)
+		if info == nil || info.State != "Stable" {
+			clear(since)
+			continue
+		}
+		for _, m := range info.Members {
+			if since[m.MemberID].IsZero() {
+				since[m.MemberID] = time.Now()
+			}
+			if quiet := time.Since(later(since[m.MemberID], w.heard(m.MemberID))); quiet > session+session/4 {
+				w.note(nil, -1, -1, "%s has been silent for %v: out of the group", m.MemberID, quiet)
+				w.expel(m.MemberID)
+			}
+		}
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+func (w *world) expel(member string) {
+	cfg := sarama.NewConfig()
+	cfg.Net.Proxy.Enable, cfg.Net.Proxy.Dialer = true, w.network.link()
+	b := sarama.NewBroker(broker)
+	if err := b.Open(cfg); err != nil {
+		panic(err)
+	}
+	defer b.Close()
+	if _, err := b.LeaveGroup(&sarama.LeaveGroupRequest{GroupId: group, MemberId: member}); err != nil {
+		panic(err)
+	}
+}
+
+// produce writes the records.
+func (w *world) produce(t *testing.T) {
+	cfg := sarama.NewConfig()
+	cfg.Net.Proxy.Enable, cfg.Net.Proxy.Dialer = true, w.network.link()
+	b := sarama.NewBroker(broker)
+	check(t, b.Open(cfg))
+	defer b.Close()
+	r := dice(w.seed, 3)
+	next := make([]int, w.partitions)
+	for left := int(w.partitions) * w.records; left > 0; {
+		part := int32(r.IntN(int(w.partitions)))
+		n := min(1+r.IntN(10), w.records-next[part])
+		if n == 0 {
+			continue
+		}
+		batch := &sarama.RecordBatch{Version: 2, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, LastOffsetDelta: int32(n - 1), FirstTimestamp: time.Now(), MaxTimestamp: time.Now()}
+		for i := range n {
+			record := &sarama.Record{OffsetDelta: int64(i), Value: fmt.Append(nil, next[part]+i)}
+			if key := w.key(part, int64(next[part]+i)); key != "" {
+				record.Key = []byte(key)
+			}
+			batch.Records = append(batch.Records, record)
+		}
+		request := &sarama.ProduceRequest{RequiredAcks: sarama.WaitForAll, Timeout: 1000, Version: 3}
+		request.AddBatch(topic, part, batch)
+		response, err := b.Produce(request)
+		check(t, err)
+		if block := response.GetBlock(topic, part); block.Err != sarama.ErrNoError || block.Offset != int64(next[part]) {
+			t.Errorf("produce: %+v", block)
+			return
+		}
+		next[part] += n
+		left -= n
+		if w.slack > 0 {
+			time.Sleep(between(r, 0, 2*w.slack*time.Duration(n)/time.Duration(int(w.partitions)*w.records)+1))
+		}
+	}
+}
+
+var refusals = []*kerr.Error{
+	kerr.NotCoordinator, kerr.CoordinatorNotAvailable, kerr.CoordinatorLoadInProgress, kerr.RequestTimedOut, kerr.RequestTimedOut,
+	kerr.RebalanceInProgress, kerr.UnknownMemberID, kerr.UnknownServerError,
+}
+
+// strike takes a step.
+func (w *world) strike(s step) {
+	running := w.members()
+	if len(running) == 0 {
+		w.start()
+		return
+	}
+	m := running[s.member%len(running)]
+	w.note(m, -1, -1, "STEP %v", s)
+	after := func(do func()) {
+		w.striking.Go(func() {
+			time.Sleep(s.length)
+			do()
+		})
+	}
+	switch s.do {
+	case kill:
+		w.striking.Go(m.kill)
+		after(func() { w.start() })
+	case restart:
+		w.striking.Go(func() {
+			m.close()
+			w.start()
+		})
+	case join:
+		if len(running) < 5 {
+			w.start()
+		}
+	case leave:
+		if len(running) > 1 {
+			w.striking.Go(m.close)
+		}
+	case blink:
+		m.link.drop()
+	case cut:
+		m.link.setCut(true)
+		after(func() { m.link.setCut(false) })
+	case slowThere:
+		m.link.slow(s.extent, quick)
+		after(func() { m.link.slow(quick, quick) })
+	case slowBack:
+		m.link.slow(quick, s.extent)
+		after(func() { m.link.slow(quick, quick) })
+	case overtake:
+		m.link.slow(s.extent+500*time.Millisecond, quick)
+		after(func() {
+			m.link.slow(quick, quick)
+			m.link.drop()
+		})
+	case refuse:
+		f := w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: group, Err: refusals[s.code], Count: -1})
+		if refusals[s.code] == kerr.UnknownMemberID {
+			f.Remove()
+			f = w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: group, Err: refusals[s.code]})
+		}
+		after(f.Remove)
+	case cutAndClose:
+		m.link.setCut(true)
+		w.striking.Go(m.close)
+		after(func() { w.start() })
+	}
+}
+
+// calm ends what the steps have done to members that still run.
+func (w *world) calm() {
+	running := w.members()
+	for _, m := range running {
+		m.link.slow(quick, quick)
+		m.link.setCut(false)
+	}
+	if len(running) == 0 {
+		w.start()
+	}
+}
+
+// awaitEnd waits until all is stored.
+func (w *world) awaitEnd() {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if info := w.cluster.GroupInfo(group); info != nil && w.stored(info) {
+			return
+		}
+	}
+	if *trace {
+		stacks := make([]byte, 4<<20)
+		w.note(nil, -1, -1, "it does not end:\n%s", stacks[:runtime.Stack(stacks, true)])
+	}
+}
+
+func (w *world) stored(info *kfake.GroupInfo) bool {
+	for part := range w.partitions {
+		if c, ok := info.Commits[topic][part]; !ok || c.Offset < int64(w.records) {
+			return false
+		}
+	}
+	return true
+}
