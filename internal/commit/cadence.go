@@ -5,28 +5,28 @@ import (
 	"time"
 )
 
-// What a crash repeats is what was settled since the last commit. So a commit comes the
-// sooner the more was settled: after a fifth of the interval for one record, after half of
-// that for two. The records that wait for a commit then grow with the square root of the
-// rate, and so does the rate of commits: by default 2 a second at 1 record a second, 20 at
-// 80 and more.
+// A crash repeats what was settled since the last commit. So a commit is sent the sooner
+// the more was settled: after a fifth of the interval for one record, after half of that
+// for two. The number of records that wait for a commit then grows with the square root of
+// the rate, and so does the rate of commits: by default 2 per second at 1 record per
+// second, 20 at 80 and above.
 const (
 	share = 5
-	// leastPause is between the end of a commit and the next one, and restFactor how many
-	// times as long as the commit took: a coordinator that is busy is asked less often. With
-	// 10 ms the commits took a tenth of the rate of a handler that does nothing.
+	// leastPause is the shortest pause after a commit. restFactor is how many times as long
+	// as the commit the pause is, so that a busy coordinator gets fewer commits. With a
+	// pause of 10 ms, commits took a tenth of the throughput of a handler that does nothing.
 	leastPause = 50 * time.Millisecond
 	restFactor = 10
-	// gather is how long the first settlement waits for others, and how often is looked
-	// whether there are more.
+	// gather is how long the first settlement waits for others, and the interval at which
+	// the cadence looks for more.
 	gather = 10 * time.Millisecond
 )
 
-// cadence decides when a commit that nobody waits for is worth its cost.
+// cadence decides when a commit is worth its cost if nobody waits for it.
 type cadence struct {
-	interval time.Duration // at most
+	interval time.Duration // the longest time without a commit
 	last     time.Time     // when the last commit ended
-	rest     time.Duration // from then on
+	rest     time.Duration // the pause after it
 
 	asleep atomic.Bool // nothing is known to be settled since the last commit
 	woken  chan struct{}
@@ -38,7 +38,7 @@ func newCadence(interval time.Duration) *cadence {
 	return c
 }
 
-// Settled says that there may be something to commit. It is called at each settlement.
+// Settled is called at each settlement: there may be something to commit.
 func (c *Committer) Settled() {
 	if c.cadence.asleep.Load() && c.cadence.asleep.CompareAndSwap(true, false) {
 		select {
@@ -48,18 +48,18 @@ func (c *Committer) Settled() {
 	}
 }
 
-// committed takes note of a commit that began at a time.
+// committed records a commit and when it began.
 func (c *cadence) committed(began time.Time) {
 	c.last = time.Now()
 	c.rest = min(max(leastPause, restFactor*c.last.Sub(began)), c.interval/share)
 }
 
-// wait returns how long a commit of so many changes still has time.
+// wait returns how long a commit of that many changes may still wait.
 func (c *cadence) wait(changes uint64) time.Duration {
 	return time.Until(c.last.Add(max(c.rest, c.interval/share/time.Duration(min(changes, 1<<20)))))
 }
 
-// pending returns how many changes no commit has stored, of partitions whose commits do not fail.
+// pending returns the number of changes that are not stored, of partitions whose commits do not fail.
 func (c *Committer) pending() (changes uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -71,20 +71,20 @@ func (c *Committer) pending() (changes uint64) {
 	return changes
 }
 
-// look returns when to look again whether a commit is worth it, 0 if it is now. With nothing
-// to commit it goes to sleep, and returns an hour.
+// look returns when to look again, or 0 if a commit is worth its cost now. If there is
+// nothing to commit it goes to sleep and returns an hour.
 func (c *Committer) look() time.Duration {
 	changes := c.pending()
 	if changes == 0 {
 		c.cadence.asleep.Store(true)
 		if changes = c.pending(); changes == 0 || !c.cadence.asleep.CompareAndSwap(true, false) {
-			return time.Hour // or it is woken
+			return time.Hour // unless it is woken before
 		}
 	}
 	wait := c.cadence.wait(changes)
 	if wait <= 0 {
 		return 0
 	}
-	// More may be settled before that, and be worth it sooner.
+	// If more is settled before that, a commit is worth its cost sooner.
 	return max(min(wait, gather), time.Until(c.cadence.last.Add(c.cadence.rest)))
 }

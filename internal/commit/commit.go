@@ -1,10 +1,10 @@
 // Package commit stores the watermarks of a consumer group's partitions in Kafka.
 //
-// It sends OffsetCommit itself, over a connection of its own to the group's
-// coordinator: sarama's session hides most failures of a commit, and on the
-// connection that also fetches a commit waits behind the fetch for up to a second.
-// One request at a time gathers everything that is due, as a database's group
-// commit does, and one answer serves everybody who waits for it.
+// It sends OffsetCommit itself, over its own connection to the group's coordinator:
+// sarama's session hides most failures of a commit, and on the connection that fetches, a
+// commit waits behind the fetch for up to a second. There is one request at a time. It
+// contains everything that is due, like a database's group commit, and its answer serves
+// all who wait for it.
 package commit
 
 import (
@@ -22,8 +22,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// Session is the membership a commit is sent under. Both values change during
-// a session where rebalances are cooperative.
+// Session is the membership that a commit is sent under. With cooperative rebalances both
+// values change during a session.
 type Session interface {
 	MemberID() string
 	GenerationID() int32
@@ -31,51 +31,51 @@ type Session interface {
 
 // Config of a Committer.
 type Config struct {
-	Client sarama.Client // not the one that fetches
+	Client sarama.Client // not the client that fetches
 	Group  string
-	// InstanceID is the static member's id; nil for a dynamic member.
+	// InstanceID is the id of a static member; nil for a dynamic member.
 	InstanceID *string
-	// Interval is the longest time until a commit that nobody waits for.
+	// Interval is the longest time until a commit if nobody waits for it.
 	Interval time.Duration
-	// Cooperative: the session outlives its generation, so an illegal one is
-	// not the end.
+	// Cooperative reports that the session outlives its generation, so that an illegal
+	// generation does not end it.
 	Cooperative bool
-	// Abort closes the client's connections; it may open new ones. It ends a request
-	// whose answer nobody can wait for any longer. nil: nothing does.
+	// Abort closes the client's connections; the client may open new ones. It ends a
+	// request whose answer nobody can wait for any longer. It may be nil.
 	Abort func()
 
-	// Tried is called for each partition after each request, with nil where it is stored,
-	// and Fenced after the request that shows that the group has gone on without this member.
-	// Both are called in the committer's own goroutine: they must be quick.
+	// Tried is called for each partition after each request, with nil if the commit is
+	// stored. Fenced is called after the request that shows that the group has continued
+	// without this member. Both are called from the committer's goroutine and must be quick.
 	Tried  func(topic string, partition int32, offset int64, err error)
 	Fenced func(topic string, partition int32, offset int64, err error)
-	// PutBack is called when the stored offset was found to be one that a commit
-	// without an answer brought, which was processed after a later one. It is repaired.
+	// PutBack is called when a commit without an answer was found to have replaced the
+	// stored offset, since it was processed after a later one. It is repaired.
 	PutBack func(topic string, partition int32, found, wanted int64)
-	// Committed and Failed are called for each partition in the order of events, in a
-	// goroutine of their own: they may block, and hold up only each other. attempt is 1
-	// after a commit that succeeded, and 0 for the last one of a member that is fenced.
+	// Committed and Failed are called for each partition in the order of events, from
+	// another goroutine: they may block, and delay only each other. attempt is 1 for the
+	// first failure after a success, and 0 for the last commit of a member that is fenced.
 	Committed func(topic string, partition int32, offset int64)
 	Failed    func(topic string, partition int32, offset int64, err error, attempt int)
 }
 
-// linger is how long a commit that somebody waits for gathers others that are
-// about to wait: the broker answers no faster for many small commits.
+// linger is how long a commit waits for handlers that are about to wait for it too: many
+// small commits are not answered faster.
 const linger = time.Millisecond
 
-// Committer commits for the partitions of one session. Close ends it.
+// Committer sends the commits for the partitions of one session. Close ends it.
 type Committer struct {
 	cfg     Config
 	session Session
 	teller  *teller
-	settle  time.Duration // settleAfter, but in tests
+	settle  time.Duration // settleAfter, except in tests
 
 	mu      sync.Mutex
 	sources map[*Source]struct{}
 
 	cadence *cadence
 	request overdue
-	room    atomic.Int64 // for the metadata of a partition; only the committer's goroutine changes it
+	room    atomic.Int64 // for the metadata of a partition, in bytes; written by the committer's goroutine only
 
 	urge chan struct{}
 	stop chan struct{}
@@ -99,13 +99,13 @@ func New(cfg Config, session Session) *Committer {
 	return c
 }
 
-// closePatience is how long a request that is under way at Close may still take, and
-// how long a drain waits for a hook that does not return.
+// closePatience is how long a request under way at Close may still take, and how long a
+// drain waits for a hook that does not return.
 const closePatience = 500 * time.Millisecond
 
-// Close ends the committer and waits for it. What is to be stored must have been
-// flushed before: a request under way that is not answered soon is cut off. A hook
-// that blocks is left alone after a while; its goroutine ends with it.
+// Close ends the committer and waits for it. Flush what is to be stored before: a request
+// under way that is not answered soon is cut off. A hook that blocks is left behind after
+// a while; its goroutine ends when the hook returns.
 func (c *Committer) Close() {
 	close(c.stop)
 	for timer := time.NewTicker(closePatience); ; {
@@ -120,7 +120,7 @@ func (c *Committer) Close() {
 	}
 }
 
-// Urge commits now rather than at the next interval.
+// Urge requests a commit now instead of at the next interval.
 func (c *Committer) Urge() {
 	select {
 	case c.urge <- struct{}{}:
@@ -141,7 +141,7 @@ func (c *Committer) run() {
 		case <-c.stop:
 			return
 		case <-c.cadence.woken:
-			look.Reset(gather) // others are settled along with it
+			look.Reset(gather) // others are usually settled with it
 			continue
 		case <-look.C:
 			if wait := c.look(); wait > 0 {
@@ -155,7 +155,7 @@ func (c *Committer) run() {
 				return
 			}
 		}
-		// A call for a commit that comes from here on is served by the next one.
+		// A request for a commit that comes from here on is served by the next one.
 		select {
 		case <-c.urge:
 		default:
@@ -190,7 +190,7 @@ func (c *Committer) worthLingering() bool {
 	return waiting < running
 }
 
-// due is what one request tries to store.
+// due is what one request tries to store for a partition.
 type due struct {
 	source   *Source
 	snapshot *partition.Snapshot
@@ -227,7 +227,7 @@ func (c *Committer) dirty() []due {
 	return dues
 }
 
-// next returns when something is to be tried again or read back, zero if nothing is.
+// next returns when to try something again or read it back, or zero if there is nothing.
 func (c *Committer) next() (at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -243,8 +243,8 @@ func (c *Committer) next() (at time.Time) {
 
 // commit sends what is due.
 func (c *Committer) commit() {
-	// The membership first: a watermark that is older than a rebalance must not go
-	// out under the generation that came with it, to a partition others own by now.
+	// The membership first: a watermark from before a rebalance must not be sent under the
+	// generation from after it, for a partition that others own by then.
 	member, generation := c.session.MemberID(), c.session.GenerationID()
 	dues := slices.DeleteFunc(c.gather(), func(d due) bool { return !d.source.flies(d.snapshot) })
 	if len(dues) == 0 {
@@ -279,13 +279,13 @@ func (c *Committer) commit() {
 		}
 	}
 	if refresh {
-		// Its own failure shows at the next attempt.
+		// If this fails, the next attempt shows it.
 		_ = c.cfg.Client.RefreshCoordinator(c.cfg.Group)
 	}
 }
 
-// Abandon ends the commits of all partitions, as if the group had gone on without
-// this member: what they would store means nothing any more.
+// Abandon ends the commits of all partitions, as if the group had continued without this
+// member: what they would store is meaningless.
 func (c *Committer) Abandon(cause error) {
 	c.mu.Lock()
 	sources := slices.Collect(maps.Keys(c.sources))
@@ -297,8 +297,8 @@ func (c *Committer) Abandon(cause error) {
 	}
 }
 
-// learn makes less room where the broker takes less than its default (its
-// offset.metadata.max.bytes).
+// learn reduces the room if the broker accepts less metadata than by default
+// (offset.metadata.max.bytes).
 func (c *Committer) learn(dues []due, errs map[string]map[int32]sarama.KError) {
 	for _, d := range dues {
 		if answerFor(errs, d.source.cfg.Topic, d.source.cfg.Partition) == sarama.ErrOffsetMetadataTooLarge {
@@ -311,9 +311,9 @@ func (c *Committer) tell(s *Source, kind kind, call func()) {
 	c.teller.tell(&s.told, event{kind, call})
 }
 
-// fenced reports whether the group has gone on without this member. An illegal
-// generation is not that if the session has a newer one by now, or is about to
-// get it (cooperative rebalances change it in mid-session).
+// fenced reports whether the group has continued without this member. An illegal
+// generation does not prove it if the session has a newer one by now, or is about to get
+// one (cooperative rebalances change it during a session).
 func (c *Committer) fenced(err error, member string, generation int32) bool {
 	switch {
 	case errors.Is(err, sarama.ErrFencedInstancedId):
@@ -326,14 +326,14 @@ func (c *Committer) fenced(err error, member string, generation int32) bool {
 	return false
 }
 
-// answerPatience is how long a request may take while a partition's last commit
-// waits, which has seconds; one that is tried again gets twice as long.
+// answerPatience is how long a request may take while the last commit of a partition
+// waits, which has only seconds. The next attempt may take twice as long.
 const answerPatience = time.Second
 
-// overdue knows since when the present request is without an answer.
+// overdue records since when the current request has had no answer.
 type overdue struct {
-	since atomic.Int64 // nanoseconds since the process began; 0: nothing is under way
-	cuts  atomic.Int32 // since the last one that was not cut off
+	since atomic.Int64 // nanoseconds since the process started; 0 if nothing is under way
+	cuts  atomic.Int32 // consecutive requests that were cut off
 }
 
 // processStart is long before the process began: testing/synctest's clock starts in the year 2000.
@@ -348,13 +348,13 @@ func (o *overdue) begin() (end func()) {
 	}
 }
 
-// hurry cuts off a request that is overdue. Whoever waits for a last commit calls it now and then.
+// hurry cuts off a request that is overdue. It is called repeatedly while a last commit is awaited.
 func (c *Committer) hurry() {
 	now, since := int64(time.Since(processStart)), c.request.since.Load()
 	if since == 0 || now-since < int64(answerPatience<<min(c.request.cuts.Load(), 4)) {
 		return
 	}
-	if c.request.since.CompareAndSwap(since, now|1) { // others may wait, too: once
+	if c.request.since.CompareAndSwap(since, now|1) { // only once, although several may wait
 		c.request.cuts.Add(1)
 		c.cfg.Abort()
 	}

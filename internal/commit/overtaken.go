@@ -7,21 +7,22 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// settleAfter is how long a request without an answer may still be processed, from the
-// next answer of the coordinator on. docs/design.md has the argument.
+// settleAfter is how long, after the next answer of the coordinator, a request without an
+// answer may still be processed. docs/design.md has the argument.
 const settleAfter = time.Second
 
-// open is what requests without an answer may still do to a partition: their connection
-// is gone, the next commit goes over another one, and the broker may process it first.
-// Until that is settled nothing above the lowest of them counts as stored for good.
+// open describes requests without an answer that may still change what is stored for a
+// partition: their connection is gone, the next commit uses another one, and the broker may
+// process that first. Until the matter is settled, nothing above the lowest of them counts
+// as safely stored.
 type open struct {
 	count      int
-	mark       partition.Mark // the lowest of them
-	generation int32          // the latest they were sent under
-	settles    time.Time      // zero: the coordinator has not answered since
+	mark       partition.Mark // of the lowest request
+	generation int32          // the latest generation that they were sent under
+	settles    time.Time      // zero if the coordinator has not answered since
 }
 
-// errOpen is the error of a last commit whose time is up meanwhile.
+// errOpen is the error of a last commit whose time is up while the outcome is open.
 var errOpen = errors.New("it is stored, but an earlier commit without an answer may still be processed, and replace it")
 
 func (o *open) add(c outcome) {
@@ -32,18 +33,18 @@ func (o *open) add(c outcome) {
 	o.generation, o.settles = c.generation, time.Time{}
 }
 
-// answered takes note of a commit that is stored under a generation.
+// answered records a commit that is stored, and its generation.
 func (o *open) answered(generation int32, settle time.Duration) {
 	switch {
 	case o.count == 0:
 	case generation > o.generation:
-		*o = open{} // the group refuses all that comes under an earlier one
+		*o = open{} // the group refuses requests of earlier generations
 	case o.settles.IsZero():
 		o.settles = time.Now().Add(settle)
 	}
 }
 
-// readBack asks what is stored where a request without an answer has had its time.
+// readBack reads what is stored for partitions whose requests without an answer had their time.
 func (c *Committer) readBack() {
 	asked := map[string][]int32{}
 	var sources []*Source
@@ -51,7 +52,7 @@ func (c *Committer) readBack() {
 	for s := range c.sources {
 		switch now := time.Now(); {
 		case s.open.settles.IsZero() || s.open.settles.After(now):
-		case s.open.mark.Version >= s.stored.Version: // whichever came last, the same is stored
+		case s.open.mark.Version >= s.stored.Version: // the same is stored, whichever came last
 			s.open = open{}
 			s.serveStored()
 		default:
@@ -79,8 +80,8 @@ func (c *Committer) readBack() {
 	}
 }
 
-// hasRead takes note of what is stored. It returns false, and the offset that should have
-// been, if that was replaced: then it is stored again.
+// hasRead records what is stored. If that was replaced, it returns false and the offset
+// that should be stored, and it is stored again.
 func (s *Source) hasRead(found Position, err error) (wanted int64, ok bool) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
@@ -93,7 +94,7 @@ func (s *Source) hasRead(found Position, err error) (wanted int64, ok bool) {
 		s.open = open{}
 		s.serveStored()
 	default:
-		// One of them has been processed; the others may follow.
+		// One of the requests has been processed; the others may follow.
 		s.stored = partition.Mark{Offset: found.Offset, Seq: min(s.open.mark.Seq, s.stored.Seq)}
 		s.has = found.Offset >= 0
 		for _, w := range s.waiters {

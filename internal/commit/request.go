@@ -10,8 +10,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// send returns what the broker said of each partition, or why it said nothing,
-// and whether the request was on its way then.
+// send returns the broker's answer for each partition, or the error because of which there
+// is none, and whether the request was sent.
 func (c *Committer) send(dues []due, member string, generation int32) (errs map[string]map[int32]sarama.KError, sent bool, err error) {
 	request := sarama.NewOffsetCommitRequest(c.cfg.Client.Config(), c.cfg.Group)
 	request.ConsumerID = member
@@ -20,7 +20,7 @@ func (c *Committer) send(dues []due, member string, generation int32) (errs map[
 		request.GroupInstanceId = c.cfg.InstanceID
 	}
 	for _, d := range dues {
-		// No leader epoch: sarama does not tell it with a record.
+		// No leader epoch: sarama does not return it with records.
 		request.AddBlockWithLeaderEpoch(d.source.cfg.Topic, d.source.cfg.Partition, d.snapshot.Offset, -1, 0, d.text)
 	}
 	coordinator, err := c.cfg.Client.Coordinator(c.cfg.Group)
@@ -29,7 +29,7 @@ func (c *Committer) send(dues []due, member string, generation int32) (errs map[
 	}
 	response, err := coordinator.CommitOffset(request)
 	if err != nil {
-		// The connection is in an unknown state; the client opens it again.
+		// The connection is in an unknown state. The client opens a new one.
 		_ = coordinator.Close()
 		return nil, true, err
 	}
@@ -49,7 +49,7 @@ func answerFor(errs map[string]map[int32]sarama.KError, topic string, partition 
 	return kerr
 }
 
-// isOneOf reports whether err is one of the codes.
+// isOneOf reports whether err is one of the given codes.
 func isOneOf(err error, codes ...sarama.KError) bool {
 	for _, code := range codes {
 		if errors.Is(err, code) {
@@ -59,17 +59,17 @@ func isOneOf(err error, codes ...sarama.KError) bool {
 	return false
 }
 
-// refused reports whether an answer proves that nothing was stored. Kafka finds these
-// before it writes. The others, also those that speak of the coordinator, it gives for
-// a failed write, too, which may be in the log all the same.
+// refused reports whether an answer proves that nothing was stored: Kafka returns these
+// codes before it writes. It returns the others, also those about the coordinator, for a
+// failed write too, which may nevertheless be in the log.
 func refused(err error) bool {
 	return isOneOf(err,
 		sarama.ErrIllegalGeneration, sarama.ErrUnknownMemberId, sarama.ErrFencedInstancedId, sarama.ErrRebalanceInProgress,
 		sarama.ErrOffsetsLoadInProgress, sarama.ErrOffsetMetadataTooLarge) || lasts(err)
 }
 
-// lasts reports whether a refusal is one that trying again does not change, before
-// somebody changes a right, a setting or a topic.
+// lasts reports whether a refusal will be repeated until somebody changes a right, a
+// setting or a topic.
 func lasts(err error) bool {
 	return isOneOf(err,
 		sarama.ErrUnknownTopicOrPartition, sarama.ErrTopicAuthorizationFailed, sarama.ErrGroupAuthorizationFailed,
@@ -77,13 +77,13 @@ func lasts(err error) bool {
 		sarama.ErrUnsupportedVersion, sarama.ErrInvalidTopic)
 }
 
-// moved reports whether an answer means that the coordinator is another broker.
+// moved reports whether an answer means that another broker is the coordinator.
 func moved(err error) bool {
 	return isOneOf(err, sarama.ErrNotCoordinatorForConsumer, sarama.ErrConsumerCoordinatorNotAvailable)
 }
 
-// pause is how long a partition waits after an attempt: from 20 ms, doubling. Where the
-// end of a rebalance is what it waits for, the time until the next one may be short.
+// pause returns how long a partition waits after an attempt: from 20 ms, doubling. If it
+// waits for the end of a rebalance, the time until the next one may be short.
 func pause(attempt int, err error) time.Duration {
 	most := time.Second
 	switch {
@@ -97,12 +97,12 @@ func pause(attempt int, err error) time.Duration {
 
 // Position is what a group has stored for a partition.
 type Position struct {
-	Offset   int64 // -1: nothing
+	Offset   int64 // -1 if nothing is stored
 	Metadata string
 }
 
-// Positions returns what the group has stored for partitions of a topic. It tries again
-// what is worth it until ctx ends.
+// Positions returns what the group has stored for partitions of a topic. It repeats
+// requests whose failure may pass, until ctx ends.
 func Positions(ctx context.Context, client sarama.Client, group, topic string, partitions []int32) (map[int32]Position, error) {
 	for attempt := 1; ; attempt++ {
 		positions, err := fetchPositions(client, group, topic, partitions)
@@ -145,7 +145,7 @@ func fetchOffsets(client sarama.Client, group string, partitions map[string][]in
 	return response, nil
 }
 
-// positionIn returns a partition's position in an answer.
+// positionIn returns the position of a partition from an answer.
 func positionIn(response *sarama.OffsetFetchResponse, topic string, partition int32) (Position, error) {
 	if kerr := response.GroupError(); errors.Is(kerr, sarama.ErrGroupIDNotFound) {
 		return Position{Offset: -1}, nil // a group that never committed

@@ -12,43 +12,43 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// SourceConfig describes one partition to a committer.
+// SourceConfig configures a Source.
 type SourceConfig struct {
 	Topic     string
 	Partition int32
-	// Mark returns what could be committed now, Running how many handlers are at work.
+	// Mark returns what could be committed now. Running returns the number of running handlers.
 	Mark    func() partition.Mark
 	Running func() int
-	// Snapshot returns what is stored, and the metadata that says so, of at most room bytes.
+	// Snapshot returns what to store, and its metadata of at most room bytes.
 	Snapshot func(room int) (*partition.Snapshot, string)
-	// Reverted reports whether a snapshot says more than is true by now.
+	// Reverted reports whether something that a snapshot says was taken back since.
 	Reverted func(*partition.Snapshot) bool
-	// Confirmed is called with what the broker has stored, and whether that left out, for want
-	// of room, a record that somebody waits for.
+	// Confirmed is called with what the broker has stored, and whether it lacks, because
+	// there was no room, a record that somebody waits for.
 	Confirmed func(s *partition.Snapshot, left bool)
-	// Fenced is called when the group has gone on without this member.
+	// Fenced is called when the group has continued without this member.
 	Fenced func(error)
-	// Stored is false where the start position itself is still to be committed.
+	// Stored is false if the start position has to be committed first.
 	Stored bool
 }
 
-// Source is one partition of a committer, from its claim's start to its end.
+// Source is one partition of a committer, from the start of its claim to its end.
 type Source struct {
 	cfg  SourceConfig
 	c    *Committer
 	told told // guarded by the teller's lock
 
 	// Guarded by the committer's lock.
-	has      bool           // a commit of this epoch, or the start, is stored
-	stored   partition.Mark // by the last answer
-	text     string         // the metadata with it
-	open     open           // what may still replace it
+	has      bool           // a commit of this assignment, or the start position, is stored
+	stored   partition.Mark // as of the last answer
+	text     string         // its metadata
+	open     open           // requests that may still replace it
 	flushing bool
-	draining error // the cause; nil: it is not
-	sealed   error // the cause, once nothing can be confirmed any more
+	draining error // the cause of the drain; nil before it
+	sealed   error // the cause; set when nothing more can be confirmed
 	closed   error
-	failure  error // of the last commit; nil: it was confirmed
-	attempts int   // that failed since the last one that did not
+	failure  error // of the last commit; nil if it was confirmed
+	attempts int   // consecutive failed attempts
 	retryAt  time.Time
 	waiters  []*waiter
 }
@@ -70,27 +70,27 @@ func (s *Source) Stored() Stored {
 }
 
 type waiter struct {
-	seq    uint64 // the record to be covered
-	start  bool   // any stored offset will do
-	flush  bool   // mark is to be stored
-	named  bool   // likewise, but not any more in a drain
+	seq    uint64 // the sequence number of the record to be covered
+	start  bool   // any stored offset is enough
+	flush  bool   // waits for mark
+	named  bool   // likewise, until the drain begins
 	mark   partition.Mark
-	revert func() // takes back that the record is settled; nil: its handler has run
+	revert func() // takes the settlement back; nil if the handler has run
 	result chan error
 
-	asked   bool // the commit that is under way was made after the wait began
+	asked   bool // the commit under way was built after the wait began
 	flying  bool // it covers the record
-	sent    bool // so did one whose outcome is unknown
-	covered bool // so does what is stored
-	left    bool // the last commit left it out, for want of room
+	sent    bool // a commit whose outcome is unknown covered the record
+	covered bool // what is stored covers the record
+	left    bool // the last commit had no room for the record
 }
 
 // mayBeStored reports whether a commit that covers the record was sent and not refused.
 func (w *waiter) mayBeStored() bool { return w.flying || w.sent || w.covered }
 
-// NotStored is the error of a wait that ended with its partition.
+// NotStored is the error of a wait that ended because its partition's assignment ended.
 type NotStored struct {
-	// Sent: a commit that covers the record was tried, its outcome is unknown.
+	// Sent reports that a commit that covers the record was sent and its outcome is unknown.
 	Sent  bool
 	Cause error
 }
@@ -104,8 +104,8 @@ func (e *NotStored) Error() string {
 
 func (e *NotStored) Unwrap() error { return e.Cause }
 
-// giveUp returns the error of a wait that ends before its record is stored. One that was to
-// be confirmed, and of which no commit was sent, is not settled any more.
+// giveUp returns the error of a wait that ends before its record is stored. If the record
+// was to be confirmed and no commit was sent, its settlement is taken back.
 func (w *waiter) giveUp(cause error) error {
 	sent := w.mayBeStored()
 	if !sent && w.revert != nil {
@@ -114,18 +114,18 @@ func (w *waiter) giveUp(cause error) error {
 	return &NotStored{Sent: sent, Cause: cause}
 }
 
-// outcome is how a commit of one partition ended.
+// outcome is the result of a commit for one partition.
 type outcome struct {
 	snapshot   *partition.Snapshot
 	text       string
-	generation int32 // it was sent under
+	generation int32 // that it was sent under
 	sent       bool
 	answered   bool
-	err        error // nil: it is stored
+	err        error // nil if it is stored
 }
 
-// flies takes note that a commit is about to be sent. It returns false if that says more
-// than is true by now.
+// flies records that a commit is about to be sent. It returns false if something that the
+// commit says was taken back since.
 func (s *Source) flies(snapshot *partition.Snapshot) bool {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
@@ -139,10 +139,10 @@ func (s *Source) flies(snapshot *partition.Snapshot) bool {
 	return true
 }
 
-// landed takes note of the end of a commit that was under way, and serves those who
-// wait for it: in one lock section, for whoever asks in between would take the commit
-// for one that was never sent. It returns how many attempts have failed since a commit succeeded,
-// and whether this one left a waiter out.
+// landed records the result of the commit under way and serves those who wait for it, in
+// one critical section: between the two, the commit would look like one that was never
+// sent. It returns the number of consecutive failed attempts, and whether this commit had no
+// room for a waiter's record.
 func (s *Source) landed(o outcome) (attempt int, left bool) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
@@ -175,7 +175,7 @@ func (s *Source) landed(o outcome) (attempt int, left bool) {
 	return s.attempts, false
 }
 
-// endHopeless ends the waits of a drain for a commit that trying again does not bring.
+// endHopeless ends the waits of a drain for a commit that will be refused again.
 func (s *Source) endHopeless() {
 	err := s.hopeless()
 	if err == nil || s.draining == nil {
@@ -190,8 +190,8 @@ func (s *Source) endHopeless() {
 	})
 }
 
-// hopeless returns the last commit's error, if trying again does not help. A topic may
-// be unknown for a moment, to a broker that has just started.
+// hopeless returns the error of the last commit if it will be refused again. A broker that
+// has just started may not know a topic for a moment.
 func (s *Source) hopeless() error {
 	if !lasts(s.failure) || s.attempts < 2 && errors.Is(s.failure, sarama.ErrUnknownTopicOrPartition) {
 		return nil
@@ -199,8 +199,7 @@ func (s *Source) hopeless() error {
 	return s.failure
 }
 
-// NewSource makes a partition's side of the committer. Nothing is committed
-// for it before Open.
+// NewSource returns a Source for a partition. Nothing is committed for it before Open.
 func (c *Committer) NewSource(cfg SourceConfig) *Source {
 	s := &Source{cfg: cfg, c: c, has: cfg.Stored}
 	if cfg.Stored {
@@ -209,7 +208,7 @@ func (c *Committer) NewSource(cfg SourceConfig) *Source {
 	return s
 }
 
-// Open begins to commit.
+// Open starts commits for the partition.
 func (s *Source) Open() {
 	s.c.mu.Lock()
 	s.c.sources[s] = struct{}{}
@@ -225,30 +224,30 @@ func (s *Source) dirty() (partition.Mark, bool) {
 	return mark, s.closed == nil && (!s.has || mark.Version > s.stored.Version || slices.ContainsFunc(s.waiters, (*waiter).asks))
 }
 
-// asks reports whether a further commit may serve w.
+// asks reports whether another commit may serve w.
 func (w *waiter) asks() bool { return w.forRecord() && !w.covered && !w.left }
 
-// forRecord reports whether w waits for a record, and not for a commit.
+// forRecord reports whether w waits for a record, not for a commit.
 func (w *waiter) forRecord() bool { return !w.start && !w.flush && !w.named }
 
-// Failure returns why the last commit was not confirmed, nil if it was.
+// Failure returns the error of the last commit, nil if it was confirmed.
 func (s *Source) Failure() error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	return s.failure
 }
 
-// serveStored ends the waits for what is stored, for good.
+// serveStored ends the waits for what is safely stored.
 func (s *Source) serveStored() {
 	s.serve(func(w *waiter) (error, bool) { return nil, s.serves(w) })
 	if mark, dirty := s.dirty(); dirty && slices.ContainsFunc(s.waiters, func(w *waiter) bool {
 		return !w.forRecord() || w.asks() || w.seq < mark.Seq
 	}) {
-		s.c.Urge() // they would be served by a further commit already
+		s.c.Urge() // another commit can serve them
 	}
 }
 
-// serves reports whether w waits for no more than what is stored for good.
+// serves reports whether what w waits for is safely stored.
 func (s *Source) serves(w *waiter) bool {
 	switch {
 	case w.start:
@@ -259,7 +258,7 @@ func (s *Source) serves(w *waiter) bool {
 	return w.seq < s.sure().Seq || w.covered && s.open.count == 0
 }
 
-// sure returns the mark below which nothing can put the stored offset back any more.
+// sure returns the mark up to which the stored offset can no longer be put back.
 func (s *Source) sure() partition.Mark {
 	if s.open.count > 0 && s.open.mark.Version < s.stored.Version {
 		return s.open.mark
@@ -278,30 +277,29 @@ func (s *Source) serve(done func(*waiter) (error, bool)) {
 	})
 }
 
-// Wait returns once a record that is settled is stored, by the offset or by its mark.
+// Wait returns once a settled record is stored, by the offset or by its mark.
 func (s *Source) Wait(ctx context.Context, seq uint64) error {
 	return s.wait(ctx, &waiter{seq: seq}, nil)
 }
 
-// Confirm settles a record and waits until that is stored. It returns nil without waiting if
-// settle returns false; what settle returns beside that is called at once. Should no commit
-// that covers the record be sent before the partition's end, it calls revert.
+// Confirm settles a record and waits until that is stored. If settle returns false, Confirm
+// returns nil without waiting. The function that settle returns is called at once. If no
+// commit that covers the record is sent before the assignment ends, Confirm calls revert.
 func (s *Source) Confirm(seq uint64, settle func() (bool, func()), revert func()) error {
 	return s.wait(context.Background(), &waiter{seq: seq, revert: revert}, settle)
 }
 
-// WaitNamed returns once a mark is stored, and an error once the partition drains.
+// WaitNamed returns once a mark is stored, or an error once the partition drains.
 func (s *Source) WaitNamed(mark partition.Mark) error {
 	return s.wait(context.Background(), &waiter{named: true, mark: mark}, nil)
 }
 
-// WaitStart returns once the position the claim starts from is stored.
+// WaitStart returns once the start position of the claim is stored.
 func (s *Source) WaitStart(ctx context.Context) error {
 	return s.wait(ctx, &waiter{start: true}, nil)
 }
 
-// wait calls settle, if there is one, together with what makes w wait: no commit may come
-// between them.
+// wait calls settle, if it is not nil, and registers w, without a commit in between.
 func (s *Source) wait(ctx context.Context, w *waiter, settle func() (bool, func())) error {
 	w.result = make(chan error, 1)
 	s.c.mu.Lock()
@@ -349,7 +347,7 @@ func (s *Source) wait(ctx context.Context, w *waiter, settle func() (bool, func(
 	return <-w.result
 }
 
-// await returns what became of a wait, false if ctx ended before.
+// await returns the result of a wait, or false if ctx ended before.
 func (s *Source) await(ctx context.Context, w *waiter) (error, bool) {
 	var look <-chan time.Time
 	if w.flush {
@@ -369,8 +367,8 @@ func (s *Source) await(ctx context.Context, w *waiter) (error, bool) {
 	}
 }
 
-// Flush returns once everything settled so far is stored, or the error of trying. A
-// refusal that trying again does not change ends it.
+// Flush returns nil once everything settled so far is stored, or an error. A refusal that
+// would be repeated ends it.
 func (s *Source) Flush(ctx context.Context) error {
 	s.c.mu.Lock()
 	mark, _ := s.dirty()
@@ -383,8 +381,8 @@ func (s *Source) Flush(ctx context.Context) error {
 	return s.wait(ctx, &waiter{flush: true, mark: mark}, nil)
 }
 
-// Drain begins the end of the partition: a commit that is refused, and would be again, is
-// not waited for any longer.
+// Drain marks the beginning of the partition's drain: from now on nobody waits for a commit
+// that would be refused again.
 func (s *Source) Drain(cause error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
@@ -393,7 +391,7 @@ func (s *Source) Drain(cause error) {
 	s.endHopeless()
 }
 
-// EndConfirms ends the waits of Confirm, and lets none begin.
+// EndConfirms ends the waits of Confirm, and allows no new ones.
 func (s *Source) EndConfirms(cause error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
@@ -406,10 +404,10 @@ func (s *Source) EndConfirms(cause error) {
 	})
 }
 
-// Close ends the partition's commits and every wait. The first cause stands.
+// Close ends the commits of the partition and all waits. The cause of the first call counts.
 func (s *Source) Close(cause error) { s.end(cause) }
 
-// end is Close, and reports whether its cause is the first.
+// end is Close. It reports whether it was the first call.
 func (s *Source) end(cause error) (first bool) {
 	if cause == nil {
 		cause = errors.New("closed")
@@ -426,5 +424,5 @@ func (s *Source) end(cause error) (first bool) {
 	return first
 }
 
-// Told waits until the hooks of the partition's commits have returned, but not for long.
+// Told waits a short time for the hooks of the partition's commits to return.
 func (s *Source) Told() { s.c.teller.await(&s.told, closePatience) }

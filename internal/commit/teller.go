@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// teller calls the hooks of commits in a goroutine of its own: one that is slow must
-// not hold up commits, and those who wait for them.
+// teller calls the hooks of commits from its own goroutine: a slow hook must not delay
+// commits and those who wait for them.
 type teller struct {
 	mu      sync.Mutex
-	queue   []*told // those with events, in turn
+	queue   []*told // the partitions that have events, in turn
 	calling *told
 	closed  bool
 	wake    chan struct{}
@@ -18,7 +18,7 @@ type teller struct {
 	done    chan struct{}
 }
 
-// told is what is to be told of one partition.
+// told has the events of one partition.
 type told struct{ events []event }
 
 type kind uint8
@@ -33,8 +33,8 @@ type event struct {
 	call func()
 }
 
-// mostEvents is how many events wait for a slow hook, for each partition. Of more, the
-// oldest of a kind are dropped: the latest offset tells of those before it.
+// mostEvents is how many events of a partition wait for a slow hook. If there are more, the
+// oldest of their kind are dropped: the latest offset includes the earlier ones.
 const mostEvents = 16
 
 func newTeller() *teller {
@@ -103,7 +103,7 @@ func (t *teller) next() (call func(), ok, closed bool) {
 	return call, true, false
 }
 
-// await returns when all that was told of a partition has arrived, or after a while.
+// await returns once all events of a partition were passed to their hooks, or after a while.
 func (t *teller) await(of *told, atMost time.Duration) {
 	timer := time.NewTimer(atMost)
 	defer timer.Stop()
@@ -122,8 +122,8 @@ func (t *teller) await(of *told, atMost time.Duration) {
 	}
 }
 
-// close ends the goroutine and waits for it, but not for long: a hook may block, or
-// be the one who closes us.
+// close ends the goroutine and waits a short time for it: a hook may block, or may have
+// called the Close that leads here.
 func (t *teller) close(atMost time.Duration) {
 	t.mu.Lock()
 	t.closed = true
