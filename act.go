@@ -1,6 +1,7 @@
 package ackpolicy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -75,6 +76,51 @@ func (s *Subscriber) Reject(by, topic string, partition int32, offset int64, rea
 		func(sub *subscription) error { return sub.running.Reject(partition, offset, why) })
 }
 
+// Limits may be changed while a Subscriber runs.
+type Limits struct {
+	// MaxInFlight stands for SubscriberConfig.MaxInFlight, and must not exceed it; 0 leaves it as
+	// it is. Handlers that run go on, and new ones begin once fewer do.
+	MaxInFlight int
+	// MaxDeliveries stands for SubscriberConfig.MaxDeliveries, from the next nack on; 0 leaves it
+	// as it is, Unlimited is no limit.
+	MaxDeliveries int
+}
+
+// SetLimits changes limits of all subscriptions, those that come included, until it is called again. by
+// names who asks, for the log and Hooks.Acted.
+func (s *Subscriber) SetLimits(by string, l Limits) error {
+	if most := s.config.MaxInFlight; l.MaxInFlight < 0 || l.MaxInFlight > most {
+		return fmt.Errorf("ackpolicy: MaxInFlight: %d: want 0, to leave it, or 1 to %d, the configured one", l.MaxInFlight, most)
+	}
+	if l.MaxDeliveries < Unlimited {
+		return fmt.Errorf("ackpolicy: MaxDeliveries: %d: want 0, to leave it, a positive number or Unlimited", l.MaxDeliveries)
+	}
+	s.mu.Lock()
+	if l.MaxInFlight > 0 {
+		s.maxInFlight = l.MaxInFlight
+	}
+	s.mu.Unlock()
+	if l.MaxDeliveries != 0 {
+		s.maxDeliveries.Store(int64(max(0, l.MaxDeliveries)))
+	}
+	event := ActedEvent{By: by, Action: ActionLimit, Partition: -1, Offset: -1, Limits: l}
+	for _, sub := range s.live() {
+		if l.MaxInFlight > 0 {
+			sub.running.SetMaxInFlight(l.MaxInFlight)
+		}
+		event.Topic = sub.topic
+		sub.acted(event)
+	}
+	return nil
+}
+
+// mostInFlight is MaxInFlight as it is now.
+func (s *Subscriber) mostInFlight() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.maxInFlight, s.config.MaxInFlight)
+}
+
 // act does something to a record with the subscription that has its partition.
 func (s *Subscriber) act(event ActedEvent, do func(*subscription) error) error {
 	err := ErrNotAssigned
@@ -105,6 +151,9 @@ func (s *subscription) acted(e ActedEvent) {
 	}
 	if e.Reason != "" {
 		fields["reason"] = e.Reason
+	}
+	if e.Action == ActionLimit {
+		fields["max_in_flight"], fields["max_deliveries"] = e.Limits.MaxInFlight, e.Limits.MaxDeliveries
 	}
 	s.logger.Info("Somebody acted on the subscription", fields)
 	tell(s, "Acted", s.sub.config.Hooks.Acted, e)

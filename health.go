@@ -51,6 +51,8 @@ const (
 const (
 	// sickAfter is how long what may be over in a moment, such as a rebalance, is not a problem yet.
 	sickAfter = 10 * time.Second
+	// blockedAfter is for how long nothing is settled at MaxUncommitted, as for Hooks.Blocked.
+	blockedAfter = 2 * time.Second
 	// leastStill is how long a partition may settle nothing, at least, though records wait.
 	leastStill = time.Minute
 )
@@ -142,7 +144,7 @@ func (p *PartitionState) problems(sub *SubscriptionState, now time.Time, slow ti
 	}
 	still := now.Sub(p.Moved)
 	switch {
-	case p.Blocked:
+	case p.Blocked && still > blockedAfter: // for moments it is how the bound works
 		about(ProblemBlocked, old, old.Since, true, "MaxUncommitted is reached behind this record, which is %s", old.Status)
 	case p.Held:
 	case p.Slow == nil && p.Queued > 0 && p.InFlight == 0 && still > max(slow, leastStill):

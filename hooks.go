@@ -196,6 +196,7 @@ const (
 	ActionResume Action = "resume"
 	ActionRetry  Action = "retry"
 	ActionReject Action = "reject"
+	ActionLimit  Action = "limit"
 )
 
 // ActedEvent is passed to Hooks.Acted.
@@ -206,6 +207,7 @@ type ActedEvent struct {
 	Partition int32 // -1 for all partitions
 	Offset    int64 // -1 if the action is not about one record
 	Reason    string
+	Limits    Limits // of ActionLimit
 }
 
 var errNoReason = errors.New("no reason given")

@@ -31,8 +31,10 @@ type SubscriptionState struct {
 	Failing   []Failure
 	// BufferedBytes is what unsettled records take up, of SubscriberConfig.MaxBufferedBytes.
 	BufferedBytes, MaxBufferedBytes int64
-	MaxInFlight, MaxUncommitted     int              // per partition; MaxUncommitted may be Unlimited
-	Partitions                      []PartitionState // the assigned ones, in order
+	// The limits as they are now, per partition and per record: see SetLimits. MaxUncommitted
+	// may be Unlimited, and MaxDeliveries 0, which is no limit.
+	MaxInFlight, MaxUncommitted, MaxDeliveries int
+	Partitions                                 []PartitionState // the assigned ones, in order
 }
 
 // Failure is one way in which Kafka fails a subscription now.
@@ -156,7 +158,7 @@ func (s *subscription) state() SubscriptionState {
 	c, of := &s.sub.config, s.running.State()
 	st := SubscriptionState{
 		Topic: s.topic, Handler: s.handlerName(), MemberID: of.Member, Generation: of.Generation, Consuming: of.Consuming, Since: of.Since,
-		BufferedBytes: of.Bytes, MaxBufferedBytes: c.MaxBufferedBytes, MaxInFlight: c.MaxInFlight, MaxUncommitted: c.MaxUncommitted,
+		BufferedBytes: of.Bytes, MaxBufferedBytes: c.MaxBufferedBytes, MaxInFlight: s.sub.mostInFlight(), MaxDeliveries: int(s.sub.maxDeliveries.Load()), MaxUncommitted: c.MaxUncommitted,
 	}
 	for _, f := range of.Failing {
 		st.Failing = append(st.Failing, Failure{f.Symptom, f.Text, f.Partitions, f.Since, f.Err})

@@ -31,6 +31,8 @@ type Subscriber struct {
 	look     time.Duration            // of the watchdog; 0 but in tests
 	stateful []sarama.BalanceStrategy // of the application, for one member each
 
+	maxDeliveries atomic.Int64 // 0: no limit
+
 	closing context.Context // ends with Close
 	close   context.CancelFunc
 
@@ -39,6 +41,7 @@ type Subscriber struct {
 	subscriptions []*subscription      // those that run
 	ends          map[string]time.Time // when subscriptions of a topic ended, and nobody had closed them
 	done          sync.WaitGroup       // a subscription each; added to only while not closed
+	maxInFlight   int                  // by SetLimits; 0: the configured one
 	ended         chan struct{}        // closed once they have all ended; made by the first Close
 	bound         time.Time            // of Close
 }
@@ -87,6 +90,7 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	if config.Kafka.ConsumerGroup != "" {
 		s.stateful = statefulStrategies(config.Kafka.OverwriteSaramaConfig)
 	}
+	s.maxDeliveries.Store(int64(config.MaxDeliveries))
 	s.closing, s.close = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -158,9 +162,13 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	started = true
 	sub.running = running
 	s.mu.Lock()
+	maxInFlight := s.maxInFlight
 	s.subscriptions = append(s.subscriptions, sub)
 	delete(s.ends, topic)
 	s.mu.Unlock()
+	if maxInFlight > 0 {
+		running.SetMaxInFlight(maxInFlight)
+	}
 	go func() {
 		defer s.end(topic, instance)
 		defer s.forget(sub)

@@ -28,8 +28,8 @@ func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.V
 
 // spent reports whether a nack becomes a reject.
 func (d *Delivery) spent() bool {
-	c := &d.sub.sub.config
-	return c.MaxDeliveries > 0 && d.Attempt() >= c.MaxDeliveries ||
+	c, most := &d.sub.sub.config, d.sub.sub.maxDeliveries.Load()
+	return most > 0 && int64(d.Attempt()) >= most ||
 		c.MaxAge > 0 && consumer.Now()-d.firstBegan() >= int64(c.MaxAge)
 }
 

@@ -22,7 +22,7 @@ func (s *Subscription) Pause(p int32, paused bool) {
 	c := s.running[p]
 	s.claimsMu.Unlock()
 	if c != nil {
-		c.pause()
+		c.obey()
 	}
 }
 
@@ -35,18 +35,32 @@ func (s *Subscription) PauseAll(paused bool) {
 	}
 	s.claimsMu.Unlock()
 	for _, c := range s.assigned() {
-		c.pause()
+		c.obey()
 	}
 }
 
-// pause does what was asked for the claim's partition last.
-func (c *Claim) pause() {
+// SetMaxInFlight changes Config.MaxInFlight, which n does not exceed, for the partitions of now and of later.
+func (s *Subscription) SetMaxInFlight(n int) {
+	s.claimsMu.Lock()
+	s.maxInFlight = n
+	s.claimsMu.Unlock()
+	for _, c := range s.assigned() {
+		c.obey()
+	}
+}
+
+// obey does what was asked for the claim's partition last.
+func (c *Claim) obey() {
 	c.pausing.Lock() // of two that ask at the same time, both do what was asked last
 	defer c.pausing.Unlock()
 	c.claimsMu.Lock()
 	_, paused := c.pausedByHand[c.partition]
 	paused = paused || c.allPaused
+	most := c.maxInFlight
 	c.claimsMu.Unlock()
+	if most > 0 {
+		c.do(c.part.SetMaxInFlight(most))
+	}
 	c.gate.mark(byHand, paused)
 	c.do(c.part.Pause(paused))
 }

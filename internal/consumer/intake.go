@@ -59,7 +59,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	c.reading(c, true)
 	defer c.reading(c, false)
 	c.health.works(committing, c.partition) // an earlier assignment's commits are not tried any more
-	c.pause()
+	c.obey()
 	defer c.open()()
 	c.slots.Go(c.watchdog)
 	in := &intake{Claim: c, messages: messages, hold: time.NewTimer(time.Hour), poll: time.NewTicker(time.Hour), due: time.NewTimer(time.Hour)}

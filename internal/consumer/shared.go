@@ -40,6 +40,7 @@ type shared struct {
 	over         bool                // no claim enters any more
 	pausedByHand map[int32]struct{}
 	allPaused    bool
+	maxInFlight  int             // 0: the configured one
 	stalls       map[int32]int64 // where a partition's watchdog had us reconnect
 	leaderless   leaderless      // written by sarama's goroutines, through the client
 

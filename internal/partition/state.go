@@ -314,6 +314,14 @@ func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Del
 	return nil, true, p.after(version)
 }
 
+// SetMaxInFlight changes Config.MaxInFlight, which is the most that slots were made for.
+func (p *Partition[R, H]) SetMaxInFlight(n int) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cfg.MaxInFlight = n
+	return p.work()
+}
+
 // Pause stops the handing out, or goes on with it. It does not hold up a drain.
 func (p *Partition[R, H]) Pause(paused bool) Work {
 	p.mu.Lock()
