@@ -8,7 +8,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// Abort is Break, and ends also what is being connected.
+// Abort is Break, and also ends connection attempts.
 func (d *Dialer) Abort() {
 	d.mu.Lock()
 	if d.ctx.Err() == nil {
@@ -19,12 +19,12 @@ func (d *Dialer) Abort() {
 	d.Break()
 }
 
-// abortPatience is how long an answer may still come that nobody waits for: a broker
-// gives it within milliseconds, and the connection has other users.
+// abortPatience is how long an answer may take that nobody needs any more: brokers usually
+// answer within milliseconds, and the connection has other users.
 const abortPatience = 250 * time.Millisecond
 
-// AbortLate aborts again and again, from a while after stop is closed until done is
-// called: what the caller does meanwhile with a client is then cut short. done waits.
+// AbortLate calls Abort repeatedly, from a while after stop is closed until done is called,
+// so that what the caller does with a client meanwhile is cut. done waits for the end of it.
 func (d *Dialer) AbortLate(stop <-chan struct{}) (done func()) {
 	ended := make(chan struct{})
 	var watch sync.WaitGroup

@@ -1,5 +1,5 @@
-// Package dial makes connections that can be cut: sarama holds a broker's lock
-// during a request, and so cannot be told to stop waiting for an answer.
+// Package dial makes connections that can be cut. sarama holds the lock of a broker during
+// a request, so there is no other way to make it stop waiting for an answer.
 package dial
 
 import (
@@ -23,25 +23,25 @@ type Dialer struct {
 	ctx    context.Context
 	end    context.CancelFunc
 	worked atomic.Bool
-	// Once has connections drop what they have not sent, if they are closed amid a
-	// request: it must not arrive after what the next one brings. Set before use.
+	// Once makes connections that are closed during a request drop what they have not sent,
+	// so that it cannot arrive after what the next connection sends. Set it before use.
 	Once bool
 
 	mu      sync.Mutex
-	round   context.Context // ends with the next Abort
+	round   context.Context // done with the next Abort
 	abort   context.CancelFunc
 	all     map[*conn]struct{}
 	dialing int
-	quiet   chan struct{} // closed once cut, when nothing dials any more
+	quiet   chan struct{} // closed after Cut, once nothing dials any more
 }
 
-// dialPatience is how long Cut waits for a way to connect that cannot be interrupted.
+// dialPatience is how long Cut waits for a dial function that cannot be interrupted.
 const dialPatience = time.Second / 2
 
 type conn struct {
 	net.Conn
 	d       *Dialer
-	waiting atomic.Bool // something was sent since the last bytes came
+	waiting atomic.Bool // something was sent since the last bytes arrived
 }
 
 func (c *conn) Write(b []byte) (int, error) {
@@ -57,7 +57,8 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// New puts a dialer before the first configuration's own way to connect, for all of them.
+// New returns a dialer that uses the first configuration's way to connect, and sets it in
+// all configurations.
 func New(cfg *sarama.Config, others ...*sarama.Config) *Dialer {
 	d := &Dialer{all: map[*conn]struct{}{}, quiet: make(chan struct{})}
 	d.ctx, d.end = context.WithCancel(context.Background())
@@ -96,7 +97,7 @@ func (d *Dialer) Dial(network, addr string) (net.Conn, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	defer d.dialed()
-	if err == nil && round.Err() != nil { // cut meanwhile
+	if err == nil && round.Err() != nil { // it was cut meanwhile
 		err = round.Err()
 		_ = inner.Close()
 	}
@@ -110,12 +111,12 @@ func (d *Dialer) Dial(network, addr string) (net.Conn, error) {
 
 func (d *Dialer) dialed() {
 	if d.dialing--; d.dialing == 0 && d.ctx.Err() != nil {
-		close(d.quiet) // nothing dials again
+		close(d.quiet) // nothing dials any more
 	}
 }
 
-// Close takes the connection off the list only once it is closed: sarama closes in
-// goroutines that nobody waits for, and Cut must not return before them.
+// Close removes the connection from the list only once it is closed: sarama closes
+// connections in goroutines that nobody waits for, and Cut must not return before them.
 func (c *conn) Close() error {
 	err := c.close()
 	c.d.mu.Lock()
@@ -131,8 +132,8 @@ func (c *conn) close() error {
 	return c.Conn.Close()
 }
 
-// Break ends the connections on which a request waits for its answer. The others
-// go on, and new ones can be made: to leave the group takes one.
+// Break closes the connections on which a request waits for its answer. The others stay,
+// and new ones can be made: leaving the group needs one.
 func (d *Dialer) Break() {
 	for _, c := range d.conns() {
 		if c.waiting.Load() {
@@ -147,7 +148,7 @@ func (d *Dialer) conns() []*conn {
 	return slices.Collect(maps.Keys(d.all))
 }
 
-// Cut ends every connection, makes no more, and waits for those being made.
+// Cut closes every connection, allows no new ones, and waits for attempts under way.
 func (d *Dialer) Cut() {
 	d.mu.Lock()
 	if d.ctx.Err() == nil {

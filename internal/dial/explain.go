@@ -10,7 +10,7 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// Explain adds to an error of connecting what to look at in the configuration.
+// Explain adds to a connection error which setting to look at.
 func Explain(cfg *sarama.Config, err error) error { return explained(err, hint(cfg, err)) }
 
 func explained(err error, hint string) error {
@@ -20,7 +20,7 @@ func explained(err error, hint string) error {
 	return fmt.Errorf("%w: %s", err, hint)
 }
 
-// Worked notes that the brokers have answered: the configuration is one that they accept.
+// Worked records that the brokers have answered, so that the configuration is acceptable.
 func (d *Dialer) Worked() { d.worked.Store(true) }
 
 // Explain is [Explain] for the dialer's connections.
@@ -36,15 +36,15 @@ func (d *Dialer) Explain(cfg *sarama.Config, err error) error {
 	return Explain(cfg, err)
 }
 
-// limits is why a broker closes connections that it has just accepted, before it reads from them.
+// limits is the usual reason why a broker closes new connections without reading from them.
 const limits = "it has as many as it accepts: see the broker's max.connections.per.ip (and its overrides), max.connections and connection.creation.rate"
 
-// closed reports whether the other side ended a connection.
+// closed reports whether the other side closed the connection.
 func closed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// withoutReason reports whether sarama has left out what the brokers answered.
+// withoutReason reports whether sarama's error lacks the brokers' answer.
 func withoutReason(err error) bool {
 	return errors.Is(err, sarama.ErrOutOfBrokers) && errors.Unwrap(err) == nil
 }
@@ -63,7 +63,7 @@ func hint(cfg *sarama.Config, err error) string {
 		return "the broker closed the connection. If it is up, compare Net.TLS.Enable, Net.SASL.Enable and the credentials " +
 			"with what this listener wants. Or " + limits
 	case withoutReason(err) && cfg.Net.SASL.Enable:
-		// What a broker answers is logged by sarama, and left out of its error, but for a wrong password.
+		// sarama logs the broker's answer but leaves it out of its error, except for a wrong password.
 		return fmt.Sprintf("a broker refused. Does this listener offer Net.SASL.Mechanism %s?", cfg.Net.SASL.Mechanism)
 	}
 	return ""

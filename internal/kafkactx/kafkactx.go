@@ -1,9 +1,8 @@
-// Package kafkactx answers watermill-kafka's context getters on messages that
-// watermill-kafka did not make.
+// Package kafkactx makes watermill-kafka's context getters work on messages that
+// watermill-kafka did not create.
 //
-// The keys of those getters are unexported. But a getter hands its key to
-// Context.Value, so a context that writes down what it is asked for learns each of
-// them from the getter itself.
+// The keys of those getters are unexported. But a getter passes its key to Context.Value,
+// so a context that records what it is asked for learns each key from the getter itself.
 package kafkactx
 
 import (
@@ -13,7 +12,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 )
 
-// Record is what the getters ask for.
+// Record has the values that the getters return.
 type Record interface {
 	Partition() int32
 	Offset() int64
@@ -45,7 +44,7 @@ func learn() (partition, offset, timestamp, key any) {
 	return partition, offset, timestamp, p.asked
 }
 
-// Value answers the getters' keys from a record; ok is false for any other key.
+// Value returns a record's value for the key of a getter. ok is false for any other key.
 func Value(r Record, key any) (value any, ok bool) {
 	switch key {
 	case partitionKey:

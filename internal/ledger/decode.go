@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Decode reads what Encode wrote for a place. The error is one of this package's;
-// whatever the text is, there is no other outcome.
+// Decode reads what Encode wrote for a place. The error is always one of this package's,
+// whatever the text is.
 func Decode(at Place, text string) (*Ledger, error) {
 	if text == "" {
 		return nil, ErrNone
@@ -41,7 +41,7 @@ func Decode(at Place, text string) (*Ledger, error) {
 	return l, nil
 }
 
-// decoder reads from data. After it failed everything it reads is zero.
+// decoder reads from data. After a failure everything that it reads is zero.
 type decoder struct {
 	data   []byte
 	failed bool
@@ -54,7 +54,7 @@ func (d *decoder) fail() {
 func (d *decoder) bytes(n int) []byte {
 	if n > len(d.data) {
 		d.fail()
-		return make([]byte, min(n, 16)) // callers read up to 16
+		return make([]byte, min(n, 16)) // callers use up to 16
 	}
 	b := d.data[:n]
 	d.data = d.data[n:]
@@ -81,7 +81,7 @@ func (d *decoder) varint() int64 {
 	return v
 }
 
-// count reads how many items follow, each of which takes size bytes or more.
+// count reads the number of items that follow, each of which takes at least size bytes.
 func (d *decoder) count(size int) int {
 	n := d.uvarint()
 	if n > uint64(len(d.data)/size) {
@@ -147,7 +147,7 @@ func (d *decoder) runs(offset int64) []Run {
 	for at := offset; len(runs) < n; {
 		r := Run{From: d.after(at)}
 		r.To = d.after(r.From)
-		// An offset between two runs is open.
+		// There is an open offset between two runs.
 		if d.failed || r.From == at && len(runs) > 0 || r.To == r.From {
 			d.fail()
 			return nil
@@ -181,7 +181,7 @@ func (d *decoder) bits(offset int64) (runs []Run) {
 	return runs
 }
 
-// blocks divides the runs as they were.
+// blocks divides the runs into their blocks.
 func (d *decoder) blocks(offset int64, runs []Run) []Block {
 	n := d.count(5)
 	blocks := make([]Block, 0, n)
@@ -209,7 +209,7 @@ func (d *decoder) blocks(offset int64, runs []Run) []Block {
 	return blocks
 }
 
-// timeAfter reads a time as one more than how long after another it is; 0 is the zero time.
+// timeAfter reads a time, written as 1 + its distance from another; 0 is the zero time.
 func (d *decoder) timeAfter(base int64) time.Time {
 	after := d.uvarint()
 	switch {

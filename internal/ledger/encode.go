@@ -30,18 +30,18 @@ const (
 )
 
 const (
-	// worthCompressing is the size of a body from which on compression is tried: what is
-	// smaller costs a broker no more than a commit without a ledger.
+	// worthCompressing is the size of a body from which on it is compressed. A smaller
+	// one costs a broker no more than a commit without a ledger.
 	worthCompressing = 512
-	// maxBody bounds a body before its compression, so that no text inflates without bound.
+	// maxBody limits a body before compression, so that no text can inflate without limit.
 	maxBody = 256 << 10
 )
 
-// Kept is how much of a ledger its text holds.
+// Kept describes how much of a ledger its text contains.
 type Kept struct {
 	Blocks []bool // by index
-	Open   int    // the first so many
-	Times  bool   // their times
+	Open   int    // how many, from the first
+	Times  bool   // whether it has their times
 }
 
 // Whole reports whether nothing of l was left out.
@@ -49,10 +49,9 @@ func (k Kept) Whole(l *Ledger) bool {
 	return !slices.Contains(k.Blocks, false) && k.Open == len(l.Open) && k.Times
 }
 
-// Encode writes a ledger as a text of at most room bytes. What does not fit is left
-// out: times first, then open records from the highest down, then blocks from
-// the highest down, those of a higher rank last. The text is empty if there is
-// no room for anything.
+// Encode returns a ledger as a text of at most room bytes. What does not fit is left out:
+// times first, then open records from the highest down, then blocks from the highest down,
+// those of a higher rank last. The text is empty if nothing fits.
 func Encode(at Place, l *Ledger, room int) (string, Kept) {
 	e := encoder{at: at, l: l, room: room, blocks: make([]bool, len(l.Blocks)), open: len(l.Open), times: true}
 	e.keepBlocks(len(l.Blocks), Plain)
@@ -67,7 +66,7 @@ func Encode(at Place, l *Ledger, room int) (string, Kept) {
 		{len(l.Blocks), func(n int) { e.keepBlocks(n, Awaited) }},
 		{len(l.Blocks), func(n int) { e.keepBlocks(n, Promised) }},
 	}
-	if _, _, ok := e.text(); !ok { // the blocks alone are too many
+	if _, _, ok := e.text(); !ok { // the blocks alone do not fit
 		levels = levels[1:]
 	}
 	for _, level := range levels {
@@ -78,7 +77,7 @@ func Encode(at Place, l *Ledger, room int) (string, Kept) {
 	return "", Kept{Blocks: make([]bool, len(l.Blocks))}
 }
 
-// level is a kind of content of which the first so many may be kept.
+// level is a kind of content. Any number of its first items may be kept.
 type level struct {
 	n    int
 	keep func(n int)
@@ -96,7 +95,7 @@ type encoder struct {
 
 func (e *encoder) kept() Kept { return Kept{Blocks: e.blocks, Open: e.open, Times: e.times} }
 
-// keepBlocks keeps those of the first n blocks that have a rank, and all of a higher one.
+// keepBlocks keeps, of the blocks with a rank, the first n, and all of a higher rank.
 func (e *encoder) keepBlocks(n int, rank Rank) {
 	for i := range e.blocks {
 		r := e.l.Blocks[i].Rank
@@ -104,8 +103,8 @@ func (e *encoder) keepBlocks(n int, rank Rank) {
 	}
 }
 
-// most sets about the highest number up to n with which the text fits. It finds it
-// by the sizes of its attempts, since each costs a compression, and is content with
+// most sets approximately the highest number up to n with which the text fits. It
+// estimates it from the sizes of its attempts, since each costs a compression, and accepts
 // a few percent less.
 func (e *encoder) most(n int, set func(int)) (best string, ok bool) {
 	fits, tooMany := -1, n+1
@@ -130,7 +129,7 @@ func (e *encoder) most(n int, set func(int)) (best string, ok bool) {
 	return best, true
 }
 
-// text encodes what is kept, and returns its size also where it does not fit.
+// text encodes what is kept. It returns the size also if the text does not fit.
 func (e *encoder) text() (text string, size int, fits bool) {
 	head, flags := e.head()
 	runs, ends := e.runs()
@@ -162,7 +161,7 @@ func (e *encoder) text() (text string, size int, fits bool) {
 	return prefix + base64.RawStdEncoding.EncodeToString(data), size, true
 }
 
-// checksum covers the place, too.
+// checksum includes the place.
 func checksum(at Place, data []byte) uint32 {
 	var n [12]byte
 	binary.BigEndian.PutUint64(n[:], uint64(at.Offset))
@@ -195,8 +194,7 @@ func (e *encoder) head() (head []byte, flags byte) {
 	return head, flags
 }
 
-// runs returns what is marked, neighbouring runs that touch as one, and where each
-// block ends.
+// runs returns the marked runs, with those that touch joined, and where each block ends.
 func (e *encoder) runs() (runs []Run, ends []int64) {
 	for i, kept := range e.blocks {
 		if !kept {
@@ -253,8 +251,8 @@ func (e *encoder) appendBlocks(to []byte, ends []int64) []byte {
 }
 
 // appendOpen writes the number of open records and, for each, its distance from the one
-// before, its attempts with a bit for in flight, its check and, with times, its own, as
-// how long after the earliest of all.
+// before, its attempts with a bit for in flight, its check and, with times, its times, as
+// distances from the earliest of all.
 func (e *encoder) appendOpen(to []byte) []byte {
 	open := e.l.Open[:e.open]
 	to = binary.AppendUvarint(to, uint64(len(open)))
@@ -283,7 +281,7 @@ func (e *encoder) appendOpen(to []byte) []byte {
 	return to
 }
 
-// appendAfter writes one more than how long after base a time is, or 0 if it is zero.
+// appendAfter writes 1 + the distance of a time from base, or 0 for the zero time.
 func appendAfter(to []byte, base int64, t time.Time) []byte {
 	if t.IsZero() {
 		return append(to, 0)
@@ -291,7 +289,7 @@ func appendAfter(to []byte, base int64, t time.Time) []byte {
 	return binary.AppendUvarint(to, uint64(t.UnixMilli()-base)+1)
 }
 
-// earliest returns the earliest time of all, in Unix milliseconds; 0 if there is none.
+// earliest returns the earliest time in Unix milliseconds, or 0 if there is none.
 func earliest(open []Open) int64 {
 	first := int64(math.MaxInt64)
 	for _, o := range open {
@@ -307,12 +305,12 @@ func earliest(open []Open) int64 {
 	return first
 }
 
-// deflaters are kept, since each takes much memory. They do without matches: what is
-// left to compress is how long the runs are, and a match costs more than it saves.
+// deflaters are reused, since each takes much memory. They do not search for matches: only
+// the lengths of the runs are left to compress, and a match costs more than it saves.
 var deflaters = sync.Pool{New: func() any {
 	w, err := flate.NewWriter(nil, flate.HuffmanOnly)
 	if err != nil {
-		panic(err) // for a level that does not exist only
+		panic(err) // only for an invalid level
 	}
 	return w
 }}

@@ -31,15 +31,15 @@ func (h *Hash) number(n uint64) {
 	h.crc = ^crc
 }
 
-// Fingerprint is a number that two records share only if they are the same: same
-// offset, timestamp, key and value, and whatever was added to h before. Records that
-// differ share it once in 2^32.
+// Fingerprint returns a number that identifies a record: its offset, timestamp, key and
+// value, and whatever was added to h before. Two records that differ have the same number
+// with a probability of 2^-32.
 func (h Hash) Fingerprint(offset int64, timestamp time.Time, key, value []byte) uint32 {
 	h.number(uint64(timestamp.UnixMilli()))
 	h.Bytes(key)
 	h.Bytes(value)
-	// The offset is mixed in so that fingerprints can be added up: records that
-	// changed places give another sum.
+	// The offset is mixed in so that fingerprints can be added up: records that changed
+	// places have another sum.
 	x := uint64(h.crc)<<32 ^ uint64(offset)
 	x ^= x >> 31
 	x *= 0x9e3779b97f4a7c15

@@ -1,5 +1,5 @@
-// Package ledger is what stands in the metadata of an offset commit: which records
-// above the committed offset are settled, and how far the open ones have come.
+// Package ledger encodes and decodes the metadata of an offset commit: which records above
+// the committed offset are settled, and the attempts and times of the open ones.
 //
 // Kafka stores with each offset a text of at most offset.metadata.max.bytes, 4,096
 // by default. A ledger is such a text. docs/ledger.md has the format, byte by byte,
@@ -18,7 +18,7 @@ import (
 // DefaultRoom is the default of a broker's offset.metadata.max.bytes.
 const DefaultRoom = 4096
 
-// Kind is who wrote a ledger.
+// Kind says what wrote a ledger.
 type Kind uint8
 
 const (
@@ -26,27 +26,27 @@ const (
 	Redrive              // ackpolicy letters
 )
 
-// Place is where a ledger stands. It is part of the checksum: a text that was
-// copied to another place is not trusted there.
+// Place is where a ledger is stored. It is part of the checksum: a text that was copied to
+// another place is not trusted there.
 type Place struct {
 	Topic     string
 	Partition int32
 	Offset    int64 // the committed one
 }
 
-// Ledger is what is known of the records from the committed offset on.
+// Ledger describes the records from the committed offset on.
 type Ledger struct {
 	Kind Kind
-	// TopicID is Kafka's id of the topic that the records were read from; zero where
-	// the broker gave none.
+	// TopicID is Kafka's id of the topic that the records were read from; zero if the
+	// broker has no topic ids.
 	TopicID [16]byte
-	// Cluster is the checksum of the cluster's id, see ClusterOf, where there is a TopicID; 0:
-	// not known.
+	// Cluster is the checksum of the cluster's id (see ClusterOf) if there is a TopicID; 0 if
+	// it is not known.
 	Cluster uint32
-	// Clean reports that the member left after a drain: nothing was in flight.
+	// Clean reports whether the member left after a drain, with nothing in flight.
 	Clean bool
-	// Crashes is how many assignments in a row did not end cleanly, and CrashedAt
-	// when the last of them was taken over, in milliseconds. At most 255.
+	// Crashes is the number of consecutive assignments that did not end cleanly, at most
+	// 255. CrashedAt is when the last of them was taken over, in milliseconds.
 	Crashes   int
 	CrashedAt time.Time
 	// Blocks are the settled records, in order.
@@ -58,55 +58,56 @@ type Ledger struct {
 // ClusterOf returns the Ledger.Cluster of a cluster's id, 0 for "".
 func ClusterOf(id string) uint32 { return crc32.Checksum([]byte(id), castagnoli) }
 
-// Block is settled records whose sum is checked as one: all of its marks hold, or none.
+// Block is a group of settled records with one checksum: all of its marks hold, or none.
 type Block struct {
-	// Runs are in order and do not touch. A run may go over offsets that hold no record.
+	// Runs are in order and do not touch. A run may include offsets without a record.
 	Runs []Run
-	// Sum is the sum of the fingerprints of its marked records, see [Fingerprint].
+	// Sum is the sum of the fingerprints of the marked records, see [Fingerprint].
 	Sum uint32
-	// Rank is who gets room before others, see Encode. It is not stored.
+	// Rank says which blocks get room first, see Encode. It is not stored.
 	Rank Rank
 }
 
-// Rank is who depends on a block.
+// Rank says who depends on a block.
 type Rank uint8
 
 const (
-	Plain    Rank = iota // what it does not say is repeated
+	Plain    Rank = iota // if it is left out, its records are repeated
 	Awaited              // somebody waits until it is stored
 	Promised             // somebody was told that it is
 )
 
-// Run is the settled records from one offset (inclusive) to another (exclusive).
-// From and To-1 are offsets of marked records.
+// Run is a range of settled records, from From (inclusive) to To (exclusive). From and
+// To-1 are offsets of marked records.
 type Run struct{ From, To int64 }
 
 // Open is a record that was delivered and is not settled.
 type Open struct {
 	Offset   int64
 	Attempts int       // deliveries so far
-	First    time.Time // when the first of them began, in milliseconds; zero: not known
-	Due      time.Time // when it may be delivered again, in milliseconds; zero: at once
+	First    time.Time // when the first of them began, to a millisecond; zero if not known
+	Due      time.Time // when it may be delivered again, to a millisecond; zero for at once
 	InFlight bool      // a handler had it when this was stored, or when an earlier owner died
-	Alone    int       // of one in flight: how often it was handed out alone since
+	Alone    int       // how often it was handed out alone since, if in flight
 	// Check is the low half of the record's fingerprint.
 	Check uint16
 }
 
-// The reasons why a text is not taken for a ledger.
+// Errors of Decode: why a text is not used as a ledger.
 var (
-	// ErrForeign: the text is not of this library. An empty text is [ErrNone].
+	// ErrForeign means that the text was not written by this library. An empty text is [ErrNone].
 	ErrForeign = errors.New("the metadata is not a ledger of this library")
-	// ErrNone: there is no metadata, as where a stock member or an admin tool committed.
+	// ErrNone means that there is no metadata: a stock member or an admin tool committed.
 	ErrNone = errors.New("there is no metadata")
-	// ErrNewer: a later version of the library wrote it.
+	// ErrNewer means that a later version of the library wrote the text.
 	ErrNewer = errors.New("the ledger is of a later version of this library")
-	// ErrDamaged: it is cut, changed, or was copied from another topic, partition or offset.
+	// ErrDamaged means that the text was cut, changed, or copied from another topic,
+	// partition or offset.
 	ErrDamaged = errors.New("the ledger is damaged, or was stored for another topic, partition or offset")
 )
 
-// Marked reports whether a ledger of blocks marks an offset, and which block does.
-// The blocks must be in order.
+// Marked reports whether one of the blocks marks an offset, and which. The blocks must be
+// in order.
 func Marked(blocks []Block, offset int64) (block int, marked bool) {
 	block = sort.Search(len(blocks), func(i int) bool { return blocks[i].End() > offset })
 	if block == len(blocks) {
@@ -117,5 +118,5 @@ func Marked(blocks []Block, offset int64) (block int, marked bool) {
 	return block, run < len(runs) && runs[run].From <= offset
 }
 
-// End is the offset behind the block's last mark.
+// End returns the offset after the last mark of the block.
 func (b *Block) End() int64 { return b.Runs[len(b.Runs)-1].To }

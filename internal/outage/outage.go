@@ -1,5 +1,5 @@
-// Package outage decides which occurrences of a repeating failure are worth a log
-// line: the first, then ever fewer, and a last one that says that it is over.
+// Package outage decides which occurrences of a repeating failure are logged: the first,
+// then fewer and fewer, and a last line when it is over.
 package outage
 
 import (
@@ -9,40 +9,40 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 )
 
-// The pause between two reports of one outage: the first, what it grows by, and the longest.
+// The pause between two reports of an outage: the first one, its growth, and the longest.
 const (
 	firstPause  = 10 * time.Second
 	pauseGrowth = 3
 	mostPause   = 10 * time.Minute
 )
 
-// Outage is one failure that repeats until it is over. The zero value is ready,
-// and reports the first failure at once. It may be used from any goroutine.
+// Outage is a failure that repeats until it is over. The zero value is ready to use, and
+// reports the first failure at once. It may be used from any goroutine.
 type Outage struct {
-	// Quiet is how long it may last before it is reported.
+	// Quiet is how long an outage may last before it is reported.
 	Quiet time.Duration
 
 	mu       sync.Mutex
-	failures int // 0: there is no outage
+	failures int // 0 if there is no outage
 	since    time.Time
 	next     time.Time // of the next report
 	pause    time.Duration
 	reported bool
 }
 
-// Report is what a log line says of an outage.
+// Report is what a log line says about an outage.
 type Report struct {
 	Failures int
 	For      time.Duration // since the first failure
 }
 
-// AddTo adds the report to a line's fields: attempt and failing_for.
+// AddTo adds the report to the fields of a line: attempt and failing_for.
 func (r Report) AddTo(fields watermill.LogFields) watermill.LogFields {
 	return fields.Add(watermill.LogFields{"attempt": r.Failures, "failing_for": r.For.Round(time.Millisecond).String()})
 }
 
-// Failed records a failure and reports whether it is to be logged as an error.
-// The others are for the debug level.
+// Failed records a failure and reports whether to log it as an error. Other occurrences
+// are logged at debug level.
 func (o *Outage) Failed() (Report, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -61,8 +61,8 @@ func (o *Outage) Failed() (Report, bool) {
 	return report, true
 }
 
-// Over ends the outage, if there is one. It reports whether an earlier line told of it,
-// so that one more has to tell that it is over.
+// Over ends the outage, if there is one. It reports whether it was logged, so that its end
+// has to be logged too.
 func (o *Outage) Over() (Report, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -6,14 +6,14 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// Position is where a consumer reads a partition: the next offset, and the leader it knows.
+// Position is where a consumer reads a partition: the next offset, and the leader that it knows.
 type Position struct {
 	Offset        int64
 	Leader, Epoch int32
 }
 
-// Probe asks leaders for partitions' next records and returns the errors of those
-// that cannot be fetched, nil for the others.
+// Probe asks leaders for the next records of partitions. It returns an error for each
+// partition that cannot be fetched, and nil for the others.
 func Probe(client sarama.Client, topic string, at map[int32]Position) map[int32]error {
 	errs := map[int32]error{}
 	requests := map[*sarama.Broker]*sarama.FetchRequest{}
@@ -26,7 +26,7 @@ func Probe(client sarama.Client, topic string, at map[int32]Position) map[int32]
 		}
 		if requests[leader] == nil {
 			requests[leader] = newRequest(client.Config())
-			requests[leader].MaxBytes = 1 // the first batch comes whole all the same
+			requests[leader].MaxBytes = 1 // the first batch is always sent whole
 		}
 		requests[leader].AddBlock(topic, p, position.Offset, 1, position.Epoch)
 		asked[leader] = append(asked[leader], p)
@@ -50,7 +50,7 @@ func answer(block *sarama.FetchResponseBlock) error {
 	switch {
 	case block == nil:
 		return sarama.ErrIncompleteResponse
-	case block.Err == sarama.ErrNoError, errors.Is(block.Err, sarama.ErrOffsetOutOfRange): // the consumer finds out by itself
+	case block.Err == sarama.ErrNoError, errors.Is(block.Err, sarama.ErrOffsetOutOfRange): // the consumer notices it itself
 		return nil
 	}
 	return block.Err

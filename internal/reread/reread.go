@@ -1,5 +1,5 @@
-// Package reread reads single records again from the broker, by offset: those
-// that a subscription pushed out of its memory while they waited.
+// Package reread reads single records again from the broker, by offset, after a
+// subscription pushed them out of memory while they waited.
 package reread
 
 import (
@@ -9,32 +9,32 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// ErrGone is the answer for a record that the log no longer holds: retention or
-// compaction removed it meanwhile.
+// ErrGone is returned for a record that is no longer in the log: retention or compaction
+// removed it.
 var ErrGone = errors.New("the record is no longer in the log: retention or compaction removed it")
 
-// Reader reads the records of one partition. It keeps what came along with those
-// asked for lately, since records that waited together come up together.
+// Reader reads the records of one partition. It keeps records that came with those that
+// were read lately, since records that waited together are due together.
 type Reader struct {
-	client    sarama.Client // not the one that consumes: a read would wait behind its fetch
+	client    sarama.Client // not the client that consumes: a read would wait behind its fetch
 	topic     string
 	partition int32
 	abortLate func(stop <-chan struct{}) (done func())
-	turn      chan struct{} // held by whoever fetches
+	turn      chan struct{} // held by the goroutine that fetches
 	ahead     []fetched     // the latest first; guarded by turn
 	used      bool          // since the last Rest; guarded by turn
-	oldest    int64         // where the log is known to begin; guarded by turn
+	oldest    int64         // the start of the log, as far as known; guarded by turn
 }
 
-// fetched is what a fetch brought, by offset, and nobody has asked for yet.
+// fetched has the records of a fetch that nobody has read yet, by offset.
 type fetched map[int64]*sarama.ConsumerMessage
 
-// kept is how many fetches are kept. Handlers at once ask out of order, and so each may
-// ask for what lies just before the last fetch. Each holds its bytes as a whole.
+// kept is how many fetches are kept. Concurrent handlers read out of order, so each may
+// read what lies just before the last fetch. A fetch keeps all of its bytes in memory.
 const kept = 3
 
-// New returns a reader. It needs no closing. abortLate cuts the client's requests short
-// that go on after stop is closed, until done is called; nil: nothing does.
+// New returns a reader. It need not be closed. abortLate cuts the client's requests that
+// continue after stop is closed, until done is called. It may be nil.
 func New(client sarama.Client, topic string, partition int32, abortLate func(stop <-chan struct{}) (done func())) *Reader {
 	if abortLate == nil {
 		abortLate = func(<-chan struct{}) func() { return func() {} }
@@ -45,10 +45,11 @@ func New(client sarama.Client, topic string, partition int32, abortLate func(sto
 	}
 }
 
-// ErrStopped is the answer once stop is closed.
+// ErrStopped is returned once stop is closed.
 var ErrStopped = errors.New("stopped")
 
-// Read answers the record at an offset, or ErrGone. Another error may pass: try again.
+// Read returns the record at an offset. The error is ErrGone if there is none; after any
+// other error, try again.
 func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessage, error) {
 	select {
 	case r.turn <- struct{}{}:
@@ -61,7 +62,7 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 		return m, nil
 	}
 	if offset < r.oldest {
-		return nil, ErrGone // what retention removes is often much at once
+		return nil, ErrGone // retention often removes many records at once
 	}
 	abort := r.abortLate(stop)
 	records, reached, err := r.fetch(offset)
@@ -77,12 +78,12 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 		return m, nil
 	}
 	if reached {
-		return nil, ErrGone // the log goes on behind it
+		return nil, ErrGone // the log continues behind it
 	}
 	return nil, errNothing
 }
 
-// Rest drops what was fetched and not asked for, if nobody has read since the last call.
+// Rest drops fetched records if nobody has read since the last call.
 func (r *Reader) Rest() {
 	select {
 	case r.turn <- struct{}{}:
@@ -91,11 +92,11 @@ func (r *Reader) Rest() {
 		}
 		r.used = false
 		<-r.turn
-	default: // somebody reads
+	default: // somebody is reading
 	}
 }
 
-// take answers what was fetched already, and forgets it.
+// take returns a record that was fetched already, and removes it.
 func (r *Reader) take(offset int64) (m *sarama.ConsumerMessage) {
 	for _, f := range r.ahead {
 		if m == nil {
@@ -107,12 +108,12 @@ func (r *Reader) take(offset int64) (m *sarama.ConsumerMessage) {
 	return m
 }
 
-// errNothing: the broker is throttling, or is a new leader that does not know yet
-// how far its log is committed. The record may well be there.
+// errNothing means that the broker throttles, or is a new leader that does not yet know how
+// far its log is committed. The record may exist.
 var errNothing = errors.New("the broker answered without records")
 
-// fetch answers the records from an offset on, and whether the log holds
-// something at or behind that offset.
+// fetch returns the records from an offset on, and whether the log has something at or
+// behind that offset.
 func (r *Reader) fetch(offset int64) (records map[int64]*sarama.ConsumerMessage, reached bool, err error) {
 	leader, err := r.client.Leader(r.topic, r.partition)
 	if err != nil {
@@ -127,8 +128,8 @@ func (r *Reader) fetch(offset int64) (records map[int64]*sarama.ConsumerMessage,
 	case block == nil:
 		return nil, false, sarama.ErrIncompleteResponse
 	case errors.Is(block.Err, sarama.ErrOffsetOutOfRange):
-		// Below the log's start it is gone; above its end it is there again once
-		// the leader has caught up.
+		// Below the start of the log it is gone. Above its end it is back once the leader has
+		// caught up.
 		oldest, err := r.client.GetOffset(r.topic, r.partition, sarama.OffsetOldest)
 		if err != nil || offset >= oldest {
 			return nil, false, errors.Join(block.Err, err)

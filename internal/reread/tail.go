@@ -10,22 +10,22 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// Tail is what a partition holds for a consumer from an offset on.
+// Tail describes what a partition has for a consumer from an offset on.
 type Tail struct {
-	End     int64 // of the partition; what an open transaction holds back does not count
-	Next    int64 // the offset asked for, or the one behind what no consumer gets: control records, aborted ones, what compaction removed
-	Waiting bool  // a consumer at Next should get something
+	End     int64 // the end for consumers: what an open transaction holds back does not count
+	Next    int64 // the offset asked for, or the one after what no consumer gets: control records, aborted records, what compaction removed
+	Waiting bool  // a consumer at Next should receive something
 }
 
 const (
-	// patience is how long a broker that has nothing at hand may look for it, in milliseconds.
+	// patience is how long a broker may wait for data, in milliseconds.
 	patience = 500
-	// tailBytes is how much is read of what follows: the first batch comes whole in any case.
+	// tailBytes is how much is read; the first batch is always sent whole.
 	tailBytes = 64 << 10
 )
 
-// Tail returns what a consumer that has read up to an offset still has to get. It never
-// passes a record that such a consumer gets. Once stop is closed its requests are cut short.
+// Tail returns what a consumer that has read up to an offset has yet to receive. It never
+// passes a record that such a consumer receives. Once stop is closed, its requests are cut.
 func (r *Reader) Tail(stop <-chan struct{}, from int64) (Tail, error) {
 	defer r.abortLate(stop)()
 	t := Tail{Next: from}
@@ -56,13 +56,13 @@ func (r *Reader) Tail(stop <-chan struct{}, from int64) (Tail, error) {
 	passed := passedBy(block, from, fetch.Isolation == sarama.ReadCommitted)
 	emptied := emptiedUpTo(block)
 	t.Next = max(t.Next, passed, emptied)
-	// Also where the broker says that there is more, and does not send it. What it may
-	// hold beyond a batch that was passed another question finds out.
+	// Also if the broker says that there is more and does not send it. Another call finds
+	// out what follows a batch that was passed.
 	t.Waiting = t.Next < t.End && (hasRecord(block, passed) || len(block.RecordsSet) == 0 && emptied < 0)
 	return t, nil
 }
 
-// end returns the offset up to which consumers get records.
+// end returns the offset up to which consumers receive records.
 func (r *Reader) end(leader *sarama.Broker) (int64, error) {
 	config := r.client.Config()
 	request := sarama.NewOffsetRequest(config.Version)
@@ -85,9 +85,9 @@ func (r *Reader) end(leader *sarama.Broker) (int64, error) {
 	return end.Offset, nil
 }
 
-// passedBy returns the offset behind the batches at the beginning of an answer that hold
-// nothing for a consumer at from, -1 if the first one does. It goes by what sarama's
-// consumer does, and Java's.
+// passedBy returns the offset after those batches at the beginning of an answer that have
+// nothing for a consumer at from, or -1 if the first one has something. It follows what
+// sarama's consumer and Java's do.
 func passedBy(block *sarama.FetchResponseBlock, from int64, committed bool) (next int64) {
 	next = -1
 	aborted := map[int64]bool{} // producers
@@ -120,7 +120,7 @@ func passedBy(block *sarama.FetchResponseBlock, from int64, committed bool) (nex
 	return next
 }
 
-// hasRecord reports whether an answer holds something behind what was passed.
+// hasRecord reports whether an answer has something behind what was passed.
 func hasRecord(block *sarama.FetchResponseBlock, passed int64) bool {
 	if len(block.RecordsSet) == 0 {
 		return false
@@ -129,7 +129,7 @@ func hasRecord(block *sarama.FetchResponseBlock, passed int64) bool {
 	return last == nil || last.LastOffset() >= passed
 }
 
-// isAbort reports whether a control batch ends a transaction whose records nobody gets.
+// isAbort reports whether a control batch aborts a transaction.
 func isAbort(batch *sarama.RecordBatch) bool {
 	const versionAndType = 4
 	if len(batch.Records) == 0 || len(batch.Records[0].Key) < versionAndType {
@@ -138,10 +138,10 @@ func isAbort(batch *sarama.RecordBatch) bool {
 	return binary.BigEndian.Uint16(batch.Records[0].Key[2:]) == uint16(sarama.ControlRecordAbort)
 }
 
-// emptiedUpTo returns the offset behind the batches of an answer that has nothing but such as
-// compaction emptied: Kafka keeps one for its producer's sequence, and sarama's decoder drops it
-// and keeps only where it ends, in a field of its own. -1: there is another one, or none. What follows
-// records there may be half a batch.
+// emptiedUpTo returns the offset after the batches of an answer if compaction emptied all
+// of them, otherwise -1. Kafka keeps an empty batch for its producer's sequence; sarama's
+// decoder drops it and keeps only its end, in another field. What follows records in that
+// field may be half a batch.
 func emptiedUpTo(block *sarama.FetchResponseBlock) int64 {
 	if len(block.RecordsSet) > 0 || block.Partial {
 		return -1
@@ -149,11 +149,11 @@ func emptiedUpTo(block *sarama.FetchResponseBlock) int64 {
 	return behind(block)
 }
 
-// behind returns the offset behind the last batch of an answer, whole or not, -1 if it has none.
+// behind returns the offset after the last batch of an answer, whole or not, or -1 if it has none.
 func behind(block *sarama.FetchResponseBlock) int64 {
 	next := reflect.ValueOf(block).Elem().FieldByName("recordsNextOffset")
 	if next.Kind() != reflect.Pointer || next.IsNil() {
-		return -1 // or sarama has renamed it: then such a batch is taken for records
+		return -1 // or sarama has renamed the field; then such a batch counts as records
 	}
 	return next.Elem().Int()
 }
@@ -164,7 +164,7 @@ func (r *Reader) lost(leader *sarama.Broker, err error) error {
 	return err
 }
 
-// request asks for records from an offset on.
+// request returns a request for records from an offset on.
 func (r *Reader) request(offset int64, most int32) *sarama.FetchRequest {
 	config := r.client.Config()
 	request := newRequest(config)
@@ -173,7 +173,7 @@ func (r *Reader) request(offset int64, most int32) *sarama.FetchRequest {
 }
 
 func newRequest(config *sarama.Config) *sarama.FetchRequest {
-	// From version 3 on the first batch comes whole, however large.
+	// From version 3 on, the first batch is sent whole, however large.
 	request := &sarama.FetchRequest{MaxBytes: math.MaxInt32, SessionEpoch: -1, Version: 4}
 	switch {
 	case config.Version.IsAtLeast(sarama.V2_1_0_0):

@@ -9,8 +9,8 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// IsUndecodable reports whether a fetch failed because of what was in its answer: not by
-// the connection, nor by an error that the broker named.
+// IsUndecodable reports whether a fetch failed because of the content of its answer, not
+// because of the connection or an error that the broker returned.
 func IsUndecodable(err error) bool {
 	var code sarama.KError
 	var connection net.Error
@@ -28,13 +28,13 @@ func IsUndecodable(err error) bool {
 	return true
 }
 
-// lookFor is how long Undecodable looks for the batch.
+// lookFor is how long Undecodable searches for the batch.
 const lookFor = 3 * time.Second
 
-// Undecodable fetches as the consumer does, from an offset on. If the answer cannot be
-// decoded, it returns the offset at which the batch begins that cannot, as exactly as it
-// found out, with the reason; else -1 and nil. err is why the broker could not be asked.
-// Once stop is closed its requests are cut short.
+// Undecodable fetches from an offset on, as the consumer does. If the answer cannot be
+// decoded, it returns where the undecodable batch begins, as exactly as it can find out, and
+// the reason; otherwise -1 and nil. err is set if the broker could not be asked. Once stop
+// is closed, its requests are cut.
 func (r *Reader) Undecodable(stop <-chan struct{}, from int64) (offset int64, reason, err error) {
 	defer r.abortLate(stop)()
 	_, reason, err = r.try(from, r.client.Config().Consumer.Fetch.Default)
@@ -42,7 +42,7 @@ func (r *Reader) Undecodable(stop <-chan struct{}, from int64) (offset int64, re
 		return -1, nil, err
 	}
 	for deadline := time.Now().Add(lookFor); time.Now().Before(deadline); {
-		next, why, err := r.try(from, 1) // the first batch comes whole all the same
+		next, why, err := r.try(from, 1) // the first batch is always sent whole
 		if why != nil {
 			return from, why, nil
 		}
@@ -54,7 +54,7 @@ func (r *Reader) Undecodable(stop <-chan struct{}, from int64) (offset int64, re
 	return from, reason, nil
 }
 
-// try fetches, and returns the offset behind what came. reason is why that cannot be decoded.
+// try fetches and returns the offset after what was sent. reason is why that cannot be decoded.
 func (r *Reader) try(from int64, bytes int32) (next int64, reason, err error) {
 	leader, err := r.client.Leader(r.topic, r.partition)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package topic asks for what a topic is configured with.
+// Package topic reads the settings of a topic.
 package topic
 
 import (
@@ -9,16 +9,16 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// Settings are a topic's, by name. Where the right to ask for them is missing there are none.
+// Settings has the settings of a topic by name. It is empty if we may not read them.
 type Settings map[string]string
 
-// Ask returns the settings of those names.
+// Ask returns the settings with the given names.
 func Ask(client sarama.Client, topic string, names ...string) (Settings, error) {
 	admin, err := sarama.NewClusterAdminFromClient(client)
 	if err != nil {
 		return nil, err
 	}
-	// The admin is not closed: that would close the client, which is the caller's.
+	// The admin is not closed: that would close the caller's client.
 	results, err := admin.DescribeConfigs([]*sarama.ConfigResource{
 		{Type: sarama.TopicResource, Name: topic, ConfigNames: names},
 	}, sarama.DescribeConfigsOptions{})
@@ -39,7 +39,7 @@ func Ask(client sarama.Client, topic string, names ...string) (Settings, error) 
 	return settings, nil
 }
 
-// Number returns a numeric setting; ok is false where it is not known.
+// Number returns a numeric setting. ok is false if it is not known.
 func (s Settings) Number(name string) (value int64, ok bool) {
 	value, err := strconv.ParseInt(s[name], 10, 64)
 	return value, err == nil

@@ -1,4 +1,4 @@
-// Package wait has the pauses between attempts: interruptible, and growing.
+// Package wait has interruptible pauses, and computes growing ones.
 package wait
 
 import (
@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// For waits, and answers false if done was closed before the time was up.
+// For waits for a duration. It returns false if done was closed before.
 func For(d time.Duration, done <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -18,14 +18,14 @@ func For(d time.Duration, done <-chan struct{}) bool {
 	}
 }
 
-// Backoff is the pause after an attempt, 1 being the first: it doubles from
-// first to most.
+// Backoff returns the pause after an attempt; the first attempt is 1. It doubles from first
+// to most.
 func Backoff(attempt int, first, most time.Duration) time.Duration {
 	return min(first<<min(attempt-1, 10), most)
 }
 
-// Jitter answers a pause between half of d and d: clients that lost the same
-// broker are not to come back all at once.
+// Jitter returns a pause between half of d and d, so that clients that lost the same broker
+// do not come back all at once.
 func Jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }

@@ -18,11 +18,11 @@ func (w *Writer) run(l *lane) {
 	}
 }
 
-// attempts is how often a batch is sent before its records fail, for a leader that has
-// moved and a connection that was lost.
+// attempts is how often a batch is sent before its records fail: the leader may have moved,
+// or the connection been lost.
 const attempts = 3
 
-// deliver sends records until the fate of each is known, or cannot be.
+// deliver sends records until the result of each is known, or cannot be known.
 func (w *Writer) deliver(l *lane, items []*item) {
 	err := w.send(l, items)
 	var refused *refusedBatch
@@ -35,7 +35,7 @@ func (w *Writer) deliver(l *lane, items []*item) {
 		for _, part := range refused.split(items) {
 			if l.unsure == nil {
 				w.deliver(l, part)
-			} else { // its number is taken by one that may be stored
+			} else { // its sequence number belongs to a batch that may be stored
 				w.failed(l, part, errors.New("an earlier batch has no answer yet"))
 			}
 		}
@@ -50,7 +50,7 @@ func (w *Writer) deliver(l *lane, items []*item) {
 func (w *Writer) stored(l *lane, items []*item) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(l.sent) > 10*most { // of some nobody has ever asked again
+	if len(l.sent) > 10*most { // nobody asked again for some of them
 		maps.DeleteFunc(l.sent, func(_ any, it *item) bool { return it.stored })
 	}
 	for _, it := range items {
@@ -68,8 +68,8 @@ func (w *Writer) failed(l *lane, items []*item, err error) {
 	w.fail(l, items, err)
 }
 
-// unsure keeps a batch that may be stored. Sent once more under the same sequence
-// number, it is stored once; nothing else may take that number.
+// unsure keeps a batch that may be stored. If it is sent again with the same sequence
+// number it is stored once; no other batch may use that number.
 func (w *Writer) unsure(l *lane, items []*item, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -77,7 +77,7 @@ func (w *Writer) unsure(l *lane, items []*item, err error) {
 	for _, it := range items {
 		it.resolve(err)
 	}
-	w.fail(l, l.queue, err) // they would have to wait for it
+	w.fail(l, l.queue, err) // they would have to wait for that batch
 	l.queue = nil
 }
 
@@ -97,7 +97,7 @@ func (w *Writer) send(l *lane, items []*item) (err error) {
 			return err
 		case is(err, sarama.ErrOutOfOrderSequenceNumber, sarama.ErrUnknownProducerID, sarama.ErrInvalidProducerEpoch,
 			sarama.ErrInvalidProducerIDMapping, sarama.ErrProducerFenced):
-			// The broker has forgotten us: what it does not know we begin anew.
+			// The broker has forgotten our producer: start again with a new one.
 			p, perr := w.newProducer()
 			if perr != nil {
 				return errors.Join(err, perr)
@@ -129,7 +129,7 @@ func (w *Writer) sendOnce(l *lane, items []*item) error {
 	}
 	switch {
 	case config.Version.IsAtLeast(sarama.V2_4_0_0):
-		request.Version = 8 // names the records that are refused
+		request.Version = 8 // says which records are refused
 	case config.Version.IsAtLeast(sarama.V2_1_0_0):
 		request.Version = 7 // zstd
 	}
@@ -138,7 +138,7 @@ func (w *Writer) sendOnce(l *lane, items []*item) error {
 		response *sarama.ProduceResponse
 		err      error
 	}
-	answers := make(chan answer, 1) // not Broker.Produce, which lets one partition wait for the other's answer
+	answers := make(chan answer, 1) // not Broker.Produce, with which one partition waits for the answer of another
 	err = leader.AsyncProduce(request, func(r *sarama.ProduceResponse, err error) { answers <- answer{r, err} })
 	var a answer
 	if err == nil {
@@ -171,7 +171,7 @@ func (w *Writer) sendOnce(l *lane, items []*item) error {
 	return block.Err
 }
 
-// batch makes the records a batch, under the lane's next sequence number.
+// batch returns the records as a batch with the lane's next sequence number.
 func (l *lane) batch(items []*item, config *sarama.Config) *sarama.RecordBatch {
 	b := &sarama.RecordBatch{
 		Version: 2, Codec: items[0].codec, CompressionLevel: sarama.CompressionLevelDefault,
@@ -198,7 +198,7 @@ func (l *lane) batch(items []*item, config *sarama.Config) *sarama.RecordBatch {
 	return b
 }
 
-// compressed is the codec for what is too large without one.
+// compressed returns the codec for records that are too large without compression.
 func (w *Writer) compressed() sarama.CompressionCodec {
 	if w.client.Config().Version.IsAtLeast(sarama.V2_1_0_0) {
 		return sarama.CompressionZSTD
@@ -206,8 +206,8 @@ func (w *Writer) compressed() sarama.CompressionCodec {
 	return sarama.CompressionGZIP
 }
 
-// producerTries is how often a producer id is asked for: a broker that has just started has
-// none to give for a moment.
+// producerTries is how often a producer id is requested: a broker that has just started
+// has none for a moment.
 const producerTries = 8
 
 func (w *Writer) newProducer() (producer, error) {
@@ -229,10 +229,10 @@ func is(err error, targets ...error) bool {
 	return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
 }
 
-// refusedBatch is the broker's final no to a batch.
+// refusedBatch is the error of a batch that the broker refuses for good.
 type refusedBatch struct {
 	error
-	records []int // those that it names
+	records []int // the records that the broker names
 }
 
 func (r *refusedBatch) Unwrap() error { return r.error }
@@ -256,8 +256,8 @@ func (r *refusedBatch) tooLarge() bool {
 	return is(r.error, sarama.ErrMessageSizeTooLarge, sarama.ErrMessageSetSizeTooLarge)
 }
 
-// split parts a refused batch: the records that are named one by one, and the rest; or
-// in halves, where none is.
+// split divides a refused batch: each record that the broker names alone, and the rest; or
+// in halves, if it names none.
 func (r *refusedBatch) split(items []*item) (parts [][]*item) {
 	var rest []*item
 	for i, it := range items {
@@ -277,7 +277,7 @@ func (r *refusedBatch) split(items []*item) (parts [][]*item) {
 	return parts
 }
 
-// explained is a broker's error with its own words.
+// explained is an error of the broker with the message that it sent.
 type explained struct {
 	error
 	message string

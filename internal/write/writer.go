@@ -1,8 +1,8 @@
-// Package write stores single records in a topic, each on its own merits: one that
-// the broker refuses takes none of those down that were sent along with it, and one
-// whose answer was lost is stored once.
+// Package write stores single records in a topic, independently of each other: a record
+// that the broker refuses does not affect those that were sent with it, and a record whose
+// answer was lost is stored once.
 //
-// sarama's producer does neither: a broker refuses batches, not records.
+// sarama's producer does neither, since a broker refuses batches, not records.
 package write
 
 import (
@@ -22,20 +22,20 @@ type Record struct {
 	Key, Value []byte // nil: null
 	Headers    []sarama.RecordHeader
 	Timestamp  time.Time // zero: none
-	// ID is comparable, and the same when a record is written again after a failure.
+	// ID must be comparable, and the same when a record is written again after a failure.
 	ID any
 }
 
-// Refused is the error of a record that the broker refuses for good.
+// Refused is returned for a record that the broker refuses for good.
 type Refused struct{ Err error }
 
 func (r *Refused) Error() string { return r.Err.Error() }
 func (r *Refused) Unwrap() error { return r.Err }
 
-// Permanent reports that another attempt fails in the same way.
+// Permanent reports that another attempt would fail in the same way.
 func (r *Refused) Permanent() bool { return true }
 
-// ErrClosed is the error of a record that was not stored before Close.
+// ErrClosed is returned for a record that was not stored before Close.
 var ErrClosed = errors.New("the writer is closed")
 
 // Writer stores records in one topic.
@@ -46,10 +46,10 @@ type Writer struct {
 	mu       sync.Mutex
 	limit    int // of a batch's size, in bytes
 	lanes    map[int32]*lane
-	producer producer // of lanes that have not begun
+	producer producer // for lanes that have not started
 	done     chan struct{}
 	closed   bool
-	work     sync.WaitGroup // a goroutine for each busy lane
+	work     sync.WaitGroup // one for the goroutine of each busy lane
 }
 
 type producer struct {
@@ -57,18 +57,18 @@ type producer struct {
 	epoch int16
 }
 
-// lane is what is to be written to one partition. It has one batch under way at a
-// time, so that the sequence number of the next one is certain.
+// lane has what is to be written to one partition. It has one batch under way at a time,
+// so that the sequence number of the next one is certain.
 type lane struct {
 	partition int32
 
 	// Guarded by Writer.mu.
 	queue  []*item       // not sent yet
-	sent   map[any]*item // by ID: those under way, or that may be stored, or that are and nobody knows
-	unsure []*item       // the batch that may be stored: it goes first, as it was
-	busy   bool          // a goroutine is at work
+	sent   map[any]*item // by ID: under way, or possibly stored, or stored without anybody having been told
+	unsure []*item       // the batch that may be stored: it is sent first, unchanged
+	busy   bool          // its goroutine is running
 
-	// The goroutine's own.
+	// Used by the goroutine only.
 	producer producer
 	sequence int32
 }
@@ -79,8 +79,8 @@ type item struct {
 	codec sarama.CompressionCodec
 
 	// Guarded by Writer.mu.
-	asked  *result // nil: nobody waits
-	told   bool    // of a failure: whoever wrote it will ask again
+	asked  *result // nil if nobody waits
+	told   bool    // a failure was returned: the caller will write it again
 	stored bool
 }
 
@@ -89,7 +89,8 @@ type result struct {
 	err  error
 }
 
-// New returns a writer. It asks the broker for a producer id, which takes the right to write.
+// New returns a writer. It requests a producer id from the broker, which requires the right
+// to write.
 func New(client sarama.Client, topic string) (*Writer, error) {
 	w := &Writer{client: client, topic: topic, lanes: map[int32]*lane{}, done: make(chan struct{})}
 	w.SetLimit(0)
@@ -98,11 +99,11 @@ func New(client sarama.Client, topic string) (*Writer, error) {
 	return w, err
 }
 
-// unknownLimit stands for a max.message.bytes that could not be asked for: a little less than Kafka's default.
+// unknownLimit replaces a max.message.bytes that is not known: a little less than Kafka's default.
 const unknownLimit = 1_000_000
 
-// SetLimit sets the topic's max.message.bytes; 0 is unknown. It is a hint: what is larger is
-// compressed, and sent nevertheless.
+// SetLimit sets the topic's max.message.bytes; 0 means unknown. It is a hint: what is larger
+// is compressed and sent nevertheless.
 func (w *Writer) SetLimit(bytes int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -112,9 +113,9 @@ func (w *Writer) SetLimit(bytes int) {
 	}
 }
 
-// Write stores a record. It returns nil once it is stored, and a *Refused if it never
-// will be. After any other error it may be stored: written again with the same ID, it
-// is still stored once. The end of ctx says nothing about a record on its way.
+// Write stores a record. It returns nil once the record is stored, and a *Refused if it
+// never will be. After any other error it may be stored: written again with the same ID, it
+// is still stored once. If ctx ends, a record under way may or may not be stored.
 func (w *Writer) Write(ctx context.Context, r Record) error {
 	it, asked := w.enqueue(r)
 	select {
@@ -160,7 +161,7 @@ func (w *Writer) enqueue(r Record) (*item, *result) {
 	return it, asked
 }
 
-// resolve ends the wait for an item. Writer.mu is held.
+// resolve ends the wait for an item. The caller holds Writer.mu.
 func (it *item) resolve(err error) {
 	it.told = err != nil
 	if it.asked != nil {
@@ -170,10 +171,10 @@ func (it *item) resolve(err error) {
 	}
 }
 
-// most bounds the records of a batch, and with it what a refused one costs.
+// most limits the records of a batch, and so the cost of a refused one.
 const most = 64
 
-// next returns the batch to send, nil if there is nothing to do: then the goroutine ends.
+// next returns the batch to send, or nil if there is nothing to do; the goroutine then ends.
 func (w *Writer) next(l *lane) []*item {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -210,7 +211,7 @@ func (w *Writer) next(l *lane) []*item {
 
 func (it *item) awaited() bool { return it.asked != nil }
 
-// fail ends the wait for items that are not under way. Writer.mu is held.
+// fail ends the wait for items that are not under way. The caller holds Writer.mu.
 func (w *Writer) fail(l *lane, items []*item, err error) {
 	for _, it := range items {
 		delete(l.sent, it.ID)
@@ -218,7 +219,7 @@ func (w *Writer) fail(l *lane, items []*item, err error) {
 	}
 }
 
-// Reset forgets what the broker is thought to know of the topic: it was created again.
+// Reset is called when the topic was created again: the broker knows none of its batches.
 func (w *Writer) Reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -227,8 +228,8 @@ func (w *Writer) Reset() {
 	}
 }
 
-// Close ends the writer: whatever is not stored fails. Connections are the caller's to
-// cut before, or it waits for answers.
+// Close ends the writer. Records that are not stored fail. The caller cuts the connections
+// before, or Close waits for answers.
 func (w *Writer) Close() {
 	w.mu.Lock()
 	if !w.closed {
@@ -239,14 +240,14 @@ func (w *Writer) Close() {
 	w.work.Wait()
 }
 
-// What a batch and a record take at most beside key, value and headers.
+// The most that a batch and a record take in addition to key, value and headers.
 const (
 	overhead       = 128
 	recordOverhead = 40
 	headerOverhead = 10
 )
 
-// Size is at most what the record takes in a batch that is not compressed, and the batch with it.
+// Size returns an upper bound of the size of an uncompressed batch with only this record.
 func (r *Record) Size() int {
 	n := recordOverhead + len(r.Key) + len(r.Value)
 	for _, h := range r.Headers {
