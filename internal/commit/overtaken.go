@@ -98,7 +98,7 @@ func (s *Source) hasRead(found Position, err error) (wanted int64, ok bool) {
 		s.stored = partition.Mark{Offset: found.Offset, Seq: min(s.open.mark.Seq, s.stored.Seq)}
 		s.has = found.Offset >= 0
 		for _, w := range s.waiters {
-			w.sent, w.covered = w.sent || w.covered, false
+			w.replaced()
 		}
 		if s.open.count--; s.open.count > 0 {
 			s.open.settles = time.Time{}

@@ -155,7 +155,7 @@ func TestAmbiguousAnswers(t *testing.T) {
 			until(t, func() bool {
 				b.c.mu.Lock()
 				defer b.c.mu.Unlock()
-				return !b.s.waiters[0].flying
+				return b.s.waiters[0].reach&underWay == 0
 			})
 			b.s.EndConfirms(errors.New("closing"))
 			var not *NotStored
