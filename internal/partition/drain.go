@@ -1,7 +1,8 @@
 package partition
 
-// Stop ends the handing out. The returned channel closes once no handler runs, no dead
-// letter is being stored and, where the application settles late, nothing is pending.
+// Stop makes the partition hand out nothing more. The returned channel is closed once no
+// handler runs, no dead letter is being stored and, if the application settles late,
+// nothing is pending.
 func (p *Partition[R, H]) Stop() (<-chan struct{}, Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -21,24 +22,24 @@ func (p *Partition[R, H]) checkDrained() {
 	}
 }
 
-// late reports whether a record may yet be settled whose handler returned without that.
+// late reports whether a pending record may still be settled.
 func (p *Partition[R, H]) late() bool {
 	return p.counts[pending] > 0 && p.cfg.Late != nil && p.cfg.Late.Load()
 }
 
-// Left counts what a closed partition did not settle.
+// Left counts what a partition leaves unsettled.
 type Left struct {
-	First   int64 // the lowest offset; -1: none
+	First   int64 // the lowest offset; -1 if there is none
 	Running int   // with a handler
 	Pending int   // handlers returned without settling
 	Nacked  int   // waiting for the next delivery
 	Letters int   // rejected, the dead letter not stored
-	// Unmarked are settled, and come again nevertheless: the commit had no room for their
-	// marks. It is for the caller to say.
+	// Unmarked are settled records that come again nevertheless, since the commit had no
+	// room for their marks. The caller sets it.
 	Unmarked int
 }
 
-// Left counts what was delivered and is not settled now.
+// Left counts what was delivered and is not settled.
 func (p *Partition[R, H]) Left() Left {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,10 +69,9 @@ func (p *Partition[R, H]) left() Left {
 	return left
 }
 
-// Close ends the assignment: nothing settles from now on. It stops the
-// partition if that was not done, and returns what was delivered and not
-// settled, and the deliveries whose handlers still run. What is settled can
-// be committed until Drop.
+// Close ends the assignment: nothing settles from now on. It returns what was delivered and
+// not settled, and the deliveries whose handlers still run. What is settled can be committed
+// until Drop.
 func (p *Partition[R, H]) Close() (Left, []*Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -94,15 +94,15 @@ func (p *Partition[R, H]) Close() (Left, []*Delivery[R, H]) {
 	return left, unfinished
 }
 
-// Touch has the next commit sent also if nothing has changed.
+// Touch makes the next commit be sent even if nothing has changed.
 func (p *Partition[R, H]) Touch() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.version++
 }
 
-// Drop forgets the window of a closed partition: the application may keep a
-// delivery for as long as it likes, and with it the partition.
+// Drop releases the window of a closed partition: the application may keep a delivery, and
+// with it the partition, for as long as it likes.
 func (p *Partition[R, H]) Drop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,7 +112,7 @@ func (p *Partition[R, H]) Drop() {
 	p.redo, p.timers, p.open, p.confirming, p.tries, p.condemned = nil, nil, nil, nil, nil, nil
 }
 
-// each calls do for the records that are not settled, from one on, until it returns false.
+// each calls do for the unsettled records from a sequence number on, until do returns false.
 func (p *Partition[R, H]) each(from uint64, do func(seq uint64, e *entry[R, H]) bool) {
 	for seq := max(from, p.head); seq < p.tail; seq++ {
 		c := p.chunk(seq)

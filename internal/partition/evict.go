@@ -2,7 +2,7 @@ package partition
 
 import "sync/atomic"
 
-// Bytes counts what unsettled records take up: those of a partition, and of all that share Total.
+// Bytes counts the bytes of unsettled records: of a partition, and of all that share Total.
 type Bytes struct {
 	own   atomic.Int64
 	Total *atomic.Int64 // may be nil
@@ -19,11 +19,10 @@ func (b *Bytes) Add(n int64) {
 // Load returns the partition's own count.
 func (b *Bytes) Load() int64 { return b.own.Load() }
 
-// Evict pushes the records out of memory that wait for long: those whose handler
-// returned without settling them, for whom nobody may ever ask again, rejected ones
-// whose letter is not stored, nacked ones whose time comes after soon, and those behind
-// them in their lanes. Whoever needs such a record reads it again, and restores it where
-// it is handed out.
+// Evict pushes records out of memory that wait for long: those whose handler returned
+// without settling them, rejected ones whose letter is not stored, nacked ones that are due
+// after soon, and those behind them in their lanes. Such a record is read again, and
+// restored, when it is handed out.
 func (p *Partition[R, H]) Evict(soon int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -41,13 +40,13 @@ func (p *Partition[R, H]) Evict(soon int64) {
 	})
 }
 
-// drop takes a delivery's record from it.
+// drop removes the record from a delivery.
 func (d *Delivery[R, H]) drop() {
 	var none R
 	d.record, d.evicted = none, true
 }
 
-// waits reports whether nobody has a record's bytes, or will have them before soon.
+// waits reports whether nobody uses the bytes of a record now, or will before soon.
 func (p *Partition[R, H]) waits(e *entry[R, H], soon int64) bool {
 	switch e.state {
 	case pending:
@@ -66,7 +65,7 @@ func (p *Partition[R, H]) waits(e *entry[R, H], soon int64) bool {
 	return false
 }
 
-// forget drops a record that is settled or pushed out.
+// forget drops the bytes of a record that is settled or pushed out.
 func (p *Partition[R, H]) forget(e *entry[R, H]) {
 	if e.evicted {
 		return
@@ -78,10 +77,9 @@ func (p *Partition[R, H]) forget(e *entry[R, H]) {
 	}
 }
 
-// Detach copies records that wait for long: as they came, each keeps all the others
-// in memory that the same answer of the broker brought. It copies what it meets
-// waiting a second time, from a sequence number on, and stops after most bytes:
-// then more may wait, from next on.
+// Detach copies records that wait for long: as fetched, each would keep the whole answer of
+// the broker in memory. It copies records that it finds waiting for the second time, from
+// a sequence number on, and stops after most bytes. There may then be more, from next on.
 func (p *Partition[R, H]) Detach(from uint64, most, soon int64) (next uint64, more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,11 +105,11 @@ func (p *Partition[R, H]) Detach(from uint64, most, soon int64) (next uint64, mo
 	return next, more
 }
 
-// Evicted reports that the record of d has to be read again and given to Restore.
+// Evicted reports whether the record of d has to be read again and passed to Restore.
 func (d *Delivery[R, H]) Evicted() bool { return d.evicted }
 
-// Restore gives a delivery its record back, or what stands for it where it is gone from
-// Kafka: whoever reads the log after us does not find it.
+// Restore gives a delivery its record back. If gone is true, record stands in for one that
+// is no longer in Kafka, which the next owner will not find.
 func (p *Partition[R, H]) Restore(d *Delivery[R, H], record R, gone bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,8 +128,8 @@ func (p *Partition[R, H]) Restore(d *Delivery[R, H], record R, gone bool) {
 	}
 }
 
-// Record returns a delivery's record while its handler runs or it is unsettled; ok is
-// false after that, and once the record was pushed out.
+// Record returns the record of a delivery while its handler runs or it is unsettled. ok is
+// false after that, and if the record was pushed out of memory.
 func (p *Partition[R, H]) Record(d *Delivery[R, H]) (record R, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

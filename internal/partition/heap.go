@@ -54,8 +54,8 @@ type sequence uint64
 
 func (a sequence) before(b sequence) bool { return a < b }
 
-// redelivery is when a parked record is due; it is void if the record has been
-// settled or delivered since.
+// redelivery says when a parked record is due. It is void if the record was settled or
+// delivered since.
 type redelivery struct {
 	at      int64
 	seq     uint64

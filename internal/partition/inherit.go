@@ -6,25 +6,25 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 )
 
-// Open is a record that was delivered and is not settled.
+// Open describes a record that was delivered and is not settled.
 type Open struct {
 	Offset   int64
 	Attempts int   // deliveries so far
-	DueAt    int64 // when it may be delivered again, by the caller's clock; 0: at once
-	First    int64 // when its first delivery began, by the caller's clock; 0: not known
-	// InFlight reports that a handler has it, or had it when an earlier owner died, and Alone
+	DueAt    int64 // when it may be delivered again, by the caller's clock; 0 for at once
+	First    int64 // when its first delivery began, by the caller's clock; 0 if not known
+	// InFlight reports that a handler has it, or had it when an earlier owner died. Alone is
 	// how often it was handed out alone for that reason. Only with Config.Careful.
 	InFlight bool
 	Alone    int
-	// Check is the low half of its fingerprint: another record at the same offset, in a
-	// log that was cut or made again, has another one.
+	// Check is the low half of its fingerprint, which differs for another record at the same
+	// offset, in a log that was cut or created again.
 	Check uint16
 }
 
-// inherited is what an earlier owner left of records that have not come yet, and the
-// block of marks that is being read. The marks of a block hold once all of its records
-// have come and are the ones that it was made of. Until then none of them is settled,
-// and nothing is handed out from the first of them on.
+// inherited has what an earlier owner stored about records that have not come yet, and the
+// block of marks that is being read. The marks of a block hold once all of its records have
+// come and are the same as when it was stored. Until then none of them is settled, and
+// nothing is handed out from the first of them on.
 type inherited struct {
 	blocks []ledger.Block
 	open   []Open
@@ -36,7 +36,7 @@ type inherited struct {
 	doubted []ledger.Run
 }
 
-// from returns the first record that waits for a block, tail if none does.
+// from returns the first record that waits for a block, or tail if none does.
 func (i *inherited) from(tail uint64) uint64 {
 	if i.reading {
 		return i.first
@@ -44,7 +44,7 @@ func (i *inherited) from(tail uint64) uint64 {
 	return tail
 }
 
-// names reports whether anything was left of the record at an offset.
+// names reports whether the earlier owner stored anything about the record at an offset.
 func (i *inherited) names(offset int64) bool {
 	if _, marked := ledger.Marked(i.blocks, offset); marked {
 		return true
@@ -53,7 +53,7 @@ func (i *inherited) names(offset int64) bool {
 	return open
 }
 
-// recognize returns the fingerprint of a record of which an earlier owner left something.
+// recognize returns the fingerprint of a record that an earlier owner stored something about.
 func (p *Partition[R, H]) recognize(offset int64, record R) (print uint32, known bool) {
 	if !p.inherits.Load() {
 		return 0, false
@@ -67,11 +67,11 @@ func (p *Partition[R, H]) recognize(offset int64, record R) (print uint32, known
 	return print, known
 }
 
-// inherit gives a record that is pushed what an earlier owner left of it.
+// inherit applies what an earlier owner stored about a record that is pushed.
 func (p *Partition[R, H]) inherit(seq uint64) {
 	i, e := &p.inherited, p.at(seq)
 	for len(i.open) > 0 && i.open[0].Offset < e.offset {
-		i.open = i.open[1:] // the log holds it no longer
+		i.open = i.open[1:] // it is no longer in the log
 	}
 	if len(i.open) > 0 && i.open[0].Offset == e.offset {
 		o := i.open[0]
@@ -87,8 +87,8 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 			}
 		}
 	}
-	for len(i.blocks) > 0 && i.blocks[0].End() <= e.offset { // the log holds its last record no longer
-		p.decide(i.reading && i.sum == i.blocks[0].Sum) // which was gone already when it was settled
+	for len(i.blocks) > 0 && i.blocks[0].End() <= e.offset { // its last record is no longer in the log
+		p.decide(i.reading && i.sum == i.blocks[0].Sum) // unless that was gone already when the block was stored
 	}
 	if _, marked := ledger.Marked(i.blocks[:min(1, len(i.blocks))], e.offset); !marked {
 		return
@@ -105,7 +105,7 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 	}
 }
 
-// decide ends the reading of a block: its marks hold, or its records are delivered.
+// decide ends the reading of a block: either its marks hold, or its records are delivered.
 func (p *Partition[R, H]) decide(hold bool) {
 	i := &p.inherited
 	b := &i.blocks[0]
@@ -131,7 +131,7 @@ func (p *Partition[R, H]) decide(hold bool) {
 	}
 }
 
-// Inherits returns the offset behind the block that is being read, -1 if none is.
+// Inherits returns the offset after the block that is being read, or -1 if there is none.
 func (p *Partition[R, H]) Inherits() (end int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -141,8 +141,8 @@ func (p *Partition[R, H]) Inherits() (end int64) {
 	return p.inherited.blocks[0].End()
 }
 
-// Doubt ends the reading of marks: what they name does not come, or there is no room to
-// wait for it.
+// Doubt gives up the remaining marks: their records do not come, or there is no room to wait
+// for them.
 func (p *Partition[R, H]) Doubt() Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()

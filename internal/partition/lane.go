@@ -2,14 +2,14 @@ package partition
 
 import "math"
 
-// lane is a queue of records that are handled one at a time. The lane of an
-// Unordered partition is the exception: it hands out any number.
+// lane is a queue of records that are handled one at a time. The lane of an Unordered
+// partition is an exception: any number of its records is handled at once.
 type lane struct {
 	key         string
-	keyed       bool           // it is in the map under key
-	first, last uint64         // never delivered, in order, as seq+1; 0: none
-	n           int            // how many those are
-	parked      heap[sequence] // nacked records; they go before the others
+	keyed       bool           // it is in Partition.lanes under key
+	first, last uint64         // records that were never delivered, in order, as seq+1; 0 if there is none
+	n           int            // the number of these
+	parked      heap[sequence] // nacked records; they are handed out before the others
 	live        int            // unsettled records
 	inFlight    int            // unfinished deliveries
 	queued      bool           // it is in the ready queue
@@ -46,7 +46,7 @@ func (q *laneQueue) pop() *lane {
 	return l
 }
 
-// enter makes a record one of its lane.
+// enter sets the lane of a record.
 func (p *Partition[R, H]) enter(e *entry[R, H]) {
 	e.lane = &p.only
 	if p.cfg.Order == ByKey {
@@ -55,7 +55,7 @@ func (p *Partition[R, H]) enter(e *entry[R, H]) {
 	e.lane.live++
 }
 
-// exit takes a settled record out of its lane.
+// exit removes a settled record from its lane.
 func (p *Partition[R, H]) exit(e *entry[R, H]) {
 	e.lane.live--
 	p.release(e.lane)
@@ -88,7 +88,7 @@ func (p *Partition[R, H]) join(seq uint64, e *entry[R, H]) {
 	p.enqueue(l)
 }
 
-// parkedFirst reports whether a nacked record is the next of the lane.
+// parkedFirst reports whether the next record of the lane is a nacked one.
 func (l *lane) parkedFirst() bool {
 	return len(l.parked) > 0 && (l.first == 0 || uint64(l.parked[0]) < l.first-1)
 }
@@ -114,7 +114,7 @@ func (p *Partition[R, H]) laneOf(record R) *lane {
 	return l
 }
 
-// enqueue makes a lane that has a deliverable record visible to slots.
+// enqueue puts a lane with a deliverable record into the ready queue.
 func (p *Partition[R, H]) enqueue(l *lane) {
 	if !l.queued && p.canTake(l) {
 		p.ready.push(l)
@@ -134,11 +134,11 @@ func (p *Partition[R, H]) canTake(l *lane) bool {
 	return l.first != 0
 }
 
-// pop takes the next deliverable record out of the ready lanes.
+// pop removes the next deliverable record from the ready lanes.
 func (p *Partition[R, H]) pop() (uint64, bool) {
 	for l := p.ready.pop(); l != nil; l = p.ready.pop() {
 		if !p.canTake(l) {
-			p.release(l) // emptied, or held, since it was queued
+			p.release(l) // it was emptied, or a record is in flight, since it was queued
 			continue
 		}
 		seq, ok := p.next(l)
@@ -152,7 +152,7 @@ func (p *Partition[R, H]) pop() (uint64, bool) {
 	return 0, false
 }
 
-// next removes the first deliverable record of a lane that canTake.
+// next removes the first deliverable record of a lane for which canTake reports true.
 func (p *Partition[R, H]) next(l *lane) (uint64, bool) {
 	if p.cfg.Order == Unordered {
 		for len(p.redo) > 0 {
@@ -184,7 +184,7 @@ func (p *Partition[R, H]) shift(l *lane) uint64 {
 	return seq
 }
 
-// park puts a nacked record at its place before the lane's new ones.
+// park puts a nacked record in its place before the records that were never delivered.
 func (p *Partition[R, H]) park(seq uint64, now int64) (timer bool) {
 	e := p.at(seq)
 	p.set(e, parked)
@@ -221,7 +221,7 @@ func (p *Partition[R, H]) fallDue(seq uint64) {
 	p.enqueue(e.lane)
 }
 
-// release gives a lane back once no record and no delivery belongs to it.
+// release recycles a lane once no record and no delivery belongs to it.
 func (p *Partition[R, H]) release(l *lane) {
 	if l == &p.only || l.queued || l.live > 0 || l.inFlight > 0 {
 		return
@@ -243,7 +243,7 @@ func (p *Partition[R, H]) Due() (at int64, ok bool) {
 	return p.timers[0].at, true
 }
 
-// Tick makes the redeliveries deliverable whose time has come.
+// Tick makes records deliverable whose delay is over.
 func (p *Partition[R, H]) Tick(now int64) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -2,8 +2,8 @@ package partition
 
 import "sync"
 
-// Limit bounds the deliveries in flight over several partitions. Room that
-// becomes free goes to the partition that has waited longest. A nil Limit is none.
+// Limit limits the deliveries in flight over several partitions. Free room goes to the
+// partition that has waited longest. A nil Limit does not limit.
 type Limit struct {
 	mu      sync.Mutex
 	free    int
@@ -20,14 +20,14 @@ type Waiter struct {
 	queued  bool
 }
 
-// Granted wakes the partitions whose turn it is now.
+// Granted wakes the partitions that got room.
 func (w Work) Granted() {
 	for _, g := range w.granted {
 		g.Wake()
 	}
 }
 
-// room tells whether acquire would succeed, and queues the waiter if not.
+// room reports whether acquire would succeed, and queues the waiter if not.
 func (l *Limit) room(w *Waiter) bool {
 	if l == nil {
 		return true
@@ -65,8 +65,8 @@ func (l *Limit) acquire(w *Waiter) bool {
 	return true
 }
 
-// release gives a place back and answers whose turn it is; the caller calls
-// Work.Granted outside its lock.
+// release returns a place, and the waiter who gets it. The caller calls Work.Granted
+// without its lock.
 func (l *Limit) release() *Waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,7 +95,7 @@ func (l *Limit) putBack(w *Waiter) {
 	w.granted++
 }
 
-// passOn gives places to the next in the queue that their partition has no use for.
+// passOn gives places that their partition does not need to the next in the queue.
 func (l *Limit) passOn(w *Waiter) (granted []*Waiter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -107,8 +107,7 @@ func (l *Limit) passOn(w *Waiter) (granted []*Waiter) {
 	return granted
 }
 
-// Forget takes a closed partition out of the queue and wakes everybody that
-// can use the places it held.
+// Forget removes a closed partition from the queue and wakes all that can use its places.
 func (p *Partition[R, H]) Forget() {
 	l := p.cfg.Limit
 	if l == nil {

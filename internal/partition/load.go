@@ -1,17 +1,17 @@
 package partition
 
-// Load is what decides about pausing the partition.
+// Load describes the window, to decide whether to pause the partition.
 type Load struct {
-	Ready     int    // records that wait for a slot only
+	Ready     int    // records that only wait for a slot
 	Blocked   bool   // MaxUncommitted holds records back
 	Running   int    // unfinished deliveries
 	Unsettled int    // records from the oldest unsettled one on
-	Admitted  uint64 // records that MaxUncommitted has let pass so far
+	Admitted  uint64 // the number of records that MaxUncommitted has admitted so far
 
 	Uncommitted int // records below the watermark that no confirmed commit covers
 }
 
-// Load returns the present load.
+// Load returns the current load.
 func (p *Partition[R, H]) Load() Load {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -21,15 +21,15 @@ func (p *Partition[R, H]) Load() Load {
 	}
 }
 
-// Next returns the offset behind the last record pushed.
+// Next returns the offset after the last record that was pushed.
 func (p *Partition[R, H]) Next() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lastOffset() + 1
 }
 
-// ArmLow asks for Work.Low once, as soon as at most n records are ready and
-// MaxUncommitted holds none back. If that is so already it asks for nothing.
+// ArmLow requests one Work.Low as soon as at most n records are ready and MaxUncommitted
+// holds none back. If that is already so, it requests nothing.
 func (p *Partition[R, H]) ArmLow(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -39,14 +39,14 @@ func (p *Partition[R, H]) ArmLow(n int) {
 	}
 }
 
-// Oldest describes the oldest unsettled record: the one that holds the partition's commit.
+// Oldest describes the oldest unsettled record, which holds the commit of the partition.
 type Oldest struct {
 	Offset  int64
 	Attempt int
 	State   string
 }
 
-// Oldest returns false if everything is settled.
+// Oldest returns the oldest unsettled record, or false if everything is settled.
 func (p *Partition[R, H]) Oldest() (Oldest, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -2,23 +2,22 @@
 // partition: which may be handed out next, which are with a handler, which wait
 // to be delivered again, and which are settled.
 //
-// It is a data structure: no Kafka, no goroutine, no clock. Times come in as
-// nanoseconds of the caller's clock, whose origin does not matter, and what the caller has to do (wake a slot, arm a timer,
-// commit) goes out as [Work]. One mutex guards it all and is never held across a
-// call out of this package.
+// It is a data structure: no Kafka, no goroutine, no clock. Times are passed in as
+// nanoseconds of the caller's clock, whose origin does not matter. What the caller has to
+// do (wake a slot, arm a timer, commit) is returned as [Work]. One mutex guards everything,
+// and is never held across a call out of this package.
 //
 // # Words
 //
-// Records are pushed in fetch order and get consecutive sequence numbers, which,
-// unlike offsets, have no gaps. The window is the records from head, the oldest one
-// that is not settled, to tail. A mark says of a record that it is settled. The
-// watermark is the offset after the longest marked prefix; it follows the records that
-// were delivered, so gaps in the offsets (compaction, control records) do not hold it.
-// A [Snapshot] is what a commit stores: the watermark, and the marks above it.
+// Records are pushed in fetch order and get consecutive sequence numbers, which, unlike
+// offsets, have no gaps. The window is the records from head, the oldest unsettled one, to
+// tail. A mark says that a record is settled. The watermark is the offset after the longest
+// prefix of marked records. It follows delivered records, so gaps in the offsets
+// (compaction, control records) do not hold it. A [Snapshot] is what a commit stores: the
+// watermark, and the marks above it.
 //
-// A lane is a queue of records that must be handled one after the other: one lane per
-// partition, one per key, or none. Everything the ordering changes is which
-// lane a record joins.
+// A lane is a queue of records that are handled one after the other: one lane per
+// partition, one per key, or none. The ordering only decides which lane a record joins.
 package partition
 
 import (
@@ -34,61 +33,61 @@ type Order uint8
 
 const (
 	ByPartition Order = iota // one lane
-	ByKey                    // one lane per key; a record without a key is a lane of its own
+	ByKey                    // one lane per key; a record without a key has its own lane
 	Unordered                // no record waits for another
 )
 
-// Config of a Partition.
+// Config configures a Partition.
 type Config[R any] struct {
 	Order Order
-	// Key returns a record's key; nil means the record has none. Only ByKey asks.
+	// Key returns a record's key, nil if it has none. It is called with ByKey only.
 	Key func(record R) []byte
 	// MaxInFlight is how many deliveries may be unfinished at once.
 	MaxInFlight int
-	// Careful, if it is not 0, bounds them further, until Relax: to one, as long as a record is
-	// there that an earlier owner had in flight, else to so many.
+	// Careful, if it is not 0, is a lower limit until Relax. While there are records that
+	// an earlier owner had in flight, the limit is 1.
 	Careful int
-	// MaxUncommitted bounds the delivered records that no confirmed commit covers, by its
-	// offset or by a mark; 0 is no bound.
+	// MaxUncommitted limits the delivered records that no confirmed commit covers, by its
+	// offset or by a mark. 0 means no limit.
 	MaxUncommitted uint64
-	// Committed is false where nothing is ever committed (no consumer group):
-	// the bound then counts from the watermark.
+	// Committed is false if nothing is ever committed (no consumer group). MaxUncommitted
+	// then counts from the watermark.
 	Committed bool
-	// Limit is shared by the partitions of a subscription; nil is no limit.
+	// Limit is shared by the partitions of a subscription. nil means no limit.
 	Limit *Limit
 	// Bytes is the sum of the sizes of unsettled records; may be nil.
 	Bytes *Bytes
-	// Late is set once the application settled a delivery after its handler had
-	// returned: then a drain waits for unsettled deliveries too. Shared by a subscription.
+	// Late is set once the application has settled a delivery after its handler returned:
+	// a drain then waits for unsettled deliveries too. It is shared by a subscription.
 	Late *atomic.Bool
-	// Detach copies a record; nil where it shares its memory with no other.
+	// Detach copies a record. It is nil if records share no memory.
 	Detach func(record R) R
-	// Clock is the time by which the age of a state is counted. It may be coarse. nil: no ages.
+	// Clock has the time for the ages of states. It may be coarse. nil means no ages.
 	Clock *atomic.Int64
-	// Held hands nothing out before Open.
+	// Held makes the partition hand out nothing before Open.
 	Held bool
 	// Start is the offset of the first record that can come.
 	Start int64
-	// Marks are the blocks of records that an earlier owner settled, and Open what it
-	// knew of others that it had delivered; both in order of offset.
+	// Marks has the blocks of records that an earlier owner settled, and Open the other
+	// records that it had delivered, both in the order of their offsets.
 	Marks []ledger.Block
 	Open  []Open
-	// Fingerprint returns a number by which a record is known again. Marks and Open need it.
+	// Fingerprint returns a number that identifies a record. Marks and Open require it.
 	Fingerprint func(record R) uint32
 }
 
-// Work is what the caller has to do after an operation, outside the lock.
+// Work says what the caller has to do after an operation, without the lock.
 type Work struct {
 	Wake  int  // idle slots to wake
-	Spawn int  // slots to start; they are awake
-	Timer bool // the earliest redelivery changed: ask Due
-	Low   bool // the mark set by ArmLow was reached
+	Spawn int  // slots to start; they count as awake
+	Timer bool // the earliest redelivery changed: call Due
+	Low   bool // what ArmLow waits for has come
 	Moved bool // a record was settled
 	Full  bool // half of MaxUncommitted was used since the last commit: commit early
-	// Doubted are the offsets of marks that did not hold: their records are delivered.
+	// Doubted has the offsets of marks that did not hold: their records are delivered.
 	Doubted []ledger.Run
 
-	granted []*Waiter // who got room under the shared limit
+	granted []*Waiter // those who got room under the shared limit
 }
 
 type state uint8
@@ -102,7 +101,7 @@ const (
 	parked                  // nacked, waits for its time
 	due                     // nacked, its time has come
 	rejecting               // rejected, its dead letter is not stored yet
-	confirming              // acked, and not to be handled before that is stored
+	confirming              // acked, and the handler must not run before that is stored
 	settled
 )
 
@@ -129,19 +128,19 @@ type Partition[R, H any] struct {
 	head      uint64 // the oldest unsettled record
 	front     uint64 // the oldest record without a mark
 	watermark int64  // the offset before which all records are marked
-	admitted  uint64 // below: in a lane, or settled; from here on: held back
+	admitted  uint64 // records below are in a lane, or settled; the others are held back
 	tail      uint64
 	taken     uint64 // one more than the highest delivered
 	high      uint64 // one more than the highest that has a mark, or is known from an earlier owner
 
-	committed uint64 // below: covered by the last confirmed commit
-	stored    int    // from there to admitted: records whose mark it has
+	committed uint64 // records below are covered by the last confirmed commit
+	stored    int    // records from committed to admitted whose marks it has
 	ahead     int    // records of earlier owners that are settled, and not admitted yet
 	uncovered int    // delivered records that it did not cover
-	version   uint64 // of what a commit would store
-	reverts   uint64 // how often that became less
+	version   uint64 // grows with whatever a commit would store
+	reverts   uint64 // how often a mark was taken back
 	inherited inherited
-	inherits  atomic.Bool // there is anything in it; changed by Push
+	inherits  atomic.Bool // inherited is not empty; changed by Push
 
 	lanes     map[string]*lane // ByKey
 	only      lane             // ByPartition, Unordered
@@ -155,8 +154,8 @@ type Partition[R, H any] struct {
 	paused    bool             // nothing is handed out
 	timers    heap[redelivery]
 	running   deliveryList[R, H]
-	// What a cumulative ack may settle: all records that are pending, parked or due,
-	// and others that were so.
+	// What a cumulative ack may settle: all records that are pending, parked or due, and
+	// others that were.
 	open       heap[sequence]
 	confirming []uint64
 	timer      bool // the earliest redelivery changed
@@ -164,17 +163,17 @@ type Partition[R, H any] struct {
 	awake    int // slots that hold a delivery or look for one
 	slots    int // slots started
 	nrunning int
-	waiting  bool             // handlers wait for older records, see Committed
+	waiting  bool             // handlers wait for older records, see Partition.Committed
 	suspects int              // records that an earlier owner had in flight, and whose handlers have not returned since
 	counts   [settled + 1]int // records by state
-	naside   int              // rejected ones whose letter is refused for good
-	low      int              // -1: not armed
+	naside   int              // rejected records whose letters are refused for good
+	low      int              // set by ArmLow; -1 if not armed
 
 	waiter  Waiter
 	drained chan struct{}
 }
 
-// New returns an empty window that starts at cfg.Start.
+// New returns a partition with an empty window that starts at cfg.Start.
 func New[H, R any](cfg Config[R]) *Partition[R, H] {
 	p := &Partition[R, H]{
 		cfg: cfg, phase: running, chunks: make([]chunk[R, H], 2), watermark: cfg.Start, version: 1, low: -1,
@@ -192,8 +191,8 @@ func New[H, R any](cfg Config[R]) *Partition[R, H] {
 // OnGrant sets the function that is called when the shared Limit has room again.
 func (p *Partition[R, H]) OnGrant(wake func()) { p.waiter.Wake = wake }
 
-// Push appends a record; offsets only rise. It returns an error, and changes
-// nothing, for a record that does not follow the last one.
+// Push appends a record. It returns an error, and changes nothing, if the offset is not
+// greater than the last one.
 func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 	print, known := p.recognize(offset, record)
 	p.mu.Lock()
@@ -226,7 +225,7 @@ func (p *Partition[R, H]) lastOffset() int64 {
 	return p.at(p.tail - 1).offset
 }
 
-// admit puts what may be handed out into lanes.
+// admit puts records that MaxUncommitted allows into lanes.
 func (p *Partition[R, H]) admit() {
 	for end := p.inherited.from(p.tail); p.admitted < end && !p.full(); p.admitted++ {
 		if e := p.live(p.admitted); e != nil {
@@ -238,7 +237,7 @@ func (p *Partition[R, H]) admit() {
 	}
 }
 
-// uncommitted is how many records below one are covered by no confirmed commit.
+// uncommitted returns how many records below one are covered by no confirmed commit.
 func (p *Partition[R, H]) uncommitted(below uint64) int {
 	return int(below-p.committed) - p.stored
 }
@@ -247,8 +246,8 @@ func (p *Partition[R, H]) full() bool {
 	return p.cfg.MaxUncommitted > 0 && p.uncommitted(p.admitted) >= int(p.cfg.MaxUncommitted)
 }
 
-// Take hands out the next deliverable record. A slot that gets none is asleep
-// from then on, until Work says to wake it.
+// Take hands out the next deliverable record. A slot that gets none is asleep until Work
+// says to wake it.
 func (p *Partition[R, H]) Take(d *Delivery[R, H]) (Work, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -269,7 +268,7 @@ func (p *Partition[R, H]) take(d *Delivery[R, H]) bool {
 		switch e := p.at(p.head); {
 		case e.state == queued:
 			p.shift(e.lane)
-		case p.cfg.Order != Unordered: // there, redo drops it when it comes up
+		case p.cfg.Order != Unordered: // with Unordered, next skips it
 			p.unpark(e.lane)
 		}
 		p.deliver(d, p.head)
@@ -281,8 +280,8 @@ func (p *Partition[R, H]) take(d *Delivery[R, H]) bool {
 
 func (p *Partition[R, H]) handsOut() bool { return p.phase == running && !p.paused }
 
-// oldestTakeable reports whether the oldest record may be handed out beyond MaxInFlight:
-// handlers wait for a commit that cannot come before it is settled, perhaps all of them.
+// oldestTakeable reports whether the oldest record may be handed out beyond MaxInFlight,
+// because handlers, perhaps all, wait for a commit that needs it to be settled.
 func (p *Partition[R, H]) oldestTakeable() bool {
 	if !p.handsOut() || !p.waiting || p.nrunning > p.most() || p.head >= p.admitted {
 		return false
@@ -334,7 +333,7 @@ func (p *Partition[R, H]) work() Work {
 		}
 	}
 	if p.cfg.Limit != nil && p.awake == p.nrunning {
-		w.granted = p.cfg.Limit.passOn(&p.waiter) // nobody here looks for a record
+		w.granted = p.cfg.Limit.passOn(&p.waiter) // no slot here looks for a record
 	}
 	return w
 }
@@ -346,7 +345,7 @@ func (p *Partition[R, H]) wake(w *Work) {
 	looking := p.awake - p.nrunning
 	n := min(p.takeable()-looking, p.most()-p.awake)
 	if n > 0 && p.cfg.Limit != nil {
-		// One at a time: who takes a record wakes the next, as far as the limit goes.
+		// One at a time: a slot that takes a record wakes the next, up to the limit.
 		n = 0
 		if looking == 0 && p.cfg.Limit.room(&p.waiter) {
 			n = 1
@@ -364,7 +363,7 @@ func (p *Partition[R, H]) wake(w *Work) {
 	w.Wake = n - w.Spawn
 }
 
-// most is how many deliveries may be unfinished now.
+// most returns how many deliveries may be unfinished now.
 func (p *Partition[R, H]) most() int {
 	switch {
 	case p.cfg.Careful == 0:
@@ -375,7 +374,7 @@ func (p *Partition[R, H]) most() int {
 	return min(p.cfg.Careful, p.cfg.MaxInFlight)
 }
 
-// Relax ends Config.Careful. It returns false as long as there are suspects.
+// Relax ends Config.Careful. It returns false while there are suspects.
 func (p *Partition[R, H]) Relax() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -386,16 +385,16 @@ func (p *Partition[R, H]) Relax() bool {
 	return true
 }
 
-// Suspects reports whether there are records that an earlier owner had in flight: then each
-// is to be handled alone.
+// Suspects reports whether there are records that an earlier owner had in flight. Each of
+// them is to be handled alone.
 func (p *Partition[R, H]) Suspects() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.suspects > 0
 }
 
-// Name has the next commit say that d is in flight, alone or not, and returns which commit
-// says so. With Careful none does before.
+// Name makes the next commit say that d is in flight, and whether alone. It returns which
+// commit does. With Careful, earlier commits do not mention d.
 func (p *Partition[R, H]) Name(d *Delivery[R, H], fingerprint uint32, alone bool) Mark {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -408,7 +407,7 @@ func (p *Partition[R, H]) Name(d *Delivery[R, H], fingerprint uint32, alone bool
 	return p.now()
 }
 
-// takeable is how many slots would find a record now; it may count too many.
+// takeable returns how many slots would find a record now, or more.
 func (p *Partition[R, H]) takeable() int {
 	if p.cfg.Order == Unordered {
 		return p.only.n + len(p.redo)
@@ -416,14 +415,14 @@ func (p *Partition[R, H]) takeable() int {
 	return p.ready.n
 }
 
-// Poke asks for work again, after the shared limit got room.
+// Poke returns the work after the shared limit got room.
 func (p *Partition[R, H]) Poke() Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.work()
 }
 
-// Open begins to hand out what was Held.
+// Open ends Config.Held.
 func (p *Partition[R, H]) Open() Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()

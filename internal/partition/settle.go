@@ -8,34 +8,32 @@ const (
 	Acked
 	Nacked
 	Rejected
-	Revoked // no longer ours: the partition was closed before it was settled
+	Revoked // the partition was closed before it was settled
 )
 
-// Verdict is what a settlement asks for. Its status shows whether an earlier
-// settlement was equal to it.
+// Verdict is a settlement. Two settlements with the same status are equal.
 type Verdict struct {
 	Status Status // Acked, Nacked, Rejected; Pending settles nothing
 	// DueAt is when a nacked record may be delivered again, by the caller's clock.
 	DueAt int64
-	// First is when the first delivery of a nacked record began, by the caller's clock,
-	// for Delivery.First of the next ones. 0: not known.
+	// First is when the first delivery of a nacked record began, by the caller's clock, for
+	// Delivery.First of the next ones; 0 if not known.
 	First int64
-	// Reason is why a record was not acked; may be nil. It is kept until the record is settled.
+	// Reason is why a record was not acked. It may be nil. It is kept until the record is settled.
 	Reason error
-	// Hold keeps a rejected record unsettled until Release: its dead letter
-	// must be stored first.
+	// Hold keeps a rejected record unsettled until Release, since its dead letter must be
+	// stored first.
 	Hold bool
-	// Confirm acks a record that is not to be handled before the ack is stored: it counts as
-	// settled only then.
+	// Confirm acks a record that counts as settled only once the ack is stored.
 	Confirm bool
-	// Fingerprint is the record's, see Config.Fingerprint. It is of no use where the record
-	// is acked and was not Behind.
+	// Fingerprint is that of the record, see Config.Fingerprint. It is not needed if the
+	// record is acked and was not Behind.
 	Fingerprint uint32
 }
 
-// Delivery is one handing out of a record. The zero value is ready for Take.
-// It is guarded by its partition's lock. Handle is the caller's own, whose part the
-// delivery is: this package hands it back with the delivery, and does not touch it.
+// Delivery is one handing out of a record. The zero value is ready for Take. It is guarded
+// by the lock of its partition. Handle belongs to the caller: this package returns it with
+// the delivery and does not use it.
 type Delivery[R, H any] struct {
 	Handle H
 
@@ -58,8 +56,8 @@ type Delivery[R, H any] struct {
 	prev, next *Delivery[R, H]
 }
 
-// Behind reports whether an older record was not settled when this one was handed out: once
-// it is settled it needs a mark, and the mark its fingerprint.
+// Behind reports whether an older record was unsettled when this one was handed out. If so,
+// this one needs a mark when it is settled, and the mark needs its fingerprint.
 func (d *Delivery[R, H]) Behind() bool { return d.behind }
 
 // Seq, Offset and Attempt do not change after Take. Nor does Record before the
@@ -69,10 +67,10 @@ func (d *Delivery[R, H]) Offset() int64 { return d.offset }
 func (d *Delivery[R, H]) Record() R     { return d.record }
 func (d *Delivery[R, H]) Attempt() int  { return int(d.attempt) }
 
-// Condemned returns why the record is given up without a handler; nil: it is not. See Condemn.
+// Condemned returns why the record is given up without a handler, or nil. See Condemn.
 func (d *Delivery[R, H]) Condemned() error { return d.condemned }
 
-// First is what the verdict of an earlier delivery said it is; 0: none did.
+// First returns Verdict.First of an earlier delivery, or 0.
 func (d *Delivery[R, H]) First() int64 { return d.first }
 
 // Status returns what became of the delivery.
@@ -89,8 +87,8 @@ func (p *Partition[R, H]) status(d *Delivery[R, H]) Status {
 	return d.status
 }
 
-// Settle settles a delivery, unless it is settled already: the first settlement
-// wins. It returns the status that holds now and whether this call set it.
+// Settle settles a delivery unless it is settled already: the first settlement counts. It
+// returns the resulting status and whether this call set it.
 func (p *Partition[R, H]) Settle(d *Delivery[R, H], v Verdict, now int64) (status Status, first bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -143,8 +141,8 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v Verdict, now int64) (first
 	return true, timer
 }
 
-// know takes note that a record stays open, or is settled behind one that does. It keeps
-// its fingerprint, for when its bytes are gone.
+// know keeps the fingerprint of a record that stays open, or is settled behind an open one,
+// for when its bytes are gone.
 func (p *Partition[R, H]) know(e *entry[R, H], v Verdict) {
 	if v.Status == Acked && e.d != nil && !e.d.behind {
 		return
@@ -155,7 +153,7 @@ func (p *Partition[R, H]) know(e *entry[R, H], v Verdict) {
 	}
 }
 
-// settledLate takes note of a settlement after the handler returned.
+// settledLate records that the application settles after the handler returned.
 func (p *Partition[R, H]) settledLate() {
 	if p.cfg.Late != nil {
 		p.cfg.Late.Store(true)
@@ -179,7 +177,7 @@ func (p *Partition[R, H]) done(seq uint64) {
 	}
 }
 
-// after gathers the work of an operation that began with that version.
+// after returns the work of an operation that began at a version.
 func (p *Partition[R, H]) after(version uint64) Work {
 	p.checkDrained()
 	w := p.work()
@@ -187,9 +185,9 @@ func (p *Partition[R, H]) after(version uint64) Work {
 	return w
 }
 
-// FinishAndTake ends a delivery: its handler returned and the Router, or
-// whoever reads the messages, gave its ack or nack. It settles it first if that is
-// still to be done, then hands out the next record into next, all under one lock.
+// FinishAndTake finishes a delivery: its handler returned, and the Router, or whoever reads
+// the messages, acked or nacked. It settles the delivery if it is not settled, and hands
+// out the next record into next, all under one lock.
 func (p *Partition[R, H]) FinishAndTake(d *Delivery[R, H], v Verdict, now int64, next *Delivery[R, H]) (first, ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -204,12 +202,12 @@ func (p *Partition[R, H]) FinishAndTake(d *Delivery[R, H], v Verdict, now int64,
 	return first, ok, w
 }
 
-// end takes a delivery out of those that run, and returns whose turn its place is.
+// end removes a delivery from those that run, and returns who gets its place.
 func (p *Partition[R, H]) end(d *Delivery[R, H]) (granted []*Waiter) {
 	d.finished = true
 	p.running.remove(d)
 	p.nrunning--
-	if d.suspect { // its handler has returned, and the process lives
+	if d.suspect { // its handler has returned, and the process is alive
 		d.suspect = false
 		p.suspects--
 		if e := p.live(d.seq); e != nil {
@@ -250,8 +248,8 @@ func (p *Partition[R, H]) finish(d *Delivery[R, H], v Verdict, now int64) (timer
 	return timer
 }
 
-// settledDrop takes a finished delivery's record from it, where it needs it no longer:
-// the application may keep the delivery, and with the record the whole fetch.
+// settledDrop removes the record from a finished delivery that no longer needs it: the
+// application may keep the delivery, and with the record the whole fetch.
 func (p *Partition[R, H]) settledDrop(d *Delivery[R, H]) {
 	if d.status == Pending {
 		return
@@ -261,8 +259,8 @@ func (p *Partition[R, H]) settledDrop(d *Delivery[R, H]) {
 	}
 }
 
-// Abandon ends a delivery that reached nobody, in a drain: it counts as none, and the next
-// owner hands the record out. The slot is asleep from then on.
+// Abandon ends, in a drain, a delivery that no handler received: it does not count, and the
+// next owner hands the record out. The slot is asleep afterwards.
 func (p *Partition[R, H]) Abandon(d *Delivery[R, H]) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -285,7 +283,7 @@ func (p *Partition[R, H]) Abandon(d *Delivery[R, H]) Work {
 	return w
 }
 
-// Uncount takes back that d is a delivery: it reaches nobody.
+// Uncount makes d not count as a delivery: no handler receives it.
 func (p *Partition[R, H]) Uncount(d *Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -295,20 +293,20 @@ func (p *Partition[R, H]) Uncount(d *Delivery[R, H]) {
 	}
 }
 
-// Acknowledged is a record that another's cumulative ack settled.
+// Acknowledged is a record that a cumulative ack settled together with another one.
 type Acknowledged struct {
 	Offset  int64
 	Attempt int
 }
 
-// AckCumulative acks d, and with it every earlier record that was delivered and
-// whose handler does not run now. It returns d's status and those records.
+// AckCumulative acks d and every earlier record that was delivered and has no running
+// handler. It returns the status of d, and those records.
 func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64) (status Status, first bool, acked []Acknowledged, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
 	first, _ = p.settle(d, v, now)
-	var rejected []uint64 // they stay open until their letters are stored
+	var rejected []uint64 // these stay open until their letters are stored
 	for d.status == Acked && p.phase != closed && len(p.open) > 0 && uint64(p.open[0]) < d.seq {
 		seq := uint64(p.open.pop())
 		e := p.live(seq)
@@ -322,7 +320,7 @@ func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64)
 			e.d.status = Acked
 			e.d.drop()
 			p.settledLate()
-		case parked, due: // the first of its lane: those before it are acked by now
+		case parked, due: // it is the first of its lane: those before it are acked by now
 			if p.cfg.Order != Unordered {
 				p.unpark(l)
 			}
@@ -343,7 +341,7 @@ func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64)
 	return p.status(d), first, acked, w
 }
 
-// leave enters a record that no handler has into what a cumulative ack may settle.
+// leave adds a record without a running handler to what a cumulative ack may settle.
 func (p *Partition[R, H]) leave(seq uint64) {
 	e := p.at(seq)
 	if e.open {
@@ -373,8 +371,8 @@ func (p *Partition[R, H]) Release(d *Delivery[R, H]) (ok bool, w Work) {
 	return ok, p.after(version)
 }
 
-// SetAside ends a drain's wait for the letter of a rejected record, which is refused
-// for good. It may be released nevertheless.
+// SetAside makes a drain not wait for the letter of a rejected record, because the letter is
+// refused for good. The record may still be released.
 func (p *Partition[R, H]) SetAside(d *Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -385,7 +383,7 @@ func (p *Partition[R, H]) SetAside(d *Delivery[R, H]) {
 	}
 }
 
-// rejecting reports whether d's letter is not stored yet.
+// rejecting reports whether the letter of d is not stored yet.
 func (p *Partition[R, H]) rejecting(d *Delivery[R, H]) bool {
 	if p.phase == closed {
 		return false

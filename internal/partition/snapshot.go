@@ -11,7 +11,7 @@ import (
 type Mark struct {
 	Offset int64  // what to commit
 	Seq    uint64 // records below it are covered
-	// Version grows with whatever a commit would store, the marks above Offset included.
+	// Version grows with whatever a commit would store, including the marks above Offset.
 	Version uint64
 }
 
@@ -27,18 +27,18 @@ func (p *Partition[R, H]) now() Mark {
 }
 
 const (
-	// blocks is about how many blocks the marks of a snapshot are divided into: what is not
-	// the same any more costs the next owner one of them.
+	// blocks is approximately the number of blocks that the marks of a snapshot are divided
+	// into. A record that has changed costs the next owner one block.
 	blocks = 32
-	// MaxOpen and maxRuns bound a snapshot. More of either does not fit into a commit.
+	// MaxOpen and maxRuns limit a snapshot. More of either would not fit into a commit.
 	MaxOpen = 1024
 	maxRuns = 16 << 10
-	// step is how many chunks are looked at under one lock.
+	// step is how many chunks are processed while the lock is held once.
 	step = 64
 )
 
-// Snapshot is what a commit stores of a partition. It is not of one moment: what was settled
-// while it was made may be in it or not.
+// Snapshot is what a commit stores of a partition. It is not of one moment: a record that was
+// settled while it was made may be in it or not.
 type Snapshot struct {
 	Mark
 	Blocks []ledger.Block
@@ -55,10 +55,10 @@ type Snapshot struct {
 type wanted struct {
 	chunk uint64 // the sequence number of its first record
 	marks uint64
-	block int // -1: not kept
+	block int // -1 if it is not kept
 }
 
-// Snapshot returns what is to be stored now.
+// Snapshot returns what to store now.
 func (p *Partition[R, H]) Snapshot() *Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -67,11 +67,11 @@ func (p *Partition[R, H]) Snapshot() *Snapshot {
 	end := max(p.high, p.taken)
 	w := walk[R, H]{p: p, s: s, per: max(1, ((end+span-1)/span-first)/blocks)}
 	for at := first; at*span < end; at++ {
-		// What an earlier owner left must not change its place meanwhile.
+		// What an earlier owner left must not move meanwhile.
 		if (at-first)%step == step-1 && len(p.inherited.blocks)+len(p.inherited.open) == 0 {
 			p.mu.Unlock()
 			p.mu.Lock()
-			at = max(at, p.head/span) // what is settled meanwhile is for the next commit
+			at = max(at, p.head/span) // what is settled meanwhile is left to the next commit
 			if p.chunks == nil || at*span >= end {
 				break
 			}
@@ -92,22 +92,22 @@ func (p *Partition[R, H]) Snapshot() *Snapshot {
 	return s
 }
 
-// walk makes the blocks of a snapshot.
+// walk builds the blocks of a snapshot.
 type walk[R, H any] struct {
 	p      *Partition[R, H]
 	s      *Snapshot
 	per    uint64 // chunks per block
-	chunks uint64 // of the block that is made
+	chunks uint64 // in the current block
 	block  ledger.Block
 	count  int
-	next   uint64 // the record behind the last run, if that can go on
+	next   uint64 // the record after the last run, if that can be extended
 	runs   int
 }
 
-// chunk adds what a chunk marks from the snapshot's watermark on.
+// chunk adds the marks of a chunk from the watermark of the snapshot on.
 func (w *walk[R, H]) chunk(at uint64) {
 	p, c, seq := w.p, w.p.chunk(at*span), at*span
-	ran := ^uint64(0) // what is in a run
+	ran := ^uint64(0) // the records that are in a run
 	if c.entries == nil {
 		w.run(seq, c.first, c.last, span)
 		w.block.Sum += c.sum
@@ -121,7 +121,7 @@ func (w *walk[R, H]) chunk(at uint64) {
 				if o := e.asOpen(p.cfg.Careful > 0); e.known && o.Attempts > 0 && (len(w.s.Open) < MaxOpen || o.InFlight) {
 					w.s.Open = append(w.s.Open, o)
 				}
-			case e.known: // or it was the oldest one, and is below the front by now
+			case e.known: // otherwise it was the oldest one, and is below the front by now
 				w.run(seq+i, e.offset, e.offset, 1)
 				w.block.Sum += e.print
 				ran |= bit
@@ -140,8 +140,8 @@ func (w *walk[R, H]) chunk(at uint64) {
 	}
 }
 
-// asOpen says what is to be known of an open record. With care, only a delivery that was named
-// counts: nobody has it before.
+// asOpen returns what to store about an open record. With Careful, only a delivery that was
+// named counts, since no handler gets it before.
 func (e *entry[R, H]) asOpen(careful bool) Open {
 	o := Open{Offset: e.offset, Attempts: e.attempt, First: e.first, Check: uint16(e.print)}
 	switch e.state {
@@ -159,7 +159,7 @@ func (e *entry[R, H]) asOpen(careful bool) Open {
 	return o
 }
 
-// run marks n records from one sequence number on, with the offsets from first to last.
+// run marks n records from a sequence number on, with the offsets from first to last.
 func (w *walk[R, H]) run(seq uint64, first, last int64, n int) {
 	if k := len(w.block.Runs); k > 0 && w.next == seq {
 		w.block.Runs[k-1].To = last + 1
@@ -179,7 +179,7 @@ func (w *walk[R, H]) endBlock() {
 	w.block, w.chunks, w.count = ledger.Block{}, 0, 0
 }
 
-// Keep takes note of which blocks are stored, by index.
+// Keep records which blocks are stored, by index.
 func (s *Snapshot) Keep(kept []bool) {
 	for i, n := range s.counts {
 		switch {
@@ -187,7 +187,7 @@ func (s *Snapshot) Keep(kept []bool) {
 			s.stored += n
 		case n > 0:
 			s.left += n
-		default: // of records that have not come yet: at most so many
+		default: // of records that have not come yet: an upper bound
 			for _, r := range s.Blocks[i].Runs {
 				s.left += int(r.To - r.From)
 			}
@@ -200,8 +200,8 @@ func (s *Snapshot) Keep(kept []bool) {
 	}
 }
 
-// Covers reports whether a record is settled by what is stored. Of those above the
-// watermark it knows the ones that were wanted when it was made.
+// Covers reports whether what is stored says that a record is settled. Above the watermark
+// it only knows records that somebody wanted when the snapshot was made.
 func (s *Snapshot) Covers(seq uint64) bool {
 	if seq < s.Seq {
 		return true
@@ -210,11 +210,11 @@ func (s *Snapshot) Covers(seq uint64) bool {
 	return found && s.wanted[i].block >= 0 && s.wanted[i].marks&(1<<(seq%span)) != 0
 }
 
-// Left returns how many settled records are not covered, for want of room.
+// Left returns how many settled records are not covered because there was no room.
 func (s *Snapshot) Left() int { return s.left }
 
-// Want gives the mark of a record precedence where a commit has little room: somebody
-// waits until it is stored, or was told that it is.
+// Want gives the mark of a record precedence if a commit has little room: somebody waits
+// until it is stored, or was told that it is.
 func (p *Partition[R, H]) Want(d *Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -230,8 +230,7 @@ func (p *Partition[R, H]) want(seq uint64) {
 	}
 }
 
-// Unconfirm takes back that a record is settled, which was to be confirmed first and
-// was never sent.
+// Unconfirm takes the ack of a record back that was to be confirmed and was never sent.
 func (p *Partition[R, H]) Unconfirm(seq uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -244,15 +243,15 @@ func (p *Partition[R, H]) Unconfirm(seq uint64) {
 	}
 }
 
-// Reverted reports whether a snapshot says more than is true by now.
+// Reverted reports whether something that a snapshot says was taken back since.
 func (p *Partition[R, H]) Reverted(s *Snapshot) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.reverts != s.reverts
 }
 
-// Committed takes note that a snapshot is stored. It makes room under MaxUncommitted. waiting
-// reports whether it had no room for the marks of records whose handlers wait for that: until
+// Committed records that a snapshot is stored, which makes room under MaxUncommitted.
+// waiting says that it had no room for marks that handlers wait for, who then wait until
 // older records are settled.
 func (p *Partition[R, H]) Committed(s *Snapshot, waiting bool) Work {
 	p.mu.Lock()
@@ -281,9 +280,9 @@ func (p *Partition[R, H]) Committed(s *Snapshot, waiting bool) Work {
 	return p.work()
 }
 
-// Skip moves the watermark over offsets that hold no record, from the next one on: control
-// records, aborted ones, what compaction removed. It changes nothing and returns false if
-// a record is not settled, or was pushed since the caller asked for the next offset.
+// Skip moves the watermark past offsets without a record (control records, aborted records,
+// what compaction removed), from the next offset on. It returns false, and changes nothing,
+// if a record is not settled, or was pushed since the caller read the next offset.
 func (p *Partition[R, H]) Skip(from, to int64) (Work, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

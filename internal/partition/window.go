@@ -5,16 +5,16 @@ import "math/bits"
 // span is how many records a chunk holds.
 const span = 64
 
-// chunk is a part of the window: the records whose sequence numbers, divided by span,
-// are one number.
+// chunk is a part of the window: the records with the same quotient of sequence number and
+// span.
 type chunk[R, H any] struct {
 	entries *[span]entry[R, H] // nil once all are settled
-	marked  uint64             // settled or confirming, a bit each
-	wanted  uint64             // those of them whose storing somebody waits for, or was told of
-	told    uint64             // those that somebody was told of
-	settled int                // how many are
-	sum     uint32             // of the fingerprints of what is marked
-	first   int64              // the offsets of the first and last one, where all are settled
+	marked  uint64             // one bit for each settled or confirming record
+	wanted  uint64             // marked records that somebody wants to be stored, or was told are
+	told    uint64             // marked records that somebody was told are stored
+	settled int                // how many are settled
+	sum     uint32             // of the fingerprints of marked records
+	first   int64              // the offsets of the first and last record, if all are settled
 	last    int64
 }
 
@@ -22,10 +22,10 @@ type entry[R, H any] struct {
 	offset  int64
 	record  R
 	lane    *lane
-	next    uint64 // the next of its lane, as seq+1; 0: none
+	next    uint64 // the next of its lane, as seq+1; 0 if there is none
 	dueAt   int64
-	first   int64 // when its first delivery began; 0: not known
-	since   int64 // when it came into its state, by Config.Clock
+	first   int64 // when its first delivery began; 0 if not known
+	since   int64 // when it entered its state, by Config.Clock
 	size    int
 	attempt int
 	state   state
@@ -33,9 +33,9 @@ type entry[R, H any] struct {
 	suspect bool   // one of Partition.suspects
 	named   bool   // in flight, and a commit may say so
 	alone   uint16 // see Open.Alone
-	known   bool   // print is the record's
+	known   bool   // print is valid
 	print   uint32 // see Config.Fingerprint
-	// Its record was pushed out of memory, was copied, was met waiting: see evict.go.
+	// The record was pushed out of memory; was copied; was found waiting. See evict.go.
 	evicted, detached, met bool
 	d                      *Delivery[R, H] // the latest delivery while it is unsettled
 }
@@ -44,12 +44,12 @@ func (p *Partition[R, H]) chunk(seq uint64) *chunk[R, H] {
 	return &p.chunks[seq/span&uint64(len(p.chunks)-1)]
 }
 
-// at returns a record that is not settled.
+// at returns an unsettled record.
 func (p *Partition[R, H]) at(seq uint64) *entry[R, H] {
 	return &p.chunk(seq).entries[seq%span]
 }
 
-// live returns a record of the window, nil for one that is settled.
+// live returns a record of the window, or nil if it is settled.
 func (p *Partition[R, H]) live(seq uint64) *entry[R, H] {
 	if seq < p.head || p.chunk(seq).entries == nil {
 		return nil
@@ -60,7 +60,7 @@ func (p *Partition[R, H]) live(seq uint64) *entry[R, H] {
 	return nil
 }
 
-// append makes room for one record behind the last.
+// append makes room for one more record.
 func (p *Partition[R, H]) append(e entry[R, H]) (seq uint64) {
 	seq = p.tail
 	if seq%span == 0 {
@@ -85,10 +85,10 @@ func (p *Partition[R, H]) newEntries() *[span]entry[R, H] {
 	return new([span]entry[R, H])
 }
 
-// mostSpare is how many chunks without use are kept: a window that moves needs no new ones.
+// mostSpare is how many unused chunks are kept, so that a moving window allocates none.
 const mostSpare = 64
 
-// free gives up the entries of a chunk.
+// free releases the entries of a chunk.
 func (p *Partition[R, H]) free(c *chunk[R, H]) {
 	if len(p.spares) < mostSpare {
 		clear(c.entries[:])
@@ -105,7 +105,7 @@ func (p *Partition[R, H]) grow() {
 	p.chunks = chunks
 }
 
-// mark says of a record, from the next commit on, that it is settled.
+// mark makes the next commits say that a record is settled.
 func (p *Partition[R, H]) mark(seq uint64) {
 	c, e := p.chunk(seq), p.at(seq)
 	c.marked |= 1 << (seq % span)
@@ -117,7 +117,7 @@ func (p *Partition[R, H]) mark(seq uint64) {
 	}
 }
 
-// unmark takes that back.
+// unmark takes a mark back.
 func (p *Partition[R, H]) unmark(seq uint64) {
 	c, e := p.chunk(seq), p.at(seq)
 	c.marked &^= 1 << (seq % span)
@@ -129,7 +129,7 @@ func (p *Partition[R, H]) unmark(seq uint64) {
 	}
 }
 
-// advance moves the front, and with it the watermark, over what is marked.
+// advance moves the front, and with it the watermark, past marked records.
 func (p *Partition[R, H]) advance() {
 	for p.front < p.tail {
 		c := p.chunk(p.front)
@@ -146,7 +146,7 @@ func (p *Partition[R, H]) advance() {
 	}
 }
 
-// pass settles a record that has its mark, and ends the window's part that is settled.
+// pass settles a record that has its mark, and moves the start of the window past settled records.
 func (p *Partition[R, H]) pass(seq uint64) {
 	c := p.chunk(seq)
 	p.set(&c.entries[seq%span], settled)
