@@ -19,9 +19,13 @@ func (j *judge) take(m *member, d *ackpolicy.Delivery) *delivery {
 		if t = j.terms[d.Draining()]; t == nil {
 			t = &term{
 				m: m, part: d.Partition(), base: b, delivered: map[int64]*delivery{}, highest: map[string]int64{},
-				busy: map[string]*delivery{}, sure: map[int64]bool{}, beganAt: j.now(),
+				busy: map[string]*delivery{}, sure: map[int64]bool{},
 			}
 			j.terms[d.Draining()] = t
+			j.w.goes.Go(func() { j.watch(t, d.Draining()) })
+			if known := j.begun[t.part] - j.ended[t.part]; b != nil && b.ledger != nil && b.ledger.Crashes > known {
+				j.violateLocked("deaths", t.part, -1, "partition %d: member %d has found %d deaths, of %d assignments that did not end well, or have not ended", t.part, m.id, b.ledger.Crashes, known)
+			}
 			j.noteLocked(m, t.part, -1, "first delivery of an assignment, which began with %v", b)
 		}
 		j.mu.Unlock()
@@ -44,6 +48,14 @@ func (j *judge) take(m *member, d *ackpolicy.Delivery) *delivery {
 		r.settled = "taken under AckFirst"
 	}
 	return del
+}
+
+// watch takes note of when an assignment begins to drain.
+func (j *judge) watch(t *term, draining <-chan struct{}) {
+	<-draining
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	t.draining = j.now()
 }
 
 func (j *judge) handedOut(d *delivery) {
@@ -104,8 +116,8 @@ func (j *judge) handedOut(d *delivery) {
 			}
 		}
 	}
-	if t.over {
-		bad("drain", "delivered after the assignment's end")
+	if t.over || t.draining > 0 && j.now() > t.draining {
+		bad("drain", "delivered, though its partition has drained since %v", t.draining)
 	}
 	if t.inFlight > j.w.maxInFlight {
 		bad("inflight", "%d are in flight already", t.inFlight)

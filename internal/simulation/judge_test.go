@@ -26,6 +26,8 @@ type judge struct {
 	terms      map[<-chan struct{}]*term
 	lines      []line
 	violations []violation
+	begun      map[int32]int // assignments, by partition, and those of them that ended well
+	ended      map[int32]int
 	requests   map[int16]int
 	heartbeats map[string]time.Time // the last sign of life, by member id
 	checked    *kmsg.OffsetCommitRequest
@@ -53,24 +55,52 @@ type record struct {
 	settled string // how; "" if it is not. It may be so from then on
 	never   string // why it must not be delivered again; "" if it may
 	handled int    // handlers that have begun
+	unsure  bool   // under ConfirmFirst: its owner was lost, or its commit's outcome is not known
 	last    *delivery
 }
 
 // term is one assignment of a partition to a member.
 type term struct {
-	m          *member
-	part       int32
-	base       *base // nil: not known
-	delivered  map[int64]*delivery
-	highest    map[string]int64     // by lane
-	busy       map[string]*delivery // by lane
-	sure       map[int64]bool       // the library says that it is settled
-	inFlight   int
-	over       bool
-	clean      bool // and its last commit is stored
-	replayed   int  // of those that it had settled
-	beganAt    time.Duration
-	drainingAt time.Duration
+	m         *member
+	part      int32
+	base      *base // nil: not known
+	delivered map[int64]*delivery
+	highest   map[string]int64     // by lane
+	busy      map[string]*delivery // by lane
+	sure      map[int64]bool       // the library says that it is settled
+	inFlight  int
+	over      bool
+	clean     bool          // and its last commit is stored
+	replayed  int           // records that it had settled, and that were delivered again
+	draining  time.Duration // since when; 0: it does not drain
+}
+
+// lost takes note that what the term has confirmed may never reach its handler.
+func (t *term) lost() {
+	for _, d := range t.delivered {
+		d.unsure = true
+	}
+}
+
+// ran reports whether a handler runs, or did until its context ended.
+func (t *term) ran() bool {
+	if t.inFlight > 0 {
+		return true
+	}
+	for _, d := range t.delivered {
+		if d.stopped {
+			return true
+		}
+	}
+	return false
+}
+
+// unconfirmed takes note that a commit under ConfirmFirst has an unknown outcome.
+func (j *judge) unconfirmed(m *member, e ackpolicy.UnconfirmedEvent) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.noteLocked(m, e.Partition, e.Offset, "unconfirmed: %v", e.Err)
+	j.book[e.Partition][e.Offset].unsure = true
 }
 
 // delivery is one handing out of a record.
@@ -88,6 +118,7 @@ type delivery struct {
 func (j *judge) init(w *world) {
 	j.w = w
 	j.gone, j.closing, j.terms = map[*member]bool{}, map[*member]bool{}, map[<-chan struct{}]*term{}
+	j.begun, j.ended = map[int32]int{}, map[int32]int{}
 	j.requests, j.heartbeats = map[int16]int{}, map[string]time.Time{}
 	for part := range w.partitions {
 		var records []*record
@@ -144,6 +175,14 @@ func (j *judge) leaves(m *member, killed bool) {
 	}
 	j.noteLocked(m, -1, -1, "%s", how)
 	j.gone[m], j.closing[m] = killed, true
+	if !killed {
+		return
+	}
+	for _, t := range j.terms {
+		if t.m == m && !t.over {
+			t.lost()
+		}
+	}
 }
 
 func (j *judge) isClosing(m *member) bool {
@@ -245,7 +284,10 @@ func (j *judge) buried(m *member, l ackpolicy.Letter) {
 
 // assigned takes note of where an assignment begins.
 func (j *judge) assigned(m *member, e ackpolicy.AssignedEvent) {
-	j.note(m, e.Partition, e.Start, "assigned")
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.noteLocked(m, e.Partition, e.Start, "assigned")
+	j.begun[e.Partition]++
 }
 
 // revoked takes note of how an assignment ended.
@@ -255,6 +297,9 @@ func (j *judge) revoked(m *member, e ackpolicy.RevokedEvent) {
 	j.noteLocked(m, e.Partition, e.Offset, "revoked: %+v", e)
 	if j.gone[m] {
 		return
+	}
+	if e.Err == nil {
+		j.ended[e.Partition]++
 	}
 	for draining, t := range j.terms {
 		if t.m != m || t.part != e.Partition || t.over {
@@ -266,7 +311,11 @@ func (j *judge) revoked(m *member, e ackpolicy.RevokedEvent) {
 			continue
 		}
 		t.over = true
+		if e.TimedOut && e.Pending == 0 && e.Letters == 0 && !t.ran() {
+			j.violateLocked("drain", t.part, -1, "partition %d: the drain of member %d lasted until its timeout, and nothing was left that it may wait for", t.part, m.id)
+		}
 		if e.Err != nil {
+			t.lost()
 			continue
 		}
 		t.clean = true
@@ -296,6 +345,9 @@ func (j *judge) atEnd(info *kfake.GroupInfo) {
 			j.violateLocked("stuck", int32(part), max(0, stored), "partition %d: %d is stored at the end, not %d", part, stored, len(records))
 		}
 		for _, r := range records {
+			if j.w.policy == ackpolicy.AckFirst && r.handled == 0 && !r.unsure {
+				j.violateLocked("lost", r.part, r.offset, "%d/%d is acked under ConfirmFirst, its handler never began, and no assignment that had it was lost", r.part, r.offset)
+			}
 			if r.settled == "" {
 				j.violateLocked("lost", r.part, r.offset, "%d/%d was never settled", r.part, r.offset)
 			}

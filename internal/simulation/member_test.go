@@ -47,12 +47,10 @@ func (w *world) config(m *member) ackpolicy.SubscriberConfig {
 		CommitInterval: w.commitInterval, DrainTimeout: w.drainTimeout,
 		DeadLetter: letters{m},
 		Hooks: ackpolicy.Hooks{
-			Assigned: func(e ackpolicy.AssignedEvent) { w.assigned(m, e) },
-			Settled:  func(e ackpolicy.SettledEvent) { w.settled(m, e) },
-			Revoked:  func(e ackpolicy.RevokedEvent) { w.revoked(m, e) },
-			Unconfirmed: func(e ackpolicy.UnconfirmedEvent) {
-				w.note(m, e.Partition, e.Offset, "unconfirmed: %v", e.Err)
-			},
+			Assigned:    func(e ackpolicy.AssignedEvent) { w.assigned(m, e) },
+			Settled:     func(e ackpolicy.SettledEvent) { w.settled(m, e) },
+			Revoked:     func(e ackpolicy.RevokedEvent) { w.revoked(m, e) },
+			Unconfirmed: func(e ackpolicy.UnconfirmedEvent) { w.unconfirmed(m, e) },
 			CommitFailed: func(e ackpolicy.CommitFailedEvent) {
 				w.note(m, e.Partition, e.Offset, "commit failed, attempt %d: %v", e.Attempt, e.Err)
 			},

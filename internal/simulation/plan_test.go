@@ -43,7 +43,8 @@ type step struct {
 	member int // which of those that run, counted around
 	length time.Duration
 	extent time.Duration
-	code   int // which refusal
+	code   int  // which refusal
+	amid   bool // the member is restarted amid it
 }
 
 type action uint8
@@ -68,7 +69,7 @@ var actionNames = [...]string{"kill", "restart", "join", "leave", "blink", "cut"
 func (a action) String() string { return actionNames[a] }
 
 func (s step) String() string {
-	return fmt.Sprintf("%v %v member~%d length=%v extent=%v code=%d", s.at, s.do, s.member, s.length, s.extent, s.code)
+	return fmt.Sprintf("%v %v member~%d length=%v extent=%v code=%d amid=%t", s.at, s.do, s.member, s.length, s.extent, s.code, s.amid)
 }
 
 func dice(seed uint64, stream uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, stream)) }
@@ -85,7 +86,7 @@ func newPlan(seed uint64) plan {
 		seed:           seed,
 		cooperative:    r.IntN(2) == 0,
 		ordering:       pick(r, ackpolicy.OrderByPartition, ackpolicy.OrderByKey, ackpolicy.OrderByKey, ackpolicy.Unordered),
-		policy:         pick(r, ackpolicy.NackOnError, ackpolicy.NackOnError, ackpolicy.Manual, ackpolicy.Manual, ackpolicy.RejectOnError, ackpolicy.Ack, ackpolicy.AckFirst),
+		policy:         pick(r, ackpolicy.NackOnError, ackpolicy.NackOnError, ackpolicy.Manual, ackpolicy.Manual, ackpolicy.RejectOnError, ackpolicy.Ack, ackpolicy.AckFirst, ackpolicy.AckFirst),
 		partitions:     int32(1 + r.IntN(3)),
 		keys:           1 + r.IntN(6),
 		records:        20 + r.IntN(80),
@@ -103,7 +104,7 @@ func newPlan(seed uint64) plan {
 	for range r.IntN(9) {
 		s := step{
 			at: between(r, 0, storm), do: action(r.IntN(int(actions))), member: r.IntN(8),
-			length: between(r, 20*time.Millisecond, 2*time.Second), extent: between(r, 5*time.Millisecond, 2500*time.Millisecond), code: r.IntN(8),
+			length: between(r, 20*time.Millisecond, 2*time.Second), extent: between(r, 5*time.Millisecond, 2500*time.Millisecond), code: r.IntN(8), amid: r.IntN(4) == 0,
 		}
 		if r.IntN(6) == 0 {
 			s.length = between(r, session, 2*session)

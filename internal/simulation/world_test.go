@@ -188,6 +188,14 @@ func (w *world) strike(s step) {
 	}
 	m := running[s.member%len(running)]
 	w.note(m, -1, -1, "STEP %v", s)
+	if s.amid && s.do > leave && s.do != cutAndClose {
+		w.striking.Go(func() {
+			time.Sleep(s.length / 4)
+			if !w.isClosing(m) {
+				w.restart(m)
+			}
+		})
+	}
 	after := func(do func()) {
 		w.striking.Go(func() {
 			time.Sleep(s.length)
@@ -199,10 +207,7 @@ func (w *world) strike(s step) {
 		w.striking.Go(m.kill)
 		after(func() { w.start() })
 	case restart:
-		w.striking.Go(func() {
-			m.close()
-			w.start()
-		})
+		w.striking.Go(func() { w.restart(m) })
 	case join:
 		if len(running) < 5 {
 			w.start()
@@ -240,6 +245,11 @@ func (w *world) strike(s step) {
 		w.striking.Go(m.close)
 		after(func() { w.start() })
 	}
+}
+
+func (w *world) restart(m *member) {
+	m.close()
+	w.start()
 }
 
 // calm ends what the steps have done to members that still run.
