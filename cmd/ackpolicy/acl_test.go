@@ -6,12 +6,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 type right struct {
@@ -26,8 +26,8 @@ func TestACLs(t *testing.T) {
 	broker := brokertest.NewSecure(t)
 	dir := t.TempDir()
 	password, ca := filepath.Join(dir, "password"), filepath.Join(dir, "ca")
-	check(t, os.WriteFile(password, []byte(brokertest.SecurePassword), 0o600))
-	check(t, os.WriteFile(ca, broker.CA, 0o600))
+	testkit.Check(t, os.WriteFile(password, []byte(brokertest.SecurePassword), 0o600))
+	testkit.Check(t, os.WriteFile(ca, broker.CA, 0o600))
 	for command, rights := range map[string]func(topic, group string) []right{
 		"status": func(topic, group string) []right {
 			return []right{{sarama.AclResourceGroup, group, sarama.AclOperationDescribe}, {sarama.AclResourceTopic, topic, sarama.AclOperationDescribe}}
@@ -42,10 +42,10 @@ func TestACLs(t *testing.T) {
 		t.Run(command, func(t *testing.T) {
 			t.Parallel()
 			topic, group := brokertest.Topic(t), brokertest.Group(t)
-			check(t, brokertest.CreateTopic(broker.Addrs(), topic, 1))
+			testkit.Check(t, brokertest.CreateTopic(broker.Addrs(), topic, 1))
 			_, err := brokertest.Produce(broker.Addrs(), topic, 0, brokertest.Values("a", "b")...)
-			check(t, err)
-			check(t, brokertest.ResetOffset(broker.Addrs(), group, topic, 0, 0))
+			testkit.Check(t, err)
+			testkit.Check(t, brokertest.ResetOffset(broker.Addrs(), group, topic, 0, 0))
 			args := []string{
 				command, "--brokers", strings.Join(broker.Addrs(), ","), "--tls-ca", ca, "--topic", topic,
 				"--sasl", "scram-sha-512", "--user", brokertest.SecureUser, "--password-file", password,
@@ -66,30 +66,13 @@ func TestACLs(t *testing.T) {
 			}
 			all := rights(topic, group)
 			for i := range all { // one more each time: without one of them it is refused
-				eventually(t, "a refusal", func() bool { return run() == cli.Failed })
+				testkit.Eventually(t, "a refusal", func() bool { return run() == cli.Failed })
 				if !strings.Contains(strings.ToLower(out.String()), "authorized") {
 					t.Errorf("with %d of %d rights it says %s", i, len(all), out.String())
 				}
-				check(t, broker.Allow(all[i].resource, all[i].name, all[i].operation))
+				testkit.Check(t, broker.Allow(all[i].resource, all[i].name, all[i].operation))
 			}
-			eventually(t, "the rights", func() bool { return run() == cli.Done })
+			testkit.Eventually(t, "the rights", func() bool { return run() == cli.Done })
 		})
-	}
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	const patience = 30 * time.Second
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain: %s", patience, what)
-		}
 	}
 }

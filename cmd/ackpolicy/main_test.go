@@ -12,14 +12,15 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
+
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 func read(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Check(t, err)
 	return string(text)
 }
 
@@ -84,14 +85,10 @@ func TestDocsNameFlags(t *testing.T) {
 
 // A shell completes commands, flags, their values, and the names of topics and groups.
 func TestCompletion(t *testing.T) {
-	broker := brokertest.New(t)
+	broker := testkit.Shared
 	topic, group := brokertest.Topic(t), brokertest.Group(t)
-	if err := brokertest.CreateTopic(broker.Addrs(), topic, 1); err != nil {
-		t.Fatal(err)
-	}
-	if err := brokertest.ResetOffset(broker.Addrs(), group, topic, 0, 0); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Check(t, brokertest.CreateTopic(broker.Addrs(), topic, 1))
+	testkit.Check(t, brokertest.ResetOffset(broker.Addrs(), group, topic, 0, 0))
 	for want, args := range map[string][]string{
 		"status":        {"st"},
 		"reopen":        {"letters", ""},

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -15,52 +14,14 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	wmkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
-	"go.uber.org/goleak"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-var shared *brokertest.Broker
-
-type withBroker struct{ m *testing.M }
-
-func (w withBroker) Run() int {
-	broker, err := brokertest.Start()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer broker.Close()
-	shared = broker
-	return w.m.Run()
-}
-
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(withBroker{m},
-		// sarama's metrics start one goroutine for the process and never end it.
-		goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"),
-	)
-}
-
-const patience = 30 * time.Second
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain: %s", patience, what)
-		}
-	}
-}
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // bed is a topic with one partition, and a group.
 type bed struct {
@@ -71,7 +32,7 @@ type bed struct {
 func newBed(t testing.TB) *bed {
 	t.Helper()
 	b := &bed{t: t, topic: brokertest.Topic(t), group: brokertest.Group(t)}
-	check(t, brokertest.CreateTopic(shared.Addrs(), b.topic, 1))
+	testkit.Check(t, brokertest.CreateTopic(testkit.Shared.Addrs(), b.topic, 1))
 	return b
 }
 
@@ -84,8 +45,8 @@ func (b *bed) put(from, to int) {
 			Key: fmt.Append(nil, i), Value: fmt.Append(nil, i), Headers: []sarama.RecordHeader{{Key: []byte("h"), Value: []byte("v")}},
 		})
 	}
-	_, err := brokertest.Produce(shared.Addrs(), b.topic, 0, records...)
-	check(b.t, err)
+	_, err := brokertest.Produce(testkit.Shared.Addrs(), b.topic, 0, records...)
+	testkit.Check(b.t, err)
 }
 
 type result struct {
@@ -98,7 +59,7 @@ func (r result) String() string {
 }
 
 func (b *bed) env(out, errs *bytes.Buffer) *cli.Env {
-	return cli.NewEnv(func(string) string { return strings.Join(shared.Addrs(), ",") }, strings.NewReader(""), out, errs)
+	return cli.NewEnv(func(string) string { return strings.Join(testkit.Shared.Addrs(), ",") }, strings.NewReader(""), out, errs)
 }
 
 // want runs a command for the group, and wants the exit code and the texts.
@@ -142,13 +103,13 @@ func (b *bed) service(held ...string) *service {
 	cfg.Consumer.MaxWaitTime = 100 * time.Millisecond
 	cfg.ClientID = "billing-app"
 	sub, err := ackpolicy.NewSubscriber(ackpolicy.SubscriberConfig{
-		Kafka:    wmkafka.SubscriberConfig{Brokers: shared.Addrs(), ConsumerGroup: b.group, OverwriteSaramaConfig: cfg},
+		Kafka:    wmkafka.SubscriberConfig{Brokers: testkit.Shared.Addrs(), ConsumerGroup: b.group, OverwriteSaramaConfig: cfg},
 		Ordering: ackpolicy.OrderByKey, MaxDeliveries: 100, MaxAge: 24 * time.Hour, DeadLetter: ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}},
 		CommitInterval: 50 * time.Millisecond,
 	}, watermill.NopLogger{})
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	s := &service{router: router, ended: make(chan struct{})}
 	router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 	router.AddConsumerHandler("charge", b.topic, sub, func(msg *message.Message) error {

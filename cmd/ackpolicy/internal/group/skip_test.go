@@ -16,6 +16,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/kafka"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 // hold has the group handle ten records, of which some are held, and leave.
@@ -23,7 +24,7 @@ func (b *bed) hold(held ...string) {
 	b.t.Helper()
 	b.put(0, 10)
 	s := b.service(held...)
-	eventually(b.t, "ten deliveries", func() bool { return s.count() == 10 })
+	testkit.Eventually(b.t, "ten deliveries", func() bool { return s.count() == 10 })
 	s.stop()
 }
 
@@ -33,7 +34,7 @@ func (b *bed) comesAgain(offset int) []string {
 	b.put(offset, offset+1)
 	s := b.service()
 	state := State{}
-	eventually(b.t, "all that is due to be settled", func() bool {
+	testkit.Eventually(b.t, "all that is due to be settled", func() bool {
 		state = b.state()
 		return s.count() > 0 && state.Partitions[0].End == int64(offset+1) && state.Partitions[0].WorkLag == int64(state.Partitions[0].Open)
 	})
@@ -86,7 +87,7 @@ func TestSkipWhatWasNeverDelivered(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	b.put(0, 6)
-	check(t, brokertest.ResetOffset(shared.Addrs(), b.group, b.topic, 0, 1))
+	testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), b.group, b.topic, 0, 1))
 	b.skip(cli.Done, []string{"it gets a mark", "has a Tracer", "Skipped."}, 3, "--yes")
 	b.skip(cli.Done, []string{"moves from 1 to 2", "Skipped."}, 1, "--yes")
 	if got := b.comesAgain(6); !slices.Equal(got, []string{"2", "4", "5", "6"}) {
@@ -100,10 +101,10 @@ func TestSkipOfALiveGroup(t *testing.T) {
 	b := newBed(t)
 	b.put(0, 10)
 	s := b.service("2")
-	eventually(t, "ten deliveries", func() bool { return s.count() == 10 })
+	testkit.Eventually(t, "ten deliveries", func() bool { return s.count() == 10 })
 	b.skip(cli.Failed, []string{"has 1 member: stop them", "nothing was skipped"}, 2, "--yes")
-	client, err := (&kafka.Connection{Brokers: shared.Addrs()}).Client("", &bytes.Buffer{})
-	check(t, err)
+	client, err := (&kafka.Connection{Brokers: testkit.Shared.Addrs()}).Client("", &bytes.Buffer{})
+	testkit.Check(t, err)
 	defer client.Close()
 	if err := kafka.Store(t.Context(), client, b.group, b.topic, 0, kafka.Stored{Offset: 3}); !errors.Is(err, sarama.ErrUnknownMemberId) {
 		t.Errorf("Kafka says %v", err)
@@ -115,7 +116,7 @@ func TestSkipAsks(t *testing.T) {
 	b := newBed(t)
 	b.put(0, 3)
 	b.skip(cli.Failed, []string{"has no offset stored"}, 1, "--yes")
-	check(t, brokertest.ResetOffset(shared.Addrs(), b.group, b.topic, 0, 1))
+	testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), b.group, b.topic, 0, 1))
 	b.skip(cli.Failed, []string{"moves from 1 to 2", "say --yes: nothing was skipped"}, 1)
 	b.skip(cli.Done, []string{"moves from 1 to 2", "Dry run: nothing was done."}, 1, "--dry-run")
 	b.skip(cli.Failed, []string{"there is no record " + b.topic + " 0:3: the partition has the offsets from 0 to 3"}, 3, "--yes")
@@ -130,7 +131,7 @@ func TestSkipAsks(t *testing.T) {
 		env := b.env(&out, &out)
 		env.Ask = func(_ context.Context, question string) (bool, error) {
 			if test.change {
-				check(t, brokertest.ResetOffset(shared.Addrs(), b.group, b.topic, 0, 2))
+				testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), b.group, b.topic, 0, 2))
 			}
 			return test.answer && question == "Skip it? [y/N] ", nil
 		}
@@ -138,7 +139,7 @@ func TestSkipAsks(t *testing.T) {
 		if !strings.Contains(out.String(), test.says) {
 			t.Errorf("%q is missing in %s", test.says, out.String())
 		}
-		if stored, err := brokertest.Committed(shared.Addrs(), b.group, b.topic, 0); err != nil || stored != test.stored {
+		if stored, err := brokertest.Committed(testkit.Shared.Addrs(), b.group, b.topic, 0); err != nil || stored != test.stored {
 			t.Errorf("stored is %d, %v, want %d", stored, err, test.stored)
 		}
 	}
@@ -196,7 +197,7 @@ func TestSettleModel(t *testing.T) {
 			settled[o], now = true, c.to
 			at.Offset = now.Offset
 			l, err := read(at, now.Metadata, topic)
-			check(t, err)
+			testkit.Check(t, err)
 			wantSettled(t, seed, l, now.Offset, settled, records)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/kafka"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 // state is what status --json prints.
@@ -20,7 +21,7 @@ func (b *bed) state(more ...string) State {
 	b.t.Helper()
 	r := b.want(cli.Done, nil, append([]string{"status", "--json"}, more...)...)
 	var s State
-	check(b.t, json.Unmarshal([]byte(r.out), &s))
+	testkit.Check(b.t, json.Unmarshal([]byte(r.out), &s))
 	return s
 }
 
@@ -32,7 +33,7 @@ func TestStatus(t *testing.T) {
 	b.put(0, 10)
 	s := b.service("2", "5")
 	var p Partition
-	eventually(t, "the commit of all that is settled", func() bool {
+	testkit.Eventually(t, "the commit of all that is settled", func() bool {
 		if s.count() < 10 {
 			return false
 		}
@@ -72,12 +73,12 @@ func TestStatusOfNothing(t *testing.T) {
 	if p.Committed != nil || p.CommittedLag != 3 || p.WorkLag != 3 || p.Holds != nil {
 		t.Errorf("nothing stored: %+v", p)
 	}
-	check(t, brokertest.ResetOffset(shared.Addrs(), b.group, b.topic, 0, 1))
+	testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), b.group, b.topic, 0, 1))
 	p = b.state().Partitions[0]
 	if *p.Committed != 1 || p.WorkLag != 2 || p.Holds.Offset != 1 || p.Holds.Attempts != 0 || p.Ledger != "" {
 		t.Errorf("by an admin tool: %+v", p)
 	}
-	check(t, brokertest.ResetOffset(shared.Addrs(), b.group, b.topic, 0, 3))
+	testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), b.group, b.topic, 0, 3))
 	if p = b.state().Partitions[0]; p.WorkLag != 0 || p.Holds != nil {
 		t.Errorf("nothing left: %+v", p)
 	}
@@ -87,11 +88,11 @@ func TestWatch(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	b.put(0, 3)
-	check(t, brokertest.ResetOffset(shared.Addrs(), b.group, b.topic, 0, 1))
+	testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), b.group, b.topic, 0, 1))
 	ctx, cancel := context.WithCancel(t.Context())
 	in, out := io.Pipe()
 	var errs bytes.Buffer
-	env := cli.NewEnv(func(string) string { return strings.Join(shared.Addrs(), ",") }, strings.NewReader(""), out, &errs)
+	env := cli.NewEnv(func(string) string { return strings.Join(testkit.Shared.Addrs(), ",") }, strings.NewReader(""), out, &errs)
 	code := make(chan int)
 	go func() {
 		defer close(code)
@@ -100,15 +101,15 @@ func TestWatch(t *testing.T) {
 	lines := json.NewDecoder(in)
 	for want := int64(1); want <= 3; {
 		var s State
-		check(t, lines.Decode(&s))
+		testkit.Check(t, lines.Decode(&s))
 		if *s.Partitions[0].Committed == want {
 			if want++; want <= 3 {
-				check(t, brokertest.ResetOffset(shared.Addrs(), b.group, b.topic, 0, want))
+				testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), b.group, b.topic, 0, want))
 			}
 		}
 	}
 	cancel()
-	check(t, in.Close())
+	testkit.Check(t, in.Close())
 	if c := <-code; c != cli.Interrupted {
 		t.Errorf("exit status %d: %s", c, errs.String())
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 // child is the command in a process of its own.
@@ -21,13 +22,13 @@ type child struct {
 func (b *bed) start(args ...string) *child {
 	b.t.Helper()
 	text, err := json.Marshal(b.args(args))
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	executable, err := os.Executable()
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	c := &child{t: b.t, cmd: exec.Command(executable)}
 	c.cmd.Env = append(os.Environ(), childEnv+"="+string(text))
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.err
-	check(b.t, c.cmd.Start())
+	testkit.Check(b.t, c.cmd.Start())
 	b.t.Cleanup(func() { // if the test failed meanwhile
 		if c.cmd.ProcessState == nil {
 			_ = c.cmd.Process.Kill()
@@ -40,7 +41,7 @@ func (b *bed) start(args ...string) *child {
 
 func (c *child) signal(s os.Signal) {
 	c.t.Helper()
-	check(c.t, c.cmd.Process.Signal(s))
+	testkit.Check(c.t, c.cmd.Process.Signal(s))
 }
 
 // wait waits for the end. The exit code of one that was killed is -1.
@@ -66,11 +67,11 @@ func (c *child) want(code int, texts ...string) {
 func (b *bed) originEnd(partition int32) int64 {
 	b.t.Helper()
 	end, err := brokertest.EndOffset(b.broker.Addrs(), b.origin, partition)
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	return end
 }
 
 func (b *bed) waitOrigin(partition int32, end int64) {
 	b.t.Helper()
-	eventually(b.t, "letters on their way back", func() bool { return b.originEnd(partition) >= end })
+	testkit.Eventually(b.t, "letters on their way back", func() bool { return b.originEnd(partition) >= end })
 }

@@ -20,6 +20,7 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 // These need a broker with accounts or certificates of their own, and so kfake.
@@ -28,9 +29,9 @@ func TestSASL(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	password := filepath.Join(dir, "password")
-	check(t, os.WriteFile(password, []byte("s,e=cret\n"), 0o600))
+	testkit.Check(t, os.WriteFile(password, []byte("s,e=cret\n"), 0o600))
 	wrong := filepath.Join(dir, "wrong")
-	check(t, os.WriteFile(wrong, []byte("wrong"), 0o600))
+	testkit.Check(t, os.WriteFile(wrong, []byte("wrong"), 0o600))
 	for flag, mechanism := range map[string]string{"plain": "PLAIN", "scram-sha-256": "SCRAM-SHA-256", "scram-sha-512": "SCRAM-SHA-512"} {
 		t.Run(flag, func(t *testing.T) {
 			t.Parallel()
@@ -50,7 +51,7 @@ func TestTLS(t *testing.T) {
 	pair := certificate(t, caFile, certFile, keyFile)
 	trusted := x509.NewCertPool()
 	text, err := os.ReadFile(caFile)
-	check(t, err)
+	testkit.Check(t, err)
 	trusted.AppendCertsFromPEM(text)
 	broker := brokertest.NewFake(t, kfake.SeedTopics(1, "orders", "orders.dlq"), kfake.TLS(&tls.Config{
 		Certificates: []tls.Certificate{pair}, ClientCAs: trusted, ClientAuth: tls.RequireAndVerifyClientCert,
@@ -65,7 +66,7 @@ func TestTLS(t *testing.T) {
 func certificate(t *testing.T, caFile, certFile, keyFile string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(t, err)
+	testkit.Check(t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
@@ -73,15 +74,15 @@ func certificate(t *testing.T, caFile, certFile, keyFile string) tls.Certificate
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	check(t, err)
+	testkit.Check(t, err)
 	keyDER, err := x509.MarshalECPrivateKey(key)
-	check(t, err)
+	testkit.Check(t, err)
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	check(t, os.WriteFile(caFile, cert, 0o600))
-	check(t, os.WriteFile(certFile, cert, 0o600))
-	check(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600))
+	testkit.Check(t, os.WriteFile(caFile, cert, 0o600))
+	testkit.Check(t, os.WriteFile(certFile, cert, 0o600))
+	testkit.Check(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600))
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-	check(t, err)
+	testkit.Check(t, err)
 	return pair
 }
 
@@ -91,8 +92,8 @@ func TestACLs(t *testing.T) {
 	broker := brokertest.NewSecure(t)
 	dir := t.TempDir()
 	password, caFile := filepath.Join(dir, "password"), filepath.Join(dir, "ca")
-	check(t, os.WriteFile(password, []byte(brokertest.SecurePassword), 0o600))
-	check(t, os.WriteFile(caFile, broker.CA, 0o600))
+	testkit.Check(t, os.WriteFile(password, []byte(brokertest.SecurePassword), 0o600))
+	testkit.Check(t, os.WriteFile(caFile, broker.CA, 0o600))
 	login := []string{"--tls-ca", caFile, "--sasl", "scram-sha-512", "--user", brokertest.SecureUser, "--password-file", password}
 	type right struct {
 		resource  sarama.AclResourceType
@@ -117,7 +118,7 @@ func TestACLs(t *testing.T) {
 				}
 			}
 			for _, r := range rights {
-				check(t, broker.Allow(r.resource, r.name, r.operation))
+				testkit.Check(t, broker.Allow(r.resource, r.name, r.operation))
 			}
 			args := append([]string{command}, login...)
 			probe := args
@@ -125,10 +126,10 @@ func TestACLs(t *testing.T) {
 				probe = append(args, "--dry-run")
 			}
 			for _, r := range rights {
-				check(t, broker.Forbid(r.resource, r.name, r.operation))
-				eventually(t, "a refusal without "+r.operation.String()+" on "+r.name, func() bool { return b.run(args...).code == exitFailed })
-				check(t, broker.Allow(r.resource, r.name, r.operation))
-				eventually(t, "the right to be back", func() bool { return b.run(probe...).code == exitDone })
+				testkit.Check(t, broker.Forbid(r.resource, r.name, r.operation))
+				testkit.Eventually(t, "a refusal without "+r.operation.String()+" on "+r.name, func() bool { return b.run(args...).code == exitFailed })
+				testkit.Check(t, broker.Allow(r.resource, r.name, r.operation))
+				testkit.Eventually(t, "the right to be back", func() bool { return b.run(probe...).code == exitDone })
 			}
 			b.want(exitDone, map[string][]string{cmdList: {"1 letter,"}, cmdSend: {"Sent 1 letter."}}[command], args...)
 		})

@@ -20,6 +20,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/kafka"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 var kills = flag.Int("kills", 3, "times that TestKill kills the command")
@@ -106,7 +107,7 @@ func TestKilledAfterTheCommit(t *testing.T) {
 		return nil, nil, false
 	})
 	c.want(-1)
-	eventually(t, "the commit", func() bool {
+	testkit.Eventually(t, "the commit", func() bool {
 		stored, err := brokertest.Committed(b.broker.Addrs(), b.group(), b.dlq, 0)
 		return err == nil && stored == 5
 	})
@@ -276,13 +277,13 @@ func TestCommitOfAFormerMember(t *testing.T) {
 	b := newBed(t, 1)
 	b.letters(0, 1)
 	client, err := (&kafka.Connection{Brokers: b.broker.Addrs()}).Client(b.group(), io.Discard)
-	check(t, err)
+	testkit.Check(t, err)
 	defer client.Close()
 	l, _, err := acquire(t.Context(), client, b.group(), b.dlq, []int32{0}, sessionTimeout, func(string) {})
-	check(t, err)
+	testkit.Check(t, err)
 	s, err := newSender(client, l, b.dlq)
-	check(t, err)
-	check(t, s.send(nil, map[int32]*marks{0: {floor: 0}}))
+	testkit.Check(t, err)
+	testkit.Check(t, s.send(nil, map[int32]*marks{0: {floor: 0}}))
 	l.release()
 	if err := s.send(nil, map[int32]*marks{0: {floor: 1}}); !errors.Is(err, errLost) {
 		t.Errorf("after the end of the membership: %v", err)
@@ -306,19 +307,19 @@ func TestFenced(t *testing.T) {
 			}
 			c := &kafka.Connection{Brokers: b.broker.Addrs()}
 			client, err := c.Client(b.group(), io.Discard)
-			check(t, err)
+			testkit.Check(t, err)
 			defer client.Close()
 			l, _, err := acquire(t.Context(), client, b.group(), b.dlq, []int32{0}, sessionTimeout, func(string) {})
-			check(t, err)
+			testkit.Check(t, err)
 			defer l.release()
 			s, err := newSender(client, l, b.dlq)
-			check(t, err)
+			testkit.Check(t, err)
 			defer s.close()
 			newer, err := c.Client(b.group(), io.Discard)
-			check(t, err)
+			testkit.Check(t, err)
 			defer newer.Close()
 			other, err := newSender(newer, l, b.dlq)
-			check(t, err)
+			testkit.Check(t, err)
 			defer other.close()
 
 			began := time.Now()

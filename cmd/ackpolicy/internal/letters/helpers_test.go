@@ -16,9 +16,8 @@ import (
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
-
-const patience = 30 * time.Second
 
 const (
 	exitDone        = cli.Done
@@ -27,22 +26,6 @@ const (
 	exitUndelivered = int(errUndelivered)
 	exitInterrupted = cli.Interrupted
 )
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v in vain: %s", patience, what)
-		}
-	}
-}
 
 // bed is an origin topic and its dead letter topic.
 type bed struct {
@@ -53,7 +36,7 @@ type bed struct {
 
 func newBed(t testing.TB, partitions int32) *bed {
 	t.Helper()
-	return newBedOn(t, shared, partitions)
+	return newBedOn(t, testkit.Shared, partitions)
 }
 
 func newBedOn(t testing.TB, broker *brokertest.Broker, partitions int32) *bed {
@@ -61,7 +44,7 @@ func newBedOn(t testing.TB, broker *brokertest.Broker, partitions int32) *bed {
 	b := &bed{t: t, broker: broker, origin: brokertest.Topic(t)}
 	b.dlq = b.origin + ".dlq"
 	for _, topic := range []string{b.origin, b.dlq} {
-		check(t, brokertest.CreateTopic(broker.Addrs(), topic, partitions))
+		testkit.Check(t, brokertest.CreateTopic(broker.Addrs(), topic, partitions))
 	}
 	return b
 }
@@ -114,7 +97,7 @@ func (b *bed) letters(partition int32, n int) {
 func (b *bed) put(topic string, partition int32, records ...brokertest.Record) {
 	b.t.Helper()
 	_, err := brokertest.Produce(b.broker.Addrs(), topic, partition, records...)
-	check(b.t, err)
+	testkit.Check(b.t, err)
 }
 
 func header(key, value string) sarama.RecordHeader {
@@ -185,10 +168,10 @@ func (b *bed) read(topic string, partition int32, isolation sarama.IsolationLeve
 	cfg := sarama.NewConfig()
 	cfg.Consumer.IsolationLevel = isolation
 	client, err := sarama.NewClient(b.broker.Addrs(), cfg)
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	defer client.Close()
 	end, err := client.GetOffset(topic, partition, sarama.OffsetNewest)
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	if topic == b.dlq {
 		end-- // no transactions there: its last record is the end
 	} else {
@@ -196,12 +179,12 @@ func (b *bed) read(topic string, partition int32, isolation sarama.IsolationLeve
 		b.put(topic, partition, brokertest.Values("the end")...)
 	}
 	consumer, err := sarama.NewConsumerFromClient(client)
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	pc, err := consumer.ConsumePartition(topic, partition, sarama.OffsetOldest)
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	defer pc.Close()
 	var all []*sarama.ConsumerMessage
-	for timeout := time.After(patience); ; {
+	for timeout := time.After(testkit.Patience); ; {
 		select {
 		case m := <-pc.Messages():
 			if m.Offset >= end && topic != b.dlq {
@@ -247,7 +230,7 @@ func (b *bed) wantStored(partition int32, want int64) {
 	var got int64
 	var err error
 	// Kafka tells the end of a transaction before its offsets are to be seen.
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(testkit.Patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if got, err = brokertest.Committed(b.broker.Addrs(), b.group(), b.dlq, partition); err == nil && got == want {
 			return
 		}

@@ -16,6 +16,7 @@ import (
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/record"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 // What the library writes under each profile is read, and nothing of it stays.
@@ -136,8 +137,8 @@ func FuzzLetter(f *testing.F) {
 		s.print(io.Discard)
 		var out bytes.Buffer
 		table := &rows{table: cli.NewTable(&out), all: true, to: true}
-		check(t, table.add(l, false, "-"))
-		check(t, table.table.Flush())
+		testkit.Check(t, table.add(l, false, "-"))
+		testkit.Check(t, table.table.Flush())
 		show(&out, l, true)
 		for _, r := range out.String() {
 			if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r == 0x9b {

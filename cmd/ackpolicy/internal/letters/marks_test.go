@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 // Against a model: a set of offsets.
@@ -33,9 +34,9 @@ func TestMarksModel(t *testing.T) {
 			}
 			wantMarks(t, m, model)
 			text, err := m.metadata("dlq", 1)
-			check(t, err)
+			testkit.Check(t, err)
 			again, err := parseMarks(ledger.Place{Topic: "dlq", Partition: 1, Offset: m.floor}, text)
-			check(t, err)
+			testkit.Check(t, err)
 			if again.floor != m.floor || !slices.Equal(again.spans, m.spans) {
 				t.Fatalf("seed %d: %+v comes back as %+v from %q", seed, m, again, text)
 			}
@@ -76,7 +77,7 @@ func TestMarksCapacity(t *testing.T) {
 	}
 	grow(23_000)
 	text, err := m.metadata("dlq", 1)
-	check(t, err)
+	testkit.Check(t, err)
 	again, err := parseMarks(ledger.Place{Topic: "dlq", Partition: 1, Offset: m.floor}, text)
 	if err != nil || !slices.Equal(again.spans, m.spans) {
 		t.Errorf("it comes back otherwise: %v", err)
@@ -107,7 +108,7 @@ func TestMarksOfOthers(t *testing.T) {
 	at := ledger.Place{Topic: "dlq", Partition: 1, Offset: 5}
 	subscribers, _ := ledger.Encode(at, &ledger.Ledger{}, ledger.DefaultRoom)
 	elsewhere, err := (&marks{floor: 6}).metadata("dlq", 1)
-	check(t, err)
+	testkit.Check(t, err)
 	for _, text := range []string{"x", subscribers, elsewhere} {
 		if m, err := parseMarks(at, text); !errors.Is(err, errNotMetadata) {
 			t.Errorf("%q is %+v, %v", text, m, err)

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 func TestPace(t *testing.T) {
@@ -20,7 +22,7 @@ func TestPace(t *testing.T) {
 			}
 			began := time.Now()
 			for range 100 / test.batch {
-				check(t, p.wait(t.Context(), test.batch))
+				testkit.Check(t, p.wait(t.Context(), test.batch))
 			}
 			if took := time.Since(began); took != test.took {
 				t.Errorf("100 letters at %v/s took %v", test.rate, took)
@@ -28,11 +30,11 @@ func TestPace(t *testing.T) {
 		}
 		// What was late is made up for, but not more than a second.
 		p := &pace{rate: 10}
-		check(t, p.wait(t.Context(), 2))
+		testkit.Check(t, p.wait(t.Context(), 2))
 		time.Sleep(time.Minute)
 		began := time.Now()
 		for range 10 {
-			check(t, p.wait(t.Context(), 2))
+			testkit.Check(t, p.wait(t.Context(), 2))
 		}
 		if took := time.Since(began); took != 800*time.Millisecond {
 			t.Errorf("20 letters at 10/s, a second late, took %v", took)

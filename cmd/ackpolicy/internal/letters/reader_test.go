@@ -12,6 +12,7 @@ import (
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/kafka"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 // transact writes letters to the dead letter topic in transactions of n each, and ends
@@ -19,31 +20,31 @@ import (
 func (b *bed) transact(id string, n int, ends ...string) (finish func()) {
 	b.t.Helper()
 	cfg, err := (&kafka.Connection{}).Config(id)
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	cfg.Producer.Transaction.Timeout = 10 * time.Second
 	producer, err := sarama.NewSyncProducer(b.broker.Addrs(), cfg)
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	for i, end := range ends {
-		check(b.t, producer.BeginTxn())
+		testkit.Check(b.t, producer.BeginTxn())
 		for j := range n {
 			headers := append(ackpolicy.HeadersAckpolicy(b.sample(ackpolicy.Letter{})), header(ackpolicy.HeaderRejections, "1"))
 			_, _, err := producer.SendMessage(&sarama.ProducerMessage{
 				Topic: b.dlq, Value: sarama.StringEncoder(fmt.Sprintf("%s %d.%d", id, i, j)), Headers: headers,
 			})
-			check(b.t, err)
+			testkit.Check(b.t, err)
 		}
 		switch end {
 		case "commit":
-			check(b.t, producer.CommitTxn())
+			testkit.Check(b.t, producer.CommitTxn())
 		case "abort":
-			check(b.t, producer.AbortTxn())
+			testkit.Check(b.t, producer.AbortTxn())
 		}
 	}
 	return func() {
 		if producer.TxnStatus()&sarama.ProducerTxnFlagInTransaction != 0 {
-			check(b.t, producer.CommitTxn())
+			testkit.Check(b.t, producer.CommitTxn())
 		}
-		check(b.t, producer.Close())
+		testkit.Check(b.t, producer.Close())
 	}
 }
 
@@ -57,7 +58,7 @@ func TestTransactionalLetters(t *testing.T) {
 	b.letter(0, "k", "plain", ackpolicy.Letter{})
 	b.transact(two, 1, "abort", "commit")()
 	const end = 13 + 7 // records, and the marks of transactions, which Kafka may write a little later
-	eventually(t, "the last mark", func() bool {
+	testkit.Eventually(t, "the last mark", func() bool {
 		at, err := brokertest.EndOffset(b.broker.Addrs(), b.dlq, 0)
 		return err == nil && at == end
 	})
@@ -141,16 +142,16 @@ func TestLargeTopic(t *testing.T) {
 // Where the broker stamps letters, the header still tells the record's own time.
 func TestLogAppendTime(t *testing.T) {
 	t.Parallel()
-	b := &bed{t: t, broker: shared, origin: brokertest.Topic(t)}
+	b := &bed{t: t, broker: testkit.Shared, origin: brokertest.Topic(t)}
 	b.dlq = b.origin + ".dlq"
-	check(t, brokertest.CreateTopic(b.broker.Addrs(), b.origin, 1))
-	check(t, brokertest.CreateTopic(b.broker.Addrs(), b.dlq, 1, "message.timestamp.type=LogAppendTime"))
+	testkit.Check(t, brokertest.CreateTopic(b.broker.Addrs(), b.origin, 1))
+	testkit.Check(t, brokertest.CreateTopic(b.broker.Addrs(), b.dlq, 1, "message.timestamp.type=LogAppendTime"))
 	stamped := time.Now().Add(-2 * time.Hour).Truncate(time.Millisecond)
 	headers := ackpolicy.HeadersAckpolicy(b.sample(ackpolicy.Letter{Timestamp: stamped}))
 	b.put(b.dlq, 0, brokertest.Record{Value: []byte("x"), Headers: headers, Timestamp: stamped})
 	r := b.want(exitDone, nil, "list", "--json")
 	var letter jsonLetter
-	check(t, json.Unmarshal([]byte(r.out), &letter))
+	testkit.Check(t, json.Unmarshal([]byte(r.out), &letter))
 	if age := time.Since(*letter.Timestamp); b.broker.Real() && (age > time.Minute || age < -time.Minute) { // kfake stamps nothing
 		t.Errorf("the letter is %v old", age)
 	}

@@ -18,6 +18,7 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 // service is a consumer that rejects while it is broken, and counts what it handles.
@@ -38,9 +39,9 @@ func (b *bed) service(profile func(ackpolicy.Letter) []sarama.RecordHeader) *ser
 		DeadLetter:    ackpolicy.DeadLetterTopic{Headers: profile},
 		MaxDeliveries: 2, CommitInterval: 50 * time.Millisecond,
 	}, watermill.NopLogger{})
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
-	check(b.t, err)
+	testkit.Check(b.t, err)
 	s := &service{router: router, ended: make(chan struct{}), handled: make(chan string, 1000)}
 	router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 	router.AddConsumerHandler("charge", b.origin, sub, func(msg *message.Message) error {
@@ -70,7 +71,7 @@ func (s *service) want(t *testing.T, want ...string) {
 		select {
 		case v := <-s.handled:
 			got = append(got, v)
-		case <-time.After(patience):
+		case <-time.After(testkit.Patience):
 			t.Fatalf("handled %v, want %v", got, want)
 		}
 	}
@@ -82,7 +83,7 @@ func (s *service) want(t *testing.T, want ...string) {
 
 func (b *bed) waitLetters(partition int32, n int64) {
 	b.t.Helper()
-	eventually(b.t, "letters", func() bool {
+	testkit.Eventually(b.t, "letters", func() bool {
 		end, err := brokertest.EndOffset(b.broker.Addrs(), b.dlq, partition)
 		return err == nil && end >= n
 	})
@@ -215,7 +216,7 @@ func TestCompression(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, 1)
 	to := b.origin + ".small"
-	check(t, brokertest.CreateTopic(b.broker.Addrs(), to, 1, "max.message.bytes=100000"))
+	testkit.Check(t, brokertest.CreateTopic(b.broker.Addrs(), to, 1, "max.message.bytes=100000"))
 	b.letter(0, "k", strings.Repeat("x", 200_000), ackpolicy.Letter{})
 	if b.broker.Real() { // kfake takes any size
 		b.want(exitFailed, []string{"letter 0:0", "max.message.bytes", "--compression zstd", "0 of 1 letter sent"}, "send", "--to", to)

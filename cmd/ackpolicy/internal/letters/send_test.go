@@ -14,6 +14,7 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 func (b *bed) wantValues(partition int32, want ...string) {
@@ -173,10 +174,10 @@ func TestMissingTopic(t *testing.T) {
 	b.wantValues(0)
 	b.wantStored(0, -1)
 	client, err := sarama.NewClient(b.broker.Addrs(), nil)
-	check(t, err)
+	testkit.Check(t, err)
 	defer client.Close()
 	topics, err := client.Topics()
-	check(t, err)
+	testkit.Check(t, err)
 	if slices.Contains(topics, gone) {
 		t.Error("the topic was made")
 	}
@@ -188,7 +189,7 @@ func TestPartitionByKey(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, 5)
 	to := b.origin + ".two"
-	check(t, brokertest.CreateTopic(b.broker.Addrs(), to, 2))
+	testkit.Check(t, brokertest.CreateTopic(b.broker.Addrs(), to, 2))
 	for i := range 20 {
 		b.letter(4, fmt.Sprint(i%4), fmt.Sprint(i), ackpolicy.Letter{})
 	}
@@ -197,7 +198,7 @@ func TestPartitionByKey(t *testing.T) {
 	for p := range int32(2) {
 		for _, m := range b.read(to, p, sarama.ReadCommitted) {
 			want, err := sarama.NewHashPartitioner(to).Partition(&sarama.ProducerMessage{Key: sarama.ByteEncoder(m.Key)}, 2)
-			check(t, err)
+			testkit.Check(t, err)
 			if want != p {
 				t.Errorf("key %s is in partition %d, not %d", m.Key, p, want)
 			}
@@ -229,10 +230,10 @@ func TestForeignProgress(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, 1)
 	b.letters(0, 3)
-	check(t, brokertest.ResetOffset(b.broker.Addrs(), b.group(), b.dlq, 0, 2)) // as kafka-consumer-groups.sh does
+	testkit.Check(t, brokertest.ResetOffset(b.broker.Addrs(), b.group(), b.dlq, 0, 2)) // as kafka-consumer-groups.sh does
 	b.want(exitDone, []string{"Sent 1 letter."}, "send")
 	b.wantValues(0, "2")
-	check(t, brokertest.ResetOffset(b.broker.Addrs(), b.group(), b.dlq, 0, 9))
+	testkit.Check(t, brokertest.ResetOffset(b.broker.Addrs(), b.group(), b.dlq, 0, 9))
 	for _, command := range []string{"send", "list"} {
 		b.want(exitFailed, []string{"marked as done, but the topic ends at 3", "--reset-offsets"}, command)
 	}
@@ -245,7 +246,7 @@ func TestRetention(t *testing.T) {
 	b := newBed(t, 1)
 	b.letters(0, 5)
 	b.want(exitDone, nil, "send", "--at", "0:3")
-	check(t, brokertest.DeleteRecords(b.broker.Addrs(), b.dlq, 0, 2))
+	testkit.Check(t, brokertest.DeleteRecords(b.broker.Addrs(), b.dlq, 0, 2))
 	b.want(exitDone, []string{"2 letters,", "0:2 ", "0:4 "})
 	b.want(exitDone, []string{"Sent 2 letters."}, "send")
 	b.wantValues(0, "3", "2", "4")

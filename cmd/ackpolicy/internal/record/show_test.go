@@ -3,66 +3,37 @@ package record
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/IBM/sarama"
-	"go.uber.org/goleak"
 
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-var shared *brokertest.Broker
-
-type withBroker struct{ m *testing.M }
-
-func (w withBroker) Run() int {
-	broker, err := brokertest.Start()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer broker.Close()
-	shared = broker
-	return w.m.Run()
-}
-
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(withBroker{m},
-		// sarama's metrics start one goroutine for the process and never end it.
-		goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"),
-	)
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 // Each record is printed so that it can be read, and so that no terminal obeys it.
 func TestShow(t *testing.T) {
 	t.Parallel()
 	topic := brokertest.Topic(t)
-	check(t, brokertest.CreateTopic(shared.Addrs(), topic, 2))
+	testkit.Check(t, brokertest.CreateTopic(testkit.Shared.Addrs(), topic, 2))
 	at := time.Date(2026, 3, 4, 5, 6, 7, 8e6, time.UTC)
-	_, err := brokertest.Produce(shared.Addrs(), topic, 1,
+	_, err := brokertest.Produce(testkit.Shared.Addrs(), topic, 1,
 		brokertest.Record{Key: []byte("k\x1b"), Value: []byte(`{"total":1.50,"name":"a\u001bb"}`), Timestamp: at,
 			Headers: []sarama.RecordHeader{{Key: []byte("token"), Value: []byte("s\x07")}, {Key: []byte("none")}}},
 		brokertest.Record{Value: []byte("two\nlines \x1b[2J"), Timestamp: at},
 		brokertest.Record{Value: []byte("\xff\x00bytes"), Timestamp: at},
 		brokertest.Record{Key: []byte("tombstone"), Timestamp: at},
 	)
-	check(t, err)
+	testkit.Check(t, err)
 	show := func(code int, args ...string) string {
 		t.Helper()
 		var out, errs bytes.Buffer
-		env := cli.NewEnv(func(string) string { return strings.Join(shared.Addrs(), ",") }, strings.NewReader(""), &out, &errs)
+		env := cli.NewEnv(func(string) string { return strings.Join(testkit.Shared.Addrs(), ",") }, strings.NewReader(""), &out, &errs)
 		if c := env.Run(t.Context(), append([]string{"show"}, args...), Command); c != code {
 			t.Fatalf("%q: exit status %d: %s%s", args, c, out.String(), errs.String())
 		}
@@ -99,7 +70,7 @@ func TestShow(t *testing.T) {
 			Value     *string
 			Headers   []Header
 		}
-		check(t, json.Unmarshal([]byte(show(cli.Done, append(place("0"), "--json", "--value", value)...)), &got))
+		testkit.Check(t, json.Unmarshal([]byte(show(cli.Done, append(place("0"), "--json", "--value", value)...)), &got))
 		if got.Topic != topic || got.Partition != 1 || got.Offset != 0 || (got.Value == nil) != (value == None) || len(got.Headers) != 2 {
 			t.Errorf("as JSON, --value %s: %+v", value, got)
 		}
