@@ -69,7 +69,7 @@ func testCell(t *testing.T, o outcome, policy ackpolicy.Policy) {
 		t.Errorf("published %d messages, want %d", out.Count(), published)
 	}
 	if c.verdict != nil && *c.verdict != (want == o.asked) {
-		t.Errorf("the verb answered %v where the record is %v", *c.verdict, want)
+		t.Errorf("the verb returned %v where the record is %v", *c.verdict, want)
 	}
 	if acked := policy == ackpolicy.AckFirst; (c.before == ackpolicy.Acked) != acked {
 		t.Errorf("status when the handler started: %v", c.before)
@@ -127,7 +127,7 @@ type cell struct {
 	mu      sync.Mutex
 	reached []string         // the Router, a delivery
 	before  ackpolicy.Status // of the first delivery when its handler started
-	verdict *bool            // what the verb answered
+	verdict *bool            // what the verb returned
 }
 
 func (c *cell) handle(msg *message.Message) ([]*message.Message, error) {

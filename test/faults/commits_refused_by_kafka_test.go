@@ -77,7 +77,7 @@ func distinct(deliveries []*ackpolicy.Delivery) int {
 	return len(offsets)
 }
 
-// coordinator answers the group's, by its id, 1 to 3.
+// coordinator returns the broker id, 1 to 3, of the group's coordinator.
 func coordinator(t *testing.T, group string) int32 {
 	t.Helper()
 	client, err := sarama.NewClient(testkit.Shared.Addrs(), nil)

@@ -165,7 +165,7 @@ func TestStaticMemberComesBack(t *testing.T) {
 		t.Errorf("it had partitions %v, and got %v", shareA, again)
 	}
 	if n := len(got("b", 0)); n != others {
-		t.Errorf("the other member was assigned anew: %v", got("b", 0))
+		t.Errorf("the other member was assigned again: %v", got("b", 0))
 	}
 	a.Stop()
 	b.Stop()

@@ -20,12 +20,12 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// understood tells whether a rolling restart may bring the error line, and why.
+// understood reports whether a rolling restart may cause the error line.
 func understood(line string) bool {
 	messages := []string{
 		"Cannot fetch from Kafka, it is tried again", "No connection to Kafka, it is tried again", // sarama tries again
 		"Commit keeps failing, it is tried again",
-		"Kafka consumer stopped, it will reconnect", "Cannot reconnect to Kafka", // the whole membership anew
+		"Kafka consumer stopped, it will reconnect", "Cannot reconnect to Kafka", // the whole membership again
 	}
 	causes := []error{
 		// A broker that stops closes its connections, and takes none before it is back.
@@ -37,7 +37,7 @@ func understood(line string) bool {
 		sarama.ErrNotCoordinatorForConsumer, sarama.ErrConsumerCoordinatorNotAvailable, sarama.ErrOffsetsLoadInProgress,
 		// Fewer replicas than min.insync.replicas are up for a moment.
 		sarama.ErrNotEnoughReplicas, sarama.ErrNotEnoughReplicasAfterAppend,
-		// The group begins anew at its new coordinator.
+		// The group starts again at its new coordinator.
 		sarama.ErrRebalanceInProgress, sarama.ErrUnknownMemberId, sarama.ErrIllegalGeneration,
 	}
 	return slices.ContainsFunc(messages, func(m string) bool { return strings.Contains(line, "error: "+m) }) &&

@@ -98,7 +98,7 @@ func TestDeletedTopicLeavesTheOtherAlone(t *testing.T) {
 	}
 }
 
-// noAutoCreate keeps a client from making the topic anew that it asks for, and has it notice soon what becomes of topics.
+// noAutoCreate keeps a client from creating the topic that it asks for, and has it notice soon what becomes of topics.
 func noAutoCreate(c *ackpolicy.SubscriberConfig) {
 	cfg := c.Kafka.OverwriteSaramaConfig
 	cfg.Metadata.AllowAutoTopicCreation = false
@@ -140,7 +140,7 @@ func TestPartitionsAdded(t *testing.T) {
 	s.Stop()
 }
 
-// A topic that is deleted and made anew is read from its start; that is told.
+// A topic that is deleted and created again is read from its start, and the log says so.
 func TestTopicIsReadFromItsNewStart(t *testing.T) {
 	t.Parallel()
 	broker := brokertest.NewFake(t) // and no other test waits for its topics meanwhile

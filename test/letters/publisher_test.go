@@ -65,7 +65,7 @@ func TestDeadLetterPublisher(t *testing.T) {
 	}
 }
 
-// inBatches is a publisher that Kafka answers as it does: a message that it refuses takes
+// inBatches is a publisher to which Kafka behaves as it does: a message that it refuses takes
 // those down that go along with it.
 type inBatches struct {
 	mu      sync.Mutex

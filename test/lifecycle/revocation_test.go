@@ -14,7 +14,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// Settling after a revocation answers false and commits nothing over the new owner's offset.
+// Settling after a revocation returns false and commits nothing over the new owner's offset.
 func TestLateSettlementAfterRevocation(t *testing.T) {
 	t.Parallel()
 	for protocol, rebalance := range testkit.Protocols() {

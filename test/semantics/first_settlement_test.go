@@ -20,7 +20,7 @@ func TestFirstSettlementWins(t *testing.T) {
 	}
 	cases := []struct {
 		first, second string
-		want          bool // what the second answers
+		want          bool // what the second returns
 		status        ackpolicy.Status
 	}{
 		{"Ack", "Ack", true, ackpolicy.Acked},

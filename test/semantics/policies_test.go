@@ -37,7 +37,7 @@ func TestParsePolicy(t *testing.T) {
 	for _, name := range []string{"", "nack", "auto", "nack_on_errors", "Policy(1)"} {
 		_, err := ackpolicy.ParsePolicy(name)
 		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", name)) || !strings.Contains(err.Error(), "nack_on_error") {
-			t.Errorf("ParsePolicy(%q): want an error with what would do, got %v", name, err)
+			t.Errorf("ParsePolicy(%q): want an error that names the policies, got %v", name, err)
 		}
 	}
 	if zero := ackpolicy.Policy(0); zero != ackpolicy.AckFirst {

@@ -35,7 +35,7 @@ func TestAnyRecord(t *testing.T) {
 			cfg := testkit.Config(brokertest.Group(t), at, testkit.Ordering(order, 0), testkit.ReadCommitted)
 			if cfg.MaxBufferedBytes = 4 << 20; !broker.Real() {
 				// kfake forgets to say which transactions were aborted where an answer is full, and with
-				// less memory than this ours asks for answers of a megabyte.
+				// less memory than this our subscriber asks for responses of a megabyte.
 				cfg.MaxBufferedBytes = 256 << 20
 			}
 			cfg.DeadLetter = ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}, Topic: func(string) string { return dlq }}
@@ -146,7 +146,7 @@ func (w anyRecord) differsRaw(r *sarama.ConsumerMessage) error {
 	return nil
 }
 
-// writeAny writes the records in batches, some of them in transactions, and answers those that were not aborted.
+// writeAny writes the records in batches, some of them in transactions, and returns those that were not aborted.
 func writeAny(t *testing.T, broker *brokertest.Broker, topic string, partitions int32, n int) map[testkit.RecordID]anyRecord {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(*fuzzSeed, 0))

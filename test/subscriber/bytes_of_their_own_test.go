@@ -141,7 +141,7 @@ func TestInterceptors(t *testing.T) {
 	s.Wait(t, 2*records)
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records)
 	if got := i.calls.Load(); got != 2*records {
-		t.Errorf("the interceptor was called %d times, want %d: once a delivery", got, 2*records)
+		t.Errorf("the interceptor was called %d times, want %d: once per delivery", got, 2*records)
 	}
 	for _, letter := range testkit.Letters(t, topic+".dlq", 0, records) {
 		_, of, _ := bytes.Cut(letter.Key, []byte("-"))

@@ -127,7 +127,7 @@ func TestStoredOffsetOutsideTheLog(t *testing.T) {
 	}
 }
 
-// gaps answers what is missing between the start and the highest offset.
+// gaps returns what is missing between the start and the highest offset.
 func gaps(offsets []int64, start int64) (missing []int64) {
 	for offset := start; offset <= slices.Max(offsets); offset++ {
 		if !slices.Contains(offsets, offset) {

@@ -66,7 +66,7 @@ func TestManySubscriptions(t *testing.T) {
 	testkit.WantCommitted(t, group, second, 0, 2)
 }
 
-// A subscription loads the whole cluster's metadata once, not once a connection: with
+// A subscription loads the whole cluster's metadata once, not once per connection: with
 // thousands of topics each time is a second and a hundred megabytes.
 func TestMetadataIsLoadedOnce(t *testing.T) {
 	t.Parallel()
