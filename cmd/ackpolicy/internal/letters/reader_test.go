@@ -21,7 +21,7 @@ func (b *bed) transact(id string, n int, ends ...string) (finish func()) {
 	b.t.Helper()
 	cfg, err := (&kafka.Connection{}).Config(id)
 	testkit.Check(b.t, err)
-	cfg.Producer.Transaction.Timeout = 10 * time.Second
+	cfg.Producer.Transaction.Timeout = time.Minute
 	producer, err := sarama.NewSyncProducer(b.broker.Addrs(), cfg)
 	testkit.Check(b.t, err)
 	for i, end := range ends {
