@@ -34,7 +34,7 @@ func Skip(env *cli.Env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "skip", Short: "Settle a record for a consumer group that is down", Long: skipLong, Example: skipExample, Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			err := s.place.Check()
+			err := s.place.Check(c)
 			if err == nil && s.group == "" {
 				err = errors.New("no group: set --group")
 			}

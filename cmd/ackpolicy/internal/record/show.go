@@ -29,13 +29,14 @@ func (p *Place) Flags(env *cli.Env, c *cobra.Command) {
 	flags.SortFlags = false
 	flags.StringVar(&p.Topic, "topic", "", "the record's `topic`")
 	env.CompleteTopics(c, "topic")
-	flags.Int32Var(&p.Partition, "partition", -1, "its partition `n`umber")
-	flags.Int64Var(&p.Offset, "offset", -1, "its offset `n`umber")
+	flags.Int32Var(&p.Partition, "partition", 0, "its `partition`")
+	flags.Int64Var(&p.Offset, "offset", 0, "its `offset`")
 }
 
 // Check returns what is wrong with the flags.
-func (p *Place) Check() error {
-	if p.Topic == "" || p.Partition < 0 || p.Offset < 0 {
+func (p *Place) Check(c *cobra.Command) error {
+	set := c.Flags().Changed
+	if !set("topic") || !set("partition") || !set("offset") || p.Topic == "" || p.Partition < 0 || p.Offset < 0 {
 		return errors.New("want --topic, --partition and --offset")
 	}
 	return nil
@@ -88,7 +89,7 @@ func Command(env *cli.Env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "show", Short: "Print a record", Long: long, Example: example, Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			err := place.Check()
+			err := place.Check(c)
 			if err == nil && format != Raw && !slices.Contains(Formats, format) {
 				err = fmt.Errorf("--value: want %s or %s", strings.Join(Formats, ", "), Raw)
 			}
