@@ -11,22 +11,23 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 )
 
-// ErrNotAssigned is returned by Retry and Reject for a partition that this Subscriber does not have now.
+// ErrNotAssigned is returned by Retry and Reject if the partition is not assigned to this
+// Subscriber.
 var ErrNotAssigned = consumer.ErrNotAssigned
 
-// ErrByHand is in the reason of a record that Subscriber.Reject has given up.
+// ErrByHand is wrapped by the reason of a record that Subscriber.Reject has given up.
 var ErrByHand = errors.New("ackpolicy: rejected by hand")
 
-// Pause stops fetching the topic's partitions and handing out their records, of all of them if
-// none is given. Handlers that run go on, and what they settle is committed; nothing is
-// revoked. It holds until Resume, for this Subscriber, also for partitions that it is assigned later. by
-// names who asks, for the log and Hooks.Acted.
+// Pause stops fetching from partitions of a topic and handing out their records; from all
+// partitions if none is given. Running handlers continue, what they settle is committed, and
+// nothing is revoked. It lasts until Resume, for this Subscriber, and applies to partitions
+// that are assigned later. by names the caller, for the log and Hooks.Acted.
 func (s *Subscriber) Pause(by, topic string, partitions ...int32) error {
 	return s.pause(by, topic, true, partitions)
 }
 
-// Resume ends a Pause, of all partitions if none is given. A partition that was paused with the
-// whole topic goes on only with that.
+// Resume ends a Pause; of all partitions if none is given. A partition that was paused with
+// the whole topic is only resumed with the whole topic.
 func (s *Subscriber) Resume(by, topic string, partitions ...int32) error {
 	return s.pause(by, topic, false, partitions)
 }
@@ -58,36 +59,36 @@ func (s *Subscriber) pause(by, topic string, paused bool, partitions []int32) er
 	return nil
 }
 
-// Retry has a record delivered now that waits for its next delivery, or that its handler left
-// without settling it. by names who asks, for the log and Hooks.Acted.
+// Retry delivers a record now that waits for its next delivery, or whose handler returned
+// without settling it. by names the caller, for the log and Hooks.Acted.
 func (s *Subscriber) Retry(by, topic string, partition int32, offset int64) error {
 	return s.act(ActedEvent{By: by, Action: ActionRetry, Topic: topic, Partition: partition, Offset: offset},
 		func(sub *subscription) error { return sub.running.Retry(partition, offset) })
 }
 
-// Reject gives up one record that is not settled, whatever it waits for: it goes to the DeadLetter, and
-// what waits behind it goes on. If a handler has it, the record is settled at once, and
-// the records of its lane follow when the handler returns. If none had it yet, it is given up when its turn
-// comes. by names who asks, and reason says why; both are in the log, in the letter's reason
-// and in Hooks.Acted.
+// Reject gives up one unsettled record, whatever it waits for: it goes to the DeadLetter, and
+// the records that wait for it continue. If a handler has the record, it is settled at once,
+// and the records that wait for it continue when the handler returns. If no handler had it
+// yet, it is given up when its turn comes. by names the caller, and reason says why; both
+// are in the log, in the reason of the letter and in Hooks.Acted.
 func (s *Subscriber) Reject(by, topic string, partition int32, offset int64, reason string) error {
 	why := fmt.Errorf("%w, by %s: %s", ErrByHand, by, reason)
 	return s.act(ActedEvent{By: by, Action: ActionReject, Topic: topic, Partition: partition, Offset: offset, Reason: reason},
 		func(sub *subscription) error { return sub.running.Reject(partition, offset, why) })
 }
 
-// Limits may be changed while a Subscriber runs.
+// Limits are settings that can be changed while a Subscriber runs.
 type Limits struct {
-	// MaxInFlight stands for SubscriberConfig.MaxInFlight, and must not exceed it; 0 leaves it as
-	// it is. Handlers that run go on, and new ones begin once fewer do.
+	// MaxInFlight replaces SubscriberConfig.MaxInFlight, and must not exceed it. 0 leaves it
+	// as it is. Running handlers continue; new ones start once fewer are running.
 	MaxInFlight int
-	// MaxDeliveries stands for SubscriberConfig.MaxDeliveries, from the next nack on; 0 leaves it
-	// as it is, Unlimited is no limit.
+	// MaxDeliveries replaces SubscriberConfig.MaxDeliveries, from the next nack on. 0 leaves
+	// it as it is; Unlimited means no limit.
 	MaxDeliveries int
 }
 
-// SetLimits changes limits of all subscriptions, those that come included, until it is called again. by
-// names who asks, for the log and Hooks.Acted.
+// SetLimits changes the limits of all subscriptions, including later ones, until it is
+// called again. by names the caller, for the log and Hooks.Acted.
 func (s *Subscriber) SetLimits(by string, l Limits) error {
 	if most := s.config.MaxInFlight; l.MaxInFlight < 0 || l.MaxInFlight > most {
 		return fmt.Errorf("ackpolicy: MaxInFlight: %d: want 0, to leave it, or 1 to %d, the configured one", l.MaxInFlight, most)
@@ -114,14 +115,14 @@ func (s *Subscriber) SetLimits(by string, l Limits) error {
 	return nil
 }
 
-// mostInFlight is MaxInFlight as it is now.
+// mostInFlight returns the current MaxInFlight.
 func (s *Subscriber) mostInFlight() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return cmp.Or(s.maxInFlight, s.config.MaxInFlight)
 }
 
-// act does something to a record with the subscription that has its partition.
+// act calls a function with the subscription that has the partition of a record.
 func (s *Subscriber) act(event ActedEvent, do func(*subscription) error) error {
 	err := ErrNotAssigned
 	for _, sub := range s.of(event.Topic) {
@@ -140,7 +141,7 @@ func (s *Subscriber) of(topic string) []*subscription {
 	return slices.DeleteFunc(s.live(), func(sub *subscription) bool { return sub.topic != topic })
 }
 
-// acted tells of what somebody had done.
+// acted logs an action and calls the hook.
 func (s *subscription) acted(e ActedEvent) {
 	fields := watermill.LogFields{"by": e.By, "action": string(e.Action)}
 	if e.Partition >= 0 {

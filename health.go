@@ -7,35 +7,35 @@ import (
 	"time"
 )
 
-// Health says whether a Subscriber does its work.
+// Health says whether a Subscriber works, and what is wrong if not.
 type Health struct {
-	// Live is false where only a restart of the process mends what is wrong: a subscription
-	// has ended, and nobody closed it.
+	// Live is false if only a restart of the process helps: a subscription has ended, and
+	// nobody closed it.
 	Live bool `json:"live"`
-	// Ready is false where records wait that should not: Kafka is away, the membership is lost,
-	// or a partition makes no progress.
+	// Ready is false if records wait that should not: Kafka cannot be reached, the
+	// membership is lost, or a partition makes no progress.
 	Ready    bool      `json:"ready"`
-	Problems []Problem `json:"problems,omitempty"` // also those that leave it ready
+	Problems []Problem `json:"problems,omitempty"` // including those that leave Ready true
 }
 
-// Problem is something that somebody on call should know.
+// Problem is something that the person on call should know.
 type Problem struct {
 	Code      ProblemCode `json:"code"`
 	Text      string      `json:"text"`      // what is wrong, in a sentence
-	NotReady  bool        `json:"not_ready"` // it makes the Subscriber not ready
+	NotReady  bool        `json:"not_ready"` // whether it makes the Subscriber not ready
 	Topic     string      `json:"topic,omitempty"`
-	Partition int32       `json:"partition"` // -1: not one partition
-	Offset    int64       `json:"offset"`    // of the record that it is about; -1: none
+	Partition int32       `json:"partition"` // -1 if it is not about one partition
+	Offset    int64       `json:"offset"`    // of the record that it is about; -1 if there is none
 	Attempt   int         `json:"attempt,omitempty"`
 	Handler   string      `json:"handler,omitempty"`
 	Since     time.Time   `json:"since"`
 	Err       string      `json:"err,omitempty"`
 }
 
-// ProblemCode names a kind of problem, for programs.
+// ProblemCode is a kind of problem, for programs.
 type ProblemCode string
 
-// The kinds of problems.
+// The kinds of problem.
 const (
 	ProblemEnded        ProblemCode = "ended"         // a subscription has ended by itself
 	ProblemNotConsuming ProblemCode = "not_consuming" // closed, not subscribed, or without an assignment
@@ -49,21 +49,22 @@ const (
 )
 
 const (
-	// sickAfter is how long what may be over in a moment, such as a rebalance, is not a problem yet.
+	// sickAfter is how long something that may pass, such as a rebalance, is not a problem.
 	sickAfter = 10 * time.Second
-	// blockedAfter is for how long nothing is settled at MaxUncommitted, as for Hooks.Blocked.
+	// blockedAfter is how long nothing must be settled at MaxUncommitted, as for Hooks.Blocked.
 	blockedAfter = 2 * time.Second
-	// leastStill is how long a partition may settle nothing, at least, though records wait.
+	// leastStill is the least time that a partition may settle nothing although records wait.
 	leastStill = time.Minute
 )
 
 // Health returns what is wrong now. A deliberate Pause, a record that waits for its next
-// delivery, and a handler that runs for less than HandlerSlow are not. It costs as much as State.
+// delivery, and a handler that has run for less than HandlerSlow are not problems. It costs
+// as much as State.
 func (s *Subscriber) Health() Health {
 	return s.State().health(s.config.HandlerSlow, s.lost())
 }
 
-// lost returns the topics of subscriptions that have ended by themselves, and since when.
+// lost returns the topics of subscriptions that ended without Close, and since when.
 func (s *Subscriber) lost() map[string]time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +145,7 @@ func (p *PartitionState) problems(sub *SubscriptionState, now time.Time, slow ti
 	}
 	still := now.Sub(p.Moved)
 	switch {
-	case p.Blocked && still > blockedAfter: // for moments it is how the bound works
+	case p.Blocked && still > blockedAfter: // for a moment it is how the limit works
 		about(ProblemBlocked, old, old.Since, true, "MaxUncommitted is reached behind this record, which is %s", old.Status)
 	case p.Held:
 	case p.Slow == nil && p.Queued > 0 && p.InFlight == 0 && still > max(slow, leastStill):
@@ -160,13 +161,13 @@ func (p *PartitionState) problems(sub *SubscriptionState, now time.Time, slow ti
 	}
 }
 
-// LivezHandler answers with 200 if the Subscriber is live and with 503 if not, with its Health
-// as JSON: for a Kubernetes liveness probe.
+// LivezHandler returns a handler for a Kubernetes liveness probe. It responds with the Health
+// as JSON, and status 200 if the Subscriber is live, otherwise 503.
 func (s *Subscriber) LivezHandler() http.Handler {
 	return s.healthHandler(func(h Health) bool { return h.Live })
 }
 
-// ReadyzHandler is LivezHandler for a readiness probe, and for an alert: see Health.Ready.
+// ReadyzHandler is LivezHandler for a readiness probe or an alert: see Health.Ready.
 func (s *Subscriber) ReadyzHandler() http.Handler {
 	return s.healthHandler(func(h Health) bool { return h.Ready })
 }

@@ -15,106 +15,106 @@ type State struct {
 	Guarantees    string
 	Ordering      Ordering
 	Closing       bool
-	Subscriptions []SubscriptionState // those that have not ended, in the order of their Subscribe
+	Subscriptions []SubscriptionState // those that have not ended, in the order of the calls of Subscribe
 }
 
-// SubscriptionState is a snapshot of one Subscribe.
+// SubscriptionState is a snapshot of one subscription.
 type SubscriptionState struct {
 	Topic      string
-	Handler    string // the one under a middleware of ours that ran last; "": none has run
-	MemberID   string // in the consumer group; "": none
+	Handler    string // the last handler that ran under our middleware; "" if none has
+	MemberID   string // in the consumer group; "" without one
 	Generation int32
-	// Consuming reports whether the member has its assignment, or without a group whether the
-	// topic is read, and Since for how long Consuming has been what it is.
+	// Consuming reports whether the member has its assignment or, without a group, whether
+	// the topic is read. Since is when Consuming last changed.
 	Consuming bool
 	Since     time.Time
 	Failing   []Failure
-	// BufferedBytes is what unsettled records take up, of SubscriberConfig.MaxBufferedBytes.
+	// BufferedBytes is the size of unsettled records, which MaxBufferedBytes limits.
 	BufferedBytes, MaxBufferedBytes int64
-	// The limits as they are now, per partition and per record: see SetLimits. MaxUncommitted
-	// may be Unlimited, and MaxDeliveries 0, which is no limit.
+	// The current limits, per partition and per record; see SetLimits. MaxUncommitted may be
+	// Unlimited, and MaxDeliveries 0, which means no limit.
 	MaxInFlight, MaxUncommitted, MaxDeliveries int
 	Partitions                                 []PartitionState // the assigned ones, in order
 }
 
-// Failure is one way in which Kafka fails a subscription now.
+// Failure is something that currently fails between a subscription and Kafka.
 type Failure struct {
 	Symptom    string  // "connecting", "fetching", "opening", "committing" or "reading again"
-	Text       string  // the same as a sentence
-	Partitions []int32 // empty: not one of partitions
+	Text       string  // the symptom as a sentence
+	Partitions []int32 // empty if it is not about partitions
 	Since      time.Time
 	Err        error // the last one
 }
 
-// PartitionState is a snapshot of an assigned partition. An offset that is not known is -1.
+// PartitionState is a snapshot of an assigned partition. An unknown offset is -1.
 type PartitionState struct {
 	Partition int32
-	Since     time.Time // it is assigned
+	Since     time.Time // when it was assigned
 
 	Watermark     int64 // every record below it is settled
 	Committed     int64 // the offset that Kafka has stored
-	Next          int64 // behind the last record that was fetched
-	HighWatermark int64 // where the log ended at the last fetch; 0 before the first one
-	// CommittedLag is how far Committed is behind HighWatermark, as Kafka's own tools and
-	// their alerts count it. WorkLag is how many records, at most, are not settled: those of
-	// the window, and what has not been fetched.
+	Next          int64 // the offset after the last record that was fetched
+	HighWatermark int64 // the end of the log at the last fetch; 0 before the first one
+	// CommittedLag is the distance of Committed from HighWatermark, as Kafka's tools count
+	// it. WorkLag is an upper bound of the number of unsettled records: those in memory, and
+	// those that have not been fetched.
 	CommittedLag, WorkLag int64
 
-	Oldest *RecordState // the record that holds Watermark; nil: all that was fetched is settled
-	Moved  time.Time    // when a record was settled last, or the assignment began
-	// Slow is a record whose handler has run for longer than SubscriberConfig.HandlerSlow: the one
-	// that began first; nil: there is none. SlowHandlers counts them.
+	Oldest *RecordState // the record that holds Watermark; nil if everything fetched is settled
+	Moved  time.Time    // when a record was last settled, or the assignment began
+	// Slow is the record whose handler has run longest, if longer than
+	// SubscriberConfig.HandlerSlow; otherwise nil. SlowHandlers counts such handlers.
 	Slow         *RecordState
 	SlowHandlers int
 
 	InFlight  int // deliveries whose handlers have not returned
-	Queued    int // records that were not delivered yet, or not by this member
+	Queued    int // records that were not delivered yet by this member
 	Nacked    int // records that wait for their next delivery
-	Pending   int // records that their handlers left without settling them
+	Pending   int // records whose handlers returned without settling them
 	Letters   int // rejected records whose dead letters are not stored
 	Unsettled int // all of these, each record once
 
 	Uncommitted int // records that count for MaxUncommitted
 	Bytes       int64
-	// LedgerBytes is what the ledger beside the committed offset takes, of LedgerRoom. Unmarked
-	// counts settled records that did not fit: a restart repeats them.
+	// LedgerBytes is the size of the ledger beside the committed offset, which LedgerRoom
+	// limits. Unmarked counts settled records that did not fit: a restart repeats them.
 	LedgerBytes, LedgerRoom, Unmarked int
-	CommitErr                         error    // why the last commit is not confirmed; nil: it is
-	Paused                            []string // why nothing is fetched; empty: it is
-	Held                              bool     // by Pause
+	CommitErr                         error    // why the last commit is not confirmed; nil if it is
+	Paused                            []string // why nothing is fetched; empty if it is not paused
+	Held                              bool     // paused by Subscriber.Pause
 	Blocked                           bool     // MaxUncommitted holds records back
-	Undecodable                       bool     // a batch of records
+	Undecodable                       bool     // a batch cannot be decoded
 	Draining                          bool
 }
 
 // RecordState describes a record that is not settled.
 type RecordState struct {
 	Offset int64
-	Key    []byte // the first 256 bytes; nil: none, or the record was pushed out of memory
+	Key    []byte // the first 256 bytes; nil if it has none, or was pushed out of memory
 	Status RecordStatus
-	// Since is when it began with what it is doing now, to a quarter of a second.
+	// Since is when the record got its Status, to a quarter of a second.
 	Since   time.Time
 	Attempt int // deliveries so far
-	// NextDelivery is when a nacked record is delivered again; zero: it is not nacked.
+	// NextDelivery is when a nacked record is delivered again; zero if it is not nacked.
 	NextDelivery time.Time
-	LastErr      error // why the last delivery did not settle it; nil: there was none, or it gave no error
+	LastErr      error // why the last delivery did not settle it; nil if there was none, or no error
 	Tries        []Try // the last four deliveries that did not settle it, oldest first
-	Rejected     error // why it is given up when its turn comes, by Subscriber.Reject
+	Rejected     error // set by Subscriber.Reject: why it is given up when its turn comes
 }
 
 // Try is a delivery that did not settle its record.
 type Try struct {
 	Attempt      int
-	Began, Ended time.Time // to a quarter of a second; Began is zero where it is not known
+	Began, Ended time.Time // to a quarter of a second; Began is zero if it is not known
 	Err          error
 }
 
-// RecordStatus is what a record that is not settled is doing.
+// RecordStatus is what an unsettled record is doing.
 type RecordStatus uint8
 
 const (
 	RecordQueued     RecordStatus = iota // waits for a slot, or for an earlier record of its lane
-	RecordUnverified                     // settled by an earlier owner, as far as is known by now
+	RecordUnverified                     // probably settled by an earlier owner; not verified yet
 	RecordInFlight                       // with its handler
 	RecordNacking                        // nacked, its handler has not returned
 	RecordPending                        // its handler returned without settling it
@@ -137,8 +137,8 @@ func (s RecordStatus) String() string {
 	return "RecordStatus?"
 }
 
-// State returns a snapshot of all subscriptions. It holds no lock for longer than the
-// settlement of a record does, and may be called at any time, also after Close.
+// State returns a snapshot of all subscriptions. It holds no lock longer than the settlement
+// of a record does. It may be called at any time, also after Close.
 func (s *Subscriber) State() State {
 	st := State{Time: time.Now(), ConsumerGroup: s.config.Kafka.ConsumerGroup, Guarantees: s.Guarantees(), Ordering: s.config.Ordering, Closing: s.closing.Err() != nil}
 	for _, sub := range s.live() {
@@ -170,9 +170,9 @@ func (s *subscription) state() SubscriptionState {
 	return st
 }
 
-// Window returns the records of a partition that are not settled, the oldest first and at most
-// so many, and the sections of 64 records in which they lie, for those who draw it. ok is
-// false if the partition is not assigned. It is not of one moment.
+// Window returns at most so many unsettled records of a partition, the oldest first, and the
+// sections of 64 records that contain them, for programs that draw the window. ok is false
+// if the partition is not assigned. The result is not of one moment.
 func (s *Subscriber) Window(topic string, partition int32, most int) (records []RecordState, sections []Section, ok bool) {
 	for _, sub := range s.live() {
 		if sub.topic != topic {
@@ -194,7 +194,8 @@ func (s *Subscriber) Window(topic string, partition int32, most int) (records []
 	return nil, nil, false
 }
 
-// Section is a part of a partition's window: at most 64 records, from one offset to before another.
+// Section is a part of a partition's window: at most 64 records, from From (inclusive) to To
+// (exclusive).
 type Section struct {
 	From, To                                            int64
 	Settled, InFlight, Queued, Nacked, Pending, Letters int
@@ -208,7 +209,7 @@ func sectionOf(p partition.Section) Section {
 	}
 }
 
-// countsOf gathers the states of a window's records. InFlight is of records here.
+// countsOf sums up the states of the records of a window. Its InFlight counts records.
 func countsOf(counts *partition.Counts) (n PartitionState) {
 	n.Queued = counts[partition.Queued] + counts[partition.Unverified]
 	n.InFlight = counts[partition.InFlight] + counts[partition.Confirming] + counts[partition.NackedBusy]
@@ -218,7 +219,7 @@ func countsOf(counts *partition.Counts) (n PartitionState) {
 	return n
 }
 
-// wallClock turns times of the subscription's clock into those of the day.
+// wallClock converts times of the subscription's clock to wall clock times.
 type wallClock struct {
 	now  time.Time
 	mono int64

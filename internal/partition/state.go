@@ -7,10 +7,10 @@ import (
 	"sort"
 )
 
-// State is what becomes of a record of the window.
+// State is the state of a record of the window.
 type State = state
 
-// The states, for those that look at a window.
+// The states, for callers that look at a window.
 const (
 	Queued     = queued
 	Unverified = unverified
@@ -24,7 +24,7 @@ const (
 	states     = int(settled)
 )
 
-// String says what a record waits for.
+// String returns in words what a record waits for.
 func (s state) String() string {
 	if int(s) < len(stateNames) {
 		return stateNames[s]
@@ -35,28 +35,28 @@ func (s state) String() string {
 // Try is an earlier delivery of a record that is not settled.
 type Try struct {
 	Attempt      int
-	Began, Ended int64 // by Config.Clock; Began is 0 where it is not known
-	Err          error // why it was not the last; may be nil
+	Began, Ended int64 // by Config.Clock; Began is 0 if it is not known
+	Err          error // why it did not settle the record; may be nil
 }
 
-// Counts are records by their state.
+// Counts has the number of records by state.
 type Counts [states]int
 
-// mostTries is how many deliveries of a record are remembered, and mostKey how much of its key a
-// snapshot holds.
+// mostTries is how many deliveries of a record are remembered, and mostKey how many bytes of
+// its key a snapshot has.
 const (
 	mostTries = 4
 	mostKey   = 256
 )
 
-// Held is a record that is not settled.
+// Held describes an unsettled record.
 type Held struct {
 	Offset  int64
-	Key     []byte // a copy, cut at 256 bytes; nil: none, or pushed out of memory
+	Key     []byte // a copy, cut at 256 bytes; nil if it has none, or was pushed out of memory
 	State   State
-	Since   int64 // when it came into this state, by Config.Clock
+	Since   int64 // when it entered this state, by Config.Clock
 	Attempt int
-	DueAt   int64 // when it is delivered again, by the caller's clock; 0: not set
+	DueAt   int64 // when it is delivered again, by the caller's clock; 0 if not set
 	Tries   []Try // the latest ones
 	// Rejected is why it is given up before its next delivery; see Condemn.
 	Rejected error
@@ -64,17 +64,17 @@ type Held struct {
 
 // Overview is a snapshot of a window.
 type Overview struct {
-	Oldest      *Held // the one that holds the watermark; nil: everything is settled
+	Oldest      *Held // the record that holds the watermark; nil if everything is settled
 	Counts      Counts
 	Watermark   int64
-	Next        int64 // the offset behind the last record
+	Next        int64 // the offset after the last record
 	Running     int   // deliveries whose handlers have not returned
-	Ready       int   // records that wait for a slot only
-	Uncommitted int   // those that MaxUncommitted counts
-	Blocked     bool  // by MaxUncommitted
+	Ready       int   // records that only wait for a slot
+	Uncommitted int   // records that count for MaxUncommitted
+	Blocked     bool  // MaxUncommitted holds records back
 	Paused      bool
 	Draining    bool
-	Moved       int64 // when a record was settled last, or the assignment began, by Config.Clock
+	Moved       int64 // when a record was last settled, or the assignment began, by Config.Clock
 }
 
 // Unsettled returns how many records of the window are not settled.
@@ -92,15 +92,15 @@ func (p *Partition[R, H]) clock() int64 {
 	return p.cfg.Clock.Load()
 }
 
-// set moves a record from one state to another.
+// set changes the state of a record.
 func (p *Partition[R, H]) set(e *entry[R, H], s state) {
 	p.counts[e.state]--
 	p.counts[s]++
 	e.state, e.since = s, p.clock()
 }
 
-// tried takes note of a delivery after which the record is still there. It comes before
-// the change of the record's state.
+// tried records a delivery that did not settle its record. It is called before the state
+// of the record changes.
 func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v Verdict) {
 	tries := p.tries[seq]
 	if n := len(tries); n > 0 && tries[n-1].Attempt == e.attempt { // settled after its handler returned
@@ -122,7 +122,7 @@ func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v Verdict) {
 	p.tries[seq] = append(tries, try)
 }
 
-// settledTries forgets what is known of a record's deliveries.
+// settledTries removes the deliveries of a settled record.
 func (p *Partition[R, H]) settledTries(seq uint64) {
 	if len(p.tries) > 0 {
 		delete(p.tries, seq)
@@ -165,8 +165,8 @@ func (p *Partition[R, H]) Overview() Overview {
 	return o
 }
 
-// Slow returns the delivery that has run for longest and how many began before a time,
-// by Config.Clock; nil if none did.
+// Slow returns the delivery that has run longest, and how many began before a time, by
+// Config.Clock. It returns nil if none did.
 func (p *Partition[R, H]) Slow(before int64) (oldest *Held, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -176,7 +176,7 @@ func (p *Partition[R, H]) Slow(before int64) (oldest *Held, n int) {
 		}
 		if e := p.live(d.seq); e != nil && e.d == d {
 			oldest = p.held(d.seq)
-		} else { // settled, and its handler goes on
+		} else { // settled, and its handler still runs
 			oldest = &Held{Offset: d.offset, State: settled, Attempt: int(d.attempt)}
 		}
 		oldest.Since = d.began
@@ -184,16 +184,16 @@ func (p *Partition[R, H]) Slow(before int64) (oldest *Held, n int) {
 	return oldest, n
 }
 
-// Section is a part of the window, at most 64 records.
+// Section is a part of the window with at most 64 records.
 type Section struct {
-	From, To int64 // offsets, of the first record and behind the last
+	From, To int64 // offsets: of the first record, and after the last
 	Records  int
-	Counts   Counts // of those that are not settled
+	Counts   Counts // of the unsettled records
 }
 
-// Window describes the records that are not settled, the oldest ones first and at most
-// so many, and the sections that they lie in. It is not of one moment: the lock is held
-// for one section at a time.
+// Window describes at most so many unsettled records, the oldest first, and the sections
+// that contain them. The result is not of one moment: the lock is held for one section at a
+// time.
 func (p *Partition[R, H]) Window(most int) (records []Held, sections []Section) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -221,14 +221,14 @@ func (p *Partition[R, H]) Window(most int) (records []Held, sections []Section) 
 	return records, sections
 }
 
-// find returns the record at an offset that is not settled.
+// find returns the unsettled record at an offset.
 func (p *Partition[R, H]) find(offset int64) (seq uint64, e *entry[R, H]) {
 	if p.phase == closed || p.head == p.tail {
 		return 0, nil
 	}
 	first := p.head / span
 	n := int((p.tail-1)/span - first + 1)
-	// The chunk that holds it is the one before the first that begins behind it.
+	// Its chunk is the one before the first that begins behind it.
 	i := sort.Search(n, func(i int) bool {
 		c := p.chunk((first + uint64(i)) * span)
 		if c.entries == nil {
@@ -252,9 +252,9 @@ func (p *Partition[R, H]) find(offset int64) (seq uint64, e *entry[R, H]) {
 	return 0, nil
 }
 
-// Retry makes a record deliverable now that waits for its next delivery, or was left without a
-// settlement. It returns the state that the record was in; ok is false if it is another one,
-// or the record is not in the window.
+// Retry makes a record deliverable now that waits for its next delivery or is pending. It
+// returns the state that the record was in. ok is false if that is another one, or the
+// record is not in the window.
 func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -270,7 +270,7 @@ func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) 
 		e.dueAt = now
 		p.fallDue(seq)
 	case due:
-	case queued: // held back: it waits for its time once it is admitted
+	case queued: // held back: it waits for its delay once it is admitted
 		if e.dueAt == 0 {
 			return was, false, Work{}
 		}
@@ -284,10 +284,9 @@ func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) 
 	return was, true, p.after(version)
 }
 
-// Condemn has a record given up that no handler has: its next delivery, which comes at once
-// if it waits for its time, is one of Delivery.Condemned. A record that a handler has, or
-// left without a settlement, is for the caller to settle: d is its delivery.
-// ok is false if the record is not in the window, or is rejected already.
+// Condemn gives up a record that no handler has: its next delivery, which is due at once, is
+// Condemned. A record with a handler, or a pending one, has to be settled by the caller: d is
+// its delivery. ok is false if the record is not in the window, or is rejected already.
 func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Delivery[R, H], ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -314,7 +313,8 @@ func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Del
 	return nil, true, p.after(version)
 }
 
-// SetMaxInFlight changes Config.MaxInFlight, which is the most that slots were made for.
+// SetMaxInFlight changes Config.MaxInFlight. It must not exceed the configured number, for
+// which slots were made.
 func (p *Partition[R, H]) SetMaxInFlight(n int) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -322,7 +322,7 @@ func (p *Partition[R, H]) SetMaxInFlight(n int) Work {
 	return p.work()
 }
 
-// Pause stops the handing out, or goes on with it. It does not hold up a drain.
+// Pause stops or resumes the handing out of records. It does not delay a drain.
 func (p *Partition[R, H]) Pause(paused bool) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
