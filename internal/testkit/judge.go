@@ -20,7 +20,7 @@ func (f *Findings) fault(format string, args ...any) {
 	}
 }
 
-// term is one assignment of a partition. Where nothing tells of assignments, there is one, whoever has it.
+// term is one assignment of a partition. A ledger without assignments has one for each partition.
 type term struct {
 	start   int64 // the offset that was stored when it began
 	kills   int   // before it

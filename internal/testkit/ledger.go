@@ -23,7 +23,7 @@ type Entry struct {
 	Detail  string
 }
 
-// Kind says what an Entry tells.
+// Kind says what an Entry is about.
 type Kind string
 
 const (

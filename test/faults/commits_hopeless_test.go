@@ -14,8 +14,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// A commit that Kafka refuses, and would again, holds up neither a drain nor the handlers that wait for it
-// meanwhile. It is told.
+// A commit that Kafka refuses, and would refuse again, delays neither a drain nor the handlers that wait for it. The log
+// says so.
 func TestHopelessCommitsEndTheDrain(t *testing.T) {
 	t.Parallel()
 	const bound = 6 * time.Second // the drain alone may take 10, and the last commit 3 more

@@ -15,8 +15,8 @@ import (
 
 var refusal = flag.Duration("refusal", 3*time.Second, "how long TestCommitsRefusedForLong has commits refused")
 
-// While commits are refused, handlers go on up to MaxUncommitted. Then the partition is paused, and what is told names
-// the commit as the reason, not a record. Once it heals, all is handled once, and committed.
+// While commits are refused, handlers go on up to MaxUncommitted. Then the partition is paused, and log and hook name
+// the commit as the reason, not a record. Once commits work again, all records are handled once, and committed.
 func TestCommitsRefusedForLong(t *testing.T) {
 	t.Parallel()
 	for _, order := range []ackpolicy.Ordering{ackpolicy.OrderByPartition, ackpolicy.OrderByKey, ackpolicy.Unordered} {
@@ -62,7 +62,7 @@ func TestCommitsRefusedForLong(t *testing.T) {
 	}
 }
 
-// Commits that are refused for a while lose and repeat nothing, and AckSync waits for the one that is not.
+// Nothing is lost or repeated while commits are refused for a while, and AckSync waits for the commit that succeeds.
 func TestRefusedCommits(t *testing.T) {
 	t.Parallel()
 	const records, refused = 5, 3

@@ -19,7 +19,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// While the broker is away a subscription tries to come back with growing pauses, not in a loop, and goes on where it was.
+// While the broker is away, a subscription tries to reconnect with growing pauses, and then continues where it was.
 func TestReconnect(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"group", "no group"} {
@@ -143,7 +143,7 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
-// A connection that breaks as a subscription opens is made again.
+// A connection that breaks while Subscribe opens it is opened again.
 func TestSubscribeBearsABrokenConnection(t *testing.T) {
 	t.Parallel()
 	for broken := range int32(4) { // a subscription has three clients
@@ -162,8 +162,7 @@ func TestSubscribeBearsABrokenConnection(t *testing.T) {
 	}
 }
 
-// What is known of other topics does not matter, but where the brokers are and who leads does: the
-// connection that commits and reads again finds the next leader, and so does the fetch.
+// Both the connection that commits and the one that fetches find a partition's next leader.
 func TestLeaderMoves(t *testing.T) {
 	t.Parallel()
 	const records, brokers = 400, 3

@@ -50,7 +50,7 @@ func produceUndecodable(t *testing.T, broker *brokertest.Broker, topic string, p
 }
 
 // A batch that cannot be decoded stops its partition only, and the log names it. sarama cannot read past it: the whole
-// answer of the broker fails.
+// response of the broker fails.
 func TestCorruptBatchStopsItsPartitionOnly(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"group", "no group"} {

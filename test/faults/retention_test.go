@@ -13,8 +13,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// Retention passes a consumer that is too slow: what was lost is told, and the configured reset honoured, with a group
-// and without one.
+// Retention passes a consumer that is too slow: log and hook say what was lost, and the configured reset is
+// honoured, with a group and without one.
 func TestRetentionPassesTheConsumer(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -14,8 +14,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// A partition whose fetches come back empty though the broker has records is told, its sibling goes on, and a reconnect
-// heals it.
+// A partition whose fetches come back empty although the broker has records is reported, its sibling continues, and a
+// reconnect repairs it.
 func TestStalledPartition(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"group", "no group"} {
@@ -82,7 +82,7 @@ func TestStalledPartition(t *testing.T) {
 	}
 }
 
-// What no consumer gets, the marks and the records of aborted and of open transactions, is no stall: nothing is told.
+// What no consumer gets, the marks and the records of aborted and of open transactions, is no stall: nothing is reported.
 func TestNothingToReadIsNoStall(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(2)...)

@@ -122,7 +122,7 @@ func recreate(t *testing.T, topic string, partitions int32) {
 	}
 }
 
-// Partitions that are added are consumed once the metadata tells of them, from their start with Initial: oldest.
+// Added partitions are consumed once the metadata has them, from their start with Initial: oldest.
 func TestPartitionsAdded(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(1)...)

@@ -16,7 +16,7 @@ import (
 )
 
 // A topic that is deleted and created again is another one: it is read from its beginning, whatever Initial says, with
-// and without a group. What was stored, or reached, was of the earlier topic. That is told.
+// and without a group. What was stored, or reached, was of the earlier topic. The log says so.
 func TestTopicCreatedAgain(t *testing.T) {
 	t.Parallel()
 	const partitions, before, after = 4, 20, 30 // per partition: the position reached lies in the midst of the new log
@@ -179,8 +179,8 @@ func TestTopicCreatedAgainAmidARebalance(t *testing.T) {
 	}
 }
 
-// A topic is deleted and created again just before its newest offset is asked for: that is none to start from, or a member
-// that takes the partition over skips what comes before it.
+// A topic is deleted and created again just before its newest offset is asked for: it must not become the
+// start, or a member that takes the partition over skips the records before it.
 func TestTopicCreatedAgainBeforeTheStart(t *testing.T) {
 	t.Parallel()
 	const records = 3
@@ -212,7 +212,7 @@ func TestTopicCreatedAgainBeforeTheStart(t *testing.T) {
 }
 
 // A member that is paused does not fetch, and so does not notice at once that the topic was deleted and created again. What
-// it settles then is none to go on from for the next owner of its partition.
+// it settles then is no position for the next owner of its partition to start from.
 func TestTopicCreatedAgainUnderAPausedMember(t *testing.T) {
 	t.Parallel()
 	const before, after = 20, 5

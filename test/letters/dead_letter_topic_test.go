@@ -198,7 +198,7 @@ func TestLettersThatKafkaRefuses(t *testing.T) {
 	}
 }
 
-// A dead letter topic that somebody deletes is created again, where Create says so, and the log tells.
+// A dead letter topic that somebody deletes is created again if Create says so, and the log says that it was.
 func TestDeadLetterTopicIsDeleted(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(1)...)

@@ -64,7 +64,7 @@ func (s letterSpec) config() ackpolicy.SubscriberConfig {
 	return cfg
 }
 
-// Consume tells of the first letter that is stored, and holds what follows it: the release of the record.
+// Consume reports the first letter that is stored, and blocks what follows it: the release of the record.
 func (s letterSpec) Consume(stop io.Reader) error {
 	cfg := s.config()
 	cfg.Hooks.DeadLettered = func(e ackpolicy.DeadLetteredEvent) {

@@ -103,7 +103,7 @@ func (p *inBatches) Publish(_ string, msgs ...*message.Message) error {
 
 func (*inBatches) Close() error { return nil }
 
-// What a publisher's Kafka refuses for another letter's sake is no letter's fault but that one's.
+// When Kafka refuses a batch because of one letter, only that letter counts as refused.
 func TestDeadLetterPublisherTellsLettersApart(t *testing.T) {
 	t.Parallel()
 	const records = 100

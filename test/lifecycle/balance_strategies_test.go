@@ -87,7 +87,8 @@ func (a *assignments) count() int {
 	return a.n
 }
 
-// A strategy of one's own that remembers its member cannot serve a second one. That is said, until the first has left.
+// A balance strategy of the application that remembers its member cannot serve a second one: Subscribe returns an error
+// until the first has left.
 func TestStrategyWithAMemoryServesOneMember(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1)
@@ -118,7 +119,7 @@ func (s *panickingStrategy) Plan(members map[string]sarama.ConsumerGroupMemberMe
 	return s.ownStrategy.Plan(members, topics)
 }
 
-// A strategy of one's own that panics fails the rebalance, not the process; the member joins again.
+// A balance strategy of the application that panics fails the rebalance, not the process; the member joins again.
 func TestStrategyPanics(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(1)...)

@@ -13,7 +13,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// Whoever does not read has nothing in hand: nobody waits for that.
+// An application that reads no messages has none in hand: Close does not wait for it.
 func TestCloseWithNobodyReading(t *testing.T) {
 	t.Parallel()
 	for protocol, change := range testkit.Protocols() {
@@ -38,7 +38,8 @@ func TestCloseWithNobodyReading(t *testing.T) {
 	}
 }
 
-// A message that was taken and is neither acked nor nacked is waited for, since it may be in work; the log says so, and names it.
+// A message that was taken and is neither acked nor nacked may be in work: Close waits
+// for it, and the log names it.
 func TestCloseNamesWhatItWaitsFor(t *testing.T) {
 	t.Parallel()
 	log := testkit.NewLog(t)

@@ -168,7 +168,7 @@ func wantMembers(t *testing.T, group string, want int) {
 	}
 }
 
-// A Router whose handler never returns is told so after its CloseTimeout; of ours nothing runs any more by then.
+// A Router whose handler never returns reports that after its CloseTimeout; by then nothing of our Subscriber runs.
 func TestCloseWithAHandlerThatNeverReturns(t *testing.T) {
 	t.Parallel()
 	for protocol, change := range testkit.Protocols() {

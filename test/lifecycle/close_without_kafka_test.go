@@ -18,7 +18,7 @@ import (
 )
 
 // With the broker gone, or silent, Close still ends within DrainTimeout + 5 s, and
-// what it could not commit is told.
+// the log says what it could not commit.
 func TestCloseWithoutABroker(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(*brokertest.Network){

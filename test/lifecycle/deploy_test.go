@@ -101,7 +101,7 @@ func (a application) key(partition int32, offset, keys int64) string {
 	return testkit.KeyOf(partition, offset, keys)
 }
 
-// deploy runs an application through all restarts and returns what the ledger tells.
+// deploy runs an application through all restarts and returns what the ledger shows.
 func deploy(t *testing.T, app application, protocol func() sarama.BalanceStrategy) string {
 	f := &fleet{
 		t: t, app: app, protocol: protocol, log: testkit.NewLog(t),

@@ -138,7 +138,7 @@ func TestWaitsForNoOlderRecord(t *testing.T) {
 	}
 }
 
-// A mark that does not fit the log any more is not trusted: its records are delivered again, and that is told.
+// A mark that no longer fits the log is not trusted: its records are delivered again, and the log says so.
 func TestMarksOfAnotherLog(t *testing.T) {
 	t.Parallel()
 	const records = 100

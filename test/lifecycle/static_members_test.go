@@ -148,7 +148,7 @@ func TestStaticMemberChangesItsTopic(t *testing.T) {
 	done.wantOnly(t, map[string]int{before: 3, after: 5})
 }
 
-// foreignMember is a member of the group that is not ours. It tells, by a closed channel, when its membership begins and ends.
+// foreignMember is a member of the group that is not ours. It closes a channel when its membership begins, and one when it ends.
 type foreignMember struct {
 	joined, left chan struct{}
 	stop         func()
@@ -188,7 +188,7 @@ func joinForeign(t *testing.T, group, id, topic string, changes ...testkit.Optio
 }
 
 // A broker that hands a static member the partitions which its id had before, of a topic that it does not
-// subscribe to: none of their records reach the handler, nothing is committed for them, it is told, and the member gets its own.
+// subscribe to: none of their records reach the handler, nothing is committed for them, the log says so, and the member gets its own.
 func TestStaticMemberGetsAnotherTopicsPartitions(t *testing.T) {
 	t.Parallel()
 	for protocol, rebalance := range testkit.Protocols() {

@@ -53,7 +53,7 @@ func TestInnerPolicyCountsOnOtherSubscribers(t *testing.T) {
 	s.Stop()
 }
 
-// An outer AckFirst leaves an inner policy nothing to decide, which is told.
+// An outer AckFirst leaves an inner policy nothing to decide: the log says so.
 func TestOuterAckFirstIsTold(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(3)...)

@@ -87,7 +87,7 @@ func foreignService(t *testing.T, open foreignPubSub, out message.Publisher, mw 
 	return s, call
 }
 
-// settled waits until the message is acked or nacked, and tells which.
+// settled waits until the message is acked or nacked, and returns which.
 func settled(t *testing.T, msg *message.Message) testkit.Fate {
 	t.Helper()
 	var f testkit.Fate

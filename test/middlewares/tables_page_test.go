@@ -58,7 +58,7 @@ func TestPageShowsWhatIsTested(t *testing.T) {
 	}
 }
 
-// text tells in words what became of the record.
+// text describes what became of the record.
 func (s *sight) text() string {
 	var words, seen []string
 	for _, d := range s.deliveries {
@@ -108,7 +108,7 @@ func at(seen []*sight, outside bool, policy ackpolicy.Policy, e ending) *sight {
 	})]
 }
 
-// table tells where it makes a difference that the middleware is there.
+// table shows where the middleware makes a difference.
 func (v variant) table(alone, seen []*sight) string {
 	head, orders := "| the handler | policy | ours outside it | ours inside it |\n|---|---|---|---|\n", []bool{true, false}
 	if v.stack {

@@ -12,7 +12,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// TestRejectIsLogged with what one needs to find the record.
+// A reject is logged with what is needed to find the record.
 func TestRejectIsLogged(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(3)...)

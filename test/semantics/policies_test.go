@@ -93,7 +93,7 @@ func TestInvalidPolicy(t *testing.T) {
 	}
 }
 
-// A policy for each handler; the one that has none is told about once.
+// Each handler has its policy; one that has none is logged, once.
 func TestPolicyPerHandler(t *testing.T) {
 	t.Parallel()
 	s, warnings, group := testkit.NewService(t), testkit.NewLog(t), brokertest.Group(t)

@@ -50,7 +50,7 @@ func TestMiddlewareValidate(t *testing.T) {
 	}
 }
 
-// Whoever gets AckFirst by forgetting is told once, at error level. Who chose it is not.
+// AckFirst that nobody chose is logged once, at error level. AckFirst that was chosen is not.
 func TestForgottenPolicyIsTold(t *testing.T) {
 	t.Parallel()
 	type handlers = map[string]ackpolicy.Policy
@@ -92,7 +92,7 @@ func TestForgottenPolicyIsTold(t *testing.T) {
 	}
 }
 
-// A name in Handlers that no handler has is told as soon as it is certain.
+// A name in Handlers that no handler has is logged as soon as that is certain.
 func TestMisspeltHandlerIsTold(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

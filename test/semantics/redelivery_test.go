@@ -146,7 +146,7 @@ func TestAttemptsDecodeAfresh(t *testing.T) {
 	s.Stop()
 }
 
-// A delay may be longer than time goes on.
+// The longest delay there is does not overflow: the record does not come again.
 func TestNackForEver(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(200)...)

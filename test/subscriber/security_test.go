@@ -67,7 +67,8 @@ func TestSASLAndTLS(t *testing.T) {
 	}
 }
 
-// Who is not let in is told by Subscribe, soon, and what to look at; and does not hammer the broker.
+// Subscribe soon returns an error when the broker refuses the client, which says what to check; the broker is not
+// asked in a loop.
 func TestNotLetIn(t *testing.T) {
 	t.Parallel()
 	broker := brokertest.NewSecure(t)

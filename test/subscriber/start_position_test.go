@@ -81,7 +81,8 @@ func TestNewestLosesNothing(t *testing.T) {
 	}
 }
 
-// A stored offset outside of the log: told, reset as configured, and commits go on from there, even downwards.
+// A stored offset outside of the log is reported and reset as configured; commits continue from there, even if that is
+// lower.
 func TestStoredOffsetOutsideTheLog(t *testing.T) {
 	t.Parallel()
 	const records, beyond = 5, 1000

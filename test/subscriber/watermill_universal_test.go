@@ -134,7 +134,7 @@ func TestUniversalByKey(t *testing.T) {
 	tests.TestPubSub(t, tests.Features{ConsumerGroups: true, Persistent: true}, byKey.open, byKey.openGroup)
 }
 
-// The next two are upstream's, in its words; the messages are ours.
+// The next two tests are watermill-kafka's; the messages are ours.
 func TestCtxValues(t *testing.T) {
 	t.Parallel()
 	publisher, sub := pubSubs{}.openWithoutGroup(t)
