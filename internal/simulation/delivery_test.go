@@ -9,7 +9,7 @@ import (
 )
 
 // take judges that a record is handed out.
-func (j *judge) take(m *member, d *ackpolicy.Delivery) *delivery {
+func (j *judge) take(m *member, d *ackpolicy.Delivery, payload []byte) *delivery {
 	j.mu.Lock()
 	t := j.terms[d.Draining()]
 	j.mu.Unlock()
@@ -23,7 +23,7 @@ func (j *judge) take(m *member, d *ackpolicy.Delivery) *delivery {
 			}
 			j.terms[d.Draining()] = t
 			j.w.goes.Go(func() { j.watch(t, d.Draining()) })
-			if known := j.begun[t.part] - j.ended[t.part]; b != nil && b.ledger != nil && b.ledger.Crashes > known {
+			if known := j.begun[t.part] - j.ended[t.part]; b != nil && b.ledger != nil && b.ledger.Crashes > known && j.topics == 1 {
 				j.violateLocked("deaths", t.part, -1, "partition %d: member %d has found %d deaths, of %d assignments that did not end well, or have not ended", t.part, m.id, b.ledger.Crashes, known)
 			}
 			j.noteLocked(m, t.part, -1, "first delivery of an assignment, which began with %v", b)
@@ -32,13 +32,15 @@ func (j *judge) take(m *member, d *ackpolicy.Delivery) *delivery {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	r := j.book[d.Partition()][d.Offset()]
+	r := j.recordOf(d.Partition(), d.Offset(), payload)
 	del := &delivery{record: r, term: t, attempt: d.Attempt()}
 	j.noteLocked(m, r.part, r.offset, "delivered, attempt %d", del.attempt)
 	if j.gone[m] {
 		return del
 	}
-	j.handedOut(del)
+	if j.topics == 1 { // in a topic that was created again some records may come twice
+		j.handedOut(del)
+	}
 	r.last = del
 	t.delivered[r.offset] = del
 	t.busy[r.lane] = del
@@ -49,6 +51,17 @@ func (j *judge) take(m *member, d *ackpolicy.Delivery) *delivery {
 	}
 	return del
 }
+
+// recordOf returns the record that a message brought. One of an earlier topic is in no book.
+func (j *judge) recordOf(part int32, offset int64, payload []byte) *record {
+	if string(payload) != value(j.topics, offset) {
+		return &record{part: part, offset: offset, lane: fmt.Sprint("earlier topic #", offset)}
+	}
+	return j.book[part][offset]
+}
+
+// value is that of a record: the first topic's, or the next one's.
+func value(topics int, offset int64) string { return fmt.Sprintf("%d:%d", topics, offset) }
 
 // watch takes note of when an assignment begins to drain.
 func (j *judge) watch(t *term, draining <-chan struct{}) {
@@ -135,16 +148,13 @@ func (j *judge) begin(m *member, d *ackpolicy.Delivery) *delivery {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	r := j.book[d.Partition()][d.Offset()]
-	del := r.last
-	if t := j.terms[d.Draining()]; t.delivered[r.offset] != nil {
-		del = t.delivered[r.offset]
-	}
+	del := j.terms[d.Draining()].delivered[d.Offset()]
 	if j.gone[m] || del == nil {
-		return &delivery{record: r, term: &term{m: m, sure: map[int64]bool{}}}
+		return &delivery{record: &record{part: d.Partition(), offset: d.Offset()}, term: &term{m: m}}
 	}
+	r := del.record
 	r.handled++
-	if j.w.policy == ackpolicy.AckFirst {
+	if j.w.policy == ackpolicy.AckFirst && j.topics == 1 {
 		if r.never != "" {
 			j.violateLocked("repeat", r.part, r.offset, "%d/%d: its handler begins though %s", r.part, r.offset, r.never)
 		}
@@ -244,8 +254,8 @@ func (j *judge) below(d *delivery, call func() bool) {
 				o.settled = "acked by AckCumulative"
 			}
 		}
-		for _, o := range j.book[d.part][:d.offset] { // what an earlier owner had
-			if _, ok := d.term.base.openOf(o.offset); ok && o.settled == "" && d.term.delivered[o.offset] == nil {
+		for _, o := range j.book[d.part][:min(d.offset, int64(len(j.book[d.part])))] { // what an earlier owner had nacked, and was not due yet
+			if open, ok := d.term.base.openOf(o.offset); ok && !open.Due.IsZero() && o.settled == "" && d.term.delivered[o.offset] == nil {
 				o.settled = "acked by AckCumulative"
 			}
 		}

@@ -26,6 +26,7 @@ type judge struct {
 	terms      map[<-chan struct{}]*term
 	lines      []line
 	violations []violation
+	topics     int           // 1; one more each time the topic is created again
 	begun      map[int32]int // assignments, by partition, and those of them that ended well
 	ended      map[int32]int
 	requests   map[int16]int
@@ -100,7 +101,11 @@ func (j *judge) unconfirmed(m *member, e ackpolicy.UnconfirmedEvent) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.noteLocked(m, e.Partition, e.Offset, "unconfirmed: %v", e.Err)
-	j.book[e.Partition][e.Offset].unsure = true
+	for _, t := range j.terms {
+		if d := t.delivered[e.Offset]; t.m == m && t.part == e.Partition && d != nil {
+			d.unsure = true
+		}
+	}
 }
 
 // delivery is one handing out of a record.
@@ -120,10 +125,19 @@ func (j *judge) init(w *world) {
 	j.gone, j.closing, j.terms = map[*member]bool{}, map[*member]bool{}, map[<-chan struct{}]*term{}
 	j.begun, j.ended = map[int32]int{}, map[int32]int{}
 	j.requests, j.heartbeats = map[int16]int{}, map[string]time.Time{}
-	for part := range w.partitions {
+	j.newTopic()
+}
+
+// newTopic opens a new book, for a topic that was created.
+func (j *judge) newTopic() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.topics++
+	j.book = nil
+	for part := range j.w.partitions {
 		var records []*record
-		for offset := range int64(w.records) {
-			r := &record{part: part, offset: offset, lane: w.lane(part, offset)}
+		for offset := range int64(j.w.records) {
+			r := &record{part: part, offset: offset, lane: j.w.lane(part, offset)}
 			if r.lane == "" {
 				r.lane = fmt.Sprint("#", offset)
 			}
@@ -236,6 +250,9 @@ func (j *judge) commits(req kmsg.Request) bool {
 			}
 			b := readBase(p.Partition, p.Offset, text)
 			j.noteLocked(nil, p.Partition, p.Offset, "commit request of generation %d: %v", c.Generation, b)
+			if j.topics > 1 {
+				continue // it may be of an earlier topic
+			}
 			for _, r := range j.book[p.Partition] {
 				if r.settled == "" && b.covers(r.offset) {
 					j.violateLocked("commit", r.part, r.offset, "%d/%d is not settled, and a commit says that it is: %v", r.part, r.offset, b)
@@ -273,11 +290,11 @@ func (j *judge) settled(m *member, e ackpolicy.SettledEvent) {
 }
 
 // buried takes note that a letter is stored.
-func (j *judge) buried(m *member, l ackpolicy.Letter) {
+func (j *judge) buried(m *member, l ackpolicy.Letter, payload []byte) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.noteLocked(m, l.Partition, l.Offset, "letter: %v", l.Reason)
-	if r := j.book[l.Partition][l.Offset]; !j.gone[m] && r.settled == "" {
+	if r := j.recordOf(l.Partition, l.Offset, payload); !j.gone[m] && r.settled == "" {
 		r.settled = "rejected"
 	}
 }
@@ -323,11 +340,23 @@ func (j *judge) revoked(m *member, e ackpolicy.RevokedEvent) {
 			d.told = d.done && !d.stopped
 		}
 		for offset := range t.sure {
-			if r := j.book[t.part][offset]; r.never == "" && e.Unmarked == 0 {
+			if r := t.delivered[offset].record; r.never == "" && e.Unmarked == 0 {
 				r.never = fmt.Sprintf("member %d had settled it, and ended well", m.id)
 			}
 		}
 	}
+}
+
+// allSettled reports whether nothing is left.
+func (j *judge) allSettled() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, records := range j.book {
+		if slices.ContainsFunc(records, func(r *record) bool { return r.settled == "" }) {
+			return false
+		}
+	}
+	return true
 }
 
 // atEnd judges what is left.
@@ -345,7 +374,7 @@ func (j *judge) atEnd(info *kfake.GroupInfo) {
 			j.violateLocked("stuck", int32(part), max(0, stored), "partition %d: %d is stored at the end, not %d", part, stored, len(records))
 		}
 		for _, r := range records {
-			if j.w.policy == ackpolicy.AckFirst && r.handled == 0 && !r.unsure {
+			if j.w.policy == ackpolicy.AckFirst && r.handled == 0 && !r.unsure && j.topics == 1 {
 				j.violateLocked("lost", r.part, r.offset, "%d/%d is acked under ConfirmFirst, its handler never began, and no assignment that had it was lost", r.part, r.offset)
 			}
 			if r.settled == "" {

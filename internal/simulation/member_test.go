@@ -120,7 +120,7 @@ func (m *member) serve(msg *message.Message) {
 	if !ok {
 		panic("no delivery")
 	}
-	del := m.w.take(m, d)
+	del := m.w.take(m, d, msg.Payload)
 	_, err := m.safely(msg)
 	m.w.finish(del, msg.Context().Err() != nil, err)
 	if err != nil {
@@ -210,7 +210,7 @@ func (l letters) Send(ctx context.Context, r *sarama.ConsumerMessage, letter ack
 	if l.m.link.isDead() || w.network.roll(0.1) {
 		return errors.New("the dead letter destination is away")
 	}
-	w.buried(l.m, letter)
+	w.buried(l.m, letter, r.Value)
 	return nil
 }
 

@@ -27,6 +27,7 @@ type plan struct {
 	slack          time.Duration // how long records go on to be produced
 	members        int
 	steps          []step
+	again          time.Duration // when the topic is deleted and created again; 0: it is not
 }
 
 const (
@@ -114,14 +115,17 @@ func newPlan(seed uint64) plan {
 		}
 		p.steps = append(p.steps, s)
 	}
+	if r.IntN(10) == 0 {
+		p.again = between(r, time.Second, storm)
+	}
 	slices.SortStableFunc(p.steps, func(a, b step) int { return int(a.at - b.at) })
 	return p
 }
 
 func (p plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: cooperative=%t ordering=%v policy=%v partitions=%d keys=%d records=%d maxInFlight=%d maxUncommitted=%d maxDeliveries=%d commitInterval=%v drainTimeout=%v slack=%v members=%d",
-		p.seed, p.cooperative, p.ordering, p.policy, p.partitions, p.keys, p.records, p.maxInFlight, p.maxUncommitted, p.maxDeliveries, p.commitInterval, p.drainTimeout, p.slack, p.members)
+	fmt.Fprintf(&b, "seed %d: cooperative=%t ordering=%v policy=%v partitions=%d keys=%d records=%d maxInFlight=%d maxUncommitted=%d maxDeliveries=%d commitInterval=%v drainTimeout=%v slack=%v members=%d again=%v",
+		p.seed, p.cooperative, p.ordering, p.policy, p.partitions, p.keys, p.records, p.maxInFlight, p.maxUncommitted, p.maxDeliveries, p.commitInterval, p.drainTimeout, p.slack, p.members, p.again)
 	for _, s := range p.steps {
 		fmt.Fprintf(&b, "\n\t%v", s)
 	}

@@ -113,7 +113,7 @@ func one(t *testing.T, p plan) (took time.Duration, ok bool) {
 		return took, !t.Failed()
 	}
 	fmt.Printf("%v\n%d violations; play it again with: go test -run TestSimulation ./internal/simulation -args -seed %d\n", p, len(w.violations), p.seed)
-	for i, v := range w.violations {
+	for i, v := range w.violations[:min(len(w.violations), 10)] {
 		fmt.Printf("%s: %s\n", v.rule, v.what)
 		switch {
 		case i == 0 && *trace:

@@ -1,7 +1,6 @@
 package simulation
 
 import (
-	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -57,7 +56,7 @@ func (w *world) play(t *testing.T) {
 	ended := make(chan struct{})
 	var sweeper sync.WaitGroup
 	sweeper.Go(func() { w.sweep(ended) })
-	w.goes.Go(func() { w.produce(t) })
+	w.striking.Go(func() { w.produce(t) })
 	for range w.plan.members {
 		w.start()
 	}
@@ -135,16 +134,34 @@ func (w *world) expel(member string) {
 	}
 }
 
-// produce writes the records.
+// produce writes the records, and those of the topic that follows.
 func (w *world) produce(t *testing.T) {
+	if w.again == 0 {
+		w.fill(t, time.Time{})
+		return
+	}
+	w.fill(t, w.began.Add(w.again))
+	time.Sleep(time.Until(w.began.Add(w.again)))
+	w.note(nil, -1, -1, "STEP the topic is deleted, and created again")
+	check(t, w.cluster.DeleteTopic(topic))
+	w.newTopic()
+	check(t, w.cluster.CreateTopic(topic, w.partitions, nil))
+	w.fill(t, time.Time{})
+}
+
+// fill writes all records of a topic, or what it comes to until its end.
+func (w *world) fill(t *testing.T, end time.Time) {
 	cfg := sarama.NewConfig()
 	cfg.Net.Proxy.Enable, cfg.Net.Proxy.Dialer = true, w.network.link()
 	b := sarama.NewBroker(broker)
 	check(t, b.Open(cfg))
 	defer b.Close()
 	r := dice(w.seed, 3)
+	w.mu.Lock()
+	topics := w.topics
+	w.mu.Unlock()
 	next := make([]int, w.partitions)
-	for left := int(w.partitions) * w.records; left > 0; {
+	for left := int(w.partitions) * w.records; left > 0 && (end.IsZero() || time.Now().Before(end)); {
 		part := int32(r.IntN(int(w.partitions)))
 		n := min(1+r.IntN(10), w.records-next[part])
 		if n == 0 {
@@ -152,7 +169,7 @@ func (w *world) produce(t *testing.T) {
 		}
 		batch := &sarama.RecordBatch{Version: 2, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, LastOffsetDelta: int32(n - 1), FirstTimestamp: time.Now(), MaxTimestamp: time.Now()}
 		for i := range n {
-			record := &sarama.Record{OffsetDelta: int64(i), Value: fmt.Append(nil, next[part]+i)}
+			record := &sarama.Record{OffsetDelta: int64(i), Value: []byte(value(topics, int64(next[part]+i)))}
 			if key := w.key(part, int64(next[part]+i)); key != "" {
 				record.Key = []byte(key)
 			}
@@ -267,7 +284,7 @@ func (w *world) calm() {
 // awaitEnd waits until all is stored.
 func (w *world) awaitEnd() {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if info := w.cluster.GroupInfo(group); info != nil && w.stored(info) {
+		if info := w.cluster.GroupInfo(group); info != nil && w.stored(info) && w.allSettled() {
 			return
 		}
 	}
