@@ -157,5 +157,6 @@ func (s *subscription) acted(e ActedEvent) {
 		fields["max_in_flight"], fields["max_deliveries"] = e.Limits.MaxInFlight, e.Limits.MaxDeliveries
 	}
 	s.logger.Info("Somebody acted on the subscription", fields)
+	e.Group = s.sub.config.Kafka.ConsumerGroup
 	tell(s, "Acted", s.sub.config.Hooks.Acted, e)
 }

@@ -2,6 +2,7 @@ package ackpolicy
 
 import (
 	"errors"
+	"hash/fnv"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -22,30 +23,30 @@ func (s *subscription) events() consumer.Events {
 			})
 		},
 		Stuck: s.stuck,
-		Assigned: func(topic string, p int32, start int64) {
-			tell(s, "Assigned", h.Assigned, AssignedEvent{topic, p, start})
+		Assigned: func(_ string, p int32, start int64) {
+			tell(s, "Assigned", h.Assigned, AssignedEvent{s.at(p), start})
 		},
-		Committed: func(topic string, p int32, offset int64) {
-			tellAndWait(s, "Committed", h.Committed, CommittedEvent{topic, p, offset})
+		Committed: func(_ string, p int32, offset int64, took time.Duration) {
+			tellAndWait(s, "Committed", h.Committed, CommittedEvent{s.at(p), offset, took})
 		},
-		CommitFailed: func(topic string, p int32, offset int64, err error, attempt int) {
-			tellAndWait(s, "CommitFailed", h.CommitFailed, CommitFailedEvent{topic, p, offset, attempt, err})
+		CommitFailed: func(_ string, p int32, offset int64, err error, attempt int, took time.Duration) {
+			tellAndWait(s, "CommitFailed", h.CommitFailed, CommitFailedEvent{s.at(p), offset, attempt, err, took})
 		},
-		Stalled: func(topic string, p int32, by consumer.Stalled) {
-			tell(s, "FetchStalled", h.FetchStalled, FetchStalledEvent{topic, p, by.Offset, by.End, by.For, by.Reconnect})
+		Stalled: func(_ string, p int32, by consumer.Stalled) {
+			tell(s, "FetchStalled", h.FetchStalled, FetchStalledEvent{s.at(p), by.Offset, by.End, by.For, by.Reconnect})
 		},
-		Reset: func(topic string, p int32, stored, start int64) {
-			tell(s, "PositionReset", h.PositionReset, PositionResetEvent{topic, p, stored, start})
+		Reset: func(_ string, p int32, stored, start int64) {
+			tell(s, "PositionReset", h.PositionReset, PositionResetEvent{s.at(p), stored, start})
 		},
 	}
 }
 
-func (s *subscription) stuck(topic string, p int32, by consumer.Stuck) {
+func (s *subscription) stuck(_ string, p int32, by consumer.Stuck) {
 	fields := watermill.LogFields{"kafka_partition": p, "kafka_partition_offset": by.Offset, "attempt": by.Attempt}
 	if by.Commit == nil { // otherwise the line of the outage names it
 		s.logger.Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
 	}
-	tell(s, "Blocked", s.sub.config.Hooks.Blocked, BlockedEvent{topic, p, by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
+	tell(s, "Blocked", s.sub.config.Hooks.Blocked, BlockedEvent{s.at(p), by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
 }
 
 // slow tells of handlers that do not return: in one line of the one that has run for longest.
@@ -54,7 +55,7 @@ func (s *subscription) slow(all []consumer.Slow) {
 	for _, by := range all {
 		handlers += by.Handlers
 		tell(s, "HandlerSlow", s.sub.config.Hooks.HandlerSlow, HandlerSlowEvent{
-			by.Topic, by.Partition, by.Oldest.Offset, by.Oldest.Key, by.Oldest.Attempt, name, by.For, by.Handlers,
+			RecordRef{s.at(by.Partition), by.Oldest.Offset, by.Oldest.Attempt, keyHash(by.Oldest.Key)}, by.Oldest.Key, by.For, by.Handlers,
 		})
 	}
 	oldest := all[0]
@@ -64,10 +65,10 @@ func (s *subscription) slow(all []consumer.Slow) {
 	})
 }
 
-func (s *subscription) released(topic string, p int32, r consumer.Released) {
+func (s *subscription) released(_ string, p int32, r consumer.Released) {
 	s.undecoded.released(p)
 	tell(s, "Revoked", s.sub.config.Hooks.Revoked, RevokedEvent{
-		Topic: topic, Partition: p, Cause: r.Cause, Offset: r.Committed, Err: r.Err, TimedOut: r.TimedOut,
+		PartitionRef: s.at(p), Cause: r.Cause, Offset: r.Committed, Err: r.Err, TimedOut: r.TimedOut,
 		FirstLeft: r.Left.First, Running: r.Left.Running, Pending: r.Left.Pending, Nacked: r.Left.Nacked, Letters: r.Left.Letters,
 		Unmarked: r.Left.Unmarked,
 	})
@@ -112,7 +113,36 @@ func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partiti
 			s.logger.Info("Record rejected", fields)
 		}
 	}
-	s.tellSettled(SettledEvent{d.Topic(), d.Partition(), offset, attempt, status, reason})
+	if s.sub.config.Hooks.Settled == nil {
+		return
+	}
+	event := SettledEvent{RecordRef: RecordRef{PartitionRef: s.at(d.Partition()), Offset: offset, Attempt: attempt}, Status: status, Reason: reason}
+	if offset == d.Offset() {
+		event.KeyHash = keyHash(d.Key())
+		if began := d.began.Load(); began != 0 {
+			event.Duration = max(1, time.Duration(consumer.Now()-began))
+		}
+	}
+	s.tellSettled(event)
+}
+
+// at returns what events say of a partition.
+func (s *subscription) at(p int32) PartitionRef {
+	return PartitionRef{s.sub.config.Kafka.ConsumerGroup, s.handlerName(), s.topic, p}
+}
+
+// ref returns what events say of the record.
+func (d *Delivery) ref() RecordRef {
+	return RecordRef{d.sub.at(d.Partition()), d.Offset(), d.Attempt(), keyHash(d.Key())}
+}
+
+func keyHash(key []byte) uint64 {
+	if key == nil {
+		return 0
+	}
+	h := fnv.New64a()
+	_, _ = h.Write(key[:min(len(key), 256)]) // State keeps no more of it, either
+	return h.Sum64()
 }
 
 // unconfirmed reports a record under ConfirmFirst that stays acked although its handler
@@ -120,5 +150,5 @@ func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partiti
 func (s *subscription) unconfirmed(d *Delivery, err error) {
 	s.logger.Error("ConfirmFirst: the commit was sent and its outcome is unknown: the handler does not run, and the record may not come again", err,
 		watermill.LogFields{"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset()})
-	tell(s, "Unconfirmed", s.sub.config.Hooks.Unconfirmed, UnconfirmedEvent{d.Topic(), d.Partition(), d.Offset(), err})
+	tell(s, "Unconfirmed", s.sub.config.Hooks.Unconfirmed, UnconfirmedEvent{d.ref(), err})
 }

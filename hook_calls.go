@@ -71,9 +71,6 @@ func tell[E any](s *subscription, name string, hook func(E), event E) {
 // them down. If a hook does not return at all, only the first record waits for it.
 func (s *subscription) tellSettled(event SettledEvent) {
 	hook := s.sub.config.Hooks.Settled
-	if hook == nil {
-		return
-	}
 	c := hookCall{name: "Settled", event: event, call: func() { hook(event) }}
 	c.token = s.hooks.awaitRoom()
 	s.hooks.put(c)

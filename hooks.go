@@ -1,9 +1,6 @@
 package ackpolicy
 
-import (
-	"errors"
-	"time"
-)
+import "errors"
 
 // Hooks are functions that the application is called with: what happens to its
 // records and partitions. Each may be nil. More hooks may be added to the type.
@@ -24,7 +21,7 @@ import (
 // Records stop waiting for a hook that has not returned for five seconds, and while
 // the subscription ends. When 4,096 events wait, further ones are dropped, which is
 // logged as an error with the name of the hook. A panic in a hook is logged with its
-// event.
+// event. JoinHooks makes the hooks of several observers one.
 type Hooks struct {
 	// Assigned is called when a partition is assigned.
 	Assigned func(AssignedEvent)
@@ -70,144 +67,40 @@ type Hooks struct {
 	Acted func(ActedEvent)
 }
 
-// AssignedEvent is passed to Hooks.Assigned.
-type AssignedEvent struct {
-	Topic     string
-	Partition int32
-	Start     int64 // the offset of the first record to read
+// JoinHooks returns hooks that call those of each observer, in the order given: the
+// application's own and, for instance, those of ackpolicyprom and ackpolicyotel. A hook that
+// panics does not keep the following ones from being called.
+func JoinHooks(observers ...Hooks) (joined Hooks) {
+	for _, o := range observers {
+		joined.Assigned = both(joined.Assigned, o.Assigned)
+		joined.Settled = both(joined.Settled, o.Settled)
+		joined.Committed = both(joined.Committed, o.Committed)
+		joined.CommitFailed = both(joined.CommitFailed, o.CommitFailed)
+		joined.Revoked = both(joined.Revoked, o.Revoked)
+		joined.Blocked = both(joined.Blocked, o.Blocked)
+		joined.FetchStalled = both(joined.FetchStalled, o.FetchStalled)
+		joined.Undecodable = both(joined.Undecodable, o.Undecodable)
+		joined.PositionReset = both(joined.PositionReset, o.PositionReset)
+		joined.DeadLettered = both(joined.DeadLettered, o.DeadLettered)
+		joined.Unconfirmed = both(joined.Unconfirmed, o.Unconfirmed)
+		joined.HandlerSlow = both(joined.HandlerSlow, o.HandlerSlow)
+		joined.Acted = both(joined.Acted, o.Acted)
+	}
+	return joined
 }
 
-// SettledEvent is passed to Hooks.Settled.
-type SettledEvent struct {
-	Topic     string
-	Partition int32
-	Offset    int64
-	Attempt   int
-	Status    Status // Acked, Nacked or Rejected
-	Reason    error  // the handler's error, if there was one
-}
-
-// CommittedEvent is passed to Hooks.Committed.
-type CommittedEvent struct {
-	Topic     string
-	Partition int32
-	Offset    int64 // the next record to read
-}
-
-// CommitFailedEvent is passed to Hooks.CommitFailed.
-type CommitFailedEvent struct {
-	Topic     string
-	Partition int32
-	Offset    int64
-	Attempt   int // from 1; 0 if the group has continued without this member, and the commit is not tried again
-	Err       error
-}
-
-// RevokedEvent is passed to Hooks.Revoked.
-type RevokedEvent struct {
-	Topic     string
-	Partition int32
-	Cause     error // ErrRevoked or ErrClosing
-	Offset    int64 // the watermark: every record below it is settled
-	Err       error // why the last commit is not confirmed; nil if it is stored
-	TimedOut  bool  // DrainTimeout ended while handlers or letters were still running
-	FirstLeft int64 // the lowest offset that was delivered and not settled; -1 if there is none
-	Running   int   // deliveries whose handlers were still running
-	Pending   int   // deliveries whose handlers had returned without settling them
-	Nacked    int   // records that waited for their next delivery
-	Letters   int   // rejected records whose dead letters were not stored
-	Unmarked  int   // settled records that come again, since the commit had no room for their marks
-}
-
-// BlockedEvent is passed to Hooks.Blocked.
-type BlockedEvent struct {
-	Topic     string
-	Partition int32
-	Bound     string // the limit that is reached: MaxUncommitted or MaxBufferedBytes
-	Offset    int64  // of the oldest unsettled record; if Err is set, the offset to commit
-	Attempt   int
-	State     string // what the record waits for, in words
-	Err       error  // why commits fail; nil if a record holds the partition
-}
-
-// FetchStalledEvent is passed to Hooks.FetchStalled.
-type FetchStalledEvent struct {
-	Topic     string
-	Partition int32
-	Offset    int64         // the next record to read
-	End       int64         // the end of the partition
-	For       time.Duration // for how long it has received nothing, in steps of 15 s
-	Reconnect bool          // whether the subscription reconnects now
-}
-
-// UndecodableEvent is passed to Hooks.Undecodable.
-type UndecodableEvent struct {
-	Topic     string
-	Partition int32
-	Offset    int64
-	Attempt   int
-	Err       error
-}
-
-// PositionResetEvent is passed to Hooks.PositionReset.
-type PositionResetEvent struct {
-	Topic     string
-	Partition int32
-	Stored    int64 // the offset before; -1 if it is not known
-	Start     int64 // the offset now, by Consumer.Offsets.Initial, or the beginning of a new topic
-}
-
-// DeadLetteredEvent is passed to Hooks.DeadLettered.
-type DeadLetteredEvent struct {
-	Topic     string
-	Partition int32
-	Offset    int64
-	Reason    error // why the record was rejected
-	Err       error // why the letter was not stored; nil if it was
-	GivenUp   bool  // the letter will not be stored: the record is gone, or OnUnstorable is UnstorableGiveUp
-}
-
-// UnconfirmedEvent is passed to Hooks.Unconfirmed.
-type UnconfirmedEvent struct {
-	Topic     string
-	Partition int32
-	Offset    int64
-	Err       error
-}
-
-// HandlerSlowEvent is passed to Hooks.HandlerSlow.
-type HandlerSlowEvent struct {
-	Topic     string
-	Partition int32
-	Offset    int64 // of the record whose handler has run longest
-	Key       []byte
-	Attempt   int
-	Handler   string
-	For       time.Duration
-	Handlers  int // how many slow handlers the partition has
-}
-
-// Action names a method of the Subscriber that changes what it does.
-type Action string
-
-// The actions.
-const (
-	ActionPause  Action = "pause"
-	ActionResume Action = "resume"
-	ActionRetry  Action = "retry"
-	ActionReject Action = "reject"
-	ActionLimit  Action = "limit"
-)
-
-// ActedEvent is passed to Hooks.Acted.
-type ActedEvent struct {
-	By        string
-	Action    Action
-	Topic     string
-	Partition int32 // -1 for all partitions
-	Offset    int64 // -1 if the action is not about one record
-	Reason    string
-	Limits    Limits // of ActionLimit
+// both returns a hook that calls two, or nil if both are nil.
+func both[E any](first, second func(E)) func(E) {
+	switch {
+	case first == nil:
+		return second
+	case second == nil:
+		return first
+	}
+	return func(event E) {
+		defer second(event) // also after a panic, which is then logged
+		first(event)
+	}
 }
 
 var errNoReason = errors.New("no reason given")

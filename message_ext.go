@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -48,7 +49,7 @@ type Delivery struct {
 	sub   *subscription     // nil: the subscriber is not ours
 	ctx   deliveryContext
 
-	began int64 // with MaxAge; set before the message is sent
+	began atomic.Int64 // where somebody asks, see timed; set before the message is sent
 
 	mu       sync.Mutex
 	msg      *message.Message

@@ -67,8 +67,8 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 	case d.sub.undecoded.some.Load():
 		d.sub.decoded(d)
 	}
-	if d.sub.sub.config.MaxAge > 0 {
-		d.began = consumer.Now()
+	if d.sub.timed() {
+		d.began.Store(consumer.Now())
 	}
 	msg.SetContext(&d.ctx)
 	select { // to whoever waits for a message already: a select of one case is the cheapest

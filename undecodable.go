@@ -18,7 +18,7 @@ import (
 func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	c := &s.sub.config
 	r := d.kafka.Record()
-	tell(s, "Undecodable", c.Hooks.Undecodable, UndecodableEvent{r.Topic, r.Partition, r.Offset, d.Attempt(), err})
+	tell(s, "Undecodable", c.Hooks.Undecodable, UndecodableEvent{d.ref(), err})
 	if c.OnUndecodable == UndecodableReject || (c.OnUndecodable == UndecodableAuto && s.deadLetter != nil) {
 		err = fmt.Errorf("cannot be decoded: %w", err)
 		d.settle(d.verdict(doReject, noDelay, err))

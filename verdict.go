@@ -11,7 +11,7 @@ import (
 func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.Verdict {
 	switch a {
 	case doAck:
-		return partition.Verdict{Status: partition.Acked}
+		return partition.Verdict{Status: partition.Acked, Reason: err}
 	case doReject:
 		return partition.Verdict{Status: partition.Rejected, Hold: d.sub.deadLetter != nil, Reason: err}
 	case doNack:
@@ -38,7 +38,15 @@ func (d *Delivery) firstBegan() int64 {
 	if first := d.kafka.First(); first != 0 {
 		return first
 	}
-	return d.began
+	if d.sub.sub.config.MaxAge > 0 {
+		return d.began.Load()
+	}
+	return 0
+}
+
+// timed reports whether somebody asks when deliveries began.
+func (s *subscription) timed() bool {
+	return s.sub.config.MaxAge > 0 || s.sub.config.Hooks.Settled != nil
 }
 
 // dueIn returns when a delay is over; a delay may be longer than time goes on.

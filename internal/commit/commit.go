@@ -55,8 +55,9 @@ type Config struct {
 	// Committed and Failed are called for each partition in the order of events, from
 	// another goroutine: they may block, and delay only each other. attempt is 1 for the
 	// first failure after a success, and 0 for the last commit of a member that is fenced.
-	Committed func(topic string, partition int32, offset int64)
-	Failed    func(topic string, partition int32, offset int64, err error, attempt int)
+	// took is how long the request took.
+	Committed func(topic string, partition int32, offset int64, took time.Duration)
+	Failed    func(topic string, partition int32, offset int64, err error, attempt int, took time.Duration)
 }
 
 // linger is how long a commit waits for handlers that are about to wait for it too: many
@@ -251,7 +252,9 @@ func (c *Committer) commit() {
 		return
 	}
 	defer c.request.begin()()
+	began := time.Now()
 	errs, sent, err := c.send(dues, member, generation)
+	took := time.Since(began)
 	c.learn(dues, errs)
 	refresh := err != nil
 	for _, d := range dues {
@@ -265,17 +268,17 @@ func (c *Committer) commit() {
 		case o.err == nil:
 			cfg.Confirmed(d.snapshot, left)
 			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, nil)
-			c.tell(d.source, committed, func() { c.cfg.Committed(cfg.Topic, cfg.Partition, d.snapshot.Offset) })
+			c.tell(d.source, committed, func() { c.cfg.Committed(cfg.Topic, cfg.Partition, d.snapshot.Offset, took) })
 		case c.fenced(o.err, member, generation):
 			if d.source.end(o.err) {
 				cfg.Fenced(o.err)
 			}
 			c.cfg.Fenced(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err)
-			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, 0) })
+			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, 0, took) })
 		default:
 			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err)
 			refresh = refresh || moved(o.err)
-			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, attempt) })
+			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, attempt, took) })
 		}
 	}
 	if refresh {

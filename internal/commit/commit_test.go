@@ -82,12 +82,12 @@ func newBed(t *testing.T, stored, cooperative bool) *bed {
 			defer b.mu.Unlock()
 			b.putBack = append(b.putBack, [2]int64{found, wanted})
 		},
-		Committed: func(_ string, _ int32, offset int64) {
+		Committed: func(_ string, _ int32, offset int64, _ time.Duration) {
 			if b.hook != nil {
 				b.hook(offset)
 			}
 		},
-		Failed: func(_ string, _ int32, _ int64, err error, attempt int) {
+		Failed: func(_ string, _ int32, _ int64, err error, attempt int, _ time.Duration) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.failed, b.attempts = append(b.failed, err), append(b.attempts, attempt)

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"errors"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
@@ -40,14 +41,14 @@ func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
 			// The heartbeat need not notice, and nothing can be committed any more: join again.
 			endSession(err)
 		},
-		Committed: func(topic string, partition int32, offset int64) {
+		Committed: func(topic string, partition int32, offset int64, took time.Duration) {
 			if events.Committed != nil {
-				events.Committed(topic, partition, offset)
+				events.Committed(topic, partition, offset, took)
 			}
 		},
-		Failed: func(topic string, partition int32, offset int64, err error, attempt int) {
+		Failed: func(topic string, partition int32, offset int64, err error, attempt int, took time.Duration) {
 			if events.CommitFailed != nil {
-				events.CommitFailed(topic, partition, offset, err, attempt)
+				events.CommitFailed(topic, partition, offset, err, attempt, took)
 			}
 		},
 	}, session)

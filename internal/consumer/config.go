@@ -95,8 +95,8 @@ type Task interface {
 type Events struct {
 	Assigned     func(topic string, partition int32, start int64)
 	Reset        func(topic string, partition int32, stored, start int64)
-	Committed    func(topic string, partition int32, offset int64)
-	CommitFailed func(topic string, partition int32, offset int64, err error, attempt int)
+	Committed    func(topic string, partition int32, offset int64, took time.Duration)
+	CommitFailed func(topic string, partition int32, offset int64, err error, attempt int, took time.Duration)
 	Released     func(topic string, partition int32, r Released)
 	Stuck        func(topic string, partition int32, s Stuck)
 	Stalled      func(topic string, partition int32, s Stalled)
