@@ -1,0 +1,218 @@
+package ackpolicyprom
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+)
+
+// Labels have the names that Watermill's own metrics and log lines use.
+const (
+	labelGroup   = "consumer_group"
+	labelTopic   = "topic"
+	labelHandler = "handler_name"
+)
+
+// The values of the label status, which are FastStream's.
+const (
+	statusAcked    = "acked"
+	statusNacked   = "nacked"
+	statusRejected = "rejected"
+	statusSkipped  = "skipped" // given up, and no handler has seen this delivery
+	statusError    = "error"   // acked although the handler failed, by the policy Ack
+)
+
+var statuses = []string{statusAcked, statusNacked, statusRejected, statusSkipped, statusError}
+
+// defaultBuckets are from a handler that only counts to one that calls slow services.
+var defaultBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
+
+// events counts what hooks are called with.
+type events struct {
+	deliveries                             *prometheus.CounterVec
+	duration                               *prometheus.HistogramVec
+	commitDuration                         *prometheus.HistogramVec
+	rejected, letters, commits             *prometheus.CounterVec
+	assigned, revoked, repeated            *prometheus.CounterVec
+	undecodable, unconfirmed, resets, slow *prometheus.CounterVec
+	fetchStalled, blocked, skippedByAReset *prometheus.CounterVec
+	actions                                *prometheus.CounterVec
+
+	mu      sync.Mutex
+	settled map[subscription]*settled
+}
+
+// subscription is what series are aggregated by.
+type subscription struct{ group, topic, handler string }
+
+// settled has the series of a subscription at hand, for the event that comes most often.
+type settled struct {
+	deliveries map[string]prometheus.Counter
+	duration   map[string]prometheus.Observer
+}
+
+func newEvents(buckets []float64) *events {
+	if buckets == nil {
+		buckets = defaultBuckets
+	}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ackpolicy_" + name, Help: help}, append([]string{labelGroup, labelTopic}, labels...))
+	}
+	return &events{
+		settled:    map[subscription]*settled{},
+		deliveries: counter("deliveries_total", "Deliveries that were settled, by what became of them.", labelHandler, "status"),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "ackpolicy_delivery_duration_seconds", Buckets: buckets,
+			Help: "Time from the hand-out of a record until it was settled.",
+		}, []string{labelGroup, labelTopic, labelHandler, "status"}),
+		commitDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "ackpolicy_commit_duration_seconds", Buckets: prometheus.ExponentialBuckets(.001, 2, 14),
+			Help: "Time that the request of a commit took, for each partition in it.",
+		}, []string{labelGroup, labelTopic, "result"}),
+		rejected:        counter("rejected_records_total", "Records that were rejected. The series is there from the first assignment on."),
+		letters:         counter("dead_letters_total", "Attempts to store a dead letter: stored, failed (and tried again) or given_up.", "result"),
+		commits:         counter("commits_total", "Commits of a partition: stored or failed. Those that a slow hook missed are not counted.", "result"),
+		assigned:        counter("assignments_total", "Partitions that were assigned."),
+		revoked:         counter("revocations_total", "Partitions that were released: revoked, or on Close (closing).", "cause"),
+		repeated:        counter("released_unmarked_records_total", "Settled records that come again after a release, since the commit had no room for their marks."),
+		undecodable:     counter("undecodable_total", "Deliveries that the Unmarshaler could not decode."),
+		unconfirmed:     counter("unconfirmed_total", "Records under ConfirmFirst whose handlers did not run, since their commit's outcome is unknown."),
+		resets:          counter("position_resets_total", "Positions that were outside of the log."),
+		skippedByAReset: counter("position_reset_skipped_records_total", "Offsets that were skipped because the position was outside of the log: records that are lost."),
+		slow:            counter("slow_handler_reports_total", "Reports of a handler that has run for longer than HandlerSlow."),
+		fetchStalled:    counter("fetch_stalls_total", "Reports of a partition that gets nothing although the broker has records."),
+		blocked:         counter("blocked_total", "Times that a limit has kept a partition paused for some seconds."),
+		actions:         counter("actions_total", "Pause, Resume, Retry and Reject by hand.", "action"),
+	}
+}
+
+func (e *events) all() []prometheus.Collector {
+	return []prometheus.Collector{
+		e.deliveries, e.duration, e.commitDuration, e.rejected, e.letters, e.commits, e.assigned, e.revoked, e.repeated, e.undecodable,
+		e.unconfirmed, e.resets, e.skippedByAReset, e.slow, e.fetchStalled, e.blocked, e.actions,
+	}
+}
+
+func (e *events) describe(ch chan<- *prometheus.Desc) {
+	for _, c := range e.all() {
+		c.Describe(ch)
+	}
+}
+
+func (e *events) collect(ch chan<- prometheus.Metric) {
+	for _, c := range e.all() {
+		c.Collect(ch)
+	}
+}
+
+func (e *events) hooks() ackpolicy.Hooks {
+	return ackpolicy.Hooks{
+		Assigned: func(ev ackpolicy.AssignedEvent) {
+			e.begin(ev.Group, ev.Topic)
+			e.assigned.WithLabelValues(ev.Group, ev.Topic).Inc()
+		},
+		Settled: e.onSettled,
+		Committed: func(ev ackpolicy.CommittedEvent) {
+			e.commits.WithLabelValues(ev.Group, ev.Topic, "stored").Inc()
+			e.commitDuration.WithLabelValues(ev.Group, ev.Topic, "stored").Observe(ev.Duration.Seconds())
+		},
+		CommitFailed: func(ev ackpolicy.CommitFailedEvent) {
+			e.commits.WithLabelValues(ev.Group, ev.Topic, "failed").Inc()
+			e.commitDuration.WithLabelValues(ev.Group, ev.Topic, "failed").Observe(ev.Duration.Seconds())
+		},
+		Revoked: func(ev ackpolicy.RevokedEvent) {
+			cause := "revoked"
+			if ev.Cause == ackpolicy.ErrClosing {
+				cause = "closing"
+			}
+			e.revoked.WithLabelValues(ev.Group, ev.Topic, cause).Inc()
+			e.repeated.WithLabelValues(ev.Group, ev.Topic).Add(float64(ev.Unmarked))
+		},
+		Blocked:      func(ev ackpolicy.BlockedEvent) { e.blocked.WithLabelValues(ev.Group, ev.Topic).Inc() },
+		FetchStalled: func(ev ackpolicy.FetchStalledEvent) { e.fetchStalled.WithLabelValues(ev.Group, ev.Topic).Inc() },
+		Undecodable:  func(ev ackpolicy.UndecodableEvent) { e.undecodable.WithLabelValues(ev.Group, ev.Topic).Inc() },
+		PositionReset: func(ev ackpolicy.PositionResetEvent) {
+			e.resets.WithLabelValues(ev.Group, ev.Topic).Inc()
+			if ev.Stored >= 0 && ev.Start > ev.Stored {
+				e.skippedByAReset.WithLabelValues(ev.Group, ev.Topic).Add(float64(ev.Start - ev.Stored))
+			}
+		},
+		DeadLettered: func(ev ackpolicy.DeadLetteredEvent) {
+			e.letters.WithLabelValues(ev.Group, ev.Topic, letterResult(ev)).Inc()
+		},
+		Unconfirmed: func(ev ackpolicy.UnconfirmedEvent) { e.unconfirmed.WithLabelValues(ev.Group, ev.Topic).Inc() },
+		HandlerSlow: func(ev ackpolicy.HandlerSlowEvent) { e.slow.WithLabelValues(ev.Group, ev.Topic).Inc() },
+		Acted:       func(ev ackpolicy.ActedEvent) { e.actions.WithLabelValues(ev.Group, ev.Topic, string(ev.Action)).Inc() },
+	}
+}
+
+// begin creates the series of a subscription, so that increase() sees the first event of each.
+func (e *events) begin(group, topic string) {
+	for _, c := range []*prometheus.CounterVec{
+		e.rejected, e.repeated, e.undecodable, e.unconfirmed, e.resets, e.skippedByAReset, e.slow, e.fetchStalled, e.blocked,
+	} {
+		c.WithLabelValues(group, topic)
+	}
+	for _, result := range []string{"stored", "failed", "given_up"} {
+		e.letters.WithLabelValues(group, topic, result)
+	}
+	for _, result := range []string{"stored", "failed"} {
+		e.commits.WithLabelValues(group, topic, result)
+	}
+	for _, cause := range []string{"revoked", "closing"} {
+		e.revoked.WithLabelValues(group, topic, cause)
+	}
+}
+
+func letterResult(ev ackpolicy.DeadLetteredEvent) string {
+	switch {
+	case ev.Err == nil:
+		return "stored"
+	case ev.GivenUp:
+		return "given_up"
+	}
+	return "failed"
+}
+
+func (e *events) onSettled(ev ackpolicy.SettledEvent) {
+	of := e.of(subscription{ev.Group, ev.Topic, ev.Handler})
+	status := statusOf(ev)
+	of.deliveries[status].Inc()
+	if ev.Duration > 0 {
+		of.duration[status].Observe(ev.Duration.Seconds())
+	}
+	if ev.Status == ackpolicy.Rejected {
+		e.rejected.WithLabelValues(ev.Group, ev.Topic).Inc()
+	}
+}
+
+func (e *events) of(s subscription) *settled {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	of := e.settled[s]
+	if of == nil {
+		of = &settled{deliveries: map[string]prometheus.Counter{}, duration: map[string]prometheus.Observer{}}
+		for _, status := range statuses {
+			of.deliveries[status] = e.deliveries.WithLabelValues(s.group, s.topic, s.handler, status)
+			of.duration[status] = e.duration.WithLabelValues(s.group, s.topic, s.handler, status)
+		}
+		e.settled[s] = of
+	}
+	return of
+}
+
+func statusOf(ev ackpolicy.SettledEvent) string {
+	switch {
+	case ev.Status == ackpolicy.Nacked:
+		return statusNacked
+	case ev.Status == ackpolicy.Rejected && ev.Duration == 0:
+		return statusSkipped
+	case ev.Status == ackpolicy.Rejected:
+		return statusRejected
+	case ev.Reason != nil:
+		return statusError
+	}
+	return statusAcked
+}
