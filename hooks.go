@@ -63,7 +63,7 @@ type Hooks struct {
 	// HandlerSlow is called when a handler of a partition has run for longer than
 	// SubscriberConfig.HandlerSlow, and again at growing intervals while it runs.
 	HandlerSlow func(HandlerSlowEvent)
-	// Acted is called after Subscriber.Pause, Resume, Retry or Reject.
+	// Acted is called after Subscriber.Pause, Resume, Retry, Reject or SetLimits.
 	Acted func(ActedEvent)
 }
 

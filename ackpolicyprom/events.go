@@ -84,7 +84,7 @@ func newEvents(buckets []float64) *events {
 		slow:            counter("slow_handler_reports_total", "Reports of a handler that has run for longer than HandlerSlow."),
 		fetchStalled:    counter("fetch_stalls_total", "Reports of a partition that gets nothing although the broker has records."),
 		blocked:         counter("blocked_total", "Times that a limit has kept a partition paused for some seconds."),
-		actions:         counter("actions_total", "Pause, Resume, Retry and Reject by hand.", "action"),
+		actions:         counter("actions_total", "Pause, Resume, Retry, Reject and SetLimits by hand.", "action"),
 	}
 }
 
