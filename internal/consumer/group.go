@@ -24,20 +24,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 		return err
 	}
 	var errs sync.WaitGroup
-	errs.Go(func() {
-		for err := range group.Errors() {
-			if errors.Is(err, sarama.ErrFencedInstancedId) || errors.Is(err, errAnew) {
-				continue // told by whoever ends the session for it
-			}
-			k, p := connecting, everywhere
-			var at *sarama.ConsumerError
-			if errors.As(err, &at) {
-				k, p, err = fetching, at.Partition, at.Err
-				s.suspect(err)
-			}
-			s.health.failed(k, p, failure{err: err})
-		}
-	})
+	errs.Go(func() { s.hear(group.Errors()) })
 	defer errs.Wait()
 
 	interrupter := s.interrupt(ctx)
@@ -51,19 +38,42 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	if s.cfg.Tracer != nil {
 		handler = s.cfg.Tracer.WrapConsumerGroupHandler(handler)
 	}
+	err = h.sessions(ctx, handler)
+	interrupter.stop()
+	return h.quit(context.Cause(ctx), err)
+}
+
+// hear takes note of a membership's errors, until it closes.
+func (s *Subscription) hear(errs <-chan error) {
+	for err := range errs {
+		if errors.Is(err, sarama.ErrFencedInstancedId) || errors.Is(err, errAnew) {
+			continue // told by whoever ends the session for it
+		}
+		k, p := connecting, everywhere
+		var at *sarama.ConsumerError
+		if errors.As(err, &at) {
+			k, p, err = fetching, at.Partition, at.Err
+			s.suspect(err)
+		}
+		s.health.failed(k, p, failure{err: err})
+	}
+}
+
+// sessions takes part in one session of the group after the other, until ctx ends or one fails.
+func (h *groupHandler) sessions(ctx context.Context, handler sarama.ConsumerGroupHandler) (err error) {
 	short := 0 // sessions in a row that ended at once
 	for ctx.Err() == nil && err == nil {
 		began := time.Now()
 		var session context.Context
 		session, h.endSession = context.WithCancelCause(ctx)
 		joined := h.joining(session)
-		err = group.Consume(session, []string{s.cfg.Topic}, handler)
+		err = h.group.Consume(session, []string{h.s.cfg.Topic}, handler)
 		if session.Err() != nil && ctx.Err() == nil {
 			err = nil // of what our end of the session interrupted, such as a JoinGroup; what lasts, the next one meets
 		}
 		h.endSession(nil)
 		joined()
-		s.health.session(false)
+		h.s.health.session(false)
 		if short++; time.Since(began) > time.Second {
 			short = 0
 		}
@@ -71,13 +81,16 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 			wait.For(wait.Backoff(short-2, 100*time.Millisecond, 5*time.Second), ctx.Done())
 		}
 	}
-	interrupter.stop()
-	cause := context.Cause(ctx)
+	return err
+}
+
+// quit leaves the group. It returns why the membership ended.
+func (h *groupHandler) quit(cause, err error) error {
 	if cause != nil && !errors.Is(cause, context.Canceled) {
 		err = errors.Join(err, cause)
 	}
 	// Close leaves the group; only after Consume, or it swallows every error.
-	if closeErr := group.Close(); closeErr != nil {
+	if closeErr := h.group.Close(); closeErr != nil {
 		err = errors.Join(err, closeErr)
 	}
 	if errors.Is(cause, errForeign) || errors.Is(cause, errUncovered) {

@@ -125,40 +125,13 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 		case <-closing.Done():
 		case <-finished: // for good: another process has our static id
 		}
-		close(s.closing)
-		began := time.Now()
-		// The claims drain while the membership goes on: a member that no longer
-		// follows a rebalance cannot commit any more.
-		// An eager member's generation holds through its drain.
-		if s.cooperative && s.cfg.Group != "" {
-			awaitClaims(s.shared, time.After(s.cfg.DrainTimeout+drainGrace))
-		}
-		cancel()
-		// With the broker gone, requests under way answer only at their timeouts.
-		// What they do then takes up to a second more.
-		bound := began.Add(s.cfg.DrainTimeout + CloseGrace)
-		if wait.For(time.Until(bound.Add(-time.Second)), finished) {
-			s.cfg.Logger.Error("Kafka did not answer in time while closing: connections cut",
-				errors.New("close timed out"), watermill.LogFields{"timeout": (s.cfg.DrainTimeout + CloseGrace).String()})
-		}
-		s.cut()
-		if wait.For(time.Until(bound.Add(-100*time.Millisecond)), finished) {
-			s.abandon()
-		}
+		s.finish(cancel, finished)
 	})
 	for sleep := s.cfg.ReconnectSleep; ; {
 		if c != nil {
 			began := time.Now()
-			err := s.consume(ctx, c, all)
-			if err = errors.Join(err, c.close()); err != nil && s.closingNow() {
-				s.cfg.Logger.Info("Kafka consumer closed with an error", watermill.LogFields{"err": err.Error()})
-			} else if errors.Is(err, sarama.ErrFencedInstancedId) {
-				// To join again would fence the other one, which would do the same.
-				s.cfg.Logger.Error("Another process has taken over the static member id: this subscription ends. Give each process an id of its own", err,
-					watermill.LogFields{"group_instance_id": s.cfg.Sarama.Consumer.Group.InstanceId})
+			if !s.consumeWith(ctx, c, all) {
 				return
-			} else if err != nil {
-				s.health.failed(connecting, everywhere, failure{text: "Kafka consumer stopped, it will reconnect", err: err})
 			}
 			if time.Since(began) > time.Minute {
 				sleep = s.cfg.ReconnectSleep
@@ -175,6 +148,48 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 			s.health.failed(connecting, everywhere, failure{text: "Cannot reconnect to Kafka", err: err})
 		}
 	}
+}
+
+// finish ends the subscription within its time: first the claims, then the membership, then
+// the connections.
+func (s *Subscription) finish(cancel context.CancelFunc, finished <-chan struct{}) {
+	close(s.closing)
+	bound := time.Now().Add(s.cfg.DrainTimeout + CloseGrace)
+	// The claims drain while the membership goes on: a member that no longer
+	// follows a rebalance cannot commit any more.
+	// An eager member's generation holds through its drain.
+	if s.cooperative && s.cfg.Group != "" {
+		awaitClaims(s.shared, time.After(s.cfg.DrainTimeout+drainGrace))
+	}
+	cancel()
+	// With the broker gone, requests under way answer only at their timeouts.
+	// What they do then takes up to a second more.
+	if wait.For(time.Until(bound.Add(-time.Second)), finished) {
+		s.cfg.Logger.Error("Kafka did not answer in time while closing: connections cut",
+			errors.New("close timed out"), watermill.LogFields{"timeout": (s.cfg.DrainTimeout + CloseGrace).String()})
+	}
+	s.cut()
+	if wait.For(time.Until(bound.Add(-100*time.Millisecond)), finished) {
+		s.abandon()
+	}
+}
+
+// consumeWith consumes until the connections fail or ctx ends. It returns false if they are
+// not to be opened again.
+func (s *Subscription) consumeWith(ctx context.Context, c *clients, all *solo) (again bool) {
+	switch err := errors.Join(s.consume(ctx, c, all), c.close()); {
+	case err == nil:
+	case s.closingNow():
+		s.cfg.Logger.Info("Kafka consumer closed with an error", watermill.LogFields{"err": err.Error()})
+	case errors.Is(err, sarama.ErrFencedInstancedId):
+		// To join again would fence the other one, which would do the same.
+		s.cfg.Logger.Error("Another process has taken over the static member id: this subscription ends. Give each process an id of its own", err,
+			watermill.LogFields{"group_instance_id": s.cfg.Sarama.Consumer.Group.InstanceId})
+		return false
+	default:
+		s.health.failed(connecting, everywhere, failure{text: "Kafka consumer stopped, it will reconnect", err: err})
+	}
+	return true
 }
 
 // abandon ends the subscription for the application, though something of it runs:

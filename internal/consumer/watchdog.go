@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -33,62 +34,81 @@ var errStalled = errors.New("a partition got no records though the broker has so
 // come back, by a fault of the client or the broker, without an error anywhere.
 // It runs beside the claim's own goroutine, which it costs nothing.
 func (c *Claim) watchdog() {
-	every := c.cfg.Look
-	if every == 0 {
-		every = defaultLook
-	}
-	ticker := time.NewTicker(every)
+	w := &watchdog{Claim: c, every: cmp.Or(c.cfg.Look, defaultLook), seen: -1}
+	ticker := time.NewTicker(w.every)
 	defer ticker.Stop()
 	gaps := time.NewTicker(gapLook)
 	defer gaps.Stop()
-	var gap gapLooks
-	var seen int64 = -1 // the next offset at the last look
-	var tail reread.Tail
-	looks := 0
 	for {
 		select {
 		case <-ticker.C:
 			if c.gate.has(undecodable) {
 				c.examineAgain()
 			}
+			if w.look() {
+				c.reconnect(errStalled)
+				return
+			}
 		case <-gaps.C:
-			c.passGap(&gap, every)
-			continue
+			c.passGap(&w.gap, w.every)
 		case <-c.suspected:
 			c.examine()
-			continue
 		case <-c.draining:
 			return
 		}
-		if next := c.part.Next(); next != seen || c.gate.closed() {
-			if looks >= lookTold {
-				c.logger.Info("Partition goes on", watermill.LogFields{"failing_for": (time.Duration(looks) * every).String()})
-			}
-			seen, tail, looks = next, reread.Tail{Next: next}, 0
-			continue
-		}
-		if !tail.Waiting {
-			var err error
-			if tail, err = c.reader.Tail(c.draining, tail.Next); err == nil {
-				c.skip(seen, tail.Next)
-			} else {
-				tail.Waiting = false
-				c.logger.Debug("Cannot ask whether a partition that gets nothing has records", watermill.LogFields{"err": err.Error()})
-			}
-			looks = 1
-			continue // what has just been written is given until the next look
-		}
-		looks++
-		stalled := Stalled{Offset: tail.Next, End: tail.End, For: time.Duration(looks) * every}
-		stalled.Reconnect = looks == lookEnd && c.reconnectFor(tail.Next)
-		if looks == lookTold || stalled.Reconnect {
-			c.tellStalled(stalled)
-		}
-		if stalled.Reconnect {
-			c.reconnect(errStalled)
-			return
-		}
 	}
+}
+
+// watchdog is the state of that goroutine.
+type watchdog struct {
+	*Claim
+	every time.Duration
+	gap   gapLooks
+	seen  int64       // the next offset at the last look
+	tail  reread.Tail // what the broker said
+	looks int         // in a row at which there was nothing though the broker was asked
+}
+
+// look checks whether the partition got something since the last look. It reports whether
+// the subscription has to reconnect.
+func (w *watchdog) look() (reconnect bool) {
+	switch next := w.part.Next(); {
+	case next != w.seen || w.gate.closed():
+		if w.looks >= lookTold {
+			w.logger.Info("Partition goes on", watermill.LogFields{"failing_for": w.waited().String()})
+		}
+		w.seen, w.tail, w.looks = next, reread.Tail{Next: next}, 0
+	case !w.tail.Waiting:
+		w.ask()
+		w.looks = 1 // what has just been written is given until the next look
+	default:
+		w.looks++
+		return w.stalled()
+	}
+	return false
+}
+
+func (w *watchdog) waited() time.Duration { return time.Duration(w.looks) * w.every }
+
+// ask asks the broker whether it has records for the partition.
+func (w *watchdog) ask() {
+	tail, err := w.reader.Tail(w.draining, w.tail.Next)
+	if w.tail = tail; err != nil {
+		w.tail.Waiting = false
+		w.logger.Debug("Cannot ask whether a partition that gets nothing has records", watermill.LogFields{"err": err.Error()})
+		return
+	}
+	w.skip(w.seen, tail.Next)
+}
+
+// stalled tells of records that do not come.
+func (w *watchdog) stalled() (reconnect bool) {
+	s := Stalled{Offset: w.tail.Next, End: w.tail.End, For: w.waited()}
+	s.Reconnect = w.looks == lookEnd && w.reconnectFor(w.tail.Next)
+	if w.looks == lookTold || s.Reconnect {
+		w.tellStalled(s)
+	}
+	return s.Reconnect
 }
 
 func (c *Claim) tellStalled(s Stalled) {
