@@ -91,7 +91,7 @@ func coordinator(t *testing.T, group string) int32 {
 // ofCluster has the script that started the cluster do something with it.
 func ofCluster(t *testing.T, args ...string) {
 	t.Helper()
-	if out, err := exec.Command("scripts/kafka.sh", args...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("../../scripts/kafka.sh", args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", args, err, out)
 	}
 }
