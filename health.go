@@ -42,7 +42,7 @@ const (
 	ProblemKafka        ProblemCode = "kafka"         // connecting, fetching or committing fails
 	ProblemSlowHandler  ProblemCode = "slow_handler"  // runs for longer than HandlerSlow
 	ProblemNoProgress   ProblemCode = "no_progress"   // records wait, and none is settled
-	ProblemBlocked      ProblemCode = "blocked"       // MaxUncommitted is reached
+	ProblemBlocked      ProblemCode = "blocked"       // MaxUncommitted is reached, and nothing is settled
 	ProblemUndecodable  ProblemCode = "undecodable"   // a batch of records cannot be decoded
 	ProblemLetter       ProblemCode = "letter"        // a dead letter is not stored
 	ProblemPending      ProblemCode = "pending"       // a handler returned without settling its record
@@ -51,15 +51,16 @@ const (
 const (
 	// sickAfter is how long something that may pass, such as a rebalance, is not a problem.
 	sickAfter = 10 * time.Second
-	// blockedAfter is how long nothing must be settled at MaxUncommitted, as for Hooks.Blocked.
+	// blockedAfter is how long nothing must be settled at MaxUncommitted while no handler has a
+	// record, as for Hooks.Blocked.
 	blockedAfter = 2 * time.Second
 	// leastStill is the least time that a partition may settle nothing although records wait.
 	leastStill = time.Minute
 )
 
 // Health returns what is wrong now. A deliberate Pause, a record that waits for its next
-// delivery, and a handler that has run for less than HandlerSlow are not problems. It costs
-// as much as State.
+// delivery while others are settled, and a handler that has run for less than HandlerSlow are
+// not problems. It costs as much as State.
 func (s *Subscriber) Health() Health {
 	return s.State().health(s.config.HandlerSlow, s.lost())
 }
@@ -145,9 +146,9 @@ func (p *PartitionState) problems(sub *SubscriptionState, now time.Time, slow ti
 	}
 	still := now.Sub(p.Moved)
 	switch {
-	case p.Blocked && still > blockedAfter: // for a moment it is how the limit works
+	case p.Held: // with lag, records always wait behind MaxUncommitted
+	case p.Blocked && (p.InFlight == 0 && still > blockedAfter || p.Slow == nil && still > max(slow, leastStill)):
 		about(ProblemBlocked, old, old.Since, true, "MaxUncommitted is reached behind this record, which is %s", old.Status)
-	case p.Held:
 	case p.Slow == nil && p.Queued > 0 && p.InFlight == 0 && still > max(slow, leastStill):
 		about(ProblemNoProgress, old, p.Moved, true, "%d records wait, and none is settled: this one, which is %s, holds them up", p.Queued, old.Status)
 	}

@@ -59,6 +59,8 @@ func (c *Claim) doubt(g *gapLooks, next int64) {
 	case log > 0 && log < end: // it held them once
 	case next != g.next:
 		return
+	case c.gate.has(byHand):
+		return // they come once somebody resumes it
 	case c.gate.closed():
 		if load := c.part.Load(); load.Ready+load.Running > 0 || !c.portion.Overdrawn() && time.Since(g.since) < doubtAfter {
 			return // there will be room

@@ -34,6 +34,10 @@ var errUnconfirmed = errors.New("the commit has no answer yet")
 // watch tells, once a record or commit, what a bound has kept the partition
 // paused behind for stuckAfter.
 func (in *intake) watch() {
+	if in.gate.has(byHand) {
+		in.held = held{} // nothing is settled because nothing is handed out
+		return
+	}
 	load := in.part.Load()
 	now := Stuck{}
 	switch {

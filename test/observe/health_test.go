@@ -3,7 +3,11 @@ package observe_test
 import (
 	"encoding/json"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -70,4 +74,71 @@ func TestHealthThroughAnOutage(t *testing.T) {
 	testkit.Eventually(t, "the line that it is over", func() bool {
 		return len(testkit.Containing(o.Log.At("info"), "Kafka works again")) == 1
 	})
+}
+
+// MaxUncommitted behind records that nobody settles is told within seconds, and when it is over.
+func TestBlockedPartition(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(20)...)
+	cfg := testkit.Config(group, testkit.Ordering(ackpolicy.Unordered, 4))
+	cfg.MaxUncommitted = 5
+	var settle atomic.Bool
+	o := observe(t, cfg, topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
+		if settle.Load() {
+			d.Ack()
+		}
+		return nil
+	}, ackpolicy.Manual.Middleware)
+	testkit.Eventually(t, "to be blocked", func() bool {
+		h := o.sub.Health()
+		return !h.Ready && len(h.Problems) == 1 && h.Problems[0].Code == ackpolicy.ProblemBlocked && h.Problems[0].Offset == 0
+	})
+	settle.Store(true)
+	for _, d := range o.Journal.All() {
+		d.Ack()
+	}
+	testkit.WaitCommitted(t, group, topic, 0, 20)
+	if h := o.sub.Health(); !h.Ready || len(h.Problems) > 0 {
+		t.Errorf("afterwards: %+v", h)
+	}
+}
+
+// Where there is lag, records wait behind MaxUncommitted all the time. That is no problem, whether they are handled or
+// somebody has paused them.
+func TestLagIsNoProblem(t *testing.T) {
+	t.Parallel()
+	const records = 400
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(records)...)
+	cfg := testkit.Config(group)
+	cfg.MaxUncommitted = 5
+	blocked := make(chan ackpolicy.BlockedEvent, 100)
+	cfg.Hooks.Blocked = func(e ackpolicy.BlockedEvent) { blocked <- e }
+	o := observe(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error {
+		<-time.After(5 * time.Millisecond)
+		return nil
+	}, ackpolicy.NackOnError.Middleware)
+	looks, waiting := 0, 0
+	healthy := func() bool {
+		if st, ok := o.partition(0); ok {
+			looks++
+			if st.Blocked {
+				waiting++
+			}
+			if h := o.sub.Health(); len(h.Problems) > 0 {
+				t.Fatalf("%+v: %+v", h, st)
+			}
+		}
+		return false
+	}
+	testkit.PollFor(time.Second, healthy)
+	testkit.Check(t, o.sub.Pause("alice", topic))
+	testkit.PollFor(4*time.Second, healthy)
+	if looks == 0 || waiting < looks/2 {
+		t.Errorf("in %d of %d looks records waited behind MaxUncommitted", waiting, looks)
+	}
+	if n := len(blocked); n > 0 {
+		t.Errorf("told of a pause: %+v", <-blocked)
+	}
+	testkit.Check(t, o.sub.Resume("alice", topic))
+	testkit.WaitCommitted(t, group, topic, 0, records)
 }
