@@ -36,9 +36,6 @@ var handedOut = &fate{}
 
 // handOut returns why the record is rejected instead; nil: it is not, and is the application's from now on.
 func (d *Delivery) handOut() error {
-	if reason := d.Condemned(); reason != nil {
-		return reason
-	}
 	if d.fate.CompareAndSwap(nil, handedOut) {
 		return nil
 	}
@@ -57,6 +54,9 @@ func (d *Delivery) reject(reason error) bool {
 	d.Task.GiveUp(reason)
 	return d.Status() == partition.Rejected
 }
+
+// Taken takes note that the application has taken the message.
+func (d *Delivery) Taken() { d.Begin(d.claim.clock.Load()) }
 
 // Settle settles the delivery unless it is settled, see partition.Settle, and tells the Task.
 func (d *Delivery) Settle(v partition.Verdict) partition.Status {

@@ -1,8 +1,18 @@
 package consumer
 
 import (
+	"errors"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
 
 func TestStamp(t *testing.T) {
@@ -11,4 +21,55 @@ func TestStamp(t *testing.T) {
 			t.Errorf("%v is %v", at, got)
 		}
 	}
+}
+
+// tried is a Task that notes what its slot calls.
+type tried struct{ calls []string }
+
+func (t *tried) Run(<-chan struct{}, *record.Copies) (partition.Verdict, bool) {
+	t.calls = append(t.calls, "Run")
+	return partition.Verdict{}, true
+}
+func (t *tried) Gone(error)                             {}
+func (t *tried) GiveUp(reason error)                    { t.calls = append(t.calls, "GiveUp: "+reason.Error()) }
+func (t *tried) Finished()                              {}
+func (t *tried) Settled(int64, int, partition.Verdict)  {}
+func (t *tried) Cancel()                                {}
+func (t *tried) UnderWay() (call string, offering bool) { return "", false }
+
+// A record that may end the process, and that somebody rejects while it waits for its turn, reaches no handler.
+func TestRejectOfARecordThatWaitsToBeAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &Claim{
+			shared:   newShared(&Config{Logger: watermill.NopLogger{}}),
+			part:     partition.New[*Delivery](partition.Config[*sarama.ConsumerMessage]{MaxInFlight: 1}),
+			draining: make(chan struct{}),
+			source: (&commit.Committer{}).NewSource(commit.SourceConfig{
+				Stored: true, Mark: func() partition.Mark { return partition.Mark{Version: 1 << 60} },
+			}),
+		}
+		c.careful.Store(true)
+		_, _ = c.part.Push(0, &sarama.ConsumerMessage{}, 1)
+		task := &tried{}
+		d := &Delivery{Task: task, claim: c}
+		d.Handle = d
+		if _, ok := c.part.Take(&d.Delivery); !ok {
+			t.Fatal("nothing is handed out")
+		}
+		c.quarantine.enter(true, nil)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			c.serveOne(d, &record.Copies{})
+		}()
+		synctest.Wait()
+		if !d.reject(errors.New("by hand")) {
+			t.Error("not rejected")
+		}
+		c.quarantine.leave()
+		<-ended
+		if !slices.Equal(task.calls, []string{"GiveUp: by hand"}) {
+			t.Errorf("its slot called %q", task.calls)
+		}
+	})
 }

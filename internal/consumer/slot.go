@@ -94,19 +94,30 @@ func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v partition.Verdic
 		c.part.Restore(&d.Delivery, read, false)
 	}
 	d.describe(copies)
-	switch reason := d.handOut(); {
-	case reason != nil:
-		c.part.Uncount(&d.Delivery)
-		d.Task.GiveUp(reason)
-		return v, true
+	switch {
+	case d.Condemned() != nil:
+		return c.giveUp(d, d.Condemned())
 	case c.crashes.tries > 0 && d.Offset() == c.crashes.culprit && d.Attempt() == c.crashes.tries+1:
-		c.part.Uncount(&d.Delivery)
-		d.Task.GiveUp(fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries))
-		return v, true
+		return c.giveUp(d, fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries))
 	case c.careful.Load():
 		return c.runNamed(d, copies)
 	}
+	return c.runTask(d, copies)
+}
+
+// runTask runs a task, unless somebody has had its record rejected before.
+func (c *Claim) runTask(d *Delivery, copies *record.Copies) (v partition.Verdict, sent bool) {
+	if reason := d.handOut(); reason != nil {
+		return c.giveUp(d, reason)
+	}
 	return d.Task.Run(c.draining, copies)
+}
+
+// giveUp rejects a record without a handler.
+func (c *Claim) giveUp(d *Delivery, reason error) (v partition.Verdict, sent bool) {
+	c.part.Uncount(&d.Delivery, reason)
+	d.Task.GiveUp(reason)
+	return v, true
 }
 
 // runNamed runs a task once a commit says that its record is in flight.
@@ -119,7 +130,7 @@ func (c *Claim) runNamed(d *Delivery, copies *record.Copies) (v partition.Verdic
 	if c.source.WaitNamed(c.part.Name(&d.Delivery, c.fingerprint(d.Record()), alone)) != nil {
 		return v, false
 	}
-	return d.Task.Run(c.draining, copies)
+	return c.runTask(d, copies)
 }
 
 // readAgain tries until it has an answer or the claim drains.

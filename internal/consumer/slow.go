@@ -20,7 +20,7 @@ type Slow struct {
 
 // slowHandlers is what was told of slow handlers. It is the clock's goroutine's own.
 type slowHandlers struct {
-	told   map[int32]struct{} // partitions
+	told   map[int32]struct{} // partitions, until no handler is slow
 	outage outage.Outage
 }
 
@@ -34,7 +34,6 @@ func (s *Subscription) lookForSlow() {
 	}
 	now := s.clock.Load()
 	var all, news []Slow
-	told := map[int32]struct{}{}
 	for _, c := range s.assigned() {
 		oldest, n := c.part.Slow(now - int64(limit))
 		if n == 0 {
@@ -45,7 +44,6 @@ func (s *Subscription) lookForSlow() {
 		if _, before := s.slow.told[c.partition]; !before {
 			news = append(news, slow)
 		}
-		told[c.partition] = struct{}{}
 	}
 	if len(all) == 0 {
 		s.slow.told = nil
@@ -54,7 +52,12 @@ func (s *Subscription) lookForSlow() {
 		}
 		return
 	}
-	s.slow.told = told
+	if s.slow.told == nil {
+		s.slow.told = map[int32]struct{}{}
+	}
+	for _, slow := range news {
+		s.slow.told[slow.Partition] = struct{}{}
+	}
 	_, due := s.slow.outage.Failed()
 	switch {
 	case due:

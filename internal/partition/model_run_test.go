@@ -264,8 +264,11 @@ func (h *harness) condemn(r *modelRec) {
 			h.failf("condemned record %d, fate %d: %v, %v", r.offset, r.fate, d, ok)
 		}
 	case queued, parked, due, nacked:
-		if r.doomed = reason; r.fate == parked {
+		switch r.doomed = reason; r.fate {
+		case parked:
 			h.m.dueNow(r)
+		case nacked:
+			r.dueAt = h.m.now
 		}
 		if d != nil || !ok {
 			h.failf("condemned record %d, fate %d: %v, %v", r.offset, r.fate, d, ok)

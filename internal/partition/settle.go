@@ -1,5 +1,7 @@
 package partition
 
+import "sync/atomic"
+
 // Status is the fate of one delivery.
 type Status uint8
 
@@ -26,6 +28,9 @@ type Verdict struct {
 	Hold bool
 	// Confirm acks a record that counts as settled only once the ack is stored.
 	Confirm bool
+	// ByHand means that a person settles it: that does not make the application one that
+	// settles late, see Config.Late.
+	ByHand bool
 	// Fingerprint is that of the record, see Config.Fingerprint. It is not needed if the
 	// record is acked and was not Behind.
 	Fingerprint uint32
@@ -42,7 +47,8 @@ type Delivery[R, H any] struct {
 	record    R
 	lane      *lane
 	first     int64
-	began     int64
+	taken     int64
+	began     atomic.Int64 // 0: no handler has it
 	condemned error
 	attempt   int32
 	status    Status
@@ -69,6 +75,10 @@ func (d *Delivery[R, H]) Attempt() int  { return int(d.attempt) }
 
 // Condemned returns why the record is given up without a handler, or nil. See Condemn.
 func (d *Delivery[R, H]) Condemned() error { return d.condemned }
+
+// Begin records that a handler has the record, by Config.Clock. It may be called until the
+// delivery is finished.
+func (d *Delivery[R, H]) Begin(now int64) { d.began.Store(now) }
 
 // First returns Verdict.First of an earlier delivery, or 0.
 func (d *Delivery[R, H]) First() int64 { return d.first }
@@ -106,7 +116,7 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v Verdict, now int64) (first
 	d.status = v.Status
 	e := p.at(d.seq)
 	p.know(e, v)
-	if d.finished {
+	if d.finished && !v.ByHand {
 		p.settledLate()
 	}
 	if v.Status == Nacked || v.Hold {
@@ -283,13 +293,16 @@ func (p *Partition[R, H]) Abandon(d *Delivery[R, H]) Work {
 	return w
 }
 
-// Uncount makes d not count as a delivery: no handler receives it.
-func (p *Partition[R, H]) Uncount(d *Delivery[R, H]) {
+// Uncount makes d not count as a delivery: no handler receives it, and its record is given up
+// for that reason.
+func (p *Partition[R, H]) Uncount(d *Delivery[R, H], reason error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.attempt--
+	d.condemned = reason
 	if e := p.live(d.seq); e != nil {
 		e.attempt--
+		p.condemn(d.seq, reason)
 	}
 }
 

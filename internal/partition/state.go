@@ -42,10 +42,12 @@ type Try struct {
 // Counts has the number of records by state.
 type Counts [states]int
 
-// mostTries is how many deliveries of a record are remembered, and mostKey how many bytes of
-// its key a snapshot has.
+// mostTries is how many deliveries of a record are remembered, mostTried of how many records
+// they are, because errors may be large and nacked records many, and mostKey is how many bytes
+// of its key a snapshot has.
 const (
 	mostTries = 4
+	mostTried = 1024
 	mostKey   = 256
 )
 
@@ -102,6 +104,9 @@ func (p *Partition[R, H]) set(e *entry[R, H], s state) {
 // tried records a delivery that did not settle its record. It is called before the state
 // of the record changes.
 func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v Verdict) {
+	if e.d.condemned != nil {
+		return // it was none
+	}
 	tries := p.tries[seq]
 	if n := len(tries); n > 0 && tries[n-1].Attempt == e.attempt { // settled after its handler returned
 		if v.Reason != nil {
@@ -112,6 +117,9 @@ func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v Verdict) {
 	try := Try{Attempt: e.attempt, Ended: p.clock(), Err: v.Reason}
 	if e.state == inFlight {
 		try.Began = e.since
+	}
+	if len(tries) == 0 && len(p.tries) >= mostTried {
+		return
 	}
 	if len(tries) >= mostTries {
 		tries = append(tries[:0], tries[1:]...)
@@ -158,29 +166,38 @@ func (p *Partition[R, H]) Overview() Overview {
 	if p.chunks == nil {
 		return o
 	}
-	o.Next, o.Ready, o.Uncommitted, o.Blocked = p.lastOffset()+1, p.nready, p.uncommitted(p.taken), p.phase <= running && p.blocked()
+	o.Next, o.Ready, o.Uncommitted, o.Blocked = p.lastOffset()+1, p.nready, max(0, p.uncommitted(p.taken)), p.phase <= running && p.blocked()
 	if p.head < p.tail {
 		o.Oldest = p.held(p.head)
 	}
 	return o
 }
 
-// Slow returns the delivery that has run longest, and how many began before a time, by
-// Config.Clock. It returns nil if none did.
+// Slow returns the delivery whose handler has run longest, and how many handlers began before a
+// time, by Config.Clock. It returns nil if none did.
 func (p *Partition[R, H]) Slow(before int64) (oldest *Held, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for d := p.running.last; d != nil && d.began <= before && p.phase < closed; d = d.prev {
-		if n++; oldest != nil {
+	var first *Delivery[R, H]
+	var since int64
+	for d := p.running.last; d != nil && d.taken <= before && p.phase < closed; d = d.prev {
+		began := d.began.Load()
+		if began == 0 || began > before { // nobody has taken it, or not for long
 			continue
 		}
-		if e := p.live(d.seq); e != nil && e.d == d {
-			oldest = p.held(d.seq)
-		} else { // settled, and its handler still runs
-			oldest = &Held{Offset: d.offset, State: settled, Attempt: int(d.attempt)}
+		if n++; first == nil || began < since {
+			first, since = d, began
 		}
-		oldest.Since = d.began
 	}
+	if first == nil {
+		return nil, 0
+	}
+	if e := p.live(first.seq); e != nil && e.d == first {
+		oldest = p.held(first.seq)
+	} else { // settled, and its handler goes on
+		oldest = &Held{Offset: first.offset, State: settled, Attempt: int(first.attempt)}
+	}
+	oldest.Since = since
 	return oldest, n
 }
 
@@ -277,7 +294,7 @@ func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) 
 		p.version++
 		e.dueAt = 0
 	case pending:
-		p.settle(e.d, Verdict{Status: Nacked, DueAt: now}, now)
+		p.settle(e.d, Verdict{Status: Nacked, DueAt: now, ByHand: true}, now)
 	default:
 		return was, false, Work{}
 	}
@@ -302,15 +319,21 @@ func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Del
 		return nil, false, Work{}
 	case queued:
 		e.dueAt = 0
+	case nacked:
+		e.dueAt = now
 	case parked:
 		e.dueAt = now
 		p.fallDue(seq)
 	}
+	p.condemn(seq, reason)
+	return nil, true, p.after(version)
+}
+
+func (p *Partition[R, H]) condemn(seq uint64, reason error) {
 	if p.condemned == nil {
 		p.condemned = map[uint64]error{}
 	}
 	p.condemned[seq] = reason
-	return nil, true, p.after(version)
 }
 
 // SetMaxInFlight changes Config.MaxInFlight. It must not exceed the configured number, for

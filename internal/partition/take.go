@@ -89,7 +89,7 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	p.set(e, inFlight)
 	e.named = false
 	e.d = d
-	d.began, d.condemned = e.since, nil
+	d.taken, d.condemned = e.since, nil
 	if len(p.condemned) > 0 {
 		d.condemned = p.condemned[seq]
 	}

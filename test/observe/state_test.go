@@ -2,6 +2,7 @@
 package observe_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -353,5 +354,57 @@ func TestPauseAndResume(t *testing.T) {
 	}
 	if n := len(testkit.Containing(o.Log.At("info"), "Somebody acted", "by=alice")); n != 4 {
 		t.Errorf("%d lines", n)
+	}
+}
+
+// In a plain loop many messages wait until the application takes them: no handler of theirs is slow.
+func TestSlowLoop(t *testing.T) {
+	t.Parallel()
+	topic := testkit.NewTopic(t, 1, testkit.Numbered(3)...)
+	cfg := testkit.Config(brokertest.Group(t), testkit.Ordering(ackpolicy.Unordered, 3))
+	cfg.HandlerSlow = 300 * time.Millisecond
+	slow := make(chan ackpolicy.HandlerSlowEvent, 10)
+	cfg.Hooks.HandlerSlow = func(e ackpolicy.HandlerSlowEvent) { slow <- e }
+	sub := testkit.NewSubscriber(t, cfg, testkit.NewLog(t))
+	messages, err := sub.Subscribe(context.Background(), topic)
+	testkit.Check(t, err)
+	msg := testkit.Await(t, "a message", messages)
+	d, _ := ackpolicy.FromMessage(msg)
+	testkit.Eventually(t, "all records", func() bool { return sub.State().Subscriptions[0].Partitions[0].InFlight == 3 })
+	if e := testkit.Await(t, "HandlerSlow", slow); e.Handlers != 1 || e.Offset != d.Offset() {
+		t.Errorf("event: %+v", e)
+	}
+	for range 2 {
+		msg.Ack()
+		msg = testkit.Await(t, "a message", messages)
+	}
+	msg.Ack()
+	testkit.Check(t, sub.Close())
+}
+
+// A record that cannot be decoded, and is kept, is in State with its error; rejected by hand, it is
+// not counted with later ones.
+func TestRejectAnUndecodableRecord(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, brokertest.Values("bad", "good")...)
+	cfg := testkit.Config(group, testkit.Ordering(ackpolicy.Unordered, 2), testkit.DeadLetterTopic)
+	cfg.Kafka.Unmarshaler = testkit.BadValues{}
+	cfg.OnUndecodable = ackpolicy.UndecodableRetry
+	o := observe(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+	testkit.Eventually(t, "the error", func() bool {
+		st, _ := o.partition(0)
+		return st.Oldest != nil && st.Oldest.Offset == 0 && st.Oldest.LastErr != nil
+	})
+	testkit.Check(t, o.sub.Reject("alice", topic, 0, 0, "nonsense"))
+	testkit.WaitCommitted(t, group, topic, 0, 2)
+	testkit.Letters(t, topic+".dlq", 0, 1)
+	testkit.Produce(t, topic, 0, brokertest.Values("bad")...)
+	var lines []string
+	testkit.Eventually(t, "the line", func() bool {
+		lines = testkit.Containing(o.Log.At("error"), "cannot be decoded", "kafka_partition_offset=2 ")
+		return len(lines) == 1
+	})
+	if strings.Contains(lines[0], "others=") {
+		t.Error(lines[0])
 	}
 }
