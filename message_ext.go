@@ -199,6 +199,14 @@ func (d *Delivery) Topic() string {
 	return d.kafka.Topic()
 }
 
+// Group is the consumer group of the Subscriber; "" if it has none or is not ours.
+func (d *Delivery) Group() string {
+	if d.sub == nil {
+		return ""
+	}
+	return d.sub.sub.config.Kafka.ConsumerGroup
+}
+
 // Partition is the record's partition.
 func (d *Delivery) Partition() int32 {
 	if d.sub == nil {

@@ -1,0 +1,70 @@
+// Package ackpolicyotel traces and measures ackpolicy's Subscribers with OpenTelemetry, by
+// the semantic conventions for messaging.
+//
+//	telemetry, err := ackpolicyotel.New(ackpolicyotel.Options{})
+//	config.Hooks = ackpolicy.JoinHooks(config.Hooks, telemetry.Hooks())
+//	config.DeadLetter = ackpolicy.DeadLetterTopic{Headers: telemetry.Headers(nil)}
+//	...
+//	router.AddMiddleware(telemetry.Middleware) // the first one: outermost
+//
+// A span "process TOPIC" lasts as long as the handlers of a delivery. It is a child of the
+// span that produced the record, whose context is in the record's headers, and has a link to
+// it and to the delivery before. How the record is settled is a span of its own, "ack TOPIC"
+// for example, and what handlers and dead letters send has the context of the delivery. So
+// a trace goes on through redeliveries, records that were read again, and dead letters.
+//
+// docs/metrics.md lists spans and metrics.
+package ackpolicyotel
+
+import (
+	"fmt"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+const scope = "github.com/ackpolicy/watermill-ackpolicy/ackpolicyotel"
+
+// Options of New. What is nil is the global one.
+type Options struct {
+	TracerProvider trace.TracerProvider
+	MeterProvider  metric.MeterProvider
+	Propagator     propagation.TextMapPropagator
+	// NewTraces begins a trace for each delivery, with a link to the span that produced the
+	// record, instead of a child of that span.
+	NewTraces bool
+}
+
+// Telemetry traces and measures Subscribers. One serves all those of a process.
+type Telemetry struct {
+	tracer     trace.Tracer
+	propagator propagation.TextMapPropagator
+	newTraces  bool
+	spans      spans
+	measures   *measures
+}
+
+// New returns Telemetry. It returns an error if the meter refuses an instrument.
+func New(o Options) (*Telemetry, error) {
+	if o.TracerProvider == nil {
+		o.TracerProvider = otel.GetTracerProvider()
+	}
+	if o.MeterProvider == nil {
+		o.MeterProvider = otel.GetMeterProvider()
+	}
+	if o.Propagator == nil {
+		o.Propagator = otel.GetTextMapPropagator()
+	}
+	measures, err := newMeasures(o.MeterProvider.Meter(scope))
+	if err != nil {
+		return nil, fmt.Errorf("ackpolicyotel: %w", err)
+	}
+	return &Telemetry{
+		tracer:     o.TracerProvider.Tracer(scope),
+		propagator: o.Propagator, newTraces: o.NewTraces,
+		spans:    spans{of: map[record]handed{}},
+		measures: measures,
+	}, nil
+}
