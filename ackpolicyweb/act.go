@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
 
 // mostReason is how long the reason of a reject may be, in bytes.
@@ -93,6 +95,12 @@ func (h *Handler) do(by string, r *http.Request) (done string, err error) {
 		return fmt.Sprintf("Paused %s.", what), sub.Pause(by, topic, partitions...)
 	case "resume":
 		return fmt.Sprintf("Resumed %s.", what), sub.Resume(by, topic, partitions...)
+	case "limit":
+		limits, err := limitsOf(form("in_flight"), form("deliveries"))
+		if err != nil {
+			return "", err
+		}
+		return "The limits are changed.", sub.SetLimits(by, limits)
 	case "retry":
 		return fmt.Sprintf("%s is delivered again now.", name(topic, partitions[0], offset)), sub.Retry(by, topic, partitions[0], offset)
 	case "reject":
@@ -106,6 +114,25 @@ func (h *Handler) do(by string, r *http.Request) (done string, err error) {
 		return fmt.Sprintf("%s is given up.", name(topic, partitions[0], offset)), sub.Reject(by, topic, partitions[0], offset, reason)
 	}
 	return "", badForm("there is no such action")
+}
+
+// limitsOf reads limits. An empty one is left as it is.
+func limitsOf(inFlight, deliveries string) (l ackpolicy.Limits, err error) {
+	for _, f := range []struct {
+		text string
+		to   *int
+	}{{inFlight, &l.MaxInFlight}, {deliveries, &l.MaxDeliveries}} {
+		if f.text == "" {
+			continue
+		}
+		if *f.to, err = strconv.Atoi(f.text); err != nil {
+			return l, badForm("want numbers as limits")
+		}
+	}
+	if l == (ackpolicy.Limits{}) {
+		return l, badForm("give a limit")
+	}
+	return l, nil
 }
 
 // said answers an action: the script of the page with a line of text, a browser without it with a page.

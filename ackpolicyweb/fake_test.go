@@ -71,6 +71,10 @@ func (f *fake) Reject(by, topic string, p int32, offset int64, reason string) er
 	return f.did("%s reject %s/%d@%d: %s", by, topic, p, offset, reason)
 }
 
+func (f *fake) SetLimits(by string, l ackpolicy.Limits) error {
+	return f.did("%s limits %d in flight, %d deliveries", by, l.MaxInFlight, l.MaxDeliveries)
+}
+
 // set changes what the fake says.
 func (f *fake) set(change func(*fake)) {
 	f.mu.Lock()

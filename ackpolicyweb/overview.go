@@ -236,13 +236,21 @@ func (h *Handler) headOf(s *snapshot, sub *subscription) head {
 		{"memory", size(sub.BufferedBytes) + " of " + size(sub.MaxBufferedBytes), ""},
 	}
 	if h.options.AllowActions != nil {
-		hd.Act = &actions{ID: fmt.Sprintf("s-%d", sub.number), Subscriber: sub.owner, Topic: sub.Topic, Partition: -1, Record: "all of " + hd.Topic, Pause: true, Resume: hd.AnyPaused}
+		hd.Act = &actions{ID: fmt.Sprintf("s-%d", sub.number), Subscriber: sub.owner, Topic: sub.Topic, Partition: -1, Record: "all of " + hd.Topic, Pause: true, Resume: hd.AnyPaused,
+			InFlight: count(sub.MaxInFlight), Deliveries: deliveries(sub)}
 	}
 	return hd
 }
 
 // pauses says why a partition is paused.
 func pauses(p *ackpolicy.PartitionState) string { return clean(strings.Join(p.Paused, "; "), 500) }
+
+func deliveries(sub *subscription) string {
+	if sub.MaxDeliveries == 0 {
+		return "no limit"
+	}
+	return count(sub.MaxDeliveries)
+}
 
 func tone(n int, of string) string {
 	if n > 0 {

@@ -56,6 +56,8 @@ type actions struct {
 	Pause      bool // or Resume
 	Resume     bool
 	Back       string // where a browser without script goes: "partition" or ""
+	// InFlight and Deliveries are the limits as they are; "": it has no form to change them.
+	InFlight, Deliveries string
 }
 
 // PauseText is on the button that pauses.

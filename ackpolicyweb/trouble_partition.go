@@ -104,7 +104,11 @@ func (f *finder) record(p *ackpolicy.PartitionState, of held, id, tone, kind, wo
 		t.Facts[0] += ", next delivery " + in(r.NextDelivery.Sub(f.s.at))
 	}
 	if r.Attempt > 0 {
-		t.Facts = append(t.Facts, "attempt "+strconv.Itoa(r.Attempt))
+		attempt := "attempt " + count(r.Attempt)
+		if sub.MaxDeliveries > 0 {
+			attempt += " of " + count(sub.MaxDeliveries)
+		}
+		t.Facts = append(t.Facts, attempt)
 	}
 	if k := f.h.key(r.Key); k != "" {
 		t.Facts = append(t.Facts, k)

@@ -35,6 +35,7 @@ type Subscriber interface {
 	Resume(by, topic string, partitions ...int32) error
 	Retry(by, topic string, partition int32, offset int64) error
 	Reject(by, topic string, partition int32, offset int64, reason string) error
+	SetLimits(by string, l ackpolicy.Limits) error
 }
 
 var _ Subscriber = (*ackpolicy.Subscriber)(nil)
@@ -43,7 +44,7 @@ var _ Subscriber = (*ackpolicy.Subscriber)(nil)
 type Options struct {
 	// Subscribers are the ones to show, in this order.
 	Subscribers []Subscriber
-	// AllowActions turns on the buttons that pause, resume, retry and reject. It returns who makes
+	// AllowActions turns on the buttons that pause, resume, retry, reject and change limits. It returns who makes
 	// the request, by the application's own authentication: the name goes into the log, into
 	// Hooks.Acted and into the letter of a rejected record. An empty name refuses the request. nil:
 	// the page changes nothing. Requests from other sites are always refused.

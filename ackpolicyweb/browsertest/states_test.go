@@ -143,6 +143,36 @@ func TestPauseAndResume(t *testing.T) {
 	b.sees("Resumed all partitions of "+topic+".", topic+"/1 up to date")
 }
 
+// A broker that cannot be reached shows while it lasts.
+func TestLostBroker(t *testing.T) {
+	topic := testkit.NewTopic(t, 2)
+	var network brokertest.Network
+	cfg := testkit.Config(brokertest.Group(t), func(c *ackpolicy.SubscriberConfig) { network.Use(c.Kafka.OverwriteSaramaConfig) })
+	b := open(t, page(consume(t, cfg, topic, ackpolicy.Ack.Middleware, testkit.Succeed)))
+	b.sees(quiet, topic+"/1 up to date")
+	network.Cut()
+	b.sees("Kafka: "+topic, "connect", "Do: Check that the brokers are up")
+	b.accessible()
+	network.Heal()
+	b.sees(quiet, topic+"/1 up to date")
+}
+
+// Limits are changed while the page is open.
+func TestLimits(t *testing.T) {
+	topic := testkit.NewTopic(t, 1)
+	cfg := testkit.Config(brokertest.Group(t), testkit.Ordering(ackpolicy.OrderByKey, 8))
+	sub := consume(t, cfg, topic, ackpolicy.Ack.Middleware, testkit.Succeed)
+	b := open(t, page(sub))
+	b.sees("at most 8 in flight per partition")
+	b.do(chromedp.Click("#s-0-limits-sum"), chromedp.SendKeys("#s-0-in-flight", "3"), chromedp.SendKeys("#s-0-deliveries", "7"))
+	b.accessible()
+	b.do(chromedp.Click("#s-0-limit"))
+	b.sees("The limits are changed.", "at most 3 in flight per partition")
+	if st := sub.State().Subscriptions[0]; st.MaxInFlight != 3 || st.MaxDeliveries != 7 {
+		t.Errorf("limits: %d in flight, %d deliveries", st.MaxInFlight, st.MaxDeliveries)
+	}
+}
+
 // A record is given up on the page, with the keyboard alone, and what waits behind it goes on.
 func TestReject(t *testing.T) {
 	topic := testkit.NewTopic(t, 1, testkit.Keyed("ada", "ada", "bob")...)
