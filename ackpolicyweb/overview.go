@@ -118,6 +118,9 @@ func (h *Handler) overview(s *snapshot, show string, all []trouble, before, afte
 	for i := range s.subscriptions {
 		main.kids = append(main.kids, h.table(s, &s.subscriptions[i], show, worst, before, after))
 	}
+	if n, ok := h.options.Timeline.node("", 0); ok {
+		main.kids = append(main.kids, n)
+	}
 	var promises []promise
 	for i := range s.states {
 		promises = append(promises, promise{groups(s)[i], strings.Split(clean(s.states[i].Guarantees, 2000), "; ")})

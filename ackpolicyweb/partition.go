@@ -56,6 +56,9 @@ func (h *Handler) partition(s *snapshot, q *query) node {
 		}
 		main.kids = append(main.kids, h.records(s, sub, p, &w))
 	}
+	if n, ok := h.options.Timeline.node(q.topic, q.partition); ok {
+		main.kids = append(main.kids, n)
+	}
 	main.kids = append(main.kids, node{id: "words", html: html("words", nil)})
 	return main
 }

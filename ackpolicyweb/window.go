@@ -1,6 +1,7 @@
 package ackpolicyweb
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -140,8 +141,8 @@ func pile(of [drawnKinds]float64, height int) (heights [drawnKinds]int) {
 	if total == 0 {
 		return heights
 	}
-	least := max(1, height/6)
-	used, most := 0, 0
+	least := height / 3
+	used := 0
 	for k, n := range of {
 		if n <= 0.001 {
 			continue
@@ -151,10 +152,15 @@ func pile(of [drawnKinds]float64, height int) (heights [drawnKinds]int) {
 			heights[k] = max(heights[k], least)
 		}
 		used += heights[k]
-		if heights[k] > heights[most] {
-			most = k
-		}
 	}
-	heights[most] += height - used
+	for ; used != height; used -= cmp.Compare(used, height) { // the highest has what is left, and gives way
+		most := 0
+		for k, h := range heights {
+			if h > heights[most] {
+				most = k
+			}
+		}
+		heights[most] -= cmp.Compare(used, height)
+	}
 	return heights
 }

@@ -51,11 +51,12 @@ func TestPictures(t *testing.T) {
 		}
 		return nil
 	}
+	timeline := ackpolicyweb.NewTimeline(&cfg.Hooks)
 	sub := consume(t, cfg, "orders", ackpolicy.NackOnError.Middleware, handle)
 	b := open(t, ackpolicyweb.Options{
-		Subscribers: []ackpolicyweb.Subscriber{sub}, ShowKeys: true, AllowActions: func(*http.Request) string { return "ada" },
+		Subscribers: []ackpolicyweb.Subscriber{sub}, ShowKeys: true, Timeline: timeline, AllowActions: func(*http.Request) string { return "ada" },
 	})
-	b.size(1180, 1170)
+	b.size(1180, 1370)
 	testkit.Check(t, sub.Pause("ada", "orders", 7))
 	b.sees("Slow handler: orders/5@41", "Held: orders/3@117", "attempt 4", "Somebody paused it")
 	b.picture("page")

@@ -179,12 +179,15 @@ func TestReject(t *testing.T) {
 	cfg := testkit.Config(brokertest.Group(t), testkit.Ordering(ackpolicy.OrderByKey, 4), backoff(time.Hour))
 	acted := make(chan ackpolicy.ActedEvent, 10)
 	cfg.Hooks.Acted = func(e ackpolicy.ActedEvent) { acted <- e }
-	b := open(t, page(consume(t, cfg, topic, ackpolicy.NackOnError.Middleware, func(_ *message.Message, d *ackpolicy.Delivery) error {
+	timeline := ackpolicyweb.NewTimeline(&cfg.Hooks)
+	options := page(consume(t, cfg, topic, ackpolicy.NackOnError.Middleware, func(_ *message.Message, d *ackpolicy.Delivery) error {
 		if d.Offset() == 0 {
 			return errors.New("no such customer")
 		}
 		return nil
-	})))
+	}))
+	options.Timeline = timeline
+	b := open(t, options)
 	b.goes("partition?subscriber=0&partition=0&topic=" + topic)
 	b.sees("holds the partition", "no such customer", "wait behind it")
 	b.do(chromedp.Focus("#record-0-sum"), chromedp.KeyEvent("\r"))
@@ -196,7 +199,8 @@ func TestReject(t *testing.T) {
 		t.Errorf("focus and text: %s", typed)
 	}
 	b.do(chromedp.KeyEvent("\r"))
-	b.sees(topic+"/0@0 is given up.", "Nothing holds "+topic+"/0.")
+	b.sees(topic+"/0@0 is given up.", "Nothing holds "+topic+"/0.", "reject "+topic+"/0 by ada, "+topic+"/0@0: order was cancelled")
+	b.accessible()
 	if e := testkit.Await(t, "Acted", acted); e.By != "ada" || e.Action != ackpolicy.ActionReject || e.Offset != 0 || e.Reason != "order was cancelled" {
 		t.Errorf("acted: %+v", e)
 	}
