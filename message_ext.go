@@ -45,23 +45,23 @@ func (s Status) String() string {
 //
 // On a message of another subscriber a Delivery works on Watermill's own ack.
 type Delivery struct {
-	kafka consumer.Delivery // used where sub is set
-	sub   *subscription     // nil: the subscriber is not ours
-	ctx   deliveryContext
+	kafka   consumer.Delivery // of our subscriber's; filled by its slot
+	sub     *subscription     // nil: the subscriber is not ours
+	foreign *foreign          // set where sub is nil
+	ctx     deliveryContext   // of the message; has a lock of its own
 
 	began atomic.Int64 // where somebody asks, see timed; set before the message is sent
 
-	mu       sync.Mutex
-	msg      *message.Message
-	returned chan struct{}
-	plan     plan
-	entered  context.Context // of the handler that ran last: it knows its name
-	foreign  *foreign        // set where sub is nil
-	running  int32           // handlers under our middleware that run now
-	depth    int16           // of the nested middleware that left the plan; 0: none did
-	first    bool            // acked by AckFirst
-	canceled bool
-	stage    stage // of Run
+	mu       sync.Mutex       // guards what follows; no other lock is taken under it
+	msg      *message.Message // set by Run, read by all
+	returned chan struct{}    // closed by the handler's end, or by Cancel: Run waits for that
+	plan     plan             // left by the middleware, carried out by Run
+	entered  context.Context  // of the handler that ran last: it knows its name
+	running  int16            // handlers under our middleware that run now
+	depth    int16            // of the nested middleware that left the plan; 0: none did
+	first    bool             // acked by AckFirst; set by the middleware
+	canceled bool             // set by Cancel
+	stage    stage            // of Run, which sets it; read by the drain
 }
 
 // plan is what the middleware leaves for the Router's signal: success is known
