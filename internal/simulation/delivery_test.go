@@ -88,7 +88,7 @@ func (j *judge) handedOut(d *delivery) {
 	}
 	if before := r.last; before != nil && before.term != t && before.term.sure[r.offset] && !before.term.clean {
 		before.term.replayed++
-		if bound := j.w.maxUncommitted; bound != ackpolicy.Unlimited && before.term.replayed > bound {
+		if bound := j.w.maxUncommitted; bound != ackpolicy.Unlimited && before.term.replayed > bound && !before.term.putBack {
 			bad("repeat", "the %dth record that is repeated of one assignment, MaxUncommitted is %d", before.term.replayed, bound)
 		}
 	}

@@ -26,8 +26,9 @@ type judge struct {
 	terms      map[<-chan struct{}]*term
 	lines      []line
 	violations []violation
-	topics     int           // 1; one more each time the topic is created again
-	begun      map[int32]int // assignments, by partition, and those of them that ended well
+	topics     int             // 1; one more each time the topic is created again
+	latest     map[int32]*base // the last commit that came, by partition
+	begun      map[int32]int   // assignments, by partition, and those of them that ended well
 	ended      map[int32]int
 	requests   map[int16]int
 	heartbeats map[string]time.Time // the last sign of life, by member id
@@ -72,6 +73,7 @@ type term struct {
 	inFlight  int
 	over      bool
 	clean     bool          // and its last commit is stored
+	putBack   bool          // a commit was processed behind a later one
 	replayed  int           // records that it had settled, and that were delivered again
 	draining  time.Duration // since when; 0: it does not drain
 }
@@ -123,6 +125,7 @@ type delivery struct {
 func (j *judge) init(w *world) {
 	j.w = w
 	j.gone, j.closing, j.terms = map[*member]bool{}, map[*member]bool{}, map[<-chan struct{}]*term{}
+	j.latest = map[int32]*base{}
 	j.begun, j.ended = map[int32]int{}, map[int32]int{}
 	j.requests, j.heartbeats = map[int16]int{}, map[string]time.Time{}
 	j.newTopic()
@@ -253,6 +256,7 @@ func (j *judge) commits(req kmsg.Request) bool {
 			if j.topics > 1 {
 				continue // it may be of an earlier topic
 			}
+			j.goesBack(p.Partition, b)
 			for _, r := range j.book[p.Partition] {
 				if r.settled == "" && b.covers(r.offset) {
 					j.violateLocked("commit", r.part, r.offset, "%d/%d is not settled, and a commit says that it is: %v", r.part, r.offset, b)
@@ -343,6 +347,20 @@ func (j *judge) revoked(m *member, e ackpolicy.RevokedEvent) {
 			if r := t.delivered[offset].record; r.never == "" && e.Unmarked == 0 {
 				r.never = fmt.Sprintf("member %d had settled it, and ended well", m.id)
 			}
+		}
+	}
+}
+
+// goesBack takes note of a commit that says less than one before it.
+func (j *judge) goesBack(part int32, b *base) {
+	before := j.latest[part]
+	j.latest[part] = b
+	if before == nil || !slices.ContainsFunc(j.book[part], func(r *record) bool { return before.covers(r.offset) && !b.covers(r.offset) }) {
+		return
+	}
+	for _, t := range j.terms {
+		if t.part == part {
+			t.putBack = true
 		}
 	}
 }
