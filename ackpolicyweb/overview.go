@@ -1,6 +1,7 @@
 package ackpolicyweb
 
 import (
+	"cmp"
 	"fmt"
 	"html/template"
 	"strings"
@@ -43,7 +44,7 @@ func (q *query) title(s *snapshot) string {
 	if q.topic != "" {
 		return place(q.topic, q.partition)
 	}
-	return strings.Join(groups(s), ", ")
+	return cmp.Or(strings.Join(groups(s), ", "), "no subscriber")
 }
 
 // groups returns the consumer groups that are shown.
@@ -111,7 +112,7 @@ func (h *Handler) overview(s *snapshot, show string, all []trouble, before, afte
 	}
 	main := node{id: "main", open: `<main id="main" tabindex="-1">`, end: `</main>`}
 	main.kids = append(main.kids,
-		node{id: "verdict", html: html("verdict", verdictOf(all, quiet, strings.Join(groups(s), ", ")))},
+		node{id: "verdict", html: html("verdict", verdictOf(all, quiet, (&query{}).title(s)))},
 		troubleNode(all),
 		node{id: "filter", html: html("filter", filter(s, show, worst))},
 	)

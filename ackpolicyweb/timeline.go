@@ -16,7 +16,7 @@ const (
 	together     = 5 * time.Second // of the same kind and topic share a line for so long
 )
 
-// Timeline keeps what happened lately, for Options.Timeline.
+// Timeline keeps what happened lately, for Options.Timeline. The zero value works.
 type Timeline struct {
 	mu    sync.Mutex
 	all   []happened // the newest last
@@ -35,15 +35,14 @@ type happened struct {
 	last       string // more about the last one; it names the record
 }
 
-// NewTimeline puts itself before the hooks of a configuration: assignments and revocations, dead
-// letters, failures and actions. Settled and Committed, which are called for each record and
-// each commit, are left as they are.
-func NewTimeline(hooks *ackpolicy.Hooks) *Timeline {
-	t := &Timeline{}
-	before(&hooks.Assigned, func(e ackpolicy.AssignedEvent) {
+// Hooks returns what tells the timeline of assignments and revocations, dead letters, failures and
+// actions: for ackpolicy.JoinHooks. It leaves out Settled and Committed, which are called for each record and
+// each commit.
+func (t *Timeline) Hooks() (h ackpolicy.Hooks) {
+	h.Assigned = func(e ackpolicy.AssignedEvent) {
 		t.add("good", "assigned", e.Topic, e.Partition, fmt.Sprintf("from %s on", name(e.Topic, e.Partition, e.Start)))
-	})
-	before(&hooks.Revoked, func(e ackpolicy.RevokedEvent) {
+	}
+	h.Revoked = func(e ackpolicy.RevokedEvent) {
 		kind, tone, text := "revoked", "note", "all that was delivered is settled"
 		if errors.Is(e.Cause, ackpolicy.ErrClosing) {
 			kind = "closed"
@@ -55,8 +54,8 @@ func NewTimeline(hooks *ackpolicy.Hooks) *Timeline {
 			tone, text = "bad", "the last commit is not confirmed: "+textOf(e.Err)
 		}
 		t.add(tone, kind, e.Topic, e.Partition, text)
-	})
-	before(&hooks.DeadLettered, func(e ackpolicy.DeadLetteredEvent) {
+	}
+	h.DeadLettered = func(e ackpolicy.DeadLetteredEvent) {
 		kind, tone, text := "letter stored", "note", "reason: "+textOf(e.Reason)
 		switch {
 		case e.GivenUp:
@@ -65,29 +64,29 @@ func NewTimeline(hooks *ackpolicy.Hooks) *Timeline {
 			kind, tone, text = "letter not stored", "warn", textOf(e.Err)
 		}
 		t.add(tone, kind, e.Topic, e.Partition, name(e.Topic, e.Partition, e.Offset)+", "+text)
-	})
-	before(&hooks.CommitFailed, func(e ackpolicy.CommitFailedEvent) {
+	}
+	h.CommitFailed = func(e ackpolicy.CommitFailedEvent) {
 		t.add("warn", "commit failed", e.Topic, e.Partition, textOf(e.Err))
-	})
-	before(&hooks.Blocked, func(e ackpolicy.BlockedEvent) {
+	}
+	h.Blocked = func(e ackpolicy.BlockedEvent) {
 		t.add("bad", clean(e.Bound, 50)+" reached", e.Topic, e.Partition, "before "+name(e.Topic, e.Partition, e.Offset)+", "+clean(e.State, 200))
-	})
-	before(&hooks.FetchStalled, func(e ackpolicy.FetchStalledEvent) {
+	}
+	h.FetchStalled = func(e ackpolicy.FetchStalledEvent) {
 		t.add("bad", "fetch stalled", e.Topic, e.Partition, "at "+name(e.Topic, e.Partition, e.Offset))
-	})
-	before(&hooks.Undecodable, func(e ackpolicy.UndecodableEvent) {
+	}
+	h.Undecodable = func(e ackpolicy.UndecodableEvent) {
 		t.add("warn", "not decoded", e.Topic, e.Partition, name(e.Topic, e.Partition, e.Offset)+", "+textOf(e.Err))
-	})
-	before(&hooks.PositionReset, func(e ackpolicy.PositionResetEvent) {
+	}
+	h.PositionReset = func(e ackpolicy.PositionResetEvent) {
 		t.add("bad", "position reset", e.Topic, e.Partition, fmt.Sprintf("from %d to %s", e.Stored, name(e.Topic, e.Partition, e.Start)))
-	})
-	before(&hooks.Unconfirmed, func(e ackpolicy.UnconfirmedEvent) {
+	}
+	h.Unconfirmed = func(e ackpolicy.UnconfirmedEvent) {
 		t.add("bad", "not confirmed", e.Topic, e.Partition, name(e.Topic, e.Partition, e.Offset)+", "+textOf(e.Err))
-	})
-	before(&hooks.HandlerSlow, func(e ackpolicy.HandlerSlowEvent) {
+	}
+	h.HandlerSlow = func(e ackpolicy.HandlerSlowEvent) {
 		t.add("bad", "slow handler", e.Topic, e.Partition, name(e.Topic, e.Partition, e.Offset)+", for "+took(e.For))
-	})
-	before(&hooks.Acted, func(e ackpolicy.ActedEvent) {
+	}
+	h.Acted = func(e ackpolicy.ActedEvent) {
 		text := "by " + clean(e.By, 100)
 		if e.Offset >= 0 {
 			text += ", " + name(e.Topic, e.Partition, e.Offset)
@@ -95,20 +94,15 @@ func NewTimeline(hooks *ackpolicy.Hooks) *Timeline {
 		if e.Reason != "" {
 			text += ": " + clean(e.Reason, 200)
 		}
-		t.add("note", string(e.Action), e.Topic, e.Partition, text)
-	})
-	return t
-}
-
-// before has do called before a hook.
-func before[E any](hook *func(E), do func(E)) {
-	own := *hook
-	*hook = func(e E) {
-		do(e)
-		if own != nil {
-			own(e)
+		if l := e.Limits; l.MaxInFlight != 0 {
+			text += ", in flight: " + count(l.MaxInFlight)
 		}
+		if l := e.Limits; l.MaxDeliveries != 0 {
+			text += ", deliveries: " + count(l.MaxDeliveries)
+		}
+		t.add("note", string(e.Action), e.Topic, e.Partition, text)
 	}
+	return h
 }
 
 // add takes note of something. What happens to several partitions at the same time shares a line.

@@ -52,7 +52,7 @@ type Options struct {
 	// ShowKeys shows the keys of records. Without it a key has a code that is the same on the whole
 	// page, and another one after a restart.
 	ShowKeys bool
-	// Timeline shows what happened lately: see NewTimeline. nil leaves it out.
+	// Timeline shows what happened lately, as its hooks are told. nil leaves it out.
 	Timeline *Timeline
 	// Refresh is how often the page changes; 0 is a second, and two beyond 100 partitions.
 	Refresh time.Duration

@@ -200,6 +200,11 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+// A page of nothing says so.
+func TestNoSubscriber(t *testing.T) {
+	want(t, get(t, ackpolicyweb.New(ackpolicyweb.Options{}), "/"), "<h1>no subscriber</h1>", "Nothing is subscribed to.")
+}
+
 // A filter shows the partitions it names, and says how many it leaves out.
 func TestFilters(t *testing.T) {
 	f := newFake("orders", 5)

@@ -51,7 +51,8 @@ func TestPictures(t *testing.T) {
 		}
 		return nil
 	}
-	timeline := ackpolicyweb.NewTimeline(&cfg.Hooks)
+	timeline := &ackpolicyweb.Timeline{}
+	cfg.Hooks = ackpolicy.JoinHooks(cfg.Hooks, timeline.Hooks())
 	sub := consume(t, cfg, "orders", ackpolicy.NackOnError.Middleware, handle)
 	b := open(t, ackpolicyweb.Options{
 		Subscribers: []ackpolicyweb.Subscriber{sub}, ShowKeys: true, Timeline: timeline, AllowActions: func(*http.Request) string { return "ada" },

@@ -85,7 +85,7 @@ func TestStates(t *testing.T) {
 		"hung, by partition": {[]testkit.Option{slow}, ackpolicy.NackOnError, hang, false, []string{"Slow handler: %T/0@1", "3 records of the partition wait", "handler charge"}},
 		"hung, by key":       {[]testkit.Option{slow, testkit.Ordering(ackpolicy.OrderByKey, 4)}, ackpolicy.NackOnError, hang, false, []string{"Slow handler: %T/0@1", "key ada"}},
 		"hung, unordered":    {[]testkit.Option{slow, testkit.Ordering(ackpolicy.Unordered, 4)}, ackpolicy.NackOnError, hang, false, []string{"Slow handler: %T/0@1"}},
-		"poison key": {[]testkit.Option{testkit.Ordering(ackpolicy.OrderByKey, 4), backoff(300 * time.Millisecond)}, ackpolicy.NackOnError, fail, false,
+		"poison key": {[]testkit.Option{testkit.Ordering(ackpolicy.OrderByKey, 4), fiveTimes}, ackpolicy.NackOnError, fail, false,
 			[]string{"Held: %T/0@1", "attempt 5", errProvider.Error(), "key ada"}},
 		"dead letters down": {nil, ackpolicy.RejectOnError, fail, true, []string{"Dead letter: %T/0@1", "its dead letter is not stored yet", errProvider.Error()}},
 		"pending": {nil, ackpolicy.Manual, func(mended <-chan struct{}) testkit.Handle {
@@ -179,7 +179,8 @@ func TestReject(t *testing.T) {
 	cfg := testkit.Config(brokertest.Group(t), testkit.Ordering(ackpolicy.OrderByKey, 4), backoff(time.Hour))
 	acted := make(chan ackpolicy.ActedEvent, 10)
 	cfg.Hooks.Acted = func(e ackpolicy.ActedEvent) { acted <- e }
-	timeline := ackpolicyweb.NewTimeline(&cfg.Hooks)
+	timeline := &ackpolicyweb.Timeline{}
+	cfg.Hooks = ackpolicy.JoinHooks(cfg.Hooks, timeline.Hooks())
 	options := page(consume(t, cfg, topic, ackpolicy.NackOnError.Middleware, func(_ *message.Message, d *ackpolicy.Delivery) error {
 		if d.Offset() == 0 {
 			return errors.New("no such customer")
@@ -190,6 +191,16 @@ func TestReject(t *testing.T) {
 	b := open(t, options)
 	b.goes("partition?subscriber=0&partition=0&topic=" + topic)
 	b.sees("holds the partition", "no such customer", "wait behind it")
+	// What a screen reader announces stays as it is, though ages on the page change.
+	announced := eval[[2]int](b, `new Promise(done => {
+		const seen = [0, 0];
+		["verdict", "record"].forEach((id, i) => new MutationObserver(() => seen[i]++).observe(
+			document.getElementById(id), {subtree: true, childList: true, characterData: true, attributes: true}));
+		setTimeout(() => done(seen), 2500);
+	})`)
+	if announced[0] != 0 || announced[1] == 0 {
+		t.Errorf("changes of what is announced, and of what is not: %v", announced)
+	}
 	b.do(chromedp.Focus("#record-0-sum"), chromedp.KeyEvent("\r"))
 	b.do(chromedp.KeyEvent("\t"), chromedp.KeyEvent("order was cancelled"))
 	// The page goes on meanwhile, and takes neither focus nor text away.
@@ -208,6 +219,16 @@ func TestReject(t *testing.T) {
 
 func backoff(d time.Duration) testkit.Option {
 	return func(c *ackpolicy.SubscriberConfig) { c.Backoff = func(int, error) time.Duration { return d } }
+}
+
+// fiveTimes lets a record fail four times in a row, and then wait until the page has been looked at.
+func fiveTimes(c *ackpolicy.SubscriberConfig) {
+	c.Backoff = func(attempt int, _ error) time.Duration {
+		if attempt < 5 {
+			return 50 * time.Millisecond
+		}
+		return 8 * time.Second
+	}
 }
 
 func replaceTopic(text, topic string) string { return strings.ReplaceAll(text, "%T", topic) }
