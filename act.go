@@ -158,5 +158,5 @@ func (s *subscription) acted(e ActedEvent) {
 	}
 	s.logger.Info("Somebody acted on the subscription", fields)
 	e.Group = s.sub.config.Kafka.ConsumerGroup
-	tell(s, "Acted", s.sub.config.Hooks.Acted, e)
+	tell(s, "Hooks.Acted", s.sub.config.Hooks.Acted, e)
 }

@@ -82,7 +82,7 @@ func (s *subscription) sendLetter(d *Delivery, reason error) {
 		return dead.Send(ctx, record, letter)
 	}
 	d.kafka.Letter(send, func(err error, givenUp bool) {
-		tellAndWait(s, "DeadLettered", s.sub.config.Hooks.DeadLettered, DeadLetteredEvent{d.ref(), letter.Reason, err, givenUp})
+		tellAndWait(s, "Hooks.DeadLettered", s.sub.config.Hooks.DeadLettered, DeadLetteredEvent{d.ref(), letter.Reason, err, givenUp})
 	})
 }
 

@@ -24,19 +24,19 @@ func (s *subscription) events() consumer.Events {
 		},
 		Stuck: s.stuck,
 		Assigned: func(_ string, p int32, start int64) {
-			tell(s, "Assigned", h.Assigned, AssignedEvent{s.at(p), start})
+			tell(s, "Hooks.Assigned", h.Assigned, AssignedEvent{s.at(p), start})
 		},
 		Committed: func(_ string, p int32, offset int64, took time.Duration) {
-			tellAndWait(s, "Committed", h.Committed, CommittedEvent{s.at(p), offset, took})
+			tellAndWait(s, "Hooks.Committed", h.Committed, CommittedEvent{s.at(p), offset, took})
 		},
 		CommitFailed: func(_ string, p int32, offset int64, err error, attempt int, took time.Duration) {
-			tellAndWait(s, "CommitFailed", h.CommitFailed, CommitFailedEvent{s.at(p), offset, attempt, err, took})
+			tellAndWait(s, "Hooks.CommitFailed", h.CommitFailed, CommitFailedEvent{s.at(p), offset, attempt, err, took})
 		},
 		Stalled: func(_ string, p int32, by consumer.Stalled) {
-			tell(s, "FetchStalled", h.FetchStalled, FetchStalledEvent{s.at(p), by.Offset, by.End, by.For, by.Reconnect})
+			tell(s, "Hooks.FetchStalled", h.FetchStalled, FetchStalledEvent{s.at(p), by.Offset, by.End, by.For, by.Reconnect})
 		},
 		Reset: func(_ string, p int32, stored, start int64) {
-			tell(s, "PositionReset", h.PositionReset, PositionResetEvent{s.at(p), stored, start})
+			tell(s, "Hooks.PositionReset", h.PositionReset, PositionResetEvent{s.at(p), stored, start})
 		},
 	}
 }
@@ -46,7 +46,7 @@ func (s *subscription) stuck(_ string, p int32, by consumer.Stuck) {
 	if by.Commit == nil { // otherwise the line of the outage names it
 		s.logger.Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
 	}
-	tell(s, "Blocked", s.sub.config.Hooks.Blocked, BlockedEvent{s.at(p), by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
+	tell(s, "Hooks.Blocked", s.sub.config.Hooks.Blocked, BlockedEvent{s.at(p), by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
 }
 
 // slow tells of handlers that do not return: in one line of the one that has run for longest.
@@ -54,7 +54,7 @@ func (s *subscription) slow(all []consumer.Slow) {
 	name, handlers := s.handlerName(), 0
 	for _, by := range all {
 		handlers += by.Handlers
-		tell(s, "HandlerSlow", s.sub.config.Hooks.HandlerSlow, HandlerSlowEvent{
+		tell(s, "Hooks.HandlerSlow", s.sub.config.Hooks.HandlerSlow, HandlerSlowEvent{
 			RecordRef{s.at(by.Partition), by.Oldest.Offset, by.Oldest.Attempt, keyHash(by.Oldest.Key)}, by.Oldest.Key, by.For, by.Handlers,
 		})
 	}
@@ -67,7 +67,7 @@ func (s *subscription) slow(all []consumer.Slow) {
 
 func (s *subscription) released(_ string, p int32, r consumer.Released) {
 	s.undecoded.released(p)
-	tell(s, "Revoked", s.sub.config.Hooks.Revoked, RevokedEvent{
+	tell(s, "Hooks.Revoked", s.sub.config.Hooks.Revoked, RevokedEvent{
 		PartitionRef: s.at(p), Cause: r.Cause, Offset: r.Committed, Err: r.Err, TimedOut: r.TimedOut,
 		FirstLeft: r.Left.First, Running: r.Left.Running, Pending: r.Left.Pending, Nacked: r.Left.Nacked, Letters: r.Left.Letters,
 		Unmarked: r.Left.Unmarked,
@@ -150,5 +150,5 @@ func keyHash(key []byte) uint64 {
 func (s *subscription) unconfirmed(d *Delivery, err error) {
 	s.logger.Error("ConfirmFirst: the commit was sent and its outcome is unknown: the handler does not run, and the record may not come again", err,
 		watermill.LogFields{"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset()})
-	tell(s, "Unconfirmed", s.sub.config.Hooks.Unconfirmed, UnconfirmedEvent{d.ref(), err})
+	tell(s, "Hooks.Unconfirmed", s.sub.config.Hooks.Unconfirmed, UnconfirmedEvent{d.ref(), err})
 }

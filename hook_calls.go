@@ -3,6 +3,7 @@ package ackpolicy
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,9 +47,9 @@ type hookCalls struct {
 }
 
 type hookCall struct {
-	name  string
+	name  string // "Hooks.Settled"
 	event any
-	call  func()
+	call  func(event any)
 	token bool          // it holds a token of room
 	done  chan struct{} // closed when the hook has returned; nil if nobody waits for it
 }
@@ -63,15 +64,20 @@ func newHookCalls(ending context.Context, logger watermill.LoggerAdapter) *hookC
 // tell queues the call of a hook, if it is set. It does not wait.
 func tell[E any](s *subscription, name string, hook func(E), event E) {
 	if hook != nil {
-		s.hooks.put(hookCall{name: name, event: event, call: func() { hook(event) }})
+		s.hooks.put(hookCall{name: name, event: event, call: calling(hook)})
 	}
+}
+
+// calling returns a call of a hook. It is the event that is kept while it waits, once.
+func calling[E any](hook func(E)) func(any) {
+	return func(event any) { hook(event.(E)) }
 }
 
 // tellSettled waits for room, so that a Settled hook that is slower than the records slows
 // them down. If a hook does not return at all, only the first record waits for it.
 func (s *subscription) tellSettled(event SettledEvent) {
 	hook := s.sub.config.Hooks.Settled
-	c := hookCall{name: "Settled", event: event, call: func() { hook(event) }}
+	c := hookCall{name: "Hooks.Settled", event: event, call: calling(hook)}
 	c.token = s.hooks.awaitRoom()
 	s.hooks.put(c)
 }
@@ -84,7 +90,7 @@ func tellAndWait[E any](s *subscription, name string, hook func(E), event E) {
 		return
 	}
 	h, done := s.hooks, make(chan struct{})
-	if !h.put(hookCall{name: name, event: event, call: func() { hook(event) }, done: done}) || h.blocked.Load() {
+	if !h.put(hookCall{name: name, event: event, call: calling(hook), done: done}) || h.blocked.Load() {
 		return
 	}
 	timer := time.NewTimer(hookPatience)
@@ -96,6 +102,9 @@ func tellAndWait[E any](s *subscription, name string, hook func(E), event E) {
 		h.blocked.Store(true)
 	}
 }
+
+// short is a hook's name in log fields.
+func short(name string) string { return strings.TrimPrefix(name, "Hooks.") }
 
 func (h *hookCalls) awaitRoom() (token bool) {
 	select {
@@ -131,7 +140,7 @@ func (h *hookCalls) put(c hookCall) bool {
 		h.mu.Unlock()
 		if log {
 			h.logger.Error("A hook does not return: events are dropped, and no hook is called for them",
-				fmt.Errorf("%s has not returned", "Hooks."+name), report.AddTo(watermill.LogFields{"hook": name}))
+				fmt.Errorf("%s has not returned", name), report.AddTo(watermill.LogFields{"hook": short(name)}))
 		}
 		return false
 	}
@@ -182,14 +191,14 @@ func (h *hookCalls) run() {
 			close(h.done)
 			return
 		}
-		h.returned(c, fmt.Errorf("%s: %w", "Hooks."+c.name, errGoexit))
+		h.returned(c, fmt.Errorf("%s: %w", c.name, errGoexit))
 		go h.run() // replaces the goroutine that the hook ended
 	}()
 	for {
 		if c, ok = h.next(); !ok {
 			return
 		}
-		h.returned(c, guard("Hooks."+c.name, c.call, nil))
+		h.returned(c, guard(c.name, func() { c.call(c.event) }, nil))
 	}
 }
 
@@ -217,7 +226,7 @@ func (h *hookCalls) returned(c hookCall, err error) {
 	report, over := h.outage.Over()
 	h.mu.Unlock()
 	if over {
-		h.logger.Info("The hook has returned: hooks are called again", report.AddTo(watermill.LogFields{"hook": c.name, "events_dropped": dropped}))
+		h.logger.Info("The hook has returned: hooks are called again", report.AddTo(watermill.LogFields{"hook": short(c.name), "events_dropped": dropped}))
 	}
 }
 
@@ -240,7 +249,7 @@ func (h *hookCalls) close(deadline time.Time) {
 		h.mu.Lock()
 		name, left := h.current, len(h.queue)
 		h.mu.Unlock()
-		h.logger.Error("Closed without waiting for a hook that does not return", fmt.Errorf("%s has not returned", "Hooks."+name),
-			watermill.LogFields{"hook": name, "events_left": left})
+		h.logger.Error("Closed without waiting for a hook that does not return", fmt.Errorf("%s has not returned", name),
+			watermill.LogFields{"hook": short(name), "events_left": left})
 	}
 }

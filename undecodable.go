@@ -18,7 +18,7 @@ import (
 func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	c := &s.sub.config
 	r := d.kafka.Record()
-	tell(s, "Undecodable", c.Hooks.Undecodable, UndecodableEvent{d.ref(), err})
+	tell(s, "Hooks.Undecodable", c.Hooks.Undecodable, UndecodableEvent{d.ref(), err})
 	if c.OnUndecodable == UndecodableReject || (c.OnUndecodable == UndecodableAuto && s.deadLetter != nil) {
 		err = fmt.Errorf("cannot be decoded: %w", err)
 		d.settle(d.verdict(doReject, noDelay, err))
