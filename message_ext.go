@@ -22,7 +22,7 @@ const (
 	Acked                  // its offset may be committed
 	Nacked                 // it will be delivered again
 	Rejected               // it will not be delivered again
-	Revoked                // no longer ours: revoked or closed before it was settled
+	Revoked                // the partition was revoked, or the subscriber closed, before it was settled
 )
 
 var statusNames = [...]string{"pending", "acked", "nacked", "rejected", "revoked"}
@@ -35,19 +35,21 @@ func (s Status) String() string {
 	return fmt.Sprintf("Status(%d)", uint8(s))
 }
 
-// Delivery is one handing out of a record to a handler. Its verbs settle the
-// record, from any goroutine, during the handler or after it.
+// Delivery is one handing out of a record to a handler. Its verbs Ack, Nack, NackAfter,
+// Reject, AckSync and AckCumulative settle the record. They may be called from any
+// goroutine, while the handler runs or after it has returned.
 //
-// The first settlement wins: a second equal one is a no-op that returns true, a
-// contradicting one returns false and changes nothing. Verbs settle, they do
-// not finish: in a Router the end of the handler does that, in a plain Subscribe
-// loop msg.Ack or msg.Nack, which has to be called after a verb too.
+// The first settlement counts: a second equal one does nothing and returns true, a
+// different one does nothing and returns false. A verb settles a delivery; it does not
+// finish it. In a Router the delivery is finished when the handler has returned. In a plain
+// Subscribe loop it is finished by msg.Ack or msg.Nack, which must be called also after a
+// verb.
 //
-// On a message of another subscriber a Delivery works on Watermill's own ack.
+// On a message of another subscriber, a Delivery uses Watermill's own ack and nack.
 type Delivery struct {
 	kafka   consumer.Delivery // of our subscriber's; filled by its slot
-	sub     *subscription     // nil: the subscriber is not ours
-	foreign *foreign          // set where sub is nil
+	sub     *subscription     // nil for a message of another subscriber
+	foreign *foreign          // set if sub is nil
 	ctx     deliveryContext   // of the message; has a lock of its own
 
 	began atomic.Int64 // where somebody asks, see timed; set before the message is sent
@@ -57,22 +59,22 @@ type Delivery struct {
 	returned chan struct{}    // closed by the handler's end, or by Cancel: Run waits for that
 	plan     plan             // left by the middleware, carried out by Run
 	entered  context.Context  // of the handler that ran last: it knows its name
-	running  int16            // handlers under our middleware that run now
-	depth    int16            // of the nested middleware that left the plan; 0: none did
+	running  int16            // running handlers under our middleware
+	depth    int16            // of the nested middleware that left the plan; 0 if none did
 	first    bool             // acked by AckFirst; set by the middleware
 	canceled bool             // set by Cancel
 	stage    stage            // of Run, which sets it; read by the drain
 }
 
-// plan is what the middleware leaves for the Router's signal: success is known
-// only when the Router acks, after it published what the handler produced.
+// plan says what to do when the Router acks or nacks. The middleware leaves it, since the
+// handler has succeeded only once the Router has published what it produced.
 type plan struct {
 	onAck, onNack action
 	err           error // the handler's, if it failed
 }
 
-// FromMessage returns the delivery of a message that a handler received. It is
-// false for a message of another subscriber that did not pass the middleware.
+// FromMessage returns the delivery of a message that a handler received. It returns false
+// for a message of another subscriber that did not pass the middleware.
 func FromMessage(msg *message.Message) (*Delivery, bool) {
 	if msg == nil {
 		return nil, false
@@ -80,15 +82,14 @@ func FromMessage(msg *message.Message) (*Delivery, bool) {
 	return FromContext(msg.Context())
 }
 
-// FromContext is FromMessage for code that has only the message's context.
+// FromContext is FromMessage for code that only has the context of the message.
 func FromContext(ctx context.Context) (*Delivery, bool) {
 	d, ok := ctx.Value(deliveryKey{}).(*Delivery)
 	return d, ok
 }
 
-// Ack acks the record: its offset may be committed. It returns true if the
-// delivery is acked, now or before, and false if it was settled otherwise or is
-// no longer ours.
+// Ack acks the record: its offset may be committed. It returns true if the delivery is
+// acked, now or before, and false if it was settled otherwise or its partition was released.
 func (d *Delivery) Ack() bool {
 	if d.sub == nil {
 		return d.foreign.settle(d, Acked, nil)
@@ -97,13 +98,14 @@ func (d *Delivery) Ack() bool {
 	return d.settle(partition.Verdict{Status: partition.Acked})
 }
 
-// Nack has the record delivered again, unless MaxDeliveries or MaxAge is reached: then
-// it is rejected. The next delivery comes after SubscriberConfig.Backoff or, without
-// one, kafka.SubscriberConfig.NackResendSleep.
+// Nack nacks the record: it is delivered again after SubscriberConfig.Backoff or, without
+// one, kafka.SubscriberConfig.NackResendSleep. If MaxDeliveries or MaxAge is reached, the
+// record is rejected instead. Nack returns true if the delivery is nacked or rejected for
+// that reason, and false if it was settled otherwise or its partition was released.
 func (d *Delivery) Nack() bool { return d.nack(noDelay, nil) }
 
-// NackAfter is Nack with the delay before the next delivery, counted from now.
-// The next delivery never starts before this one's handler returned.
+// NackAfter is Nack with a delay, which starts now. The next delivery never starts before
+// the handler of this one has returned.
 func (d *Delivery) NackAfter(delay time.Duration) bool { return d.nack(max(0, delay), nil) }
 
 func (d *Delivery) nack(delay time.Duration, err error) bool {
@@ -114,9 +116,9 @@ func (d *Delivery) nack(delay time.Duration, err error) bool {
 	return d.settle(d.verdict(doNack, delay, err))
 }
 
-// Reject gives the record up: it will not be delivered again. The reason may be
-// nil. The record goes to SubscriberConfig.DeadLetter, and its offset may be
-// committed once that has stored it; without one the reason is logged at error level.
+// Reject gives the record up: it is not delivered again. The record goes to
+// SubscriberConfig.DeadLetter, and its offset may be committed once that has stored it.
+// Without a DeadLetter, the reason is logged as an error. The reason may be nil.
 func (d *Delivery) Reject(reason error) bool {
 	if d.sub == nil {
 		return d.foreign.settle(d, Rejected, reason)
@@ -125,13 +127,15 @@ func (d *Delivery) Reject(reason error) bool {
 	return d.settle(d.verdict(doReject, noDelay, reason))
 }
 
-// AckSync acks the record and returns once the broker stores that: an offset beyond it,
-// or its mark beside an earlier offset. It waits for no older record, as long as the
-// commit's metadata has room for the mark. Where ctx ends first, the record stays acked
-// and ctx's error is returned. Other errors: one that names the status on a nacked or
-// rejected delivery; ErrRevoked or ErrClosing where the record is no longer ours, or its
-// partition is draining and the commit is refused for good; ErrNoConsumerGroup, after the
-// ack, where nothing can be committed; ErrNotKafka, without an ack, on a message of another subscriber.
+// AckSync acks the record and returns nil once the broker stores that: an offset beyond the
+// record, or its mark beside an earlier offset. It does not wait for older records, as long
+// as the metadata of the commit has room for the mark.
+//
+// If ctx ends first, the record stays acked and AckSync returns the error of ctx. It returns
+// ErrRevoked or ErrClosing if the partition was released, or is draining and its commit is
+// refused for good; ErrNoConsumerGroup, after the ack, if nothing can be committed;
+// ErrNotKafka, without an ack, on a message of another subscriber; and an error that names
+// the status if the delivery was nacked or rejected.
 func (d *Delivery) AckSync(ctx context.Context) error {
 	if d.sub == nil {
 		return ErrNotKafka
@@ -150,8 +154,8 @@ func (d *Delivery) AckSync(ctx context.Context) error {
 	return nil
 }
 
-// AckCumulative acks the record and, with it, every earlier record of its
-// partition that was delivered and whose handler does not run now. It returns what Ack returns.
+// AckCumulative acks the record and every earlier record of its partition that was
+// delivered and whose handler is not running. It returns what Ack returns.
 func (d *Delivery) AckCumulative() bool {
 	if d.sub == nil {
 		return false
@@ -160,7 +164,7 @@ func (d *Delivery) AckCumulative() bool {
 	return d.kafka.AckCumulative() == partition.Acked
 }
 
-// Status returns what became of the delivery.
+// Status returns the status of the delivery.
 func (d *Delivery) Status() Status {
 	if d.sub == nil {
 		return d.foreign.state(d)
@@ -168,11 +172,10 @@ func (d *Delivery) Status() Status {
 	return Status(d.kafka.Status())
 }
 
-// Attempt counts the deliveries of the record: 1 on the first. It goes on after a
-// restart, and where the partition was revoked meanwhile, as far as a commit told of
-// it: a crash may forget the last CommitInterval. A member on watermill-kafka that had
-// the partition in between forgets all of it. On messages of another subscriber it is
-// always 1.
+// Attempt returns the number of this delivery of the record; the first one is 1. The count
+// continues after a restart and a revocation, as far as a commit recorded it: a crash may
+// lose the last CommitInterval. It starts again if a member on watermill-kafka had the
+// partition in between. On messages of another subscriber it is always 1.
 func (d *Delivery) Attempt() int {
 	if d.sub == nil {
 		return 1
@@ -180,9 +183,9 @@ func (d *Delivery) Attempt() int {
 	return d.kafka.Attempt()
 }
 
-// Draining is closed when the record's partition begins to drain: at Close, or
-// when it is revoked. An application that settles late flushes on it: what it
-// settles within DrainTimeout is still committed.
+// Draining returns a channel that is closed when the partition of the record begins to
+// drain: on Close, or when it is revoked. An application that settles late should flush
+// then: what it settles within DrainTimeout is still committed.
 func (d *Delivery) Draining() <-chan struct{} {
 	if d.sub == nil {
 		return nil // never
@@ -190,8 +193,7 @@ func (d *Delivery) Draining() <-chan struct{} {
 	return d.kafka.Draining()
 }
 
-// Topic, Partition, Offset, Key and Timestamp are the record's. Where the message
-// does not come from Kafka, Partition and Offset are -1. Do not modify the key.
+// Topic returns the topic of the record.
 func (d *Delivery) Topic() string {
 	if d.sub == nil {
 		return d.foreign.topic
@@ -199,7 +201,8 @@ func (d *Delivery) Topic() string {
 	return d.kafka.Topic()
 }
 
-// Group is the consumer group of the Subscriber; "" if it has none or is not ours.
+// Group returns the consumer group of the Subscriber, or "" if it has none or the message is
+// of another subscriber.
 func (d *Delivery) Group() string {
 	if d.sub == nil {
 		return ""
@@ -207,7 +210,7 @@ func (d *Delivery) Group() string {
 	return d.sub.sub.config.Kafka.ConsumerGroup
 }
 
-// Partition is the record's partition.
+// Partition returns the partition of the record, or -1 for a message that is not from Kafka.
 func (d *Delivery) Partition() int32 {
 	if d.sub == nil {
 		return d.foreign.partition
@@ -215,7 +218,7 @@ func (d *Delivery) Partition() int32 {
 	return d.kafka.Partition()
 }
 
-// Offset is the record's offset.
+// Offset returns the offset of the record, or -1 for a message that is not from Kafka.
 func (d *Delivery) Offset() int64 {
 	if d.sub == nil {
 		return d.foreign.offset
@@ -223,7 +226,7 @@ func (d *Delivery) Offset() int64 {
 	return d.kafka.Offset()
 }
 
-// Key is the record's key; nil means that it has none.
+// Key returns the key of the record, nil if it has none. The caller must not modify it.
 func (d *Delivery) Key() []byte {
 	if d.sub == nil {
 		return d.foreign.key
@@ -231,7 +234,7 @@ func (d *Delivery) Key() []byte {
 	return d.kafka.Key()
 }
 
-// Timestamp is the record's timestamp.
+// Timestamp returns the timestamp of the record.
 func (d *Delivery) Timestamp() time.Time {
 	if d.sub == nil {
 		return d.foreign.timestamp
@@ -239,8 +242,8 @@ func (d *Delivery) Timestamp() time.Time {
 	return d.kafka.Timestamp()
 }
 
-// byHand settles what msg.Ack or msg.Nack has settled already, unless that was
-// the Router: Run would notice it later, and the first settlement wins.
+// byHand carries out an earlier msg.Ack or msg.Nack of the handler, not of the Router. Run
+// would notice it only later, and the first settlement counts.
 func (d *Delivery) byHand() {
 	d.mu.Lock()
 	msg := d.msg
@@ -251,9 +254,9 @@ func (d *Delivery) byHand() {
 	}
 }
 
-// settleAs does what the message's own ack or nack says.
+// settleAs settles as msg.Ack or msg.Nack says, if one was called.
 func (d *Delivery) settleAs(msg *message.Message) {
-	select { // of one case each, which costs next to nothing
+	select { // two selects of one case each are cheaper than one of two
 	case <-msg.Acked():
 		d.settle(d.verdict(doAck, noDelay, nil))
 	default:
@@ -265,10 +268,10 @@ func (d *Delivery) settleAs(msg *message.Message) {
 	}
 }
 
-// settle carries a verdict out; it reports whether it holds.
+// settle carries a verdict out. It reports whether the delivery is settled that way.
 func (d *Delivery) settle(v partition.Verdict) bool { return d.kafka.Settle(v) == v.Status }
 
-// fields are what a log line says of the record.
+// fields returns the fields of a log line about the record.
 func (d *Delivery) fields() watermill.LogFields {
 	fields := watermill.LogFields{
 		"topic": d.Topic(), "kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset(), "attempt": d.Attempt(),
@@ -279,8 +282,8 @@ func (d *Delivery) fields() watermill.LogFields {
 	return fields
 }
 
-// stopped returns ErrRevoked or ErrClosing once the handler's context has ended for
-// that, and nil before.
+// stopped returns ErrRevoked or ErrClosing if the handler's context has ended because of it,
+// otherwise nil.
 func (d *Delivery) stopped() error {
 	if d.sub == nil {
 		return nil
@@ -292,8 +295,8 @@ func (d *Delivery) stopped() error {
 	return err
 }
 
-// asStopped makes a signal of the error of a handler that was stopped by us. Any
-// other error is returned as it is.
+// asStopped turns the error of a handler that we stopped into a signal. It returns any other
+// error unchanged.
 func (d *Delivery) asStopped(err error) error {
 	cause := d.stopped()
 	if cause == nil || err == nil || IsSignal(err) {
@@ -302,7 +305,7 @@ func (d *Delivery) asStopped(err error) error {
 	return fmt.Errorf("%w: %w", cause, err)
 }
 
-// position adds to an error which record it is about.
+// position adds the record's position to an error.
 func (d *Delivery) position(err error) error {
 	if err == nil {
 		return nil
@@ -310,10 +313,10 @@ func (d *Delivery) position(err error) error {
 	return fmt.Errorf("topic %s, partition %d, offset %d: %w", d.Topic(), d.Partition(), d.Offset(), err)
 }
 
-// enter tells that a handler begins, and returns how deep it lies in nested
-// middlewares of ours, and whether one around it has acked already. ok is false,
-// and nothing is entered, if the delivery is not this message's: one that a handler
-// made inherits the delivery with the context.
+// enter is called when a handler begins. It returns how deep the handler is nested in our
+// middlewares, and whether an outer one has acked already. ok is false, and nothing is
+// recorded, if the delivery belongs to another message: one that a handler created inherits
+// the delivery with the context.
 func (d *Delivery) enter(msg *message.Message, ctx context.Context) (depth int, acked, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -332,7 +335,7 @@ func (d *Delivery) enter(msg *message.Message, ctx context.Context) (depth int, 
 	return int(d.running), acked, true
 }
 
-// handlerName returns the name of the handler that ran last under a middleware of ours.
+// handlerName returns the name of the last handler that ran under our middleware.
 func (s *subscription) handlerName() string {
 	if name := s.handler.Load(); name != nil {
 		return *name
@@ -340,18 +343,18 @@ func (s *subscription) handlerName() string {
 	return ""
 }
 
-// handler returns the name of the handler that ran last.
+// handler returns the name of the last handler that had the delivery.
 func (d *Delivery) handler() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.entered == nil {
-		return "" // none under a middleware of ours
+		return "" // no handler ran under our middleware
 	}
 	return message.HandlerNameFromCtx(d.entered)
 }
 
-// leave tells that the handler returned, and what the Router's signal then
-// means. The innermost middleware's plan counts: it reports whether this one does.
+// leave is called when the handler has returned, with the plan for the Router's ack or nack.
+// The plan of the innermost middleware counts: leave reports whether this one does.
 func (d *Delivery) leave(depth int, p plan) (counts bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

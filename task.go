@@ -14,22 +14,22 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
 
-// task is the side of a Delivery that is the consumer's to call, and nobody else's: decode
-// the record, send the message, wait for the Router, return what the plan says.
+// task is the side of a Delivery that only the consumer calls: decode the record, send the
+// message, wait for the Router, return what the plan says.
 type task Delivery
 
-// stage is where a Run is, so that a drain knows what it may leave behind.
+// stage says how far Run is, so that a drain knows what it may leave behind.
 type stage uint8
 
 const (
-	nowhere stage = iota // or decoding by code of our own
+	nowhere stage = iota // or decoding with our own code
 	decoding
 	offering // or with the application
-	refused  // what is to become of it is being decided
-	settling // the Router's signal is being carried out
+	refused  // deciding what happens to a record that cannot be decoded
+	settling // carrying out the plan
 )
 
-// calls names the application code that Run waits for at each stage.
+// calls has the names of the application code that Run waits for at each stage.
 var calls = [...]string{
 	decoding: "Kafka.Unmarshaler or a Consumer.Interceptor", refused: "Backoff", settling: "Backoff",
 }
@@ -71,7 +71,7 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 		d.began.Store(consumer.Now())
 	}
 	msg.SetContext(&d.ctx)
-	select { // to whoever waits for a message already: a select of one case is the cheapest
+	select { // if somebody waits for a message already: a select of one case is the cheapest
 	case d.sub.output <- msg:
 	default:
 		select {
@@ -83,7 +83,7 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 		}
 	}
 	d.kafka.Taken()
-	select { // a third case, for the drain, would cost a tenth of the speed: Cancel nacks the message instead
+	select { // a third case, for the drain, would cost a tenth of the throughput; Cancel nacks the message instead
 	case <-msg.Acked():
 		return d.finish(true), true
 	case <-msg.Nacked():
@@ -91,11 +91,11 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 	}
 }
 
-// Gone implements consumer.Task: the record cannot be had any more, so it is given up.
+// Gone implements consumer.Task: the record is no longer in Kafka, so it is given up.
 func (t *task) Gone(err error) {
 	d := (*Delivery)(t)
 	d.sub.undecoded.over(d.Partition(), d.Offset())
-	d.settle(partition.Verdict{Status: partition.Rejected, Reason: err}) // there is nothing to put into a letter
+	d.settle(partition.Verdict{Status: partition.Rejected, Reason: err}) // there is no content for a letter
 }
 
 // GiveUp implements consumer.Task.
@@ -107,19 +107,19 @@ func (t *task) GiveUp(reason error) {
 	d.settle(v)
 }
 
-// finish returns what the Router's ack or nack means.
+// finish returns the verdict for the Router's ack or nack.
 func (d *Delivery) finish(acked bool) partition.Verdict {
 	d.mu.Lock()
 	d.stage = settling
 	if d.canceled {
 		d.mu.Unlock()
-		return partition.Verdict{} // nothing settles any more
+		return partition.Verdict{} // nothing can be settled any more
 	}
 	p := plan{onAck: doAck, onNack: doNack} // Watermill's own contract
 	early := d.running > 0
 	if early {
-		// Acked or nacked by hand inside the handler, or by InstantAck: that
-		// settles, but the delivery is not finished before the handler returned.
+		// Acked or nacked by the handler itself, or by InstantAck. That settles the record,
+		// but the delivery is not finished before the handler has returned.
 		d.returned = make(chan struct{})
 	} else if d.depth > 0 {
 		p = d.plan
@@ -136,7 +136,7 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 	v := d.verdict(a, noDelay, p.err)
 	if v.Status == partition.Pending {
 		d.mu.Lock()
-		d.msg = nil // it may stay pending for long: its payload must not stay with it
+		d.msg = nil // it may stay pending for long: do not keep its payload in memory
 		d.mu.Unlock()
 		return v
 	}
@@ -152,7 +152,7 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 	return partition.Verdict{}
 }
 
-// errNacked is the reason where the handler itself reported none.
+// errNacked is the reason of a nack if the handler returned no error.
 var errNacked = errors.New("nacked: what the handler produced could not be published, or an outer middleware failed")
 
 // Settled implements consumer.Task.
@@ -179,7 +179,7 @@ func (t *task) Cancel() {
 	t.mu.Unlock()
 	t.ctx.end(t.kafka.Ended())
 	if msg != nil {
-		msg.Nack() // wakes Run; settles nothing, the partition is closed
+		msg.Nack() // wakes Run; it settles nothing, since the partition is closed
 	}
 }
 
@@ -196,8 +196,8 @@ func (t *task) UnderWay() (call string, offers bool) {
 	return calls[t.stage], t.stage == offering
 }
 
-// decode makes a message of a record, for each delivery from the record as it came and
-// with memory of its own.
+// decode returns a new message for a delivery, decoded from the record as it is in Kafka,
+// with its own copy of the bytes.
 func (s *subscription) decode(r *sarama.ConsumerMessage, copies *record.Copies) (msg *message.Message, err error) {
 	if len(s.interceptors.all) > 0 {
 		r = copies.Record(r)
@@ -226,7 +226,7 @@ func (s *subscription) decode(r *sarama.ConsumerMessage, copies *record.Copies) 
 	return msg, err
 }
 
-// decodeDefault is kafka.DefaultMarshaler's Unmarshal with one map less.
+// decodeDefault is kafka.DefaultMarshaler's Unmarshal with one map fewer.
 func decodeDefault(record *sarama.ConsumerMessage, payload []byte) *message.Message {
 	msg := message.NewMessage("", payload)
 	for _, h := range record.Headers {

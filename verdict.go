@@ -9,7 +9,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// verdict turns an action into what the partition understands.
+// verdict returns the partition's verdict for an action: it decides the delay of a nack, and
+// whether it becomes a reject.
 func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.Verdict {
 	switch a {
 	case doAck:
@@ -35,7 +36,7 @@ func (d *Delivery) spent() bool {
 		c.MaxAge > 0 && consumer.Now()-d.firstBegan() >= int64(c.MaxAge)
 }
 
-// firstBegan is when the record's first delivery began; 0 without MaxAge, where nobody asks.
+// firstBegan returns when the record's first delivery began; 0 if nobody needs it, see timed.
 func (d *Delivery) firstBegan() int64 {
 	if first := d.kafka.First(); first != 0 {
 		return first
@@ -46,12 +47,12 @@ func (d *Delivery) firstBegan() int64 {
 	return 0
 }
 
-// timed reports whether somebody asks when deliveries began.
+// timed reports whether the beginning of deliveries is recorded.
 func (s *subscription) timed() bool {
 	return s.sub.config.MaxAge > 0 || s.sub.config.Hooks.Settled != nil
 }
 
-// dueIn returns when a delay is over; a delay may be longer than time goes on.
+// dueIn returns when a delay is over. A delay may be too long to be added to a time.
 func dueIn(delay time.Duration) int64 {
 	const century = 100 * 365 * 24 * time.Hour
 	return consumer.Now() + int64(min(delay, century))
