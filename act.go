@@ -156,7 +156,7 @@ func (s *subscription) acted(e ActedEvent) {
 	if e.Action == ActionLimit {
 		fields["max_in_flight"], fields["max_deliveries"] = e.Limits.MaxInFlight, e.Limits.MaxDeliveries
 	}
-	s.logger.Info("Somebody acted on the subscription", fields)
+	s.logger.Info("Subscription changed by hand", fields)
 	e.Group = s.sub.config.Kafka.ConsumerGroup
 	tell(s, "Hooks.Acted", s.sub.config.Hooks.Acted, e)
 }

@@ -77,8 +77,8 @@ func (t *letterTopic) tellReduced(r write.Record, record *sarama.ConsumerMessage
 	fields := watermill.LogFields{"kafka_partition": record.Partition, "kafka_partition_offset": record.Offset}
 	if len(r.Value) < len(record.Value) {
 		fields["value_bytes"], fields["letter_value_bytes"] = len(record.Value), len(r.Value)
-		t.logger.Error("Dead letter stored with the beginning of its record's value only", errors.New("the whole of it is too large for the dead letter topic"), fields)
+		t.logger.Error("Dead letter stored with only the beginning of its record's value", errors.New("the whole of it is too large for the dead letter topic"), fields)
 		return
 	}
-	t.logger.Info("Dead letter stored, but not as its record was: its headers say how it differs", fields)
+	t.logger.Info("Dead letter stored, but it differs from its record: its headers say how", fields)
 }

@@ -85,7 +85,7 @@ func (t *letterTopic) createAgain(ctx context.Context) error {
 		return err
 	}
 	t.writer.Reset()
-	t.logger.Error("Dead letter topic was deleted: it is created again, the letters that it held are lost",
+	t.logger.Error("Dead letter topic was deleted and is created again: the letters in it are lost",
 		sarama.ErrUnknownTopicOrPartition, nil)
 	return nil
 }

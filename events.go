@@ -22,7 +22,7 @@ func (s *subscription) events() consumer.Events {
 				"handler_slow": s.sub.config.HandlerSlow.String(), "after": after.Round(time.Second).String(),
 			})
 		},
-		Stuck: s.stuck,
+		Blocked: s.blocked,
 		Assigned: func(_ string, p int32, start int64) {
 			tell(s, "Hooks.Assigned", h.Assigned, AssignedEvent{s.at(p), start})
 		},
@@ -32,7 +32,7 @@ func (s *subscription) events() consumer.Events {
 		CommitFailed: func(_ string, p int32, offset int64, err error, attempt int, took time.Duration) {
 			tellAndWait(s, "Hooks.CommitFailed", h.CommitFailed, CommitFailedEvent{s.at(p), offset, attempt, err, took})
 		},
-		Stalled: func(_ string, p int32, by consumer.Stalled) {
+		FetchStalled: func(_ string, p int32, by consumer.FetchStalled) {
 			tell(s, "Hooks.FetchStalled", h.FetchStalled, FetchStalledEvent{s.at(p), by.Offset, by.End, by.For, by.Reconnect})
 		},
 		Reset: func(_ string, p int32, stored, start int64) {
@@ -41,7 +41,7 @@ func (s *subscription) events() consumer.Events {
 	}
 }
 
-func (s *subscription) stuck(_ string, p int32, by consumer.Stuck) {
+func (s *subscription) blocked(_ string, p int32, by consumer.Blocked) {
 	fields := watermill.LogFields{"kafka_partition": p, "kafka_partition_offset": by.Offset, "attempt": by.Attempt}
 	if by.Commit == nil { // otherwise the line of the outage names it
 		s.logger.Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
@@ -105,7 +105,7 @@ func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partiti
 		}
 		switch {
 		case errors.Is(reason, ErrRecordGone):
-			s.logger.Error("Record lost: it was pushed out of memory, and is gone from Kafka before its next delivery. There is no letter of it", reason, fields)
+			s.logger.Error("Record lost: it was pushed out of memory, and removed from Kafka before its next delivery. There is no dead letter", reason, fields)
 		case s.deadLetter == nil:
 			s.logger.Error("Record rejected: it is given up, there is no dead letter destination", orNoReason(reason), fields)
 		default:

@@ -265,7 +265,7 @@ func (m *guarded) classify(d *Delivery, err error) (other Policy, ok bool) {
 
 func (m *guarded) tellBroken(d *Delivery, err error) {
 	if report, due := m.broken.Failed(); due {
-		m.logger(d).Error("Code of the application failed while the end of a handler was judged: the policy treats it as an ordinary failure", err,
+		m.logger(d).Error("Application code failed while the result of a handler was examined: it counts as an ordinary failure", err,
 			report.AddTo(nil).Add(d.fields()))
 	}
 }

@@ -301,16 +301,16 @@ func (s *Subscriber) Guarantees() string {
 	case !group:
 		parts = append(parts, "no consumer group: nothing is committed, a restart begins at the configured position")
 	case c.MaxUncommitted == Unlimited:
-		parts = append(parts, "any number of records replayed a partition after a crash")
+		parts = append(parts, "any number of records per partition replayed after a crash")
 	default:
-		parts = append(parts, fmt.Sprintf("at most %d records replayed a partition after a crash", c.MaxUncommitted))
+		parts = append(parts, fmt.Sprintf("at most %d records per partition replayed after a crash", c.MaxUncommitted))
 	}
 	if group {
 		parts = append(parts,
-			fmt.Sprintf("none replayed after Close, a revocation or a restart whose handlers finish within %v, as far as the room of a commit goes", c.DrainTimeout),
-			"under AckFirst: at most once but for acks that a crash leaves uncommitted; with ConfirmFirst: at most once")
+			fmt.Sprintf("none replayed after Close, a revocation or a restart whose handlers finish within %v, as far as the metadata of a commit has room", c.DrainTimeout),
+			"under AckFirst: at most once, except for acks that a crash leaves uncommitted; with ConfirmFirst: at most once")
 	} else {
-		parts = append(parts, "under AckFirst: at most once a subscription")
+		parts = append(parts, "under AckFirst: at most once per subscription")
 	}
 	return strings.Join(parts, "; ")
 }

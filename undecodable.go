@@ -28,7 +28,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	if c.Backoff != nil {
 		delay = s.backoff(d, err)
 	}
-	const text = "Record cannot be decoded, it is kept and tried again: nothing is committed past it"
+	const text = "Record cannot be decoded, retrying: it is kept, and nothing is committed past it"
 	fields := watermill.LogFields{
 		"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset, "retry_in": delay.String(),
 	}
@@ -52,7 +52,7 @@ func (s *subscription) decoded(d *Delivery) {
 	if report, over := s.undecoded.over(d.Partition(), d.Offset()); over {
 		fields := report.AddTo(watermill.LogFields{"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset()})
 		fields["attempt"] = d.Attempt()
-		s.logger.Info("Record decoded at last", fields)
+		s.logger.Info("Record decoded", fields)
 	}
 }
 

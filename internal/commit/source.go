@@ -133,7 +133,7 @@ func (s *Source) endHopeless() {
 	if err == nil || s.draining == nil {
 		return
 	}
-	err = fmt.Errorf("the commit is refused, and would be again: %w", err)
+	err = fmt.Errorf("the commit is refused, and would be refused again: %w", err)
 	s.serve(func(w *waiter) (error, bool) {
 		if w.kind == forFlush {
 			return err, true

@@ -85,10 +85,10 @@ func (c *Claim) underWay(running []*Delivery) (offering bool, named map[int64]st
 
 func (c *Claim) tellLeft(named map[int64]string) {
 	if len(named) == 0 {
-		c.logger.Error("Partition released, though not all that serves it has ended", errors.New("a request got no answer in time"), nil)
+		c.logger.Error("Partition released, but a request is still running", errors.New("a request got no answer in time"), nil)
 	}
 	for offset, call := range named {
-		c.logger.Error("Partition released, though a call of the application's code has not returned: it is left behind, and its outcome no longer counts",
+		c.logger.Error("Partition released, but application code has not returned: it is left behind, and its result is ignored",
 			errors.New(call+" does not return"), watermill.LogFields{"kafka_partition_offset": offset, "call": call})
 	}
 }

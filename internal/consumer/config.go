@@ -98,8 +98,8 @@ type Events struct {
 	Committed    func(topic string, partition int32, offset int64, took time.Duration)
 	CommitFailed func(topic string, partition int32, offset int64, err error, attempt int, took time.Duration)
 	Released     func(topic string, partition int32, r Released)
-	Stuck        func(topic string, partition int32, s Stuck)
-	Stalled      func(topic string, partition int32, s Stalled)
+	Blocked      func(topic string, partition int32, s Blocked)
+	FetchStalled func(topic string, partition int32, s FetchStalled)
 	Slow         func(slow []Slow) // the slowest first
 	SlowOver     func(after time.Duration)
 }

@@ -66,8 +66,8 @@ func (c *Claim) examine() {
 	}
 	c.suspicion.found.Store(c.suspicion.round.Load())
 	c.gate.mark(undecodable, true)
-	if c.cfg.Events.Stalled != nil {
-		c.cfg.Events.Stalled(c.topic, c.partition, Stalled{Offset: c.corrupt.offset, End: c.logEnd()})
+	if c.cfg.Events.FetchStalled != nil {
+		c.cfg.Events.FetchStalled(c.topic, c.partition, FetchStalled{Offset: c.corrupt.offset, End: c.logEnd()})
 	}
 }
 
@@ -78,7 +78,7 @@ func (c *Claim) examineAgain() {
 	}
 	c.gate.mark(undecodable, false)
 	if report, reported := c.corrupt.outage.Over(); reported {
-		c.logger.Info("Partition goes on", report.AddTo(nil))
+		c.logger.Info("Partition continues", report.AddTo(nil))
 	}
 }
 
@@ -93,7 +93,7 @@ func (c *Claim) decodes() bool {
 	}
 	c.corrupt.offset = offset
 	if report, due := c.corrupt.outage.Failed(); due {
-		c.logger.Error("Partition paused: a batch of it cannot be decoded, the others go on without it", reason,
+		c.logger.Error("Partition paused: one of its batches cannot be decoded, other partitions continue", reason,
 			report.AddTo(watermill.LogFields{"kafka_partition_offset": offset}))
 	}
 	return false

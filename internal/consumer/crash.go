@@ -71,7 +71,7 @@ func (c *crashes) write(l *ledger.Ledger, careful, clean bool) {
 
 // tellCareful says that the claim is careful.
 func (c *Claim) tellCareful() {
-	c.logger.Error("The processes that had this partition died, one after the other: records are handed out in small groups, each named in a commit before, to find one that ends its process",
+	c.logger.Error("Processes that had this partition died repeatedly: records are handed out in small groups, to find one that ends its process",
 		fmt.Errorf("%d deaths in a row", c.crashes.deaths), watermill.LogFields{"group": carefulGroup})
 }
 
@@ -79,7 +79,7 @@ func (c *Claim) tellCareful() {
 func (c *Claim) relax() {
 	if c.careful.Load() && time.Since(c.crashes.since) > calm && c.part.Relax() {
 		c.careful.Store(false)
-		c.logger.Info("Records are handed out as usual again: the process has lived for long enough", watermill.LogFields{"lived_for": calm.String()})
+		c.logger.Info("Records are handed out normally again: the process has stayed alive", watermill.LogFields{"lived_for": calm.String()})
 		c.do(c.part.Poke())
 	}
 }

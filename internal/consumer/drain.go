@@ -166,7 +166,7 @@ func (c *Claim) tellWaiting(budget time.Duration) {
 	left := c.part.Left()
 	if describe(left) != "" {
 		c.health.note(c.partition, note{
-			text: "Partition draining, it waits for records", left: left, running: left.Running,
+			text: "Partition draining, waiting for records", left: left, running: left.Running,
 			fields: watermill.LogFields{"kafka_partition_offset": left.First, "drain_timeout": budget.String()},
 		})
 	}

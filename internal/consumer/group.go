@@ -46,7 +46,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 // hear takes note of a membership's errors, until it closes.
 func (s *Subscription) hear(errs <-chan error) {
 	for err := range errs {
-		if errors.Is(err, sarama.ErrFencedInstancedId) || errors.Is(err, errAnew) {
+		if errors.Is(err, sarama.ErrFencedInstancedId) || errors.Is(err, errTopicRecreated) {
 			continue // told by whoever ends the session for it
 		}
 		k, p := connecting, everywhere
@@ -105,12 +105,12 @@ const storedPatience = 10 * time.Second
 
 // reset tells that the records from stored on, -1 if that is not known, do not come.
 func (s *Subscription) reset(topic string, p int32, stored, start int64, err error) {
-	text := "The offset to go on from lies outside the partition's log: position reset"
+	text := "The next offset is outside the partition's log: position reset"
 	switch {
-	case errors.Is(err, errAnew):
-		text = "The topic is not the one that was read so far: position reset, to its beginning"
+	case errors.Is(err, errTopicRecreated):
+		text = "The topic was deleted and created again: position reset to its beginning"
 	case stored < 0:
-		text = "The group's stored offset is not known, it may lie outside the partition's log: position reset"
+		text = "The group's stored offset is not known, and may be outside the partition's log: position reset"
 	}
 	s.cfg.Logger.Error(text, s.health.explain(err), watermill.LogFields{"kafka_partition": p, "stored_offset": stored, "new_offset": start})
 	if s.cfg.Events.Reset != nil {
@@ -230,7 +230,7 @@ func (h *groupHandler) again(session sarama.ConsumerGroupSession, partition int3
 	if err := h.restart(session.Context(), partition); err != nil {
 		h.s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
 	}
-	h.endSession(errAnew)
+	h.endSession(errTopicRecreated)
 	return false
 }
 
@@ -252,7 +252,7 @@ func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.C
 	}
 	if offset := claim.InitialOffset(); offset >= 0 {
 		if err != nil {
-			s.cfg.Logger.Error("The group's stored position cannot be read: records that were delivered before begin with attempt 1, and without their delays",
+			s.cfg.Logger.Error("The group's stored position cannot be read: records that were delivered before start with attempt 1 and without their delays",
 				err, watermill.LogFields{"kafka_partition": partition, "kafka_partition_offset": offset})
 		}
 		if stored.Offset != offset {

@@ -33,15 +33,15 @@ var kinds = [symptoms]struct {
 	quiet      time.Duration // it is reported once it has lasted for so long
 	once       bool          // it is no state, but something that happened
 }{
-	connecting: {name: "connecting", text: "No connection to Kafka, it is tried again"},
-	fetching:   {name: "fetching", text: "Cannot fetch from Kafka, it is tried again"},
-	opening:    {name: "opening", text: "Cannot begin to read a partition, it is tried again"},
+	connecting: {name: "connecting", text: "No connection to Kafka, retrying"},
+	fetching:   {name: "fetching", text: "Cannot fetch from Kafka, retrying"},
+	opening:    {name: "opening", text: "Cannot start reading a partition, retrying"},
 	// A coordinator that moves takes a second or two.
-	committing:  {name: "committing", text: "Commit keeps failing, it is tried again", quiet: 5 * time.Second},
-	refused:     {name: "commits refused", text: "Commit refused: the group went on without this member", once: true},
-	unconfirmed: {name: "last commits not confirmed", text: "Partition released, its last commit is not confirmed: the next owner may deliver records again", once: true},
+	committing:  {name: "committing", text: "Commits keep failing, retrying", quiet: 5 * time.Second},
+	refused:     {name: "commits refused", text: "Commit refused: the group has continued without this member", once: true},
+	unconfirmed: {name: "last commits not confirmed", text: "Partition released, but its last commit is not confirmed: the next owner may deliver records again", once: true},
 	blocked:     {name: "paused", text: "Partition paused: MaxUncommitted is reached because commits fail", once: true},
-	rereading:   {name: "reading again", text: "Cannot read a record again that waits for its delivery, it is tried again", quiet: time.Second},
+	rereading:   {name: "reading again", text: "Cannot read back a record that is due, retrying", quiet: time.Second},
 }
 
 const (

@@ -46,8 +46,8 @@ type intake struct {
 	poll    *time.Ticker
 	due     *time.Timer // the next redelivery is
 
-	held  held
-	stuck time.Time // since when, once a record was told that it is stuck behind
+	held         held
+	blockedSince time.Time // since when; zero if no record was reported as blocking
 }
 
 // run takes messages until they end, or done or closing closes.

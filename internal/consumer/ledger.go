@@ -58,7 +58,7 @@ func (c *Claim) inherited(offset int64, text string) *ledger.Ledger {
 	}
 	if err != nil {
 		if text != "" {
-			c.logger.Info("What is stored with the committed offset is not used: records that were settled behind it are delivered again, others begin with attempt 1, and without their delays",
+			c.logger.Info("The metadata of the committed offset is not used: records that were settled behind it are delivered again, and others start with attempt 1 and without their delays",
 				watermill.LogFields{"err": err.Error(), "kafka_partition_offset": offset})
 		}
 		return nil
@@ -86,7 +86,7 @@ func opens(l *ledger.Ledger) []partition.Open {
 // tellDoubted says, once for an assignment, that marks of an earlier owner did not hold.
 func (c *Claim) tellDoubted(doubted []ledger.Run) {
 	c.doubted.Do(func() {
-		c.logger.Info("Records that an earlier owner settled are delivered again, from this offset on: the log does not hold the same records any more, or does not bring them",
+		c.logger.Info("Records that an earlier owner settled are delivered again, from this offset on: the log no longer has the same records, or does not deliver them",
 			watermill.LogFields{"kafka_partition_offset": doubted[0].From})
 	})
 }

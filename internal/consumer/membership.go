@@ -72,7 +72,7 @@ func (h *groupHandler) refuse(topic string, partition int32) {
 		if h.s.cfg.Sarama.Consumer.Group.InstanceId == "" {
 			fix = "look at the balance strategies of the group's members; this member joins again"
 		}
-		h.s.cfg.Logger.Error("A partition of another topic was assigned, nothing of it is handed out or committed", errors.New(fix),
+		h.s.cfg.Logger.Error("A partition of another topic was assigned: nothing of it is handed out or committed", errors.New(fix),
 			watermill.LogFields{"topic": topic, "kafka_partition": partition, "subscribed_topic": h.s.cfg.Topic})
 		h.reconnect(errForeign)
 	})

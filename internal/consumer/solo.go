@@ -134,7 +134,7 @@ func (x *solo) open(p int32, first bool) (*reader, error) {
 	}
 	switch {
 	case anew:
-		s.reset(topic, p, -1, from, errAnew)
+		s.reset(topic, p, -1, from, errTopicRecreated)
 	case reset:
 		s.reset(topic, p, reached, from, sarama.ErrOffsetOutOfRange)
 	}
@@ -159,7 +159,7 @@ func (x *solo) run(ctx context.Context) error {
 	defer reconnect(nil)
 	var partitions atomic.Int32
 	more := make(chan struct{}, 1)
-	watch := s.watchTopic(ctx, x.clients.side, func() { reconnect(errAnew) }, func(n int) {
+	watch := s.watchTopic(ctx, x.clients.side, func() { reconnect(errTopicRecreated) }, func(n int) {
 		partitions.Store(int32(n))
 		select {
 		case more <- struct{}{}:
@@ -189,7 +189,7 @@ func (x *solo) run(ctx context.Context) error {
 		for p := range partitions.Load() {
 			if _, known := x.readers[p]; !known {
 				x.readers[p] = nil
-				s.cfg.Logger.Info("A partition was added to the topic, it is read from its beginning", watermill.LogFields{"kafka_partition": p})
+				s.cfg.Logger.Info("A partition was added to the topic and is read from its beginning", watermill.LogFields{"kafka_partition": p})
 				read(p, nil)
 			}
 		}
@@ -202,7 +202,7 @@ func (x *solo) run(ctx context.Context) error {
 	err := x.consumer.Close()
 	interrupter.end()
 	interrupter.stop()
-	if cause := context.Cause(ctx); !s.closingNow() && (errors.Is(cause, errStalled) || errors.Is(cause, errAnew)) {
+	if cause := context.Cause(ctx); !s.closingNow() && (errors.Is(cause, errFetchStalled) || errors.Is(cause, errTopicRecreated)) {
 		return errors.Join(cause, err)
 	}
 	return err
@@ -214,7 +214,7 @@ func (x *solo) refreshed() error {
 		watch.look()
 	}
 	if _, anew := x.s.topic.anew(); anew {
-		return errAnew
+		return errTopicRecreated
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func (s *Subscription) consumeWith(ctx context.Context, c *clients, all *solo) (
 			watermill.LogFields{"group_instance_id": s.cfg.Sarama.Consumer.Group.InstanceId})
 		return false
 	default:
-		s.health.failed(connecting, everywhere, failure{text: "Kafka consumer stopped, it will reconnect", err: err})
+		s.health.failed(connecting, everywhere, failure{text: "Kafka consumer stopped, reconnecting", err: err})
 	}
 	return true
 }
@@ -196,7 +196,7 @@ func (s *Subscription) consumeWith(ctx context.Context, c *clients, all *solo) (
 // code of the application's that sarama or we have called and that does not return.
 func (s *Subscription) abandon() {
 	s.health.tellNotes()
-	const text = "Subscription closed, though not all of it has ended: what still runs is left behind, and ends when the call returns"
+	const text = "Subscription closed, but something still runs: it is left behind, and ends when its call returns"
 	if !s.shut() {
 		s.cfg.Logger.Error(text+". Its channel stays open until then", errors.New("code of the application does not return to a partition's claim"), nil)
 		return

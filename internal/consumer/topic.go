@@ -25,8 +25,8 @@ const (
 	topicPatience = time.Second
 )
 
-// errAnew ends a session whose positions are of an earlier topic.
-var errAnew = errors.New("the topic was deleted and created again")
+// errTopicRecreated ends a session whose positions are of an earlier topic.
+var errTopicRecreated = errors.New("the topic was deleted and created again")
 
 // identity is which topic of its name a subscription reads, over all of its sessions.
 type identity struct {
@@ -154,7 +154,7 @@ func (w *topicWatch) ask() {
 	topic, cluster, err := topicNow(w.client, s.cfg.Topic)
 	switch {
 	case errors.Is(err, sarama.ErrUnknownTopicOrPartition):
-		s.health.failed(fetching, everywhere, failure{text: "The topic does not exist, it is waited for", err: err})
+		s.health.failed(fetching, everywhere, failure{text: "The topic does not exist, waiting for it", err: err})
 	case err != nil:
 		s.cfg.Logger.Debug("Cannot ask for the topic's id", watermill.LogFields{"err": err.Error()})
 	default:
@@ -239,12 +239,12 @@ func (h *groupHandler) begin(session sarama.ConsumerGroupSession) {
 	for _, p := range session.Claims()[h.s.cfg.Topic] {
 		if err := h.restart(session.Context(), p); err != nil {
 			h.s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": p, "err": err.Error()})
-			h.endSession(errAnew)
+			h.endSession(errTopicRecreated)
 			return
 		}
 	}
 	h.s.topic.restarted(id)
-	h.endSession(errAnew)
+	h.endSession(errTopicRecreated)
 }
 
 // replaced is identity's, for a partition that is to be begun at its newest offset: the topic in which that was asked for
@@ -270,7 +270,7 @@ func (h *groupHandler) stale(p int32, position commit.Position) bool {
 func (h *groupHandler) restart(ctx context.Context, p int32) error {
 	oldest, err := h.store(ctx, p)
 	if err == nil {
-		h.s.reset(h.s.cfg.Topic, p, -1, oldest, errAnew)
+		h.s.reset(h.s.cfg.Topic, p, -1, oldest, errTopicRecreated)
 	}
 	return err
 }
@@ -293,7 +293,7 @@ func (h *groupHandler) store(ctx context.Context, p int32) (oldest int64, err er
 		Confirmed: func(*partition.Snapshot, bool) {},
 		Fenced:    func(error) {},
 	})
-	defer start.Close(errAnew)
+	defer start.Close(errTopicRecreated)
 	start.Open()
 	if err := start.WaitStart(ctx); err != nil {
 		return 0, err
@@ -309,15 +309,15 @@ func (h *groupHandler) leave(p int32, tell bool) {
 	defer h.s.sideDialer.AbortLate(ctx.Done())()
 	oldest, err := h.store(ctx, p)
 	if err == nil && tell {
-		h.s.reset(h.s.cfg.Topic, p, -1, oldest, errAnew)
+		h.s.reset(h.s.cfg.Topic, p, -1, oldest, errTopicRecreated)
 	}
 }
 
 // topicChanged is called when a new topic is seen: nothing of the earlier one is to be stored for it.
 func (h *groupHandler) topicChanged() {
 	if live := h.live.Load(); live != nil {
-		live.committer.Abandon(errAnew)
-		live.end(errAnew)
+		live.committer.Abandon(errTopicRecreated)
+		live.end(errTopicRecreated)
 	}
 }
 
@@ -329,7 +329,7 @@ func (h *groupHandler) refreshed() error {
 	}
 	h.watch.look()
 	if _, anew := h.s.topic.anew(); anew {
-		return errAnew
+		return errTopicRecreated
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func TestNewTopicAsASessionBegins(t *testing.T) {
 		})
 		h.begin(emptySession{})
 		watch.Wait()
-		if !errors.Is(context.Cause(session), errAnew) {
+		if !errors.Is(context.Cause(session), errTopicRecreated) {
 			t.Fatal("the session goes on, in a topic that its positions are not of")
 		}
 	}

@@ -20,15 +20,15 @@ const (
 	lookTold, lookEnd = 2, 4
 )
 
-// Stalled is a claim that gets nothing though the broker has more for it.
-type Stalled struct {
+// FetchStalled is a claim that gets nothing though the broker has more for it.
+type FetchStalled struct {
 	Offset    int64 // the next to be read
 	End       int64 // of the partition
 	For       time.Duration
 	Reconnect bool // the subscription connects anew
 }
 
-var errStalled = errors.New("a partition got no records though the broker has some")
+var errFetchStalled = errors.New("a partition got no records though the broker has some")
 
 // watchdog looks whether the claim gets what the broker has. A fetch may fail to
 // come back, by a fault of the client or the broker, without an error anywhere.
@@ -46,7 +46,7 @@ func (c *Claim) watchdog() {
 				c.examineAgain()
 			}
 			if w.look() {
-				c.reconnect(errStalled)
+				c.reconnect(errFetchStalled)
 				return
 			}
 		case <-gaps.C:
@@ -75,7 +75,7 @@ func (w *watchdog) look() (reconnect bool) {
 	switch next := w.part.Next(); {
 	case next != w.seen || w.gate.closed():
 		if w.looks >= lookTold {
-			w.logger.Info("Partition goes on", watermill.LogFields{"failing_for": w.waited().String()})
+			w.logger.Info("Partition continues", watermill.LogFields{"failing_for": w.waited().String()})
 		}
 		w.seen, w.tail, w.looks = next, reread.Tail{Next: next}, 0
 	case !w.tail.Waiting:
@@ -103,7 +103,7 @@ func (w *watchdog) ask() {
 
 // stalled tells of records that do not come.
 func (w *watchdog) stalled() (reconnect bool) {
-	s := Stalled{Offset: w.tail.Next, End: w.tail.End, For: w.waited()}
+	s := FetchStalled{Offset: w.tail.Next, End: w.tail.End, For: w.waited()}
 	s.Reconnect = w.looks == lookEnd && w.reconnectFor(w.tail.Next)
 	if w.looks == lookTold || s.Reconnect {
 		w.tellStalled(s)
@@ -111,14 +111,14 @@ func (w *watchdog) stalled() (reconnect bool) {
 	return s.Reconnect
 }
 
-func (c *Claim) tellStalled(s Stalled) {
-	text := "Partition stalled: it gets nothing though the broker has records"
+func (c *Claim) tellStalled(s FetchStalled) {
+	text := "Fetch stalled: the partition receives nothing although the broker has records"
 	if s.Reconnect {
 		text += ", the subscription reconnects"
 	}
 	c.logger.Error(text, fmt.Errorf("nothing for %v", s.For), watermill.LogFields{"kafka_partition_offset": s.Offset, "end_offset": s.End})
-	if c.cfg.Events.Stalled != nil {
-		c.cfg.Events.Stalled(c.topic, c.partition, s)
+	if c.cfg.Events.FetchStalled != nil {
+		c.cfg.Events.FetchStalled(c.topic, c.partition, s)
 	}
 }
 

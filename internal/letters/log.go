@@ -30,7 +30,7 @@ func (q *Queue) log(it *letter, o outcome) {
 	switch {
 	case o.gone:
 		q.mail.forget(it)
-		q.logger.Error("Dead letter not stored, nor will it be: its record was pushed out of memory, and is gone", o.err, fields)
+		q.logger.Error("Dead letter given up: its record was pushed out of memory and is no longer in Kafka", o.err, fields)
 	case o.givenUp:
 		q.mail.forget(it)
 		q.logger.Error("Dead letter refused for good: its record is given up", o.err, fields)
@@ -56,7 +56,7 @@ func (q *Queue) logFailed(it *letter, err error, fields watermill.LogFields) {
 	report, tell := m.failing.Failed()
 	fields = report.AddTo(fields).Add(watermill.LogFields{"attempt": it.failures})
 	if tell {
-		q.logger.Error("Dead letter not stored, it is tried again: its record is kept and nothing is committed past it", err, fields)
+		q.logger.Error("Dead letter not stored, retrying: its record is kept, and nothing is committed past it", err, fields)
 	} else {
 		q.logger.Debug("Dead letter not stored", fields.Add(watermill.LogFields{"err": err.Error()}))
 	}

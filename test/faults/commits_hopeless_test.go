@@ -59,7 +59,7 @@ func TestHopelessCommitsEndTheDrain(t *testing.T) {
 				if n := fault.Hits(); !waits && n > 2 {
 					t.Errorf("%d commits", n)
 				}
-				if n := len(testkit.Containing(s.Log.At("error"), "its last commit is not confirmed", "is refused, and would be again")); n != 1 {
+				if n := len(testkit.Containing(s.Log.At("error"), "its last commit is not confirmed", "is refused, and would be refused again")); n != 1 {
 					t.Errorf("%d lines of it", n)
 				}
 			})

@@ -49,7 +49,7 @@ func TestCommitsRefusedForLong(t *testing.T) {
 			}
 			fault.Remove()
 			// An error line after 5 s, then ever fewer.
-			told, failing := len(testkit.Containing(s.Log.At("error"), "Commit keeps failing")), time.Since(began)
+			told, failing := len(testkit.Containing(s.Log.At("error"), "Commits keep failing")), time.Since(began)
 			if told > 1+int(failing/(10*time.Second)) || told > 4 || *refusal > 10*time.Second && told == 0 {
 				t.Errorf("%d error lines in %v", told, failing)
 			}

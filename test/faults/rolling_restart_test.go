@@ -23,9 +23,9 @@ import (
 // understood reports whether a rolling restart may cause the error line.
 func understood(line string) bool {
 	messages := []string{
-		"Cannot fetch from Kafka, it is tried again", "No connection to Kafka, it is tried again", // sarama tries again
-		"Commit keeps failing, it is tried again",
-		"Kafka consumer stopped, it will reconnect", "Cannot reconnect to Kafka", // the whole membership again
+		"Cannot fetch from Kafka, retrying", "No connection to Kafka, retrying", // sarama tries again
+		"Commits keep failing, retrying",
+		"Kafka consumer stopped, reconnecting", "Cannot reconnect to Kafka", // the whole membership again
 	}
 	causes := []error{
 		// A broker that stops closes its connections, and takes none before it is back.

@@ -75,7 +75,7 @@ func TestStalledPartition(t *testing.T) {
 					t.Errorf("delivery %d is of partition %d", i, d.Partition())
 				}
 			}
-			if n := len(testkit.Containing(s.Log.At("error"), "Partition stalled", topic, "kafka_partition=0", "offset=0")); n != 2 {
+			if n := len(testkit.Containing(s.Log.At("error"), "Fetch stalled", topic, "kafka_partition=0", "offset=0")); n != 2 {
 				t.Errorf("%d lines in the log: %v", n, s.Log.At("error"))
 			}
 		})

@@ -217,7 +217,7 @@ func TestDeadLetterTopicIsDeleted(t *testing.T) {
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, 21)
 	s.Stop()
 	testkit.Letters(t, topic+".dlq", 0, 20)
-	if len(testkit.Containing(s.Log.At("error"), "was deleted: it is created again")) != 1 {
+	if len(testkit.Containing(s.Log.At("error"), "was deleted and is created again")) != 1 {
 		t.Error("nobody was told")
 	}
 }

@@ -112,7 +112,7 @@ func wantAtMostOnce(t *testing.T, found testkit.Findings, spec killSpec) {
 func promised(t *testing.T, spec killSpec) int {
 	t.Helper()
 	guarantees := testkit.NewSubscriber(t, spec.config(), testkit.NewLog(t)).Guarantees()
-	number := regexp.MustCompile(`at most (\d+) records replayed a partition after a crash`).FindStringSubmatch(guarantees)
+	number := regexp.MustCompile(`at most (\d+) records per partition replayed after a crash`).FindStringSubmatch(guarantees)
 	if number == nil {
 		t.Fatalf("Guarantees: %s", guarantees)
 	}

@@ -153,7 +153,7 @@ func TestMarksOfAnotherLog(t *testing.T) {
 				l.Blocks[i].Sum++
 			}
 		}, records - 1, "delivered again"},
-		"an earlier topic": {func(l *stored.Ledger) { l.TopicID[0]++ }, records - 1, "The topic is not the one that was read so far"},
+		"an earlier topic": {func(l *stored.Ledger) { l.TopicID[0]++ }, records - 1, "The topic was deleted and created again"},
 		"another cluster": {func(l *stored.Ledger) {
 			l.TopicID[0]++
 			l.Cluster++

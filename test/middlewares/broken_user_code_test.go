@@ -280,7 +280,7 @@ func TestBrokenCodeInTheLog(t *testing.T) {
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records)
 	s.Stop()
 	most := 1 + int(time.Since(began)/(10*time.Second))
-	for _, line := range []string{"A hook failed", "Backoff failed", "Code of the application failed"} {
+	for _, line := range []string{"A hook failed", "Backoff failed", "Application code failed"} {
 		if n := len(testkit.Containing(s.Log.At("error"), line, "failing_for=")); n == 0 || n > most {
 			t.Errorf("%s: %d lines for %d records, want 1 to %d", line, n, records, most)
 		}

@@ -47,7 +47,7 @@ func TestMaxInFlightIsChanged(t *testing.T) {
 			t.Errorf("%+v is taken", l)
 		}
 	}
-	if n := len(testkit.Containing(o.Log.At("info"), "Somebody acted", "by=alice", "max_in_flight=3")); n != 1 {
+	if n := len(testkit.Containing(o.Log.At("info"), "Subscription changed by hand", "by=alice", "max_in_flight=3")); n != 1 {
 		t.Errorf("%d lines", n)
 	}
 }

@@ -352,7 +352,7 @@ func TestPauseAndResume(t *testing.T) {
 	if n := len(revoked); n > 0 {
 		t.Errorf("%d partitions were revoked", n)
 	}
-	if n := len(testkit.Containing(o.Log.At("info"), "Somebody acted", "by=alice")); n != 4 {
+	if n := len(testkit.Containing(o.Log.At("info"), "Subscription changed by hand", "by=alice")); n != 4 {
 		t.Errorf("%d lines", n)
 	}
 }

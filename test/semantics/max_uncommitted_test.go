@@ -62,7 +62,7 @@ func TestMaxUncommitted(t *testing.T) {
 	}
 	testkit.WaitCommitted(t, group, topic, 0, records)
 	testkit.Eventually(t, "a line that it goes on", func() bool {
-		return len(testkit.Containing(s.Log.At("info"), "Partition goes on", topic, "kafka_partition=0", "failing_for=")) == 1
+		return len(testkit.Containing(s.Log.At("info"), "Partition continues", topic, "kafka_partition=0", "failing_for=")) == 1
 	})
 	s.Stop()
 }

@@ -7,12 +7,12 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 )
 
-// stuckAfter is how long one record, or a commit, holds a full window before that is told.
-const stuckAfter = 2 * time.Second
+// blockedAfter is how long one record, or a commit, holds a full window before that is told.
+const blockedAfter = 2 * time.Second
 
-// Stuck is what keeps a partition paused: the oldest record that is not settled,
+// Blocked is what keeps a partition paused: the oldest record that is not settled,
 // or a commit that is not confirmed.
-type Stuck struct {
+type Blocked struct {
 	Bound   string
 	Offset  int64
 	Attempt int
@@ -32,14 +32,14 @@ type held struct {
 var errUnconfirmed = errors.New("the commit has no answer yet")
 
 // watch tells, once a record or commit, what a bound has kept the partition
-// paused behind for stuckAfter.
+// paused behind for blockedAfter.
 func (in *intake) watch() {
 	if in.gate.has(byHand) {
 		in.held = held{} // nothing is settled because nothing is handed out
 		return
 	}
 	load := in.part.Load()
-	now := Stuck{}
+	now := Blocked{}
 	switch {
 	case load.Blocked:
 		now.Bound = "MaxUncommitted"
@@ -61,12 +61,12 @@ func (in *intake) watch() {
 		in.held = held{offset: now.Offset, passed: load.Admitted, commit: byCommit, since: time.Now()}
 		return
 	}
-	if in.held.told || time.Since(in.held.since) <= stuckAfter {
+	if in.held.told || time.Since(in.held.since) <= blockedAfter {
 		return
 	}
 	in.held.told = true
-	if !byCommit && in.stuck.IsZero() {
-		in.stuck = in.held.since
+	if !byCommit && in.blockedSince.IsZero() {
+		in.blockedSince = in.held.since
 	}
 	if byCommit {
 		if now.Commit = in.source.Failure(); now.Commit == nil {
@@ -74,15 +74,15 @@ func (in *intake) watch() {
 		}
 		in.health.failed(blocked, in.partition, failure{err: now.Commit, fields: watermill.LogFields{"kafka_partition_offset": now.Offset}})
 	}
-	if in.cfg.Events.Stuck != nil {
-		in.cfg.Events.Stuck(in.topic, in.partition, now)
+	if in.cfg.Events.Blocked != nil {
+		in.cfg.Events.Blocked(in.topic, in.partition, now)
 	}
 }
 
 // goesOn tells that a partition is no longer stuck behind a record.
 func (in *intake) goesOn() {
-	if !in.stuck.IsZero() {
-		in.logger.Info("Partition goes on", watermill.LogFields{"failing_for": time.Since(in.stuck).Round(time.Millisecond).String()})
-		in.stuck = time.Time{}
+	if !in.blockedSince.IsZero() {
+		in.logger.Info("Partition continues", watermill.LogFields{"failing_for": time.Since(in.blockedSince).Round(time.Millisecond).String()})
+		in.blockedSince = time.Time{}
 	}
 }
