@@ -7,11 +7,11 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// ErrNotAssigned is returned for a partition that another member has, or none.
+// ErrNotAssigned is returned for a partition that is not assigned to this member.
 var ErrNotAssigned = errors.New("the partition is not assigned to this subscriber now")
 
-// Pause stops fetching a partition and handing out its records, or goes on with both. It holds
-// for this subscription, also when the partition is revoked and comes back.
+// Pause stops or resumes fetching a partition and handing out its records. It applies to this
+// subscription, also after the partition was revoked and assigned again.
 func (s *Subscription) Pause(p int32, paused bool) {
 	s.claimsMu.Lock()
 	if paused {
@@ -26,7 +26,7 @@ func (s *Subscription) Pause(p int32, paused bool) {
 	}
 }
 
-// PauseAll does so for all partitions, also those that come.
+// PauseAll is Pause for all partitions, including later ones.
 func (s *Subscription) PauseAll(paused bool) {
 	s.claimsMu.Lock()
 	s.allPaused = paused
@@ -39,7 +39,8 @@ func (s *Subscription) PauseAll(paused bool) {
 	}
 }
 
-// SetMaxInFlight changes Config.MaxInFlight, which n does not exceed, for the partitions of now and of later.
+// SetMaxInFlight changes Config.MaxInFlight, which n must not exceed, for all partitions,
+// including later ones.
 func (s *Subscription) SetMaxInFlight(n int) {
 	s.claimsMu.Lock()
 	s.maxInFlight = n
@@ -49,9 +50,9 @@ func (s *Subscription) SetMaxInFlight(n int) {
 	}
 }
 
-// obey does what was asked for the claim's partition last.
+// obey carries out the last request for the partition of the claim.
 func (c *Claim) obey() {
-	c.pausing.Lock() // of two that ask at the same time, both do what was asked last
+	c.pausing.Lock() // two concurrent callers both carry out the last request
 	defer c.pausing.Unlock()
 	c.claimsMu.Lock()
 	_, paused := c.pausedByHand[c.partition]
@@ -65,8 +66,7 @@ func (c *Claim) obey() {
 	c.do(c.part.Pause(paused))
 }
 
-// Retry has a record delivered now that waits for its next delivery, or that its handler left
-// without a settlement.
+// Retry delivers a record now that waits for its next delivery or is pending.
 func (s *Subscription) Retry(p int32, offset int64) error {
 	c := s.claim(p)
 	if c == nil {
@@ -80,8 +80,8 @@ func (s *Subscription) Retry(p int32, offset int64) error {
 	return nil
 }
 
-// Reject gives a record up that is not settled, with a letter where there is a destination. One
-// that no handler has yet is given up when its turn comes.
+// Reject gives an unsettled record up, with a letter if there is a destination. A record that
+// no handler has had yet is given up when its turn comes.
 func (s *Subscription) Reject(p int32, offset int64, reason error) error {
 	c := s.claim(p)
 	if c == nil {

@@ -7,32 +7,32 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 )
 
-// blockedAfter is how long one record, or a commit, holds a full window before that is told.
+// blockedAfter is how long one record, or a commit, must hold a full window to be reported.
 const blockedAfter = 2 * time.Second
 
-// Blocked is what keeps a partition paused: the oldest record that is not settled,
-// or a commit that is not confirmed.
+// Blocked says what keeps a partition paused: the oldest unsettled record, or a commit that
+// is not confirmed.
 type Blocked struct {
 	Bound   string
 	Offset  int64
 	Attempt int
 	State   string
-	Commit  error // why the commit of Offset is not confirmed; nil: it is the record
+	Commit  error // why the commit of Offset is not confirmed; nil if the record holds the partition
 }
 
-// held is what keeps a paused partition's window full.
+// held describes what keeps the window of a paused partition full.
 type held struct {
 	offset int64
-	passed uint64 // records that the bound has let pass
-	commit bool   // not the record at offset, but the commit of it
+	passed uint64 // records that the limit has let pass
+	commit bool   // the commit of offset holds it, not the record
 	since  time.Time
 	told   bool
 }
 
 var errUnconfirmed = errors.New("the commit has no answer yet")
 
-// watch tells, once a record or commit, what a bound has kept the partition
-// paused behind for blockedAfter.
+// watch reports, once per record or commit, what has kept the partition paused for
+// blockedAfter.
 func (in *intake) watch() {
 	if in.gate.has(byHand) {
 		in.held = held{} // nothing is settled because nothing is handed out
@@ -51,7 +51,7 @@ func (in *intake) watch() {
 		return
 	}
 	now.Offset, now.Attempt, now.State = oldest.Offset, oldest.Attempt, oldest.State
-	// Half of MaxUncommitted brings a commit at once: one that stays away for so long fails.
+	// At half of MaxUncommitted a commit is sent at once. If it is missing for so long, it fails.
 	byCommit := load.Blocked && in.source != nil && (load.Uncommitted > 0 || in.source.Failure() != nil)
 	if byCommit {
 		now.Offset, now.Attempt = in.part.Mark().Offset, 0
@@ -79,7 +79,7 @@ func (in *intake) watch() {
 	}
 }
 
-// goesOn tells that a partition is no longer stuck behind a record.
+// goesOn reports that a partition is no longer blocked by a record.
 func (in *intake) goesOn() {
 	if !in.blockedSince.IsZero() {
 		in.logger.Info("Partition continues", watermill.LogFields{"failing_for": time.Since(in.blockedSince).Round(time.Millisecond).String()})

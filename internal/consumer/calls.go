@@ -8,18 +8,19 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 )
 
-// callPatience is how long the calls of application code that are under way when an
-// assignment has ended may take to return.
+// callPatience is how long calls of application code may still take when an assignment has
+// ended.
 const callPatience = 500 * time.Millisecond
 
-// calls are those that slots do not make: a slot's own task knows what it calls.
+// calls has the calls of application code that are not made by slots: the task of a slot
+// knows what it calls.
 type calls struct {
 	mu   sync.Mutex
 	open map[*Delivery]string
 }
 
-// Calls tells that application code is called for the delivery until done. Should
-// it outlive the assignment, it is named and left behind.
+// Calls records that application code is being called for the delivery until done is called.
+// If the call outlives the assignment, it is named and left behind.
 func (d *Delivery) Calls(name string) (done func()) {
 	c := &d.claim.calls
 	c.mu.Lock()
@@ -35,9 +36,8 @@ func (d *Delivery) Calls(name string) (done func()) {
 	}
 }
 
-// leaveCalls waits for what the claim has started: slots and letters. Application
-// code that does not return is left behind. Its goroutine ends when it does, and
-// changes nothing any more.
+// leaveCalls waits for what the claim has started: slots and letters. Application code that
+// does not return is left behind. Its goroutine ends when it returns, and changes nothing.
 func (c *Claim) leaveCalls(running []*Delivery, deadline time.Time) {
 	letters := c.letters.Stop()
 	ended := make(chan struct{})
@@ -64,8 +64,8 @@ func (c *Claim) leaveCalls(running []*Delivery, deadline time.Time) {
 	}
 }
 
-// underWay reports which application code is being called for which offsets, and
-// whether a slot has yet to see that its message is not wanted any more: the output must stay open for it.
+// underWay returns which application code is being called for which offsets. offering reports
+// whether a slot may still send a message, so that the output must stay open.
 func (c *Claim) underWay(running []*Delivery) (offering bool, named map[int64]string) {
 	named = map[int64]string{}
 	for _, d := range running {

@@ -12,9 +12,9 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
-// clients are the connections of a subscription, which sarama lends to one
-// request at a time: commits would wait behind a fetch, and a fetch behind a
-// JoinGroup, which is answered once all members have come or are given up.
+// clients has the clients of a subscription. sarama uses a connection for one request at a
+// time: commits would wait behind a fetch, and a fetch behind a JoinGroup, which is answered
+// once all members have joined or were given up.
 type clients struct {
 	fetch *fetchClient
 	side  sarama.Client // commits, and reads single records again
@@ -37,12 +37,12 @@ func open(cfg *Config, asked func(partition int32), worked func()) (_ *clients, 
 	c.fetch.side = c.side
 	if cfg.Group != "" {
 		member := narrowed(cfg.Sarama)
-		// A JoinGroup answers once the slowest member is back, up to the
-		// rebalance timeout; a read timeout below that never gets an answer.
+		// A JoinGroup is answered once the slowest member is back, after up to the rebalance
+		// timeout. A shorter read timeout never gets an answer.
 		member.Net.ReadTimeout = max(member.Net.ReadTimeout, member.Consumer.Group.Rebalance.Timeout+5*time.Second)
-		// Whoever asks for the coordinator tries again by itself. With retries inside of each of
-		// its many, it would be silent for more than a minute. The heartbeat counts its own by
-		// the same setting: it gets as many more.
+		// Callers that ask for the coordinator retry themselves. With retries inside each of
+		// these, nothing would be reported for more than a minute. The heartbeat uses the same
+		// setting for its own retries, so it gets that many more.
 		retries := member.Metadata.Retry.Max
 		member.Metadata.Retry.Max = 0
 		group := *cfg.Sarama
@@ -53,7 +53,7 @@ func open(cfg *Config, asked func(partition int32), worked func()) (_ *clients, 
 		}
 	}
 	if !knows(c.fetch, cfg.Topic) {
-		// This creates it, where brokers do that.
+		// This creates the topic, if the brokers do that.
 		if err := c.fetch.RefreshMetadata(cfg.Topic); !answered(err) {
 			return nil, err
 		}
@@ -69,15 +69,15 @@ func knows(client sarama.Client, topic string) bool {
 	return err == nil && slices.Contains(topics, topic)
 }
 
-// answered reports whether a broker has answered, be it that it refused what was asked for.
+// answered reports whether a broker has answered, even if it refused the request.
 func answered(err error) bool {
 	var refused sarama.KError
 	return err == nil || errors.As(err, &refused) && !errors.Is(err, sarama.ErrSASLAuthenticationFailed)
 }
 
-// narrowed is a copy of a configuration for a client that has to do with one topic. What
-// sarama loads otherwise, at the start and from time to time, are the metadata of all
-// topics: with thousands of them 50 ms and megabytes, for each client.
+// narrowed returns a copy of a configuration for a client that uses one topic. Otherwise
+// sarama loads the metadata of all topics, at the start and from time to time: with thousands
+// of them 50 ms and megabytes, for each client.
 func narrowed(cfg *sarama.Config) *sarama.Config {
 	own := *cfg
 	own.Metadata.Full = false
@@ -85,9 +85,9 @@ func narrowed(cfg *sarama.Config) *sarama.Config {
 	return &own
 }
 
-// learn has the clients that do not load all metadata load those of the topic, which exists. With them
-// come the addresses of all brokers, without which a client whose broker is lost has only those it was
-// given to turn to; and both are refreshed from then on.
+// learn makes the clients that do not load all metadata load those of the topic, which
+// exists. With them come the addresses of all brokers: without these, a client that loses
+// its broker has only the configured ones to turn to. Both are refreshed from then on.
 func (c *clients) learn(cfg *Config) error {
 	for _, client := range []sarama.Client{c.side, c.fetch.member} {
 		if client == nil || knows(client, cfg.Topic) {
@@ -97,24 +97,24 @@ func (c *clients) learn(cfg *Config) error {
 		for attempt := client.Config().Metadata.Retry.Max; ; attempt++ {
 			err := client.RefreshMetadata(cfg.Topic)
 			if answered(err) {
-				break // what it does not know of the topic now, it asks for when it needs it
+				break // what the client does not know of the topic now, it asks for when needed
 			}
 			if attempt >= retry.Max {
 				return err
 			}
-			time.Sleep(retry.Backoff) // as sarama does, with the retries that we took away
+			time.Sleep(retry.Backoff) // as sarama does, with the retries that were taken away above
 		}
 	}
 	return nil
 }
 
-// probe asks the brokers whether partitions can be fetched from an offset on; see health.
+// probe asks the brokers whether partitions can be fetched from an offset on. See health.
 func (c *clients) probe(topic string, from map[int32]int64) map[int32]error {
 	errs, at := map[int32]error{}, map[int32]reread.Position{}
 	began := time.Now()
 	for p, offset := range from {
 		if time.Since(began) > time.Second {
-			break // without a leader each takes its time
+			break // each partition without a leader takes long
 		}
 		leader, epoch, err := c.fetch.Client.LeaderAndEpoch(topic, p)
 		if err != nil {
@@ -140,22 +140,22 @@ func (c *clients) close() error {
 	return errors.Join(errs...)
 }
 
-// fetchClient is what sarama takes for its only client. It asks
-// the coordinator over another one.
+// fetchClient is sarama's only client, as far as sarama knows. It talks to the coordinator
+// over another one.
 //
-// And it remembers what GetOffset answered. sarama resolves "newest" and
-// "oldest" inside ConsumePartition and tells nobody the outcome; asking the broker
-// once more, later, may answer beyond records that were fetched already.
+// It also remembers the results of GetOffset. sarama resolves "newest" and "oldest" inside
+// ConsumePartition and does not report the result. Asking the broker again later may return
+// an offset after records that were fetched already.
 type fetchClient struct {
 	sarama.Client
 	topic string
-	// refreshed is called when the topic's metadata have been refreshed, as a fetch that was interrupted does.
+	// refreshed is called when the metadata of the topic were refreshed, as after an interrupted fetch.
 	refreshed func() error
 	member    sarama.Client // nil without a group
 	side      sarama.Client
 	config    *sarama.Config // the group's; nil without one
 	asked     func(partition int32)
-	// unreadable is told which partitions cannot be begun, and which again can; failing reports whether there is an outage.
+	// unreadable has the partitions that cannot be read. failing reports whether there is an outage.
 	unreadable func(partition int32, err error)
 	failing    func() bool
 
@@ -184,8 +184,8 @@ func (c *fetchClient) RefreshCoordinator(group string) error {
 	return c.member.RefreshCoordinator(group)
 }
 
-// LeaderAndEpoch is what sarama asks for when it begins to fetch a partition, after each
-// fetch that succeeded, before it sends the next one, and before each retry.
+// LeaderAndEpoch is called by sarama when it begins to fetch a partition, after each fetch
+// that succeeded, before it sends the next one, and before each retry.
 func (c *fetchClient) LeaderAndEpoch(topic string, partition int32) (*sarama.Broker, int32, error) {
 	leader, epoch, err := c.Client.LeaderAndEpoch(topic, partition)
 	if err == nil {
@@ -194,9 +194,9 @@ func (c *fetchClient) LeaderAndEpoch(topic string, partition int32) (*sarama.Bro
 	return leader, epoch, err
 }
 
-// RefreshMetadata is asked by sarama for the topic that is consumed, and by the leader of the
-// group for those of all members. A topic of others that is not there, say since it
-// was deleted, must not keep the leader from assigning the rest: the whole group would stand still.
+// RefreshMetadata is called by sarama for the topic that is consumed, and by the leader of
+// the group for those of all members. A missing topic of other members must not keep the
+// leader from assigning the rest, or the whole group would stand still.
 func (c *fetchClient) RefreshMetadata(topics ...string) error {
 	if c.member == nil || (len(topics) == 1 && topics[0] == c.topic) {
 		err := c.refresh(topics)
@@ -205,14 +205,14 @@ func (c *fetchClient) RefreshMetadata(topics ...string) error {
 		}
 		return err
 	}
-	err := c.member.RefreshMetadata(topics...) // which does not try again: the group waits
+	err := c.member.RefreshMetadata(topics...) // member does not retry: the group waits
 	if errors.Is(err, sarama.ErrUnknownTopicOrPartition) || errors.Is(err, sarama.ErrLeaderNotAvailable) {
-		return nil // Partitions says of which topic
+		return nil // Partitions shows which topic is missing
 	}
 	return err
 }
 
-// Partitions returns none for a topic that is not there, for the same reason.
+// Partitions returns none for a topic that does not exist, for the same reason.
 func (c *fetchClient) Partitions(topic string) ([]int32, error) {
 	if c.member == nil {
 		return c.Client.Partitions(topic)
@@ -229,7 +229,7 @@ func (c *fetchClient) Partitions(topic string) ([]int32, error) {
 }
 
 func (c *fetchClient) GetOffset(topic string, partition int32, which int64) (int64, error) {
-	// Not over the fetching one: partitions begin one after the other, and would each wait for the fetch of those before.
+	// Not over the client that fetches: partitions start one after the other, and each would wait for the fetch of those before.
 	offset, err := c.side.GetOffset(topic, partition, which)
 	if err == nil {
 		c.mu.Lock()
@@ -239,7 +239,7 @@ func (c *fetchClient) GetOffset(topic string, partition int32, which int64) (int
 	return offset, err
 }
 
-// position answers what sarama resolved for a partition it consumes.
+// position returns what sarama resolved for a partition that it consumes.
 func (c *fetchClient) position(topic string, partition int32, which int64) (int64, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

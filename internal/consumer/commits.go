@@ -38,7 +38,7 @@ func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
 				return
 			}
 			s.commitFailed(refused, partition, offset, err)
-			// The heartbeat need not notice, and nothing can be committed any more: join again.
+			// The heartbeat may not notice it, and nothing can be committed any more: join again.
 			endSession(err)
 		},
 		Committed: func(topic string, partition int32, offset int64, took time.Duration) {

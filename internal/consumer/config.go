@@ -1,6 +1,6 @@
-// Package consumer takes records out of Kafka and carries out what becomes of
-// them: group membership, claims, the slots that hand records out, and the drain
-// at the end of an assignment.
+// Package consumer reads records from Kafka, hands them out, and carries out their
+// settlements: group membership, claims, the slots that hand records out, and the drain at
+// the end of an assignment.
 package consumer
 
 import (
@@ -15,14 +15,13 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
 
-// Stop is why an assignment ends. A context that ends with it was canceled: it is
-// context.Canceled by errors.Is.
+// Stop is the reason why an assignment ends. By errors.Is it is context.Canceled.
 type Stop struct{ text string }
 
 func (s *Stop) Error() string        { return s.text }
 func (s *Stop) Is(target error) bool { return target == context.Canceled }
 
-// The causes that a drain ends with.
+// The causes of a drain.
 var (
 	ErrRevoked         error = &Stop{"ackpolicy: the partition was revoked, the record belongs to its next owner"}
 	ErrClosing         error = &Stop{"ackpolicy: the subscriber is closing, the record is left to the partition's next owner"}
@@ -39,9 +38,9 @@ type Tracer interface {
 // Config of a Subscription.
 type Config struct {
 	Brokers []string
-	Sarama  *sarama.Config // ours to change: a copy
+	Sarama  *sarama.Config // a copy that may be changed
 	Side    *sarama.Config // the same for the coordinator's own connection
-	Group   string         // empty: no group, every partition, no commits
+	Group   string         // without one, every partition is read and nothing is committed
 	Topic   string
 	Tracer  Tracer // may be nil
 	Logger  watermill.LoggerAdapter
@@ -57,41 +56,42 @@ type Config struct {
 	DrainTimeout     time.Duration
 	GiveUpLetters    bool // that are refused for good
 	ReconnectSleep   time.Duration
-	Look             time.Duration // of the watchdog; 0: 15 s
-	HandlerSlow      time.Duration // a handler that runs for longer is told; 0: none is
+	Look             time.Duration // interval of the watchdog; 0 means 15 s
+	HandlerSlow      time.Duration // handlers that run for longer are reported; 0 for none
 
-	// NewDelivery returns a delivery for a slot to take a record with. Only its Task is set.
+	// NewDelivery returns a delivery with which a slot takes a record. Only its Task is set.
 	NewDelivery func() *Delivery
 	Events      Events
 }
 
-// Task is what the application does with a delivery. Run, Gone and Finished are its slot's to
-// call, Cancel and UnderWay the drain's, Settled is called by whoever settles it, and GiveUp by
-// its slot or an operator.
+// Task is what the application does with a delivery. Run, Gone and Finished are called by its
+// slot, Cancel and UnderWay by the drain, Settled by whoever settles it, and GiveUp by its
+// slot or an operator.
 type Task interface {
-	// Run hands the record to the application and returns once that is finished. What it
-	// returns settles the record together with the finish, and nobody is told: where
-	// somebody is to be told, Run settles it before and returns a pending verdict. sent is
-	// false if stop closed before anybody took the message. The record is not to be
-	// changed: what the application is given is copied.
+	// Run hands the record to the application and returns once the delivery is finished. The
+	// verdict that it returns settles the record together with the finish, and Settled is not
+	// called. If Settled has to be called, Run settles the record before and returns a
+	// pending verdict. sent is false if stop was closed before anybody took the message. Run
+	// must not change the record: the application gets copies.
 	Run(stop <-chan struct{}, copies *record.Copies) (v partition.Verdict, sent bool)
-	// Gone stands for Run where the record is no longer in Kafka.
+	// Gone is called instead of Run if the record is no longer in Kafka.
 	Gone(err error)
-	// GiveUp rejects the record, in place of Run or beside it. It may be called from any goroutine.
+	// GiveUp rejects the record, instead of Run or while it runs. It may be called from any goroutine.
 	GiveUp(reason error)
-	// Finished follows the finish.
+	// Finished is called after the finish.
 	Finished()
-	// Settled tells of a settlement by a verb of the Delivery: of its own record, once, or
-	// of another one that was acked with it.
+	// Settled is called for a settlement by a verb of the Delivery: of its own record, once,
+	// or of another one that was acked with it.
 	Settled(offset int64, attempt int, v partition.Verdict)
-	// Cancel makes a Run under way return: the delivery is no longer ours.
+	// Cancel makes a running Run return: the assignment has ended.
 	Cancel()
-	// UnderWay reports, after Cancel, which code of the application Run has called and
-	// waits for, and whether Run may still hand the message to the application.
+	// UnderWay returns, after Cancel, which application code Run is waiting for, and whether
+	// Run may still hand the message to the application.
 	UnderWay() (call string, offering bool)
 }
 
-// Events tell what happens; each may be nil. They are called without a lock held.
+// Events are functions that are called with what happens. Each may be nil. They are called
+// without a lock.
 type Events struct {
 	Assigned     func(topic string, partition int32, start int64)
 	Reset        func(topic string, partition int32, stored, start int64)
@@ -104,19 +104,19 @@ type Events struct {
 	SlowOver     func(after time.Duration)
 }
 
-// Released is how an assignment ended.
+// Released says how an assignment ended.
 type Released struct {
 	Cause     error // ErrRevoked or ErrClosing
 	Committed int64 // the watermark
-	Err       error // the watermark could not be committed
-	TimedOut  bool  // something was left when the drain timeout was over
+	Err       error // why the watermark could not be committed
+	TimedOut  bool  // the drain timeout ended before everything was finished
 	Running   int   // handlers that had not finished, also of settled records
 	Left      partition.Left
 }
 
-// origin lies long before any time that Now is asked for, so that 0 is no time: testing/synctest's
-// clock begins in the year 2000.
+// origin is long before every time that Now returns, so that 0 means no time. The clock of
+// testing/synctest begins in the year 2000.
 var origin = time.Now().Add(-40 * 365 * 24 * time.Hour)
 
-// Now is the clock of due times: monotonic nanoseconds.
+// Now returns the time of the clock for due times, in monotonic nanoseconds.
 func Now() int64 { return int64(time.Since(origin)) }

@@ -10,20 +10,20 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
-// suspicion is the search for the partition whose batch cannot be decoded. It fails the
-// whole answer of its broker, with all partitions that are led there, and sarama asks for
-// the same again and again: without the culprit, the others go on.
+// suspicion is the search for a partition with a batch that cannot be decoded. Such a batch
+// makes the whole answer of its broker fail, for all partitions that the broker leads, and
+// sarama requests the same again and again. Without the culprit, the others continue.
 type suspicion struct {
 	round atomic.Int64  // the latest search
-	found atomic.Int64  // the latest one that found a culprit
+	found atomic.Int64  // the latest search that found a culprit
 	began atomic.Int64  // when the latest began
-	turn  chan struct{} // held by who fetches: an answer may be large once it is decoded
+	turn  chan struct{} // held by the goroutine that fetches: a decoded answer may be large
 }
 
-// suspectAfter is how long a search lasts at least: all partitions of the broker fail at once.
+// suspectAfter is how long a search lasts at least, since all partitions of the broker fail at once.
 const suspectAfter = time.Second
 
-// suspect has all claims look whether the fetch that failed is theirs.
+// suspect makes all claims look whether their partition made a fetch fail.
 func (s *shared) suspect(err error) {
 	if !reread.IsUndecodable(err) {
 		return
@@ -43,13 +43,13 @@ func (s *shared) suspect(err error) {
 	}
 }
 
-// corrupt is a batch that cannot be decoded, and keeps its partition paused.
+// corrupt describes a batch that cannot be decoded and keeps its partition paused.
 type corrupt struct {
 	offset int64
 	outage outage.Outage
 }
 
-// examine looks, in its turn, whether what comes next can be decoded, and pauses the partition if not.
+// examine pauses the partition if what comes next cannot be decoded. Claims take turns.
 func (c *Claim) examine() {
 	round := c.suspicion.round.Load()
 	select {
@@ -71,7 +71,7 @@ func (c *Claim) examine() {
 	}
 }
 
-// examineAgain looks whether a batch that could not be decoded has been mended or removed.
+// examineAgain looks whether an undecodable batch has been repaired or removed.
 func (c *Claim) examineAgain() {
 	if !c.decodes() {
 		return
@@ -82,7 +82,7 @@ func (c *Claim) examineAgain() {
 	}
 }
 
-// decodes asks the broker. Where it gives no answer, nothing changes.
+// decodes reports whether what comes next can be decoded. If the broker does not answer, nothing changes.
 func (c *Claim) decodes() bool {
 	offset, reason, err := c.reader.Undecodable(c.draining, c.part.Next())
 	switch {

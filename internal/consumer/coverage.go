@@ -7,20 +7,20 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// The leader of a group looks whether partitions were added, and has them assigned. A static member that was it
-// and comes back gets its old assignment, and sarama no word that it is the leader: then nobody looks. So
-// static members see to it that all partitions of their topic are assigned to somebody.
+// The leader of a group looks for added partitions and has them assigned. If a static member that
+// was the leader comes back, it gets its old assignment, and sarama is not told that it is the
+// leader: then nobody looks. So static members check that all partitions of their topic are assigned.
 
 var errUncovered = errors.New("the group has partitions of the topic assigned to nobody, as happens when they are added while its leader, a static member, is " +
 	"away: this member leaves the group and joins it again, so that they are assigned")
 
-// coverage is what a membership knows of it. It belongs to the topic watch's goroutine.
+// coverage has what a membership knows about this. Only the goroutine of the topic watch uses it.
 type coverage struct {
-	partitions int // that many are known to be assigned
+	partitions int // how many are known to be assigned
 	missing    time.Time
 }
 
-// covers is called with the number of the topic's partitions each time that the topic is looked at.
+// covers is called with the number of partitions each time the topic is looked at.
 func (h *groupHandler) covers(partitions int) {
 	live := h.live.Load()
 	if h.s.cfg.Sarama.Consumer.Group.InstanceId == "" || live == nil || live.restarting || partitions <= h.coverage.partitions {
@@ -28,7 +28,7 @@ func (h *groupHandler) covers(partitions int) {
 	}
 	covered, ours, err := h.describe(live.session.MemberID(), partitions)
 	switch {
-	case err != nil: // amid a rebalance, or for want of a right: the next look shows
+	case err != nil: // during a rebalance, or a right is missing: the next look shows
 		h.coverage.missing = time.Time{}
 	case covered:
 		h.coverage = coverage{partitions: partitions}
@@ -42,8 +42,8 @@ func (h *groupHandler) covers(partitions int) {
 
 var errNotStable = errors.New("the group is rebalancing")
 
-// describe asks whether all partitions of the topic are assigned, and whether it is this member that has to care: the
-// first of those that have some.
+// describe returns whether all partitions of the topic are assigned, and whether this member has
+// to act: the first of those that have some.
 func (h *groupHandler) describe(member string, partitions int) (covered, ours bool, err error) {
 	coordinator, err := h.clients.side.Coordinator(h.s.cfg.Group)
 	if err != nil {
@@ -63,7 +63,7 @@ func (h *groupHandler) describe(member string, partitions int) (covered, ours bo
 		for id, m := range g.Members {
 			assignment, err := m.GetMemberAssignment()
 			if err != nil || assignment == nil {
-				continue // that one has nothing
+				continue // that member has no partition
 			}
 			mine := assignment.Topics[h.s.cfg.Topic]
 			for _, p := range mine {

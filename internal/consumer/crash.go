@@ -12,36 +12,37 @@ import (
 )
 
 // A record whose handler ends the process (out of memory, a fatal signal, os.Exit) comes again
-// at the next start, and ends that one, too. No handler's verdict counts these deaths, so the
-// ledger does: an assignment that did not end with a drain leaves one that says so. After two
-// such ends in a row, one soon after the other, records are handed out in small groups, each
-// named in a commit before. When the process dies again, its group is known; the next owner
-// hands these records out one by one. How often one was alone when the process died is
-// counted, for it may have been killed from outside, and with the group's makes MaxDeliveries.
+// at the next start, and ends that process too. No handler's verdict counts these deaths, so
+// the ledger does: an assignment that did not end with a drain leaves one that says so. After
+// two such ends in quick succession, records are handed out in small groups, each named in a
+// commit before. If the process dies again, its group is known, and the next owner hands these
+// records out one by one. How often a record was alone when the process died is counted, since
+// the process may have been killed from outside. Together with the death of the group these
+// make MaxDeliveries.
 
 const (
-	// crashWindow is how soon after one death the next has to come to count with it.
+	// crashWindow is the longest time between two deaths that count as consecutive.
 	crashWindow = 5 * time.Minute
-	// carefulAfter is how many deaths in a row make the next owner careful, which hands out
+	// carefulAfter is how many consecutive deaths make the next owner careful. It then hands out
 	// carefulGroup records at once.
 	carefulAfter = 2
 	carefulGroup = 8
-	// calm is how long a careful owner must live to be no longer that.
+	// calm is how long an owner stays careful.
 	calm = time.Minute
 )
 
-// ErrDied is why a record is rejected whose handler ended the process.
+// ErrDied is the reason of a reject of a record whose handler ended the process.
 var ErrDied = errors.New("ackpolicy: the process died while it handled the record")
 
-// crashes is what a claim knows of the deaths of its predecessors.
+// crashes describes the deaths of a claim's predecessors.
 type crashes struct {
-	deaths  int       // in a row
-	since   time.Time // this assignment's begin
+	deaths  int       // consecutive
+	since   time.Time // the beginning of this assignment
 	culprit int64     // the offset of a record to be rejected, if tries is not 0
 	tries   int       // how often it was delivered
 }
 
-// inheritCrashes counts the deaths before this assignment. l is what is stored, nil: nothing.
+// inheritCrashes counts the deaths before this assignment. l is the stored ledger, or nil.
 func inheritCrashes(l *ledger.Ledger, maxDeliveries int) crashes {
 	c := crashes{since: time.Now()}
 	if maxDeliveries == 0 || l == nil || l.Clean {
@@ -61,7 +62,7 @@ func inheritCrashes(l *ledger.Ledger, maxDeliveries int) crashes {
 	return c
 }
 
-// write adds what the next owner is to know.
+// write adds to a ledger what the next owner has to know.
 func (c *crashes) write(l *ledger.Ledger, careful, clean bool) {
 	l.Clean = clean
 	if !clean && (c.deaths == 1 && time.Since(c.since) < crashWindow || careful) {
@@ -69,7 +70,7 @@ func (c *crashes) write(l *ledger.Ledger, careful, clean bool) {
 	}
 }
 
-// tellCareful says that the claim is careful.
+// tellCareful logs that the claim is careful.
 func (c *Claim) tellCareful() {
 	c.logger.Error("Processes that had this partition died repeatedly: records are handed out in small groups, to find one that ends its process",
 		fmt.Errorf("%d deaths in a row", c.crashes.deaths), watermill.LogFields{"group": carefulGroup})
@@ -84,8 +85,8 @@ func (c *Claim) relax() {
 	}
 }
 
-// quarantine keeps the records that may end the process from those of other partitions: one
-// that is alone when the process dies must be the one.
+// quarantine separates records that may end the process from those of other partitions, so
+// that a record that is alone when the process dies must be the cause.
 type quarantine struct {
 	mu      sync.Mutex
 	running int
@@ -94,7 +95,7 @@ type quarantine struct {
 	changed chan struct{} // closed, and replaced, when somebody leaves
 }
 
-// enter returns once a record may be handled, alone or not; false: stop closed before.
+// enter returns true once a record may be handled, alone or not, or false if stop was closed before.
 func (q *quarantine) enter(alone bool, stop <-chan struct{}) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

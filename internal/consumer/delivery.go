@@ -15,7 +15,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
-// Delivery is one handing out of a record: a part of the application's handle, as
+// Delivery is one handing out of a record. It is a part of the application's handle, and
 // partition.Delivery is a part of it. The application calls its methods, from any goroutine;
 // its slot fills it and runs its Task.
 type Delivery struct {
@@ -25,16 +25,17 @@ type Delivery struct {
 	key       []byte
 	timestamp stamp
 	settled   atomic.Bool          // a verb has settled it; set after that
-	fate      atomic.Pointer[fate] // nil: a slot has taken it, and not described it yet
+	fate      atomic.Pointer[fate] // nil if a slot has taken it and not described it yet
 }
 
-// fate is what becomes of a delivery: a slot hands it to the application, or somebody has it
-// rejected before that.
+// fate says whether a slot hands a delivery to the application, or somebody rejected it
+// before.
 type fate struct{ reject error }
 
 var handedOut = &fate{}
 
-// handOut returns why the record is rejected instead; nil: it is not, and is the application's from now on.
+// handOut gives the delivery to the application and returns nil, or returns why the record is
+// rejected instead.
 func (d *Delivery) handOut() error {
 	if d.fate.CompareAndSwap(nil, handedOut) {
 		return nil
@@ -42,14 +43,14 @@ func (d *Delivery) handOut() error {
 	return d.fate.Load().reject
 }
 
-// reject gives the record up: at once, if the slot is done with it, and else by the slot. It reports
-// whether the record is rejected by that.
+// reject gives the record up: at once if the slot has handed it out, otherwise through the
+// slot. It reports whether this call rejects the record.
 func (d *Delivery) reject(reason error) bool {
 	if d.fate.CompareAndSwap(nil, &fate{reject: reason}) {
 		return true
 	}
 	if d.fate.Load() != handedOut {
-		return true // somebody was faster
+		return true // another caller was faster
 	}
 	d.Task.GiveUp(reason)
 	return d.Status() == partition.Rejected
@@ -92,8 +93,8 @@ func (d *Delivery) AckCumulative() partition.Status {
 // Status returns what became of the delivery.
 func (d *Delivery) Status() partition.Status { return d.claim.part.Status(&d.Delivery) }
 
-// Draining is closed when the partition's drain begins. Who asks for it may
-// settle late: a drain waits for that.
+// Draining returns a channel that is closed when the drain of the partition begins. Whoever
+// calls it may settle late, and a drain waits for that.
 func (d *Delivery) Draining() <-chan struct{} {
 	d.claim.shared.late.Store(true)
 	return d.claim.draining
@@ -102,8 +103,7 @@ func (d *Delivery) Draining() <-chan struct{} {
 // Ended returns why the assignment ended, once the status is Revoked.
 func (d *Delivery) Ended() error { return d.claim.ended }
 
-// Context is cancelled, with ErrRevoked or ErrClosing as its cause, when the
-// partition is no longer ours.
+// Context is cancelled, with ErrRevoked or ErrClosing as its cause, when the assignment ends.
 func (d *Delivery) Context() context.Context { return d.claim.ctx }
 
 // HasGroup reports whether offsets are committed.
@@ -120,9 +120,9 @@ func (d *Delivery) WaitStored(ctx context.Context) error {
 }
 
 // Confirm acks a record whose handler has not run, unless it is settled otherwise, and
-// returns once that is stored. It ends only with the commit or the assignment. sent reports,
-// with an error, whether a commit that covers it was tried: if not, the record is left to
-// the next owner, and not settled.
+// returns once that is stored, or when the assignment ends. sent reports, with an error,
+// whether a commit that covers the record was sent. If not, the record is unsettled, and
+// left to the next owner.
 func (d *Delivery) Confirm() (sent bool, err error) {
 	c := d.claim
 	v := partition.Verdict{Status: partition.Acked, Confirm: true, Fingerprint: c.print(d, partition.Acked)}
@@ -145,17 +145,18 @@ func (d *Delivery) Confirm() (sent bool, err error) {
 	return sent, c.cause(err)
 }
 
-// cause turns the end of a wait into the end of the assignment, where it was that.
+// cause returns the cause of the assignment's end if a wait ended because of it.
 func (c *Claim) cause(err error) error {
 	var not *commit.NotStored
 	if !errors.As(err, &not) || errors.Is(err, ErrRevoked) || errors.Is(err, ErrClosing) {
 		return err
 	}
-	return errors.Join(ErrRevoked, err) // fenced: the group went on without us
+	return errors.Join(ErrRevoked, err) // fenced: the group has continued without us
 }
 
-// Letter has a rejected delivery's dead letter stored and then releases it. The verdict
-// must have held it. send stores it, see letters.Letter; tell is called after each try.
+// Letter starts to store the dead letter of a rejected delivery, whose verdict must have
+// held it, and then releases it. send stores it, see letters.Letter. tell is called after
+// each attempt.
 func (d *Delivery) Letter(send func(ctx context.Context) error, tell func(err error, givenUp bool)) {
 	d.claim.letters.Add(letters.Letter{
 		Key: d.key, Offset: d.Offset(), Send: send, Tell: tell,
@@ -177,22 +178,22 @@ func (d *Delivery) LogAppendTime() bool {
 	}
 	stamps, err := d.claim.reader.Setting("message.timestamp.type")
 	if err == nil && stamps == "" {
-		stamps = "CreateTime" // the default; nearly nobody has another one
+		stamps = "CreateTime" // the default, and by far the most common
 	}
-	if err == nil || errors.As(err, new(sarama.KError)) { // or we may not ask
+	if err == nil || errors.As(err, new(sarama.KError)) { // or we may not read it
 		d.claim.stamps.Store(&stamps)
 	}
 	return stamps == "LogAppendTime"
 }
 
-// Topic, Partition, Key and Timestamp are the record's, at any time.
+// Topic, Partition, Key and Timestamp return those of the record, at any time.
 func (d *Delivery) Topic() string        { return d.claim.topic }
 func (d *Delivery) Partition() int32     { return d.claim.partition }
 func (d *Delivery) Key() []byte          { return d.key }
 func (d *Delivery) Timestamp() time.Time { return d.timestamp.time() }
 
-// describe keeps what the delivery tells of its record for as long as the application
-// keeps the delivery.
+// describe copies what the delivery needs of its record, for as long as the application keeps
+// the delivery.
 func (d *Delivery) describe(c *record.Copies) {
 	r := d.Record()
 	d.key, d.timestamp = c.Bytes(r.Key), stampOf(r.Timestamp)

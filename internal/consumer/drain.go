@@ -12,22 +12,22 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// CloseGrace is what the last commit and the group's leave may take after the handlers.
+// CloseGrace is how long the last commit and leaving the group may take after the handlers.
 const CloseGrace = 5 * time.Second
 
 // drainGrace is the part of it that is a drain's.
 const drainGrace = CloseGrace - 2*time.Second
 
-// drainPatience is how long a drain goes on before it says what it waits for.
+// drainPatience is how long a drain lasts before it logs what it waits for.
 const drainPatience = time.Second
 
-// drain ends the assignment: nothing more is handed out, handlers in flight
-// finish within budget, what is settled is committed, the rest is left to the
-// next owner. messages is read to its end, so that sarama is never held up.
+// drain ends the assignment: nothing more is handed out, running handlers may finish within
+// budget, what is settled is committed, the rest is left to the next owner. messages is read
+// to its end, so that sarama never waits.
 func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budget time.Duration) {
-	// What the handlers leave of their budget is the last commit's: amid a rebalance
-	// the group takes no commit before all its members, also one that is gone, have
-	// joined again or were given up.
+	// The last commit gets what the handlers leave of their budget: during a rebalance the
+	// group accepts no commit before all members, also one that is gone, have joined again
+	// or were given up.
 	deadline := time.Now().Add(budget + drainGrace)
 	discarded := discard(messages)
 	r := Released{Cause: cause}
@@ -43,7 +43,7 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	c.leaveCalls(running, deadline)
 	c.exit(c)
 	c.tellReleased(&r)
-	// The other claims need the session until they have drained too: a return ends it.
+	// The other claims need the session until they have drained too; returning ends it.
 	<-discarded // closes with the session, or the claim
 }
 
@@ -57,8 +57,8 @@ func discard(messages <-chan *sarama.ConsumerMessage) (discarded <-chan struct{}
 	return done
 }
 
-// stop hands nothing more out. What it returns closes once what was handed out has come to
-// its end.
+// stop makes the partition hand out nothing more. The channel that it returns is closed once
+// everything that was handed out is finished.
 func (c *Claim) stop(cause error) (drained <-chan struct{}) {
 	drained, w := c.part.Stop()
 	close(c.draining)
@@ -70,8 +70,8 @@ func (c *Claim) stop(cause error) (drained <-chan struct{}) {
 	return drained
 }
 
-// await returns false if the budget is up before the partition is drained. It says once
-// what it waits for.
+// await waits until the partition is drained. It returns false if the budget is used up
+// before. It logs once what it waits for.
 func (c *Claim) await(drained <-chan struct{}, budget time.Duration) bool {
 	over := time.NewTimer(budget)
 	defer over.Stop()
@@ -89,15 +89,15 @@ func (c *Claim) await(drained <-chan struct{}, budget time.Duration) bool {
 	}
 }
 
-// endConfirms leaves records whose handlers wait for a commit that nobody has sent.
+// endConfirms leaves records whose handlers wait for a commit that was not sent.
 func (c *Claim) endConfirms(cause error) {
 	if c.source != nil {
 		c.source.EndConfirms(cause)
 	}
 }
 
-// close closes the partition: nothing settles any more, and the contexts end. It
-// returns the deliveries whose slots still have them.
+// close closes the partition: nothing settles any more, and the contexts end. It returns the
+// deliveries that slots still have.
 func (c *Claim) close(r *Released) (running []*Delivery) {
 	c.ended = r.Cause
 	left, unfinished := c.part.Close()
@@ -123,7 +123,7 @@ func (c *Claim) store(r *Released, deadline time.Time) {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	if c.cfg.MaxDeliveries > 0 {
-		c.part.Touch() // it says that this is a clean end
+		c.part.Touch() // the commit says that this is a clean end
 	}
 	r.Err = c.source.Flush(ctx)
 	r.Left.Unmarked = int(c.unmarked.Load())
@@ -131,7 +131,7 @@ func (c *Claim) store(r *Released, deadline time.Time) {
 	c.source.Told()
 	select {
 	case <-c.fenced:
-		return // which has a line of its own
+		return // that is logged elsewhere
 	default:
 	}
 	if r.Err != nil {
@@ -141,7 +141,7 @@ func (c *Claim) store(r *Released, deadline time.Time) {
 	}
 }
 
-// describe says what a drain waits for, or has left.
+// describe returns in words what a drain waits for, or has left.
 func describe(l partition.Left) string {
 	var parts []string
 	for _, kind := range []struct {
@@ -161,7 +161,7 @@ func describe(l partition.Left) string {
 	return strings.Join(parts, "; ")
 }
 
-// tellWaiting says what keeps a drain.
+// tellWaiting logs what a drain waits for.
 func (c *Claim) tellWaiting(budget time.Duration) {
 	left := c.part.Left()
 	if describe(left) != "" {

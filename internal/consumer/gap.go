@@ -5,38 +5,38 @@ import (
 	"time"
 )
 
-// The offsets behind the last record of a partition may hold nothing for us: the marks of
-// transactions, aborted records, what compaction removed. A commit that stays below them would
-// be lag for ever, and below the log's start once retention has removed them. sarama does not tell
-// that it has passed them, so the broker is asked: where everything is settled and
-// fetches have told of a higher end.
+// The offsets after the last record of a partition may have no record for us: control records
+// of transactions, aborted records, what compaction removed. A commit that stays below them
+// would be lag for ever, and below the log's start once retention has removed them. sarama does
+// not report that it has passed them. So the broker is asked, if everything is settled and
+// fetches have reported a higher end.
 
-// gapLook is how often a claim looks whether that is so, and how long it waits after the
-// first question that did not help: an open transaction may hold the rest back for long.
+// gapLook is how often a claim checks for that, and how long it waits after the first request
+// without a result: an open transaction may be in the way for long.
 const gapLook = time.Second
 
-// gapPatience is how long that question may take at the end of an assignment.
+// gapPatience is how long that request may take at the end of an assignment.
 const gapPatience = time.Second
 
-// doubtAfter is how long a paused partition with nothing to hand out waits for room until
+// doubtAfter is how long a paused partition with nothing to hand out waits for room before the
 // marks that it waits for are given up.
 const doubtAfter = 10 * time.Second
 
-// gapLooks is what a claim knows of the offsets behind its last record.
+// gapLooks has what a claim knows about the offsets after its last record.
 type gapLooks struct {
 	next  int64     // at the last look
-	since time.Time // it has been that
+	since time.Time // since when next has been that
 	pause time.Duration
-	due   time.Time // of the next question
+	due   time.Time // when to ask next
 }
 
-// passGap moves the watermark over what no record is in.
+// passGap moves the watermark past offsets without a record.
 func (c *Claim) passGap(g *gapLooks, most time.Duration) {
 	next := c.part.Next()
 	c.doubt(g, next)
 	if next != g.next {
 		*g = gapLooks{next: next, since: time.Now(), pause: gapLook}
-		return // it gets something
+		return // it receives something
 	}
 	if time.Now().Before(g.due) || !c.mayPass(next) {
 		return
@@ -49,14 +49,14 @@ func (c *Claim) passGap(g *gapLooks, most time.Duration) {
 	g.pause = min(2*g.pause, max(most, gapLook))
 }
 
-// doubt ends the reading of marks whose records do not come: the log ends before them, or
-// the partition is paused, and may be so for what waits behind them.
+// doubt gives up marks whose records do not come: the log ends before them, or the partition
+// is paused, perhaps because of what waits behind them.
 func (c *Claim) doubt(g *gapLooks, next int64) {
 	end := c.part.Inherits()
 	switch log := c.logEnd(); {
 	case end < 0:
 		return
-	case log > 0 && log < end: // it held them once
+	case log > 0 && log < end: // the log had them once
 	case next != g.next:
 		return
 	case c.gate.has(byHand):
@@ -86,8 +86,8 @@ func (c *Claim) passLastGap() {
 	}
 }
 
-// mayPass reports whether a question is worth it. A partition that is paused has not got what
-// comes next, and the answer would bring it, past MaxBufferedBytes.
+// mayPass reports whether to ask the broker. A paused partition has not received what comes
+// next, and the answer would bring it, beyond MaxBufferedBytes.
 func (c *Claim) mayPass(next int64) bool {
 	return !c.gate.closed() && c.logEnd() > next && c.part.Load().Unsettled == 0
 }

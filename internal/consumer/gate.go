@@ -9,10 +9,10 @@ import (
 type reason = uint32
 
 const (
-	fullWindow  reason = 1 << iota // as many records wait as should
+	fullWindow  reason = 1 << iota // enough records wait
 	noRoom                         // MaxBufferedBytes
-	undecodable                    // a batch that fails the answers of its broker
-	byHand                         // somebody asked for it
+	undecodable                    // a batch makes the answers of its broker fail
+	byHand                         // Subscriber.Pause
 )
 
 var reasons = [...]string{
@@ -20,24 +20,23 @@ var reasons = [...]string{
 	"a batch of records cannot be decoded", "paused by hand",
 }
 
-// gate pauses a partition while there is a reason to.
+// gate pauses a partition while there is a reason.
 type gate struct {
 	set func(paused bool)
 
-	mu  sync.Mutex // of those that change it
+	mu  sync.Mutex // held while it changes
 	why atomic.Uint32
 }
 
-// newGate returns a gate that is closed until there is room. Sarama remembers what an earlier
-// assignment of the partition has paused.
+// newGate returns a gate that is closed until there is room. sarama remembers whether an
+// earlier assignment has paused the partition.
 func newGate(set func(paused bool)) *gate {
 	g := &gate{set: set}
 	g.mark(noRoom, true)
 	return g
 }
 
-// mark sets a reason, or takes it away. sarama's Pause and Resume, which it calls, only
-// take note.
+// mark sets or removes a reason. It calls sarama's Pause and Resume, which only set a flag.
 func (g *gate) mark(r reason, on bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -56,7 +55,7 @@ func (g *gate) closed() bool { return g.why.Load() != 0 }
 
 func (g *gate) has(r reason) bool { return g.why.Load()&r != 0 }
 
-// reasons says why the partition is paused.
+// reasons returns why the partition is paused.
 func (g *gate) reasons() (why []string) {
 	for i, text := range reasons {
 		if g.has(1 << i) {

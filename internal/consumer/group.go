@@ -15,7 +15,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// consumeGroup is a member of the group until ctx ends or the membership fails.
+// consumeGroup keeps a membership in the group until ctx ends or the membership fails.
 func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	ctx, reconnect := context.WithCancelCause(ctx)
 	defer reconnect(nil)
@@ -43,11 +43,11 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	return h.quit(context.Cause(ctx), err)
 }
 
-// hear takes note of a membership's errors, until it closes.
+// hear records the errors of a membership until it is closed.
 func (s *Subscription) hear(errs <-chan error) {
 	for err := range errs {
 		if errors.Is(err, sarama.ErrFencedInstancedId) || errors.Is(err, errTopicRecreated) {
-			continue // told by whoever ends the session for it
+			continue // reported by whoever ended the session because of it
 		}
 		k, p := connecting, everywhere
 		var at *sarama.ConsumerError
@@ -59,9 +59,9 @@ func (s *Subscription) hear(errs <-chan error) {
 	}
 }
 
-// sessions takes part in one session of the group after the other, until ctx ends or one fails.
+// sessions joins one session of the group after the other, until ctx ends or one fails.
 func (h *groupHandler) sessions(ctx context.Context, handler sarama.ConsumerGroupHandler) (err error) {
-	short := 0 // sessions in a row that ended at once
+	short := 0 // consecutive sessions that ended at once
 	for ctx.Err() == nil && err == nil {
 		began := time.Now()
 		var session context.Context
@@ -69,7 +69,7 @@ func (h *groupHandler) sessions(ctx context.Context, handler sarama.ConsumerGrou
 		joined := h.joining(session)
 		err = h.group.Consume(session, []string{h.s.cfg.Topic}, handler)
 		if session.Err() != nil && ctx.Err() == nil {
-			err = nil // of what our end of the session interrupted, such as a JoinGroup; what lasts, the next one meets
+			err = nil // an effect of how we ended the session, such as an interrupted JoinGroup; if it lasts, the next session shows it
 		}
 		h.endSession(nil)
 		joined()
@@ -84,7 +84,7 @@ func (h *groupHandler) sessions(ctx context.Context, handler sarama.ConsumerGrou
 	return err
 }
 
-// quit leaves the group. It returns why the membership ended.
+// quit leaves the group and returns why the membership ended.
 func (h *groupHandler) quit(cause, err error) error {
 	if cause != nil && !errors.Is(cause, context.Canceled) {
 		err = errors.Join(err, cause)
@@ -99,11 +99,11 @@ func (h *groupHandler) quit(cause, err error) error {
 	return err
 }
 
-// storedPatience is how long a claim without a position of its own asks what the
-// group has stored. Others on the same broker wait meanwhile.
+// storedPatience is how long a claim without a position asks what the group has stored. Others
+// on the same broker wait meanwhile.
 const storedPatience = 10 * time.Second
 
-// reset tells that the records from stored on, -1 if that is not known, do not come.
+// reset reports that the records from stored on are not delivered; -1 if that is not known.
 func (s *Subscription) reset(topic string, p int32, stored, start int64, err error) {
 	text := "The next offset is outside the partition's log: position reset"
 	switch {
@@ -128,10 +128,10 @@ type groupHandler struct {
 	positions positions
 
 	endSession context.CancelCauseFunc // the next session joins the group again
-	joined     func()                  // the session has begun
+	joined     func()                  // called when the session has begun
 
 	foreign     sync.Once
-	member      string // the member's id; of the last session
+	member      string // the id of the member in the last session
 	interrupter *interrupter
 
 	watch      *topicWatch
@@ -140,13 +140,13 @@ type groupHandler struct {
 	restarting bool                        // the session's positions are of an earlier topic
 }
 
-// Setup begins a session: with eager rebalances each assignment, with
-// cooperative ones the whole membership.
+// Setup begins a session. With eager rebalances a session is one assignment, with cooperative
+// ones the whole membership.
 func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.s.health.session(true)
 	h.interrupter.begin(session.Context())
 	h.member = session.MemberID()
-	_ = h.clients.learn(h.s.cfg) // where the topic did not exist before
+	_ = h.clients.learn(h.s.cfg) // the topic may not have existed before
 	h.assigned(session)
 	h.committer = h.newCommitter(session)
 	h.positions.known = nil // a member that joins again may get the same generation
@@ -154,7 +154,7 @@ func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	return nil
 }
 
-// Cleanup ends a session, after its last claim.
+// Cleanup ends a session. It is called after the last claim has ended.
 func (h *groupHandler) Cleanup(session sarama.ConsumerGroupSession) error {
 	h.live.Store(nil)
 	if cause := context.Cause(session.Context()); errors.Is(cause, sarama.ErrFencedInstancedId) {
@@ -165,8 +165,8 @@ func (h *groupHandler) Cleanup(session sarama.ConsumerGroupSession) error {
 	return nil
 }
 
-// ConsumeClaim serves one assigned partition until it is revoked or we close.
-// To return for any other reason would end the session for all partitions.
+// ConsumeClaim serves one assigned partition until it is revoked or the subscriber closes.
+// Returning for any other reason would end the session for all partitions.
 func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
 	s := h.s
 	topic, partition := claim.Topic(), claim.Partition()
@@ -176,7 +176,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		}
 		return nil
 	}
-	// Closed before sarama's first fetch of the partition: it gathers partitions for 100 ms.
+	// The gate is closed before sarama's first fetch of the partition: sarama collects partitions for 100 ms.
 	gate := newGate(func(paused bool) {
 		tp := map[string][]int32{topic: {partition}}
 		if paused {
@@ -188,7 +188,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	var start position
 	use := !h.restarting
 	if use && claim.InitialOffset() == sarama.OffsetNewest && h.replaced() {
-		// It comes from a member that had not noticed the new topic when it gave the partition up, or we have not until now.
+		// Either the member that had the partition had not noticed the new topic, or we had not until now.
 		use = h.again(session, partition)
 	} else if use {
 		if start, use = h.start(session, claim); start.stale {
@@ -225,7 +225,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	return nil
 }
 
-// again stores a partition's beginning, and ends the session, for sarama has fetched what was stored before.
+// again stores the beginning of a partition and ends the session, since sarama has read the earlier offset.
 func (h *groupHandler) again(session sarama.ConsumerGroupSession, partition int32) (use bool) {
 	if err := h.restart(session.Context(), partition); err != nil {
 		h.s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
@@ -256,12 +256,12 @@ func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.C
 				err, watermill.LogFields{"kafka_partition": partition, "kafka_partition_offset": offset})
 		}
 		if stored.Offset != offset {
-			stored.Metadata = "" // it is of another commit than the one that sarama has seen
+			stored.Metadata = "" // it belongs to another commit than the one that sarama has read
 		}
 		return position{offset: offset, stored: true, metadata: stored.Metadata}, true
 	}
-	// Nothing was stored, or what was stored lies outside the log and sarama
-	// reset the position: either way the start must be committed.
+	// Nothing was stored, or what was stored is outside the log and sarama has reset the
+	// position. In both cases the start must be committed.
 	offset, known := h.clients.fetch.position(topic, partition, claim.InitialOffset())
 	if !known {
 		// Not reached: ConsumePartition asks for both ends before it returns.
@@ -276,10 +276,10 @@ func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.C
 	return position{offset: offset}, true
 }
 
-// positions are what the group has stored for the partitions of one generation: those
-// that are assigned together are asked for together.
+// positions has what the group has stored for the partitions of one generation. Partitions
+// that are assigned together are requested together.
 type positions struct {
-	turn       chan struct{} // held by whoever asks
+	turn       chan struct{} // held by the goroutine that asks
 	generation int32         // guarded by turn, as known is
 	known      map[int32]commit.Position
 }

@@ -15,7 +15,7 @@ import (
 // symptom is one way in which a subscription notices that Kafka does not work.
 type symptom int
 
-// The order is the one in which they are reported: a line names the first, and the others beside it.
+// In the order of their reports: a line names the first, and then the others.
 const (
 	connecting symptom = iota
 	fetching
@@ -25,18 +25,18 @@ const (
 	unconfirmed
 	blocked
 	rereading
-	symptoms // how many there are
+	symptoms // the number of symptoms
 )
 
 var kinds = [symptoms]struct {
 	name, text string
-	quiet      time.Duration // it is reported once it has lasted for so long
-	once       bool          // it is no state, but something that happened
+	quiet      time.Duration // it is reported once it has lasted this long
+	once       bool          // it is an event, not a state
 }{
 	connecting: {name: "connecting", text: "No connection to Kafka, retrying"},
 	fetching:   {name: "fetching", text: "Cannot fetch from Kafka, retrying"},
 	opening:    {name: "opening", text: "Cannot start reading a partition, retrying"},
-	// A coordinator that moves takes a second or two.
+	// Moving a coordinator takes a second or two.
 	committing:  {name: "committing", text: "Commits keep failing, retrying", quiet: 5 * time.Second},
 	refused:     {name: "commits refused", text: "Commit refused: the group has continued without this member", once: true},
 	unconfirmed: {name: "last commits not confirmed", text: "Partition released, but its last commit is not confirmed: the next owner may deliver records again", once: true},
@@ -45,39 +45,39 @@ var kinds = [symptoms]struct {
 }
 
 const (
-	// gather is how long a first failure waits for those of other partitions, to share a line.
+	// gather is how long a first failure waits for those of other partitions, to share a line with them.
 	gather = 200 * time.Millisecond
-	// examine is how often a subscription that fails is looked at.
+	// examine is the interval at which a failing subscription is examined.
 	examine = time.Second
-	// recovered is how long everything must have worked for the outage to be over: three
-	// times as long each time that the next one follows within recent, so that what comes
-	// and goes is one outage.
+	// recovered is how long everything must have worked for the outage to be over. It is three
+	// times as long each time another one follows within recent, so that what comes and goes
+	// is one outage.
 	recovered     = 5 * time.Second
 	mostRecovered = time.Minute
 	recent        = 10 * time.Minute
 )
 
-// everywhere stands for the partition where a failure is not one of a partition.
+// everywhere is the partition of a failure that is not about one partition.
 const everywhere int32 = -1
 
-// failure is the last one of a symptom at a partition.
+// failure is the last failure of a symptom at a partition.
 type failure struct {
-	text   string // "": the symptom's own
+	text   string // "" means the text of the symptom
 	err    error
 	fields watermill.LogFields
-	since  time.Time // the first one
+	since  time.Time // of the first failure
 	last   time.Time
 	asked  time.Time // see health.asked
 }
 
-// health gathers what fails between a subscription and Kafka. One outage shows at
-// each partition, in the commits and in the membership: all of it together makes
-// a few lines, and one when it is over.
+// health collects what fails between a subscription and Kafka. An outage shows at each
+// partition, in the commits and in the membership. All of it together has a few log lines, and
+// one when it is over.
 type health struct {
 	logger  watermill.LoggerAdapter
 	claims  func() map[int32]bool // the partitions that are consumed; true: paused
 	closing func() bool
-	explain func(error) error // adds what to look at
+	explain func(error) error // adds which setting to look at
 
 	kick, stop, done chan struct{}
 
@@ -87,12 +87,12 @@ type health struct {
 	outage    outage.Outage
 	report    outage.Report
 	due       bool      // a line
-	last      time.Time // something failed
-	ended     time.Time // the last outage that was reported
+	last      time.Time // when something last failed
+	ended     time.Time // when the last reported outage ended
 	recovered time.Duration
 	consuming bool                                     // a session is under way
-	changed   time.Time                                // consuming is what it is since then
-	probe     func(partitions []int32) map[int32]error // asks the broker whether they can be fetched
+	changed   time.Time                                // when consuming last changed
+	probe     func(partitions []int32) map[int32]error // asks the brokers whether they can be fetched
 	open      [symptoms]map[int32]*failure
 	had       [symptoms]map[int32]struct{} // the partitions concerned since the outage began
 	reported  [symptoms]bool
@@ -110,7 +110,7 @@ func newHealth(logger watermill.LoggerAdapter, closing func() bool, claims func(
 	return h
 }
 
-// forget begins anew after an outage.
+// forget resets everything after an outage.
 func (h *health) forget() {
 	for k := range symptoms {
 		h.open[k], h.had[k], h.reported[k] = map[int32]*failure{}, map[int32]struct{}{}, false
@@ -119,7 +119,7 @@ func (h *health) forget() {
 	h.failing.Store(false)
 }
 
-// failed takes note of a failure. It may be called from any goroutine, and logs at the debug level only.
+// failed records a failure. It may be called from any goroutine, and logs at debug level only.
 func (h *health) failed(k symptom, p int32, f failure) {
 	now := time.Now()
 	h.mu.Lock()
@@ -175,14 +175,14 @@ func (h *health) healed(k symptom, p int32) {
 	}
 }
 
-// connected gives the way to ask the brokers.
+// connected sets the function that asks the brokers.
 func (h *health) connected(probe func(partitions []int32) map[int32]error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.probe = probe
 }
 
-// session tells that a session is under way, or that none is.
+// session records whether a session is under way.
 func (h *health) session(consuming bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -194,7 +194,7 @@ func (h *health) session(consuming bool) {
 	}
 }
 
-// consumes reports whether a session is under way, and since when that is so.
+// consumes reports whether a session is under way, and since when that has been so.
 func (h *health) consumes() (consuming bool, since time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -246,7 +246,7 @@ func (h *health) run() {
 				timer.Reset(examine)
 			}
 		case <-h.stop:
-			h.tellNotes() // what has not had its line yet
+			h.tellNotes() // notes that have not been written yet
 			h.tell()
 			return
 		}
@@ -259,8 +259,8 @@ func (h *health) close() {
 	<-h.done
 }
 
-// examine looks at everything that fails: whether it still does, and whether it is
-// to be reported. It returns false once there is no outage.
+// examine checks whether what fails still does, and whether to report it. It returns false
+// once there is no outage.
 func (h *health) examine() bool {
 	h.askBroker()
 	began := time.Now()
@@ -277,7 +277,7 @@ func (h *health) examine() bool {
 		for p, f := range open {
 			paused, ours := claims[p]
 			switch {
-			case f.last.After(began): // not told yet
+			case f.last.After(began): // not reported yet
 			case kinds[k].once && h.reported[k],
 				p != everywhere && !ours,
 				paused && symptom(k) == fetching:

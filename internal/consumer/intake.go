@@ -12,39 +12,39 @@ import (
 )
 
 const (
-	// A partition is paused with highMark records ready and resumed at lowMark.
-	// Pausing beside an idle sibling costs a whole long poll, so the window is
-	// large, and a claim holds back for holdBack before it pauses.
+	// A partition is paused with highMark records ready and resumed at lowMark. Pausing beside
+	// an idle partition costs a whole long poll, so the window is large, and a claim waits for
+	// holdBack before it pauses.
 	highMark = 20000
 	lowMark  = highMark / 2
 	holdBack = 20 * time.Millisecond
-	// pollPaused is how often a paused claim looks whether it may go on.
+	// pollPaused is how often a paused claim looks whether it may continue.
 	pollPaused = 25 * time.Millisecond
 	// evictAfter is how long a record must have to wait to be pushed out of
 	// memory: reading it again costs a millisecond.
 	evictAfter = 2 * time.Second
-	// detachAfter is how long a record waits, once or twice that, before it is copied
-	// out of its fetch; detachBytes is how much of that is done at a time.
+	// A record that has waited for detachAfter, up to twice, is copied out of its fetch.
+	// detachBytes is how much is copied at a time.
 	detachAfter = 5 * time.Second
 	detachBytes = 1 << 20
-	// batch is how many records are taken before other events are looked at.
+	// batch is how many records are taken before other events are handled.
 	batch = 64
-	// within is how many bytes of a fetch are taken before the budget is asked in the midst of it.
+	// within is how many bytes of a fetch are taken before the budget is asked again.
 	within = 256 << 10
 )
 
-// intake is the claim's own goroutine: it takes what sarama fetched into the window, starts
-// slots, and does what is due by time. Its fields are its own.
+// intake is the goroutine of a claim: it moves what sarama fetched into the window, starts
+// slots, and does what is due by time. Only this goroutine uses its fields.
 type intake struct {
 	*Claim
 	messages <-chan *sarama.ConsumerMessage
-	taken    int64 // bytes since the budget was asked
+	taken    int64 // bytes since the budget was last asked
 
-	holding bool        // the window is too full: nothing is taken until hold, or until it is not
+	holding bool        // the window is too full: nothing is taken until hold fires, or there is room
 	hold    *time.Timer // runs while holding
 	polling bool        // the partition is paused
 	poll    *time.Ticker
-	due     *time.Timer // the next redelivery is
+	due     *time.Timer // fires when the next redelivery is due
 
 	held         held
 	blockedSince time.Time // since when; zero if no record was reported as blocking
@@ -58,7 +58,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	c.portion.Enter()
 	c.reading(c, true)
 	defer c.reading(c, false)
-	c.health.works(committing, c.partition) // an earlier assignment's commits are not tried any more
+	c.health.works(committing, c.partition) // the commits of an earlier assignment are not retried any more
 	c.obey()
 	defer c.open()()
 	c.slots.Go(c.watchdog)
@@ -94,7 +94,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 			c.detach()
 			c.relax()
 		case <-c.fenced:
-			return // ends the session, whose next one is another membership
+			return // this ends the session; the next one is another membership
 		case <-done:
 			return
 		case <-closing:
@@ -103,7 +103,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	}
 }
 
-// open begins to hand out once the start position is stored. stop ends that: it may never be.
+// open starts handing out once the start position is stored, or returns when stop is closed.
 func (c *Claim) open() (stop func()) {
 	if c.source == nil {
 		return func() {}
@@ -121,8 +121,8 @@ func (c *Claim) open() (stop func()) {
 	}
 }
 
-// follow looks, after each event, whether the window has room again, and whether the
-// partition is paused.
+// follow checks, after each event, whether the window has room again and whether the partition
+// is paused.
 func (in *intake) follow() {
 	if in.holding && !in.over(highMark) {
 		in.holding = false
@@ -143,7 +143,7 @@ func (in *intake) follow() {
 	}
 }
 
-// next is where the next record comes from; nil: none is taken now.
+// next returns the channel of the next record, or nil if none is taken now.
 func (in *intake) next() <-chan *sarama.ConsumerMessage {
 	if in.holding {
 		return nil
@@ -151,7 +151,8 @@ func (in *intake) next() <-chan *sarama.ConsumerMessage {
 	return in.messages
 }
 
-// take pushes a record and those behind it that are there already. It returns false at the end.
+// take pushes a record and those behind it that have arrived. It returns false at the end of
+// the messages.
 func (in *intake) take(m *sarama.ConsumerMessage) bool {
 	bytes, largest := 0, 0
 	defer func() { in.count(m, bytes, largest) }()
@@ -173,7 +174,7 @@ func (in *intake) take(m *sarama.ConsumerMessage) bool {
 	}
 }
 
-// push returns the record's size.
+// push pushes a record and returns its size.
 func (in *intake) push(m *sarama.ConsumerMessage) int {
 	size := record.Size(m)
 	w, err := in.part.Push(m.Offset, m, size)
@@ -181,7 +182,7 @@ func (in *intake) push(m *sarama.ConsumerMessage) int {
 		in.logger.Error("Record dropped: sarama delivered it twice or out of order", err, watermill.LogFields{"kafka_partition_offset": m.Offset})
 		return 0
 	}
-	if w.Spawn > 0 { // no need to kick ourselves
+	if w.Spawn > 0 { // this is the goroutine that a kick would wake
 		in.start(w.Spawn)
 		w.Spawn = 0
 	}
@@ -189,13 +190,13 @@ func (in *intake) push(m *sarama.ConsumerMessage) int {
 	return size
 }
 
-// count tells the budget of records that were taken, up to m.
+// count reports the records taken up to m to the budget.
 func (in *intake) count(m *sarama.ConsumerMessage, bytes, largest int) {
 	in.portion.Took(m.Offset+1, int64(bytes), int64(largest))
 	in.taken += int64(bytes)
 }
 
-// regulate looks, after records were taken, whether memory is short, and holds back if the
+// regulate checks, after records were taken, whether memory is short, and holds back if the
 // window is too full.
 func (in *intake) regulate() {
 	if in.budget.Crowded() {
@@ -212,8 +213,8 @@ func (in *intake) regulate() {
 	}
 }
 
-// pauseFull pauses the partition: to hold back did not help. What was fetched is taken on, or
-// the other partitions of the broker would wait for it.
+// pauseFull pauses the partition: holding back did not help. What was fetched is still taken,
+// or the other partitions of the broker would wait.
 func (in *intake) pauseFull() {
 	in.holding = false
 	if in.over(highMark) {
@@ -228,7 +229,7 @@ func (in *intake) over(mark int) bool {
 	return load.Ready >= mark || load.Blocked
 }
 
-// serve does what a kick asked for.
+// serve does what a kick requested.
 func (in *intake) serve() {
 	in.start(int(in.spawn.Swap(0)))
 	in.arm()
@@ -241,7 +242,7 @@ func (in *intake) start(n int) {
 	}
 }
 
-// redeliver makes deliverable what is due.
+// redeliver makes records deliverable that are due.
 func (in *intake) redeliver() {
 	in.do(in.part.Tick(Now()))
 	in.arm()
@@ -253,17 +254,17 @@ func (in *intake) arm() {
 	}
 }
 
-// rest is what a paused claim does every now and then.
+// rest is called at intervals while the claim is paused.
 func (in *intake) rest() {
 	in.portion.Update()
-	// One that waits for room may hold it itself, below what is crowded.
+	// A claim that waits for room may be using it itself, below the crowded level.
 	if in.budget.Crowded() || in.gate.has(noRoom) {
 		in.evict()
 	}
 	in.watch()
 }
 
-// look has the claim's goroutine catch up, and waits for it.
+// look makes the goroutine of the claim catch up, and waits for it.
 func (c *Claim) look() {
 	looked := make(chan struct{})
 	select {
@@ -273,7 +274,7 @@ func (c *Claim) look() {
 	}
 }
 
-// catchUp takes what is left of the last fetch, and then decides whether there may be a next one.
+// catchUp takes the rest of the last fetch, and then decides whether there may be another one.
 func (in *intake) catchUp() {
 	for range len(in.messages) {
 		if m, ok := <-in.messages; ok {
@@ -287,7 +288,7 @@ func (in *intake) catchUp() {
 	in.portion.Looked()
 }
 
-// detach copies what has waited for long, and drops what was read ahead and is not asked for.
+// detach copies records that have waited for long, and drops what was read ahead and not needed.
 func (c *Claim) detach() {
 	c.reader.Rest()
 	for next, more := uint64(0), true; more; {

@@ -21,15 +21,15 @@ func (c *Claim) slot() {
 	c.serveAll(d, w, ok)
 }
 
-// exitedPause is how long a record waits whose attempt ended its goroutine.
+// exitedPause is the delay of a record whose attempt ended its goroutine.
 const exitedPause = 100 * time.Millisecond
 
-// serveAll goes on with a delivery that may hold a record, and what the partition asks for.
+// serveAll serves a delivery that may have a record, and then what the partition hands out.
 func (c *Claim) serveAll(d *Delivery, w partition.Work, ok bool) {
 	var copies record.Copies
 	running := false
 	defer func() {
-		if running { // the application's code ended this goroutine (runtime.Goexit): another one takes its place
+		if running { // application code ended this goroutine (runtime.Goexit): start another one in its place
 			next := c.newDelivery()
 			w, ok := c.finishAndTake(d, partition.Verdict{Status: partition.Nacked, DueAt: Now() + int64(exitedPause)}, next)
 			c.slots.Add(1)
@@ -63,10 +63,10 @@ func (c *Claim) serveAll(d *Delivery, w partition.Work, ok bool) {
 	}
 }
 
-// finishAndTake ends a delivery, which v settles unless something has, and takes the next
+// finishAndTake finishes a delivery, which v settles if it is not settled, and takes the next
 // record, both under one lock.
 func (c *Claim) finishAndTake(d *Delivery, v partition.Verdict, next *Delivery) (w partition.Work, ok bool) {
-	now := int64(0) // a clock that nobody looks at: had a verb nacked it, it falls due by the timer
+	now := int64(0) // not needed: if a verb has nacked it, the timer makes it due
 	if v.Status != partition.Acked {
 		now = Now()
 	}
@@ -78,7 +78,7 @@ func (c *Claim) finishAndTake(d *Delivery, v partition.Verdict, next *Delivery) 
 	return w, ok
 }
 
-// serveOne runs a task, after reading its record again where memory no longer holds it.
+// serveOne runs a task, after reading its record again if it was pushed out of memory.
 func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v partition.Verdict, sent bool) {
 	if d.Evicted() {
 		read, err := c.readAgain(c.draining, d.Offset())
@@ -133,7 +133,7 @@ func (c *Claim) runNamed(d *Delivery, copies *record.Copies) (v partition.Verdic
 	return c.runTask(d, copies)
 }
 
-// readAgain tries until it has an answer or the claim drains.
+// readAgain tries until there is an answer or the claim drains.
 func (c *Claim) readAgain(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessage, error) {
 	for attempt := 1; ; attempt++ {
 		read, err := c.reader.Read(stop, offset)
@@ -154,11 +154,10 @@ func (c *Claim) newDelivery() *Delivery {
 	return d
 }
 
-// do carries out what the partition asked for. Slots are started by the claim's
-// own goroutine only.
+// do carries out what the partition requests. Only the intake starts slots.
 func (c *Claim) do(w partition.Work) {
 	for range w.Wake {
-		c.wake <- struct{}{} // has room for every slot
+		c.wake <- struct{}{} // the channel has room for every slot
 	}
 	if w.Spawn > 0 {
 		c.spawn.Add(int32(w.Spawn))

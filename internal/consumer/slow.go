@@ -9,23 +9,23 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// Slow is a partition with handlers that have run for longer than they should.
+// Slow is a partition with handlers that have run for longer than Config.HandlerSlow.
 type Slow struct {
 	Topic     string
 	Partition int32
 	Oldest    partition.Held // the record whose handler began first
 	For       time.Duration
-	Handlers  int // how many are slow
+	Handlers  int // the number of slow handlers
 }
 
-// slowHandlers is what was told of slow handlers. It is the clock's goroutine's own.
+// slowHandlers has what was reported of slow handlers. Only the goroutine of the clock uses it.
 type slowHandlers struct {
 	told   map[int32]struct{} // partitions, until no handler is slow
 	outage outage.Outage
 }
 
-// lookForSlow tells of handlers that have run for longer than Config.HandlerSlow: of a partition
-// when the first one of it does, then ever more rarely of the one that has run for longest, and
+// lookForSlow reports handlers that have run for longer than Config.HandlerSlow: when a
+// partition has the first one, then at growing intervals the one that has run longest, and
 // once when all have returned.
 func (s *Subscription) lookForSlow() {
 	limit := s.cfg.HandlerSlow

@@ -14,22 +14,21 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// solo reads every partition of the topic without a group: from the configured
-// start, after a reconnect from where it was, and a partition that was added to the
-// topic meanwhile from its beginning.
+// solo reads every partition of the topic without a group: from the configured start; after a
+// reconnect from where it was; and a partition that was added meanwhile from its beginning.
 type solo struct {
 	s        *Subscription
 	clients  *clients
 	consumer sarama.Consumer
 	traced   sarama.Consumer   // the same through the Tracer
-	readers  map[int32]*reader // nil: to be opened
+	readers  map[int32]*reader // nil for a partition that has to be opened
 	watch    atomic.Pointer[topicWatch]
 
 	mu      sync.Mutex
 	failing map[int32]struct{} // partitions that cannot be opened
 }
 
-// reader is a partition whose position is fixed: what is written from now on comes.
+// reader is a partition whose position is fixed: what is written from now on is delivered.
 type reader struct {
 	partition int32
 	from      int64
@@ -37,9 +36,9 @@ type reader struct {
 	gate      *gate
 }
 
-// openAll finds the partitions of the topic. The first time, in Subscribe, it also
-// fixes where each is read from, and one that cannot be read is an error; later it does
-// not keep the others.
+// openAll finds the partitions of the topic. The first time, in Subscribe, it also fixes where
+// each is read from, and one that cannot be read is an error. Later such a partition does not
+// affect the others.
 func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
 	consumer, err := sarama.NewConsumerFromClient(c.fetch)
 	if err != nil {
@@ -55,7 +54,7 @@ func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
 	defer func() {
 		if err != nil {
 			if first {
-				s.cut() // there is no other attempt, and the readers would wait for answers
+				s.cut() // there is no further attempt, and the readers would wait for answers
 			}
 			for _, r := range x.readers {
 				r.close()
@@ -83,7 +82,7 @@ func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
 	return x, nil
 }
 
-// close ends a reader that nobody has begun to read.
+// close ends a reader that nobody reads yet.
 func (r *reader) close() {
 	if r == nil {
 		return
@@ -95,8 +94,8 @@ func (r *reader) close() {
 	<-discarded
 }
 
-// open begins to read a partition. The first time it may begin at its end; one
-// that was not there then is new.
+// open starts to read a partition. The first time it may start at the end; a partition that
+// did not exist then is new.
 func (x *solo) open(p int32, first bool) (*reader, error) {
 	s, topic := x.s, x.s.cfg.Topic
 	initial := s.cfg.Sarama.Consumer.Offsets.Initial
@@ -121,7 +120,7 @@ func (x *solo) open(p int32, first bool) (*reader, error) {
 		return nil, err
 	}
 	r := &reader{partition: p, pc: pc}
-	// Closed before sarama's first fetch of the partition: it gathers partitions for 100 ms.
+	// The gate is closed before sarama's first fetch of the partition: sarama collects partitions for 100 ms.
 	r.gate = newGate(func(paused bool) {
 		if paused {
 			pc.Pause()
@@ -145,14 +144,14 @@ func (x *solo) open(p int32, first bool) (*reader, error) {
 	return r, nil
 }
 
-// reached remembers where a partition goes on.
+// reached remembers where a partition continues.
 func (x *solo) reached(p int32, offset int64) {
 	x.s.mu.Lock()
 	defer x.s.mu.Unlock()
 	x.s.positions[p] = offset
 }
 
-// run reads until ctx ends, or a watchdog wants new connections.
+// run reads until ctx ends or a watchdog requests new connections.
 func (x *solo) run(ctx context.Context) error {
 	s := x.s
 	ctx, reconnect := context.WithCancelCause(ctx)
@@ -208,7 +207,7 @@ func (x *solo) run(ctx context.Context) error {
 	return err
 }
 
-// refreshed keeps a fetch that was interrupted from going on in a new topic.
+// refreshed keeps an interrupted fetch from continuing in a new topic.
 func (x *solo) refreshed() error {
 	if watch := x.watch.Load(); watch != nil {
 		watch.look()
@@ -219,7 +218,7 @@ func (x *solo) refreshed() error {
 	return nil
 }
 
-// read reads a partition, and opens it again as long as it does not end with ctx.
+// read reads a partition, and opens it again until ctx ends.
 func (x *solo) read(ctx context.Context, reconnect context.CancelCauseFunc, p int32, r *reader) {
 	s := x.s
 	for sleep := s.cfg.ReconnectSleep; ; {
@@ -243,8 +242,8 @@ func (x *solo) read(ctx context.Context, reconnect context.CancelCauseFunc, p in
 	}
 }
 
-// opened notes whether a partition could be opened. It has no claim otherwise by
-// which health would know that it is ours.
+// opened records whether a partition could be opened. Without a claim, health would not know
+// that it is ours.
 func (x *solo) opened(p int32, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -9,26 +9,26 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// pulse is how often the coarse clock goes on, by which ages are counted: a clock read for
-// each record would cost a hundredth of the speed of a loop.
+// pulse is the tick of the coarse clock for ages: reading a clock for each record would cost a
+// hundredth of the throughput of a loop.
 const pulse = 250 * time.Millisecond
 
 // State is a snapshot of a subscription.
 type State struct {
-	Member     string // the group's id of this member; "": without a group, or not joined yet
+	Member     string // the id of this member; "" without a group, or before joining
 	Generation int32
 	Consuming  bool      // a session is under way
-	Since      time.Time // Consuming is what it is
+	Since      time.Time // when Consuming last changed
 	Failing    []Failing
 	Bytes      int64 // of unsettled records
 	Claims     []ClaimState
 }
 
-// Failing is a symptom of Kafka's not working.
+// Failing describes something that fails between a subscription and Kafka.
 type Failing struct {
 	Symptom    string  // a word or two
 	Text       string  // a sentence
-	Partitions []int32 // none: it is not one of partitions
+	Partitions []int32 // empty if it is not about partitions
 	Since      time.Time
 	Err        error // the last one
 }
@@ -38,20 +38,20 @@ type ClaimState struct {
 	Partition int32
 	Since     time.Time
 	LogEnd    int64 // at the last fetch
-	Committed int64 // -1: nothing that is known
-	// Metadata is how many bytes the ledger of the last commit took, of Room.
+	Committed int64 // -1 if not known
+	// Metadata is the size of the ledger of the last commit in bytes, which Room limits.
 	Metadata, Room int
 	CommitErr      error // of the last commit
-	Unmarked       int   // settled records for whose marks it had no room
+	Unmarked       int   // settled records whose marks had no room in it
 	Bytes          int64
 	Paused         []string        // why nothing is fetched
-	Slow           *partition.Held // the record whose handler has run for longer than Config.HandlerSlow, for longest
+	Slow           *partition.Held // the record whose handler has run longest, if longer than Config.HandlerSlow
 	SlowHandlers   int
-	Undecodable    bool // nothing is fetched because of a batch
+	Undecodable    bool // nothing is fetched because a batch cannot be decoded
 	partition.Overview
 }
 
-// member is who a session consumes as.
+// member is the identity under which a session consumes.
 type member struct {
 	id         string
 	generation func() int32
@@ -98,8 +98,8 @@ func (c *Claim) state() ClaimState {
 	return st
 }
 
-// Window describes what an assigned partition holds: at most so many records, the oldest first.
-// ok is false if the partition is not assigned.
+// Window describes at most so many records of an assigned partition, the oldest first. ok is
+// false if the partition is not assigned.
 func (s *Subscription) Window(p int32, most int) (records []partition.Held, sections []partition.Section, ok bool) {
 	c := s.claim(p)
 	if c == nil {
@@ -109,14 +109,14 @@ func (s *Subscription) Window(p int32, most int) (records []partition.Held, sect
 	return records, sections, true
 }
 
-// claim returns the claim of a partition that is not draining, nil if there is none.
+// claim returns the claim of a partition that is not draining, or nil if there is none.
 func (s *shared) claim(p int32) *Claim {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	return s.running[p]
 }
 
-// keepTime moves the coarse clock on, and looks for handlers that do not return, until stop.
+// keepTime advances the coarse clock, and looks for slow handlers, until stop is closed.
 func (s *Subscription) keepTime(stop <-chan struct{}) {
 	ticker := time.NewTicker(pulse)
 	defer ticker.Stop()

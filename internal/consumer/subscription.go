@@ -20,7 +20,7 @@ import (
 // Subscription reads one topic until the context given to Start ends, or its Subscriber closes.
 type Subscription struct {
 	*shared
-	values      context.Context // Subscribe's context, for its values only
+	values      context.Context // the context of Subscribe, for its values only
 	dialer      *dial.Dialer
 	sideDialer  *dial.Dialer
 	cooperative bool
@@ -29,14 +29,14 @@ type Subscription struct {
 	end  func() // closes done
 
 	topic    identity
-	covering int // partitions for whose assignment a membership was begun again; the watch's own
+	covering int // the number of partitions for whose assignment the member joined again; used by the watch only
 
 	mu        sync.Mutex
-	positions map[int32]int64 // without a group: where each partition goes on
+	positions map[int32]int64 // without a group: where each partition continues
 }
 
-// Start connects, or answers why that failed, and begins to consume. The
-// subscription ends with ctx, whose values messages inherit, or with closing.
+// Start connects and begins to consume, or returns an error. The subscription ends when ctx,
+// whose values messages inherit, or closing ends.
 func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	s := &Subscription{
 		shared:    newShared(&cfg),
@@ -48,7 +48,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	if cfg.MaxInFlightTotal > 0 {
 		s.limit = partition.NewLimit(cfg.MaxInFlightTotal)
 	}
-	// What a broker may send at once, as it is compressed.
+	// What a broker may send at once, compressed.
 	fetch := &cfg.Sarama.Consumer.Fetch
 	fetch.MaxBytes = min(fetch.MaxBytes, max(fetch.Default, int32(min(cfg.MaxBufferedBytes/4, math.MaxInt32))))
 	s.dialer, s.sideDialer = dial.New(cfg.Sarama), dial.New(cfg.Side)
@@ -68,7 +68,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	return s, nil
 }
 
-// cut ends all connections for good.
+// cut closes all connections for good.
 func (s *Subscription) cut() {
 	var side sync.WaitGroup
 	side.Go(s.sideDialer.Cut)
@@ -76,11 +76,11 @@ func (s *Subscription) cut() {
 	side.Wait()
 }
 
-// Done is closed once nothing of the subscription runs any more; or, should
-// application code not let it end in time, once it hands nothing out any more.
+// Done is closed once nothing of the subscription runs any more or, if application code does
+// not let it end in time, once it hands nothing out any more.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 
-// open connects; the end of ctx interrupts it, and cuts the subscription off for good.
+// open connects. The end of ctx interrupts it and cuts all connections for good.
 func (s *Subscription) open(ctx context.Context) (*clients, *solo, error) {
 	connected := context.AfterFunc(ctx, s.cut)
 	defer connected()
@@ -123,7 +123,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 		select {
 		case <-outer.Done():
 		case <-closing.Done():
-		case <-finished: // for good: another process has our static id
+		case <-finished: // it ends for good: another process has our static id
 		}
 		s.finish(cancel, finished)
 	})
@@ -150,20 +150,20 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 	}
 }
 
-// finish ends the subscription within its time: first the claims, then the membership, then
-// the connections.
+// finish ends the subscription in time: first the claims, then the membership, then the
+// connections.
 func (s *Subscription) finish(cancel context.CancelFunc, finished <-chan struct{}) {
 	close(s.closing)
 	bound := time.Now().Add(s.cfg.DrainTimeout + CloseGrace)
-	// The claims drain while the membership goes on: a member that no longer
-	// follows a rebalance cannot commit any more.
-	// An eager member's generation holds through its drain.
+	// The claims drain while the membership continues: a member that no longer follows a
+	// rebalance cannot commit any more.
+	// The generation of an eager member is valid throughout its drain.
 	if s.cooperative && s.cfg.Group != "" {
 		awaitClaims(s.shared, time.After(s.cfg.DrainTimeout+drainGrace))
 	}
 	cancel()
-	// With the broker gone, requests under way answer only at their timeouts.
-	// What they do then takes up to a second more.
+	// If the broker is gone, requests under way only end at their timeouts. What follows takes
+	// up to a second more.
 	if wait.For(time.Until(bound.Add(-time.Second)), finished) {
 		s.cfg.Logger.Error("Kafka did not answer in time while closing: connections cut",
 			errors.New("close timed out"), watermill.LogFields{"timeout": (s.cfg.DrainTimeout + CloseGrace).String()})
@@ -174,15 +174,15 @@ func (s *Subscription) finish(cancel context.CancelFunc, finished <-chan struct{
 	}
 }
 
-// consumeWith consumes until the connections fail or ctx ends. It returns false if they are
-// not to be opened again.
+// consumeWith consumes until the connections fail or ctx ends. It returns false if the caller
+// must not connect again.
 func (s *Subscription) consumeWith(ctx context.Context, c *clients, all *solo) (again bool) {
 	switch err := errors.Join(s.consume(ctx, c, all), c.close()); {
 	case err == nil:
 	case s.closingNow():
 		s.cfg.Logger.Info("Kafka consumer closed with an error", watermill.LogFields{"err": err.Error()})
 	case errors.Is(err, sarama.ErrFencedInstancedId):
-		// To join again would fence the other one, which would do the same.
+		// Joining again would fence the other process, which would do the same.
 		s.cfg.Logger.Error("Another process has taken over the static member id: this subscription ends. Give each process an id of its own", err,
 			watermill.LogFields{"group_instance_id": s.cfg.Sarama.Consumer.Group.InstanceId})
 		return false
@@ -192,8 +192,8 @@ func (s *Subscription) consumeWith(ctx context.Context, c *clients, all *solo) (
 	return true
 }
 
-// abandon ends the subscription for the application, though something of it runs:
-// code of the application's that sarama or we have called and that does not return.
+// abandon ends the subscription for the application although something of it still runs:
+// application code that does not return.
 func (s *Subscription) abandon() {
 	s.health.tellNotes()
 	const text = "Subscription closed, but something still runs: it is left behind, and ends when its call returns"
@@ -205,7 +205,7 @@ func (s *Subscription) abandon() {
 	s.end()
 }
 
-// awaitClaims returns once no claim is left, or at done.
+// awaitClaims returns once no claim is left or done is closed.
 func awaitClaims[T any](s *shared, done <-chan T) {
 	for {
 		s.claimsMu.Lock()
@@ -231,16 +231,15 @@ func (s *Subscription) consume(ctx context.Context, c *clients, all *solo) error
 	return s.consumeGroup(ctx, c)
 }
 
-// revokeBudget is how long handlers may finish on a revocation: the coordinator
-// evicts a member that takes longer than the rebalance timeout, which began up to
-// a heartbeat ago.
+// revokeBudget returns how long handlers may take on a revocation: the coordinator evicts a
+// member that takes longer than the rebalance timeout, which began up to a heartbeat ago.
 func (s *Subscription) revokeBudget() time.Duration {
 	consumer := &s.cfg.Sarama.Consumer
 	budget := consumer.Group.Rebalance.Timeout - consumer.Group.Heartbeat.Interval - 2*consumer.MaxWaitTime - time.Second
 	return min(max(budget, consumer.Group.Rebalance.Timeout/4), s.cfg.DrainTimeout)
 }
 
-// watchRetries has health told of each fetch that sarama tries again.
+// watchRetries reports each fetch that sarama retries to health.
 func (s *Subscription) watchRetries() {
 	retry := &s.cfg.Sarama.Consumer.Retry
 	user, pause := retry.BackoffFunc, retry.Backoff
@@ -254,7 +253,7 @@ func (s *Subscription) watchRetries() {
 	}
 }
 
-// untilClosing ends ctx when the subscription closes.
+// untilClosing returns a context that also ends when the subscription closes.
 func (s *Subscription) untilClosing(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	var watch sync.WaitGroup

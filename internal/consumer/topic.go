@@ -14,31 +14,31 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// A topic that is deleted and created again keeps its name, and gets another id. Positions in the earlier one mean
-// nothing in the new one: to go on from them would skip records, and so would "newest". So the id is looked at, and
-// a new topic is read from its beginning.
+// A topic that is deleted and created again has the same name and another id. Positions in the earlier one are
+// meaningless in the new one: continuing from them would skip records, and so would "newest". So the id is compared,
+// and a new topic is read from its beginning.
 
 const (
-	// topicLook is how often the id is looked at, beside the moments at which fetching was interrupted.
+	// topicLook is how often the id is read, in addition to when fetching was interrupted.
 	topicLook = 5 * time.Second
-	// topicPatience is how long a session, or a fetch that begins again, waits for the answer.
+	// topicPatience is how long a session, or a fetch that starts again, waits for the answer.
 	topicPatience = time.Second
 )
 
 // errTopicRecreated ends a session whose positions are of an earlier topic.
 var errTopicRecreated = errors.New("the topic was deleted and created again")
 
-// identity is which topic of its name a subscription reads, over all of its sessions.
+// identity says which topic of a name a subscription reads, over all of its sessions.
 type identity struct {
 	mu   sync.Mutex
-	read sarama.Uuid              // the topic that positions are of; zero before the first answer
-	now  sarama.Uuid              // the one that exists
-	past map[sarama.Uuid]struct{} // earlier ones: a broker that lags may still name them
+	read sarama.Uuid              // the topic that positions belong to; zero before the first answer
+	now  sarama.Uuid              // the topic that exists
+	past map[sarama.Uuid]struct{} // earlier topics: a broker that lags may still return them
 
 	cluster uint32 // see ledger.Ledger
 }
 
-// saw takes note of an answer. It reports whether that is a topic which was not there before.
+// saw records an answer. It reports whether that is a topic that was not seen before.
 func (i *identity) saw(id sarama.Uuid, cluster uint32) (anew bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -58,14 +58,14 @@ func (i *identity) saw(id sarama.Uuid, cluster uint32) (anew bool) {
 	return true
 }
 
-// anew reports whether positions are of an earlier topic than the one that exists.
+// anew reports whether positions belong to an earlier topic than the one that exists.
 func (i *identity) anew() (now sarama.Uuid, anew bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.now, i.now != i.read
 }
 
-// reading returns the id of the topic that positions are of, zero if it is not known, and its cluster.
+// reading returns the id of the topic that positions belong to, zero if not known, and its cluster.
 func (i *identity) reading() (sarama.Uuid, uint32) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -80,33 +80,33 @@ func (i *identity) other(id sarama.Uuid, cluster uint32) bool {
 	return id != i.now && id != unknown && i.now != unknown && cluster == i.cluster && cluster != 0
 }
 
-// replaced reports whether there was an earlier topic of the name. Where the group has nothing stored for a
-// partition, then, no member has got to reading it.
+// replaced reports whether there was an earlier topic of the name. If so, and the group has nothing stored for a
+// partition, no member has started to read it.
 func (i *identity) replaced() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return len(i.past) > 0
 }
 
-// restarted tells that all positions are of this topic from now on.
+// restarted records that all positions belong to this topic from now on.
 func (i *identity) restarted(id sarama.Uuid) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.read = id
 }
 
-// topicWatch looks at the topic's id while a membership, or a reader without a group, lasts.
+// topicWatch watches the id of the topic during a membership or, without a group, while it is read.
 type topicWatch struct {
 	s       *Subscription
 	client  sarama.Client
-	changed func()               // called when a new topic of the name is seen
+	changed func()               // called when a new topic with the name is seen
 	covers  func(partitions int) // called with each answer; may be nil
 	asks    chan chan struct{}
 	ctx     context.Context
 	stop    func()
 }
 
-// watchTopic starts a watch. Its stop waits for it.
+// watchTopic starts a watch. Its stop waits for its end.
 func (s *Subscription) watchTopic(ctx context.Context, client sarama.Client, changed func(), covers func(partitions int)) *topicWatch {
 	w := &topicWatch{s: s, client: client, changed: changed, covers: covers, asks: make(chan chan struct{})}
 	var cancel context.CancelFunc
@@ -168,7 +168,7 @@ func (w *topicWatch) ask() {
 	}
 }
 
-// look asks now, and waits for the answer, though not for long.
+// look asks now, and waits a short time for the answer.
 func (w *topicWatch) look() {
 	timer := time.NewTimer(topicPatience)
 	defer timer.Stop()
@@ -187,8 +187,8 @@ func (w *topicWatch) look() {
 	}
 }
 
-// topicNow returns the topic that has the name, and the checksum of its cluster's id. The topic's id is zero where the
-// broker or Config.Version is older than 2.8.
+// topicNow returns the id of the topic that has the name, and the checksum of its cluster's id. The topic's id is
+// zero if the broker or Config.Version is older than 2.8.
 func topicNow(client sarama.Client, topic string) (*sarama.TopicMetadata, uint32, error) {
 	broker := client.LeastLoadedBroker()
 	if broker == nil {
@@ -215,7 +215,7 @@ func topicNow(client sarama.Client, topic string) (*sarama.TopicMetadata, uint32
 	return nil, 0, sarama.ErrUnknownTopicOrPartition
 }
 
-// liveSession is what ends when a new topic is seen.
+// liveSession has what ends when a new topic is seen.
 type liveSession struct {
 	session    sarama.ConsumerGroupSession
 	committer  *commit.Committer
@@ -223,8 +223,8 @@ type liveSession struct {
 	restarting bool
 }
 
-// begin finds out whether the session's positions are of an earlier topic. Then it has the group store the beginning
-// of each partition, and ends the session, for sarama has fetched the positions already.
+// begin finds out whether the session's positions belong to an earlier topic. If so, it stores the beginning of each
+// partition for the group and ends the session, since sarama has read the positions already.
 func (h *groupHandler) begin(session sarama.ConsumerGroupSession) {
 	h.watch.look()
 	id, anew := h.s.topic.anew()
@@ -232,7 +232,7 @@ func (h *groupHandler) begin(session sarama.ConsumerGroupSession) {
 	h.live.Store(&liveSession{session, h.committer, h.endSession, anew})
 	if !anew {
 		if _, anew := h.s.topic.anew(); anew {
-			h.topicChanged() // seen in between, when there was no session to end
+			h.topicChanged() // it was seen between two sessions
 		}
 		return
 	}
@@ -247,26 +247,26 @@ func (h *groupHandler) begin(session sarama.ConsumerGroupSession) {
 	h.endSession(errTopicRecreated)
 }
 
-// replaced is identity's, for a partition that is to be begun at its newest offset: the topic in which that was asked for
-// may have come since the session began.
+// replaced is identity.replaced for a partition that would start at its newest offset: the topic may have been created
+// since the session began.
 func (h *groupHandler) replaced() bool {
 	h.watch.look()
 	return h.s.topic.replaced()
 }
 
-// stale reports whether what the group has stored is of an earlier topic: of a member that had not noticed the new one
-// when it ended. An offset that came with the log from another cluster is none of that.
+// stale reports whether what the group has stored belongs to an earlier topic: it was stored by a member that had not
+// noticed the new one when it ended. An offset that came with the log from another cluster is not stale.
 func (h *groupHandler) stale(p int32, position commit.Position) bool {
 	l, err := ledger.Decode(ledger.Place{Topic: h.s.cfg.Topic, Partition: p, Offset: position.Offset}, position.Metadata)
 	if err != nil || !h.s.topic.other(l.TopicID, l.Cluster) {
 		return false
 	}
-	h.watch.look() // or it is we who have not noticed
+	h.watch.look() // perhaps we have not noticed
 	_, anew := h.s.topic.anew()
 	return !anew && h.s.topic.other(l.TopicID, l.Cluster)
 }
 
-// restart stores a partition's beginning as the position to go on from, and tells it.
+// restart stores the beginning of a partition as its position, and reports that.
 func (h *groupHandler) restart(ctx context.Context, p int32) error {
 	oldest, err := h.store(ctx, p)
 	if err == nil {
@@ -275,7 +275,7 @@ func (h *groupHandler) restart(ctx context.Context, p int32) error {
 	return err
 }
 
-// store has the group store a partition's beginning, and returns it.
+// store stores the beginning of a partition for the group, and returns it.
 func (h *groupHandler) store(ctx context.Context, p int32) (oldest int64, err error) {
 	topic := h.s.cfg.Topic
 	oldest, err = h.clients.fetch.GetOffset(topic, p, sarama.OffsetOldest)
@@ -301,8 +301,8 @@ func (h *groupHandler) store(ctx context.Context, p int32) (oldest int64, err er
 	return oldest, nil
 }
 
-// leave is restart for a partition that was read at positions of an earlier topic until it goes, be it to another member:
-// one that knows the new topic would go on from what was stored last. Whoever begins a session tells of it, if it was known.
+// leave is restart for a partition that was read at positions of an earlier topic and is released: a member that knows
+// the new topic would continue from what was stored last. The member that gets the partition reports it.
 func (h *groupHandler) leave(p int32, tell bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), topicPatience)
 	defer cancel()
@@ -313,7 +313,7 @@ func (h *groupHandler) leave(p int32, tell bool) {
 	}
 }
 
-// topicChanged is called when a new topic is seen: nothing of the earlier one is to be stored for it.
+// topicChanged is called when a new topic is seen: nothing of the earlier one may be stored for it.
 func (h *groupHandler) topicChanged() {
 	if live := h.live.Load(); live != nil {
 		live.committer.Abandon(errTopicRecreated)
@@ -321,7 +321,7 @@ func (h *groupHandler) topicChanged() {
 	}
 }
 
-// refreshed keeps a fetch that was interrupted from going on in a new topic.
+// refreshed keeps an interrupted fetch from continuing in a new topic.
 func (h *groupHandler) refreshed() error {
 	live := h.live.Load()
 	if live == nil || live.restarting {

@@ -12,27 +12,27 @@ import (
 )
 
 const (
-	// defaultLook is how often a claim is looked at. Nothing for that long has
-	// the broker asked whether there is something.
+	// defaultLook is how often a claim is looked at. If it has received nothing for that long,
+	// the broker is asked whether there is something.
 	defaultLook = 15 * time.Second
-	// Looks without anything, though the broker has more, until that is told, and
-	// until the subscription reconnects.
+	// The numbers of looks without anything, although the broker has more, until that is
+	// reported, and until the subscription reconnects.
 	lookTold, lookEnd = 2, 4
 )
 
-// FetchStalled is a claim that gets nothing though the broker has more for it.
+// FetchStalled describes a partition that receives nothing although the broker has records.
 type FetchStalled struct {
-	Offset    int64 // the next to be read
+	Offset    int64 // the next record to read
 	End       int64 // of the partition
 	For       time.Duration
-	Reconnect bool // the subscription connects anew
+	Reconnect bool // the subscription reconnects
 }
 
 var errFetchStalled = errors.New("a partition got no records though the broker has some")
 
-// watchdog looks whether the claim gets what the broker has. A fetch may fail to
-// come back, by a fault of the client or the broker, without an error anywhere.
-// It runs beside the claim's own goroutine, which it costs nothing.
+// watchdog checks whether the claim receives what the broker has. A fetch may never return,
+// through a fault of the client or the broker, without an error anywhere. It runs in its own
+// goroutine, and costs the intake nothing.
 func (c *Claim) watchdog() {
 	w := &watchdog{Claim: c, every: cmp.Or(c.cfg.Look, defaultLook), seen: -1}
 	ticker := time.NewTicker(w.every)
@@ -66,11 +66,11 @@ type watchdog struct {
 	gap   gapLooks
 	seen  int64       // the next offset at the last look
 	tail  reread.Tail // what the broker said
-	looks int         // in a row at which there was nothing though the broker was asked
+	looks int         // consecutive looks at which there was nothing although the broker was asked
 }
 
-// look checks whether the partition got something since the last look. It reports whether
-// the subscription has to reconnect.
+// look checks whether the partition has received something since the last look. It reports
+// whether the subscription has to reconnect.
 func (w *watchdog) look() (reconnect bool) {
 	switch next := w.part.Next(); {
 	case next != w.seen || w.gate.closed():
@@ -80,7 +80,7 @@ func (w *watchdog) look() (reconnect bool) {
 		w.seen, w.tail, w.looks = next, reread.Tail{Next: next}, 0
 	case !w.tail.Waiting:
 		w.ask()
-		w.looks = 1 // what has just been written is given until the next look
+		w.looks = 1 // a record that was just written has time until the next look
 	default:
 		w.looks++
 		return w.stalled()
@@ -101,7 +101,7 @@ func (w *watchdog) ask() {
 	w.skip(w.seen, tail.Next)
 }
 
-// stalled tells of records that do not come.
+// stalled reports records that do not come.
 func (w *watchdog) stalled() (reconnect bool) {
 	s := FetchStalled{Offset: w.tail.Next, End: w.tail.End, For: w.waited()}
 	s.Reconnect = w.looks == lookEnd && w.reconnectFor(w.tail.Next)
@@ -122,8 +122,7 @@ func (c *Claim) tellStalled(s FetchStalled) {
 	}
 }
 
-// reconnectFor tells whether reconnecting may help: it has not been tried at
-// this offset.
+// reconnectFor reports whether reconnecting may help: it has not been tried at this offset.
 func (c *Claim) reconnectFor(offset int64) bool {
 	c.claimsMu.Lock()
 	defer c.claimsMu.Unlock()

@@ -1,5 +1,5 @@
-// Package letters has dead letters stored: how many at once, in which order, and what
-// becomes of those whose destination fails or refuses them.
+// Package letters stores dead letters: how many at once, in which order, and what happens if
+// their destination fails or refuses them.
 package letters
 
 import (
@@ -12,72 +12,72 @@ import (
 )
 
 const (
-	// queueLetters and mailLetters are how many letters are sent at once, by a Queue and
-	// by all of a Mail.
+	// queueLetters and mailLetters are how many letters are sent at once, by a Queue and by
+	// all Queues of a Mail.
 	queueLetters = 16
 	mailLetters  = 64
-	// One letter that failed is tried again after a pause between these two. The
-	// first one that is stored brings letterBurst others back, and so does each of these.
+	// A letter that failed is sent again after a pause between these two. The first one that
+	// is stored makes letterBurst others be sent at once, and so does each of these.
 	minPause    = 100 * time.Millisecond
 	maxPause    = time.Second
 	letterBurst = 4
-	// refusedPause is the same pause for those that are refused for good: a person has to act.
+	// refusedPause is the pause for letters that are refused for good: a person has to act.
 	refusedPause = 30 * time.Second
 )
 
-// Letter is a dead letter to be stored. Its functions are called from several goroutines,
-// one after the other.
+// Letter is a dead letter to store. Its functions are called from several goroutines, one
+// after the other.
 type Letter struct {
-	Key    []byte // of its record; nil: none
+	Key    []byte // of its record; nil if it has none
 	Offset int64
-	// Send stores it. After it failed it is called again. It is the application's code:
-	// it may panic, and it may not return.
+	// Send stores it. If it fails it is called again. It is application code: it may panic,
+	// and it may not return.
 	Send func(ctx context.Context) error
-	// Tell is called after each Send. With givenUp there is no other one.
+	// Tell is called after each Send. If givenUp is true it was the last one.
 	Tell func(err error, givenUp bool)
-	// Release is called once it is stored or given up, SetAside each time that it is
+	// Release is called once it is stored or given up. SetAside is called each time it is
 	// refused for good.
 	Release, SetAside func()
 }
 
-// Queue are the letters of a claim that are not stored yet. None waits for another, but for
-// an earlier one of its key that is not refused for good. What is not stored at the end
-// stays unsettled: the next owner delivers the record again.
+// Queue has the letters of a claim that are not stored yet. A letter only waits for an earlier
+// one of its key that is not refused for good. The record of a letter that is not stored at
+// the end stays unsettled: the next owner delivers it again.
 type Queue struct {
 	mail   *Mail
-	ctx    context.Context // of the assignment: a handler's may have ended
+	ctx    context.Context // of the assignment: the context of a handler may have ended
 	logger watermill.LoggerAdapter
-	giveUp bool // those that are refused for good
+	giveUp bool // give letters up that are refused for good
 
 	mu        sync.Mutex
 	ready     []*letter            // to be sent
-	failed    again                // to be sent again
-	refused   again                // for good; tried again nevertheless
-	behind    map[string][]*letter // by key, which is there while an earlier letter of it is open
+	failed    again                // to send again
+	refused   again                // refused for good; sent again nevertheless
+	behind    map[string][]*letter // by key; a key is present while an earlier letter of it is open
 	workers   int
 	sending   int           // workers in Send
 	pause     time.Duration // before the next of failed
 	hurry     bool          // a drain has begun
 	closed    bool
-	abandoned bool          // the workers that remain are waited for by nobody
-	ended     chan struct{} // closed when no worker remains of a closed one
+	abandoned bool          // nobody waits for the remaining workers
+	ended     chan struct{} // closed when the queue is closed and no worker remains
 }
 
 type letter struct {
 	Letter
-	aside    bool // refused for good: those behind it went on
-	failures int  // Mail's: above 0 while it is one of those that fail
-	refused  bool // Mail's: it is one of those that are refused
+	aside    bool // refused for good: those behind it have been passed on
+	failures int  // used by Mail: above 0 while the letter counts as failing
+	refused  bool // used by Mail: the letter counts as refused
 }
 
-// again are letters to be sent again, those that were sent longest ago first.
+// again has letters to send again, those that were sent longest ago first.
 type again struct {
 	letters []*letter
 	timer   *time.Timer          // nil: not armed
 	pause   func() time.Duration // before the next one
 }
 
-// Queue returns a queue without letters. ctx ends when the partition is no longer ours.
+// Queue returns an empty queue. ctx ends when the assignment ends.
 func (m *Mail) Queue(ctx context.Context, logger watermill.LoggerAdapter, giveUp bool) *Queue {
 	q := &Queue{mail: m, ctx: ctx, logger: logger, giveUp: giveUp, behind: map[string][]*letter{}, ended: make(chan struct{})}
 	q.failed.pause = q.nextPause
@@ -85,7 +85,7 @@ func (m *Mail) Queue(ctx context.Context, logger watermill.LoggerAdapter, giveUp
 	return q
 }
 
-// Add has a letter stored.
+// Add adds a letter to be stored.
 func (q *Queue) Add(l Letter) {
 	it := &letter{Letter: l}
 	q.mu.Lock()
@@ -105,8 +105,8 @@ func (q *Queue) Add(l Letter) {
 	q.pump()
 }
 
-// Hurry sends all letters that have failed once more, and again without growing pauses: a
-// drain may be short.
+// Hurry sends all failed letters again, from now on without growing pauses: a drain may be
+// short.
 func (q *Queue) Hurry() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -115,7 +115,8 @@ func (q *Queue) Hurry() {
 	q.pump()
 }
 
-// Stop ends the queue, whose ctx has ended. What it returns closes once no Send is under way.
+// Stop ends the queue, whose ctx has ended. The channel that it returns is closed once no Send
+// is under way.
 func (q *Queue) Stop() (ended <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -135,8 +136,8 @@ func (q *Queue) Stop() (ended <-chan struct{}) {
 	return q.ended
 }
 
-// Abandon leaves those to themselves whose Send has not returned after Stop: their places
-// are for the letters of others.
+// Abandon leaves letters behind whose Send has not returned after Stop, and frees their places
+// for others.
 func (q *Queue) Abandon() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -146,7 +147,7 @@ func (q *Queue) Abandon() {
 	}
 }
 
-// sort puts a letter that was sent where it belongs, and those forward that it held up.
+// sort puts a letter that was sent where it belongs, and passes on the letters behind it.
 func (q *Queue) sort(it *letter, o outcome) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -170,7 +171,7 @@ func (q *Queue) sort(it *letter, o outcome) {
 	case o.refused():
 		q.later(&q.refused, it)
 	default:
-		it.aside = wasAside // its key was passed on then
+		it.aside = wasAside // its key has been passed on before
 		q.later(&q.failed, it)
 	}
 	if it.Key != nil && !wasAside && (it.aside || o.over()) {
@@ -179,7 +180,7 @@ func (q *Queue) sort(it *letter, o outcome) {
 	q.pump()
 }
 
-// passOn makes the next letter of a key ready. mu is held, as in those below.
+// passOn makes the next letter of a key ready. The caller holds mu, as for those below.
 func (q *Queue) passOn(key string) {
 	queue := q.behind[key]
 	if len(queue) == 0 {
@@ -190,7 +191,7 @@ func (q *Queue) passOn(key string) {
 	q.behind[key] = queue[1:]
 }
 
-// later has a letter sent again.
+// later schedules a letter to be sent again.
 func (q *Queue) later(a *again, it *letter) {
 	a.letters = append(a.letters, it)
 	q.arm(a)
@@ -221,7 +222,7 @@ func (q *Queue) resume(a *again, n int) {
 	}
 }
 
-// nextPause is what follows the latest pause.
+// nextPause returns the pause after the latest one.
 func (q *Queue) nextPause() time.Duration {
 	q.pause = min(max(2*q.pause, minPause), maxPause)
 	if q.hurry {

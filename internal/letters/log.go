@@ -8,10 +8,9 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
 )
 
-// Mail is what the letters of a subscription have in common: room to send, and the lines of
-// the log.
+// Mail has what the letters of a subscription share: room to send, and log lines.
 type Mail struct {
-	room chan struct{} // a token each that is sent
+	room chan struct{} // a token for each letter that is being sent
 
 	mu       sync.Mutex
 	nfailing int
@@ -21,10 +20,10 @@ type Mail struct {
 	refused outage.Outage
 }
 
-// New returns a Mail without letters.
+// New returns an empty Mail.
 func New() *Mail { return &Mail{room: make(chan struct{}, mailLetters)} }
 
-// log says how a Send ended.
+// log logs the result of a Send.
 func (q *Queue) log(it *letter, o outcome) {
 	fields := watermill.LogFields{"kafka_partition_offset": it.Offset}
 	switch {
@@ -38,7 +37,7 @@ func (q *Queue) log(it *letter, o outcome) {
 		q.logStored(it)
 	case o.permanent:
 		q.logRefused(it, o.err, fields)
-	case q.ctx.Err() != nil: // the end of the assignment is told elsewhere
+	case q.ctx.Err() != nil: // the end of the assignment is logged elsewhere
 		q.mail.forget(it)
 	default:
 		q.logFailed(it, o.err, fields)
@@ -98,7 +97,7 @@ func (q *Queue) logStored(it *letter) {
 	}
 }
 
-// forget takes a letter off the count that will not be stored by us.
+// forget removes a letter from the counts that will not be stored by us.
 func (m *Mail) forget(it *letter) {
 	failing, refused := m.remove(it)
 	if failing {
@@ -109,7 +108,7 @@ func (m *Mail) forget(it *letter) {
 	}
 }
 
-// remove reports whether the letter was the last one of those that fail, or are refused.
+// remove removes a letter. It reports whether it was the last one that failed, or was refused.
 func (m *Mail) remove(it *letter) (failing, refused bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

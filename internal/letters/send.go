@@ -7,7 +7,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
-// pump starts workers for what is ready. mu is held.
+// pump starts workers for letters that are ready. The caller holds mu.
 func (q *Queue) pump() {
 	for !q.closed && q.workers < queueLetters && q.workers-q.sending < len(q.ready) {
 		q.workers++
@@ -15,7 +15,7 @@ func (q *Queue) pump() {
 	}
 }
 
-// work sends what is ready. A Send that ends its goroutine ends the worker with it.
+// work sends letters that are ready. A Send that calls runtime.Goexit ends the worker too.
 func (q *Queue) work() {
 	left := false
 	defer func() {
@@ -42,7 +42,7 @@ func (q *Queue) work() {
 	}
 }
 
-// take returns a letter to send; without one the worker has left.
+// take returns a letter to send, or nil, and the worker has left.
 func (q *Queue) take() *letter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -54,25 +54,25 @@ func (q *Queue) take() *letter {
 	return pop(&q.ready)
 }
 
-// leave ends a worker. mu is held.
+// leave ends a worker. The caller holds mu.
 func (q *Queue) leave() {
 	if q.workers--; q.workers == 0 && q.closed {
 		close(q.ended)
 	}
 }
 
-// outcome is how a Send ended.
+// outcome is the result of a Send.
 type outcome struct {
 	err       error
 	permanent bool
-	gone      bool // the record is in Kafka no longer
+	gone      bool // the record is no longer in Kafka
 	givenUp   bool
 }
 
-// over reports whether there is no other Send.
+// over reports whether there will be no other Send.
 func (o outcome) over() bool { return o.err == nil || o.givenUp }
 
-// refused reports whether the letter is kept though its destination refuses it for good.
+// refused reports whether the letter is kept although its destination refuses it for good.
 func (o outcome) refused() bool { return o.permanent && !o.givenUp }
 
 var errExited = errors.New("the DeadLetter ended its goroutine (runtime.Goexit)")
@@ -95,7 +95,7 @@ func (q *Queue) send(it *letter) {
 	o = failed
 }
 
-// worded is an application's error whose Error method was called where it could panic.
+// worded is an error of the application whose Error method was called under guard.
 type worded struct {
 	error
 	text string
@@ -109,7 +109,7 @@ func isPermanent(err error) bool {
 	return errors.As(err, &own) && own.Permanent()
 }
 
-// sent does what follows from a Send.
+// sent handles the result of a Send.
 func (q *Queue) sent(it *letter, o outcome) {
 	if q.isAbandoned() {
 		q.sort(it, o)
