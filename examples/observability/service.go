@@ -92,6 +92,7 @@ func newService(brokers []string, logger watermill.LoggerAdapter) (*service, err
 	if err := s.registry.Register(metrics); err != nil {
 		return nil, err
 	}
+	timeline := &ackpolicyweb.Timeline{}
 	kafkaConfig := kafka.DefaultSaramaSubscriberConfig()
 	kafkaConfig.Consumer.Offsets.Initial = sarama.OffsetOldest
 	var err error
@@ -101,7 +102,7 @@ func newService(brokers []string, logger watermill.LoggerAdapter) (*service, err
 		Backoff:     ackpolicy.ExponentialBackoff{}.Delay,
 		HandlerSlow: 2 * time.Second,
 		DeadLetter:  &s.archive,
-		Hooks:       metrics.Hooks(),
+		Hooks:       ackpolicy.JoinHooks(metrics.Hooks(), timeline.Hooks()),
 	}, logger)
 	if err != nil {
 		return nil, err
@@ -111,6 +112,7 @@ func newService(brokers []string, logger watermill.LoggerAdapter) (*service, err
 		Subscribers:  []ackpolicyweb.Subscriber{s.subscriber},
 		AllowActions: func(*http.Request) string { return "whoever is on call" }, // a real one asks the application's login
 		ShowKeys:     true,
+		Timeline:     timeline,
 	})
 
 	if s.router, err = message.NewRouter(message.RouterConfig{}, logger); err != nil {
