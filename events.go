@@ -49,7 +49,7 @@ func (s *subscription) blocked(_ string, p int32, by consumer.Blocked) {
 	tell(s, "Hooks.Blocked", s.sub.config.Hooks.Blocked, BlockedEvent{s.at(p), by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
 }
 
-// slow tells of handlers that do not return: in one line of the one that has run for longest.
+// slow reports handlers that do not return: one line, about the one that has run longest.
 func (s *subscription) slow(all []consumer.Slow) {
 	name, handlers := s.handlerName(), 0
 	for _, by := range all {

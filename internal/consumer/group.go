@@ -216,10 +216,10 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	if s.closingNow() {
 		cause, budget = ErrClosing, s.cfg.DrainTimeout
 	}
-	_, known := s.topic.anew()
+	_, known := s.topic.recreated()
 	h.watch.look()
 	c.drain(claim.Messages(), cause, budget)
-	if _, anew := s.topic.anew(); anew {
+	if _, recreated := s.topic.recreated(); recreated {
 		h.leave(partition, !known)
 	}
 	return nil

@@ -46,7 +46,7 @@ func (c *Claim) place(offset int64) ledger.Place {
 }
 
 // inherited reads what an earlier owner stored with the offset from which the claim
-// starts. What cannot be trusted is told, and is as if it had not been stored: nil.
+// starts. What cannot be trusted is logged, and nil is returned, as if nothing were stored.
 func (c *Claim) inherited(offset int64, text string) *ledger.Ledger {
 	l, err := ledger.Decode(c.place(offset), text)
 	var unknown sarama.Uuid

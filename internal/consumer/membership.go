@@ -51,7 +51,7 @@ func (h *groupHandler) joining(ctx context.Context) (stop func()) {
 	}
 }
 
-// assigned tells what a session begins with.
+// assigned logs what a session begins with.
 func (h *groupHandler) assigned(session sarama.ConsumerGroupSession) {
 	h.joined()
 	h.s.member.Store(&member{session.MemberID(), session.GenerationID})

@@ -135,7 +135,7 @@ func (s *shared) fetched(p int32) {
 	}
 }
 
-// reading tells that the claim's goroutine reads its messages, or no longer.
+// reading records whether the goroutine of the claim reads its messages.
 func (s *shared) reading(c *Claim, on bool) {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()

@@ -109,7 +109,7 @@ func (x *solo) open(p int32, first bool) (*reader, error) {
 	default:
 		from = sarama.OffsetOldest
 	}
-	anew := resumed && from == sarama.OffsetOldest // see run
+	recreated := resumed && from == sarama.OffsetOldest // see run
 	pc, err := x.traced.ConsumePartition(topic, p, from)
 	reached, reset := from, resumed && errors.Is(err, sarama.ErrOffsetOutOfRange)
 	if reset {
@@ -132,7 +132,7 @@ func (x *solo) open(p int32, first bool) (*reader, error) {
 		from, _ = x.clients.fetch.position(topic, p, from)
 	}
 	switch {
-	case anew:
+	case recreated:
 		s.reset(topic, p, -1, from, errTopicRecreated)
 	case reset:
 		s.reset(topic, p, reached, from, sarama.ErrOffsetOutOfRange)
@@ -167,7 +167,7 @@ func (x *solo) run(ctx context.Context) error {
 	})
 	defer watch.stop()
 	watch.look()
-	if now, anew := s.topic.anew(); anew {
+	if now, recreated := s.topic.recreated(); recreated {
 		for p := range x.readers {
 			x.reached(p, sarama.OffsetOldest)
 		}
@@ -212,7 +212,7 @@ func (x *solo) refreshed() error {
 	if watch := x.watch.Load(); watch != nil {
 		watch.look()
 	}
-	if _, anew := x.s.topic.anew(); anew {
+	if _, recreated := x.s.topic.recreated(); recreated {
 		return errTopicRecreated
 	}
 	return nil

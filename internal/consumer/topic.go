@@ -39,7 +39,7 @@ type identity struct {
 }
 
 // saw records an answer. It reports whether that is a topic that was not seen before.
-func (i *identity) saw(id sarama.Uuid, cluster uint32) (anew bool) {
+func (i *identity) saw(id sarama.Uuid, cluster uint32) (recreated bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.cluster = cluster
@@ -58,8 +58,8 @@ func (i *identity) saw(id sarama.Uuid, cluster uint32) (anew bool) {
 	return true
 }
 
-// anew reports whether positions belong to an earlier topic than the one that exists.
-func (i *identity) anew() (now sarama.Uuid, anew bool) {
+// recreated reports whether positions belong to an earlier topic than the one that exists.
+func (i *identity) recreated() (now sarama.Uuid, recreated bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.now, i.now != i.read
@@ -227,11 +227,11 @@ type liveSession struct {
 // partition for the group and ends the session, since sarama has read the positions already.
 func (h *groupHandler) begin(session sarama.ConsumerGroupSession) {
 	h.watch.look()
-	id, anew := h.s.topic.anew()
-	h.restarting = anew
-	h.live.Store(&liveSession{session, h.committer, h.endSession, anew})
-	if !anew {
-		if _, anew := h.s.topic.anew(); anew {
+	id, recreated := h.s.topic.recreated()
+	h.restarting = recreated
+	h.live.Store(&liveSession{session, h.committer, h.endSession, recreated})
+	if !recreated {
+		if _, recreated := h.s.topic.recreated(); recreated {
 			h.topicChanged() // it was seen between two sessions
 		}
 		return
@@ -262,8 +262,8 @@ func (h *groupHandler) stale(p int32, position commit.Position) bool {
 		return false
 	}
 	h.watch.look() // perhaps we have not noticed
-	_, anew := h.s.topic.anew()
-	return !anew && h.s.topic.other(l.TopicID, l.Cluster)
+	_, recreated := h.s.topic.recreated()
+	return !recreated && h.s.topic.other(l.TopicID, l.Cluster)
 }
 
 // restart stores the beginning of a partition as its position, and reports that.
@@ -328,7 +328,7 @@ func (h *groupHandler) refreshed() error {
 		return nil
 	}
 	h.watch.look()
-	if _, anew := h.s.topic.anew(); anew {
+	if _, recreated := h.s.topic.recreated(); recreated {
 		return errTopicRecreated
 	}
 	return nil
