@@ -135,7 +135,7 @@ func limitsOf(inFlight, deliveries string) (l ackpolicy.Limits, err error) {
 	return l, nil
 }
 
-// said answers an action: the script of the page with a line of text, a browser without it with a page.
+// said writes the outcome of an action: a line of text for the script of the page, a page for a browser without it.
 func (h *Handler) said(w http.ResponseWriter, r *http.Request, status int, text string) {
 	if r.Header.Get("Accept") == "text/plain" {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,7 +30,12 @@ type fake struct {
 func (f *fake) State() ackpolicy.State {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.state
+	st := f.state // a snapshot: what is set later must not change it
+	st.Subscriptions = slices.Clone(st.Subscriptions)
+	for i := range st.Subscriptions {
+		st.Subscriptions[i].Partitions = slices.Clone(st.Subscriptions[i].Partitions)
+	}
+	return st
 }
 
 func (f *fake) Health() ackpolicy.Health {

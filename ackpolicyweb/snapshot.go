@@ -25,7 +25,7 @@ type subscription struct {
 	number  int      // of all
 	owner   int      // the Subscriber's
 	windows []window // of its partitions
-	rate    float64  // records settled in a second; negative: not known yet
+	rate    float64  // records settled per second; negative: not known yet
 }
 
 // window is what a partition holds.

@@ -81,7 +81,7 @@ func (f *finder) nacked(p *ackpolicy.PartitionState, of held) {
 		}
 	}
 	f.record(p, of, "held", "bad", "Held", "held", text,
-		"Mend what the error names: the next delivery settles it, or retry it now. Or give it up, to the dead letter destination if there is one.")
+		"Fix what the error names: the next delivery settles it, or retry it now. Or give it up, to the dead letter destination if there is one.")
 }
 
 func (f *finder) letters(p *ackpolicy.PartitionState, of held) {
