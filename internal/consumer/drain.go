@@ -28,7 +28,12 @@ func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budg
 	// The last commit gets what the handlers leave of their budget: during a rebalance the
 	// group accepts no commit before all members, also one that is gone, have joined again
 	// or were given up.
-	deadline := time.Now().Add(budget + drainGrace)
+	now := time.Now()
+	if c.closingNow() {
+		// A cooperative member may get a partition while it closes: Close's time is the claim's, too.
+		budget = min(budget, c.closeBegan.Add(c.cfg.DrainTimeout).Sub(now))
+	}
+	deadline := now.Add(budget + drainGrace)
 	discarded := discard(messages)
 	r := Released{Cause: cause}
 	drained := c.stop(cause)

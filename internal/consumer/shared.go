@@ -17,8 +17,9 @@ import (
 // Its mutexes are leaves, see docs/design.md: nothing is called with one held but a
 // partition's Next.
 type shared struct {
-	cfg     *Config       // not changed
-	closing chan struct{} // closed by the subscription at the beginning of its end
+	cfg        *Config       // not changed
+	closing    chan struct{} // closed by the subscription at the beginning of its end
+	closeBegan time.Time     // written before closing is closed, read after it
 
 	budget     *budget.Budget
 	limit      *partition.Limit // nil: none

@@ -153,8 +153,9 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 // finish ends the subscription in time: first the claims, then the membership, then the
 // connections.
 func (s *Subscription) finish(cancel context.CancelFunc, finished <-chan struct{}) {
+	s.closeBegan = time.Now()
 	close(s.closing)
-	bound := time.Now().Add(s.cfg.DrainTimeout + CloseGrace)
+	bound := s.closeBegan.Add(s.cfg.DrainTimeout + CloseGrace)
 	// The claims drain while the membership continues: a member that no longer follows a
 	// rebalance cannot commit any more.
 	// The generation of an eager member is valid throughout its drain.
