@@ -161,7 +161,7 @@ func findCase(name string) (bcase, error) {
 	return cases[i], nil
 }
 
-// there tells whether a consumer can run on this machine.
+// there reports whether a consumer can run on this machine.
 func there(name string) (bool, error) {
 	c, err := find(name)
 	if err != nil || c.peer == nil {
@@ -221,7 +221,7 @@ func (b *bench) run(c bcase) error {
 	return nil
 }
 
-// holds tells whether the topic has all its records.
+// holds reports whether the topic has all its records.
 func (b *bench) holds(cfg *sarama.Config, topic string, records int64) bool {
 	client, err := sarama.NewClient(b.brokers, cfg)
 	if err != nil {

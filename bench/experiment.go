@@ -46,7 +46,7 @@ func experiments() []experiment {
 const childEnv, specEnv = "ACKPOLICY_BENCH_EXPERIMENT", "ACKPOLICY_BENCH_SPEC"
 
 // runExperiment runs what the command line, or the environment of a child, names.
-// It answers false where that is no experiment.
+// It returns false where that is no experiment.
 func runExperiment() (code int, ok bool) {
 	name, isChild := os.LookupEnv(childEnv)
 	if !isChild {
@@ -82,7 +82,7 @@ func printExperiments() {
 	}
 }
 
-// brokersFromEnv answers the brokers of scripts/kafka.sh run.
+// brokersFromEnv returns the brokers of scripts/kafka.sh run.
 func brokersFromEnv() ([]string, error) {
 	brokers := os.Getenv("KAFKA_BROKERS")
 	if brokers == "" {
@@ -231,7 +231,7 @@ func (l quietLogger) With(fields watermill.LogFields) watermill.LoggerAdapter {
 	return quietLogger{l.LoggerAdapter.With(fields), l.without}
 }
 
-// memoryOf answers a process's resident memory now and at its peak, in bytes.
+// memoryOf returns a process's resident memory now and at its peak, in bytes.
 func memoryOf(pid string) (now, peak int64) {
 	text, err := os.ReadFile("/proc/" + pid + "/status")
 	if err != nil {

@@ -56,7 +56,7 @@ func times(n int) string {
 	return fmt.Sprintf("%d times", n)
 }
 
-// uses tells whether the tables have figures of a language's peers.
+// uses reports whether the tables have figures of a language's peers.
 func (b *bench) uses(l *language) bool {
 	return slices.ContainsFunc(b.tables, func(t table) bool {
 		return slices.ContainsFunc(t.rows, func(r row) bool {

@@ -153,7 +153,7 @@ type parkedBook struct {
 	done      chan struct{}
 }
 
-// deliver notes a delivery and tells whether this is the one to be parked.
+// deliver notes a delivery and reports whether this is the one to be parked.
 func (b *parkedBook) deliver(d *ackpolicy.Delivery, key uint32) (park bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -63,7 +63,7 @@ func chosen(given *flag.FlagSet, names string, all bool) ([]bcase, error) {
 	return asked, nil
 }
 
-// changedBy sets what the flags say, and tells whether they say anything.
+// changedBy sets what the flags say, and reports whether they say anything.
 func (c *bcase) changedBy(set map[string]string) (changed bool) {
 	var own flag.FlagSet
 	c.flags(&own)

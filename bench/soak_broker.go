@@ -99,7 +99,7 @@ func (s *soak) lettersStored() (n int64, err error) {
 	return n, nil
 }
 
-// stored answers the group's offsets.
+// stored returns the group's offsets.
 func (s *soak) stored() []int64 {
 	admin, err := sarama.NewClusterAdmin(s.spec.Brokers, sarama.NewConfig())
 	if err != nil {

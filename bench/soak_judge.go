@@ -248,7 +248,7 @@ func (j *judge) stuck(now time.Time, limit time.Duration) {
 	}
 }
 
-// handled tells whether every record below the ends is settled.
+// handled reports whether every record below the ends is settled.
 func (j *judge) handled(ends []int64) bool {
 	for n, p := range j.partitions {
 		if p.low < ends[n] || len(p.owing) > 0 {

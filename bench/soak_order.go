@@ -10,7 +10,7 @@ type keyState struct {
 	nacked  []int64 // by their handlers, in order: nothing may overtake them
 }
 
-// key answers the state of a key, a new one for a new owner.
+// key returns the state of a key, a new one for a new owner.
 func (p *soakPartition) key(key int64) *keyState {
 	k := p.keys[key]
 	if k == nil || k.epoch != p.epoch {

@@ -53,7 +53,7 @@ var (
 	manualChances = []chance{{actAckSync, 10}, {actLateAck, 400}, {actLateNack, 50}, {actLateReject, 30}, {actNackAfter, 50}, {actReject, 30}, {actSignalAck, 100}}
 )
 
-// newSoakPlan answers the same for the same delivery, whoever gets it. What was
+// newSoakPlan returns a plan that decides the same for the same delivery, whoever gets it. What was
 // nacked is acked, mostly, when it comes again.
 func newSoakPlan(seed uint64, partition int32, offset int64, attempt int, manual bool) soakPlan {
 	dice := mix(seed ^ mix(uint64(partition)<<48^uint64(offset)) ^ uint64(attempt)<<56)

@@ -38,7 +38,7 @@ func (s memorySeries) text() string {
 		heap.text(1<<20, "MiB"), resident.text(1<<20, "MiB"), goroutines.text(1, ""))
 }
 
-// trend tells whether a series that was sampled at equal intervals rises.
+// trend reports whether a series that was sampled at equal intervals rises.
 type trend struct {
 	from, to float64 // the line through the second half, at its ends
 	limit    float64 // what it may rise by

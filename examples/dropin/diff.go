@@ -53,7 +53,7 @@ func diff(a, b string, around int) (text string, added, removed int) {
 	return out.String(), added, removed
 }
 
-// near tells whether a line that differs is at most around lines away.
+// near reports whether a line that differs is at most around lines away.
 func near(lines []string, i, around int) bool {
 	for k := max(0, i-around); k <= min(len(lines)-1, i+around); k++ {
 		if lines[k][0] != ' ' {

@@ -136,7 +136,7 @@ func (j *judge) duplicates() {
 	}
 }
 
-// excused tells whether the release of a term, or of one between it and the other, says that it had no room for more
+// excused reports whether the release of a term, or of one between it and the other, says that it had no room for more
 // marks than were missed so far.
 func (j *judge) excused(first, next *term) bool {
 	terms := j.byPartition[first.partition]

@@ -141,7 +141,7 @@ func (d *delivery) stored() (at int64, ok bool) {
 	return 0, false
 }
 
-// left tells whether the release says that it left the record: its drain was over just before the settlement, of
+// left reports whether the release says that it left the record: its drain was over just before the settlement, of
 // which the ledger has the intention only.
 func (d *delivery) left() bool {
 	if !d.released || d.how.FirstLeft < 0 || d.how.FirstLeft > d.Offset {

@@ -104,7 +104,7 @@ func (p *process) kill() {
 	p.ledger.About(p.member, Killed, oneLine(p.err))
 }
 
-// gone tells whether it has ended by itself.
+// gone reports whether it has ended by itself.
 func (p *process) gone() bool {
 	select {
 	case <-p.exited:

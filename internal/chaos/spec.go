@@ -85,7 +85,7 @@ func (s Spec) maxInFlight() int {
 	return maxInFlight
 }
 
-// letters tells whether rejected records go to a dead letter topic.
+// letters reports whether rejected records go to a dead letter topic.
 func (s Spec) letters() bool { return !s.Stock }
 
 func (s Spec) saramaConfig() *sarama.Config {
