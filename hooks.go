@@ -29,7 +29,8 @@ type Hooks struct {
 	// AckCumulative it is called once for each record. Under ConfirmFirst it is called
 	// once the commit is confirmed.
 	Settled func(SettledEvent)
-	// Committed is called when Kafka has stored an offset, or marks at the same offset.
+	// Committed is called when Kafka has stored an offset, or marks at the same offset. It may
+	// be called before Settled is for the last records that the commit covers.
 	Committed func(CommittedEvent)
 	// CommitFailed is called when a commit is refused or not answered. The commit is
 	// tried again until it succeeds or the partition is released.

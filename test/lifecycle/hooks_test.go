@@ -92,7 +92,7 @@ func TestHooksInOrder(t *testing.T) {
 	const records = 3000
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(records)...)
 	var told []string // no lock: one call at a time, and Close follows the last
-	var next int64
+	var next, committed int64
 	cfg := testkit.Config(group)
 	cfg.Hooks.Assigned = func(ackpolicy.AssignedEvent) { told = append(told, "assigned") }
 	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
@@ -105,16 +105,17 @@ func TestHooksInOrder(t *testing.T) {
 		}
 	}
 	cfg.Hooks.Committed = func(e ackpolicy.CommittedEvent) {
-		if e.Offset > next {
-			t.Errorf("committed %d before %d was settled", e.Offset, next)
+		if e.Offset < committed {
+			t.Errorf("committed %d after %d", e.Offset, committed)
 		}
+		committed = e.Offset
 	}
 	cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { told = append(told, "revoked") }
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, records)
 	s.Stop()
-	if !slices.Equal(told, []string{"assigned", "revoked"}) || next != records {
-		t.Errorf("%v, %d settled", told, next)
+	if !slices.Equal(told, []string{"assigned", "revoked"}) || next != records || committed != records {
+		t.Errorf("%v, %d settled, %d committed", told, next, committed)
 	}
 }
 
