@@ -288,7 +288,9 @@ func (h *harness) check() {
 	if int(mark.Seq) != h.m.front() {
 		h.failf("front %d, want %d", mark.Seq, h.m.front())
 	}
-	h.overview()
+	if len(h.log)%8 == 0 { // it looks at all records
+		h.overview()
+	}
 	if l := h.p.Load(); l.Unsettled != len(h.m.recs)-h.m.head() || l.Blocked != h.m.blocked() || l.Running != len(h.runs) {
 		h.failf("load %+v, want %d unsettled, blocked %v, %d running", l, len(h.m.recs)-h.m.head(), h.m.blocked(), len(h.runs))
 	}
