@@ -63,6 +63,7 @@ func TestCoordinatorAwayForAMoment(t *testing.T) {
 	broker := brokertest.NewFake(t)
 	topic, at := testkit.FakeTopic(t, broker, testkit.Numbered(3)...)
 	cfg := testkit.Config(brokertest.Group(t), at)
+	cfg.Kafka.OverwriteSaramaConfig.Consumer.Group.Session.Timeout = time.Minute // for which the moment, of about ten seconds, is short
 	var revoked atomic.Bool
 	cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { revoked.Store(true) }
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
