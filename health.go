@@ -3,6 +3,7 @@ package ackpolicy
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"time"
 )
@@ -69,11 +70,7 @@ func (s *Subscriber) Health() Health {
 func (s *Subscriber) lost() map[string]time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lost := map[string]time.Time{}
-	for topic, since := range s.ends {
-		lost[topic] = since
-	}
-	return lost
+	return maps.Clone(s.ends)
 }
 
 func (st State) health(slow time.Duration, lost map[string]time.Time) Health {

@@ -207,7 +207,7 @@ func (f *finder) subscription() {
 	}
 }
 
-// grouped tells of what concerns many partitions at the same time.
+// grouped adds what concerns many partitions at the same time.
 func (f *finder) grouped() {
 	committing := slices.ContainsFunc(f.sub.Failing, func(x ackpolicy.Failure) bool { return x.Symptom == "committing" || x.Symptom == "connecting" })
 	if len(f.commits) > 0 && !committing {

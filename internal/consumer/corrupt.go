@@ -33,9 +33,7 @@ func (s *shared) suspect(err error) {
 		return
 	}
 	s.suspicion.round.Add(1)
-	s.claimsMu.Lock()
-	defer s.claimsMu.Unlock()
-	for c := range s.claims {
+	for _, c := range s.assigned() {
 		select {
 		case c.suspected <- struct{}{}:
 		default:

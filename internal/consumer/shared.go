@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -112,11 +111,8 @@ func (s *shared) evict() {
 	if time.Now().Before(s.evictNext) {
 		return
 	}
-	s.claimsMu.Lock()
-	claims := slices.Collect(maps.Keys(s.claims))
-	s.claimsMu.Unlock()
 	soon := Now() + int64(evictAfter)
-	for _, c := range claims {
+	for _, c := range s.assigned() {
 		c.part.Evict(soon)
 	}
 	if s.budget.Crowded() || s.budget.Scarce() { // it costs a look at every record: not again at once
