@@ -9,6 +9,7 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 )
 
 // FakeTopic is NewTopic on a broker of the test's own.
@@ -28,7 +29,8 @@ func FakeTopicOf(t *testing.T, broker *brokertest.Broker, partitions int32, sett
 	return topic, func(c *ackpolicy.SubscriberConfig) { c.Kafka.Brokers = broker.Addrs() }
 }
 
-// RefuseCommits has the broker refuse commits of records; the first commit of a group's start position is none.
+// RefuseCommits has the broker refuse commits of records: by their offset, or by marks above it. The commit of a
+// group's start position is stored.
 func RefuseCommits(broker *brokertest.Broker, count int) *kfake.FaultHandle {
 	return broker.Kfake().Fault(kfake.Fault{
 		Keys:  []kmsg.Key{kmsg.OffsetCommit},
@@ -37,7 +39,7 @@ func RefuseCommits(broker *brokertest.Broker, count int) *kfake.FaultHandle {
 		When: func(request kmsg.Request) bool {
 			for _, topic := range request.(*kmsg.OffsetCommitRequest).Topics {
 				for _, partition := range topic.Partitions {
-					if partition.Offset > 0 {
+					if partition.Offset > 0 || hasMarks(topic.Topic, partition) {
 						return true
 					}
 				}
@@ -45,4 +47,12 @@ func RefuseCommits(broker *brokertest.Broker, count int) *kfake.FaultHandle {
 			return false
 		},
 	})
+}
+
+func hasMarks(topic string, p kmsg.OffsetCommitRequestTopicPartition) bool {
+	if p.Metadata == nil {
+		return false
+	}
+	l, err := ledger.Decode(ledger.Place{Topic: topic, Partition: p.Partition, Offset: p.Offset}, *p.Metadata)
+	return err == nil && len(l.Blocks) > 0
 }
