@@ -36,7 +36,7 @@ var calls = [...]string{
 
 func (s *subscription) newDelivery() *consumer.Delivery {
 	d := &Delivery{sub: s}
-	d.ctx.d, d.kafka.Task = d, (*task)(d)
+	d.ctx.d, d.kafka.Handle = d, (*task)(d)
 	return &d.kafka
 }
 
@@ -90,6 +90,9 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 		return d.finish(false), true
 	}
 }
+
+// Delivery implements consumer.Task.
+func (t *task) Delivery() *consumer.Delivery { return &t.kafka }
 
 // Gone implements consumer.Task: the record is no longer in Kafka, so it is given up.
 func (t *task) Gone(err error) {

@@ -90,7 +90,7 @@ func (s *Subscription) Reject(p int32, offset int64, reason error) error {
 	d, ok, w := c.part.Condemn(offset, reason, Now())
 	c.do(w)
 	if d != nil {
-		if !d.Handle.reject(reason) {
+		if !d.Handle.Delivery().reject(reason) {
 			return fmt.Errorf("offset %d: its handler has settled it, or its partition has ended", offset)
 		}
 		return nil

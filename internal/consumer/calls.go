@@ -69,7 +69,7 @@ func (c *Claim) leaveCalls(running []*Delivery, deadline time.Time) {
 func (c *Claim) underWay(running []*Delivery) (offering bool, named map[int64]string) {
 	named = map[int64]string{}
 	for _, d := range running {
-		call, offers := d.Task.UnderWay()
+		call, offers := d.Handle.UnderWay()
 		offering = offering || offers
 		if call != "" {
 			named[d.Offset()] = call

@@ -30,7 +30,7 @@ type Claim struct {
 	from      position
 	began     time.Time
 	logger    watermill.LoggerAdapter
-	part      *partition.Partition[*sarama.ConsumerMessage, *Delivery]
+	part      *partition.Partition[*sarama.ConsumerMessage, Task]
 	portion   *budget.Portion   // of MaxBufferedBytes
 	gate      *gate             // pauses the partition
 	logEnd    func() int64      // where the log ended at the last fetch
@@ -140,7 +140,7 @@ func (c *Claim) inherit() ledger.Ledger {
 }
 
 // newPartition returns the claim's window. Nothing is handed out of it before the start is stored.
-func (c *Claim) newPartition(left *ledger.Ledger, stored bool) *partition.Partition[*sarama.ConsumerMessage, *Delivery] {
+func (c *Claim) newPartition(left *ledger.Ledger, stored bool) *partition.Partition[*sarama.ConsumerMessage, Task] {
 	cfg := partition.Config[*sarama.ConsumerMessage]{
 		Order:          c.cfg.Order,
 		Key:            func(r *sarama.ConsumerMessage) []byte { return r.Key },
@@ -161,7 +161,7 @@ func (c *Claim) newPartition(left *ledger.Ledger, stored bool) *partition.Partit
 	if c.careful.Load() {
 		cfg.Careful = carefulGroup
 	}
-	return partition.New[*Delivery](cfg)
+	return partition.New[Task](cfg)
 }
 
 // newSource returns the claim's side of the committer.

@@ -78,6 +78,8 @@ type Task interface {
 	Gone(err error)
 	// GiveUp rejects the record, instead of Run or while it runs. It may be called from any goroutine.
 	GiveUp(reason error)
+	// Delivery returns the delivery whose Handle this is.
+	Delivery() *Delivery
 	// Finished is called after the finish.
 	Finished()
 	// Settled is called for a settlement by a verb of the Delivery: of its own record, once,

@@ -19,20 +19,20 @@ import (
 // partition.Delivery is a part of it. The application calls its methods, from any goroutine;
 // its slot fills it and runs its Task.
 type Delivery struct {
-	partition.Delivery[*sarama.ConsumerMessage, *Delivery]
-	Task      Task
+	partition.Delivery[*sarama.ConsumerMessage, Task]
 	claim     *Claim
 	key       []byte
 	timestamp stamp
-	settled   atomic.Bool          // a verb has settled it; set after that
 	fate      atomic.Pointer[fate] // nil if a slot has taken it and not described it yet
 }
 
 // fate says whether a slot hands a delivery to the application, or somebody rejected it
-// before.
+// before; and, then, whether a verb has settled it, which is set after that.
 type fate struct{ reject error }
 
-var handedOut = &fate{}
+var handedOut, settledByVerb = &fate{}, &fate{}
+
+func (d *Delivery) isSettled() bool { return d.fate.Load() == settledByVerb }
 
 // handOut gives the delivery to the application and returns nil, or returns why the record is
 // rejected instead.
@@ -49,10 +49,10 @@ func (d *Delivery) reject(reason error) bool {
 	if d.fate.CompareAndSwap(nil, &fate{reject: reason}) {
 		return true
 	}
-	if d.fate.Load() != handedOut {
+	if f := d.fate.Load(); f != handedOut && f != settledByVerb {
 		return true // another caller was faster
 	}
-	d.Task.GiveUp(reason)
+	d.Handle.GiveUp(reason)
 	return d.Status() == partition.Rejected
 }
 
@@ -64,7 +64,9 @@ func (d *Delivery) Settle(v partition.Verdict) partition.Status {
 	c := d.claim
 	v.Fingerprint = c.print(d, v.Status)
 	status, first, w := c.part.Settle(&d.Delivery, v, Now())
-	d.settled.Store(status != partition.Pending)
+	if status != partition.Pending {
+		d.fate.Store(settledByVerb)
+	}
 	c.do(w)
 	if first {
 		d.tell(v)
@@ -72,17 +74,17 @@ func (d *Delivery) Settle(v partition.Verdict) partition.Status {
 	return status
 }
 
-func (d *Delivery) tell(v partition.Verdict) { d.Task.Settled(d.Offset(), d.Attempt(), v) }
+func (d *Delivery) tell(v partition.Verdict) { d.Handle.Settled(d.Offset(), d.Attempt(), v) }
 
 // AckCumulative acks the record and every earlier one that no handler has.
 func (d *Delivery) AckCumulative() partition.Status {
 	c := d.claim
 	v := partition.Verdict{Status: partition.Acked, Fingerprint: c.print(d, partition.Acked)}
 	status, first, others, w := c.part.AckCumulative(&d.Delivery, v, Now())
-	d.settled.Store(true)
+	d.fate.Store(settledByVerb)
 	c.do(w)
 	for _, o := range others {
-		d.Task.Settled(o.Offset, o.Attempt, v)
+		d.Handle.Settled(o.Offset, o.Attempt, v)
 	}
 	if first {
 		d.tell(v)
@@ -139,7 +141,7 @@ func (d *Delivery) Confirm() (sent bool, err error) {
 	var not *commit.NotStored
 	sent = errors.As(err, &not) && not.Sent
 	if first && (err == nil || sent) {
-		d.settled.Store(true)
+		d.fate.Store(settledByVerb)
 		d.tell(v)
 	}
 	return sent, c.cause(err)

@@ -24,7 +24,10 @@ func TestStamp(t *testing.T) {
 }
 
 // tried is a Task that notes what its slot calls.
-type tried struct{ calls []string }
+type tried struct {
+	d     *Delivery
+	calls []string
+}
 
 func (t *tried) Run(<-chan struct{}, *record.Copies) (partition.Verdict, bool) {
 	t.calls = append(t.calls, "Run")
@@ -32,6 +35,7 @@ func (t *tried) Run(<-chan struct{}, *record.Copies) (partition.Verdict, bool) {
 }
 func (t *tried) Gone(error)                             {}
 func (t *tried) GiveUp(reason error)                    { t.calls = append(t.calls, "GiveUp: "+reason.Error()) }
+func (t *tried) Delivery() *Delivery                    { return t.d }
 func (t *tried) Finished()                              {}
 func (t *tried) Settled(int64, int, partition.Verdict)  {}
 func (t *tried) Cancel()                                {}
@@ -42,7 +46,7 @@ func TestRejectOfARecordThatWaitsToBeAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &Claim{
 			shared:   newShared(&Config{Logger: watermill.NopLogger{}}),
-			part:     partition.New[*Delivery](partition.Config[*sarama.ConsumerMessage]{MaxInFlight: 1}),
+			part:     partition.New[Task](partition.Config[*sarama.ConsumerMessage]{MaxInFlight: 1}),
 			draining: make(chan struct{}),
 			source: (&commit.Committer{}).NewSource(commit.SourceConfig{
 				Stored: true, Mark: func() partition.Mark { return partition.Mark{Version: 1 << 60} },
@@ -50,9 +54,9 @@ func TestRejectOfARecordThatWaitsToBeAlone(t *testing.T) {
 		}
 		c.careful.Store(true)
 		_, _ = c.part.Push(0, &sarama.ConsumerMessage{}, 1)
-		task := &tried{}
-		d := &Delivery{Task: task, claim: c}
-		d.Handle = d
+		d := &Delivery{claim: c}
+		task := &tried{d: d}
+		d.Handle = task
 		if _, ok := c.part.Take(&d.Delivery); !ok {
 			t.Fatal("nothing is handed out")
 		}

@@ -112,14 +112,14 @@ func (c *Claim) close(r *Released) (running []*Delivery) {
 	c.ended = r.Cause
 	left, unfinished := c.part.Close()
 	for _, d := range unfinished {
-		running = append(running, d.Handle)
+		running = append(running, d.Handle.Delivery())
 	}
 	r.Left, r.Running = left, len(running)
 	close(c.spent)
 	c.part.Forget()
 	c.cancel(r.Cause)
 	for _, d := range running {
-		d.Task.Cancel()
+		d.Handle.Cancel()
 	}
 	return running
 }

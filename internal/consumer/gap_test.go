@@ -24,7 +24,7 @@ func TestMarksUnderAPause(t *testing.T) {
 				c.gate = newGate(func(bool) {})
 				c.gate.mark(why, true)
 				c.gate.mark(noRoom, why == noRoom)
-				c.part = partition.New[*Delivery](partition.Config[*sarama.ConsumerMessage]{
+				c.part = partition.New[Task](partition.Config[*sarama.ConsumerMessage]{
 					MaxInFlight: 1, Committed: true, Fingerprint: c.fingerprint, Marks: []ledger.Block{{Runs: []ledger.Run{{From: 0, To: 5}}}},
 				})
 				_, _ = c.part.Push(0, &sarama.ConsumerMessage{}, 1)

@@ -70,11 +70,11 @@ func (c *Claim) finishAndTake(d *Delivery, v partition.Verdict, next *Delivery) 
 	if v.Status != partition.Acked {
 		now = Now()
 	}
-	if c.needsPrint(d, v.Status) && (v.Status != partition.Pending || !d.settled.Load()) {
+	if c.needsPrint(d, v.Status) && (v.Status != partition.Pending || !d.isSettled()) {
 		v.Fingerprint = c.fingerprint(d.Record())
 	}
 	_, ok, w = c.part.FinishAndTake(&d.Delivery, v, now, &next.Delivery)
-	d.Task.Finished()
+	d.Handle.Finished()
 	return w, ok
 }
 
@@ -86,7 +86,7 @@ func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v partition.Verdic
 		case errors.Is(err, reread.ErrGone):
 			c.part.Restore(&d.Delivery, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()}, true)
 			d.describe(copies)
-			d.Task.Gone(err)
+			d.Handle.Gone(err)
 			return v, true
 		case err != nil: // draining
 			return v, false
@@ -94,9 +94,10 @@ func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v partition.Verdic
 		c.part.Restore(&d.Delivery, read, false)
 	}
 	d.describe(copies)
+	if reason := c.part.Condemned(&d.Delivery); reason != nil {
+		return c.giveUp(d, reason)
+	}
 	switch {
-	case d.Condemned() != nil:
-		return c.giveUp(d, d.Condemned())
 	case c.crashes.tries > 0 && d.Offset() == c.crashes.culprit && d.Attempt() == c.crashes.tries+1:
 		return c.giveUp(d, fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries))
 	case c.careful.Load():
@@ -110,13 +111,13 @@ func (c *Claim) runTask(d *Delivery, copies *record.Copies) (v partition.Verdict
 	if reason := d.handOut(); reason != nil {
 		return c.giveUp(d, reason)
 	}
-	return d.Task.Run(c.draining, copies)
+	return d.Handle.Run(c.draining, copies)
 }
 
 // giveUp rejects a record without a handler.
 func (c *Claim) giveUp(d *Delivery, reason error) (v partition.Verdict, sent bool) {
 	c.part.Uncount(&d.Delivery, reason)
-	d.Task.GiveUp(reason)
+	d.Handle.GiveUp(reason)
 	return v, true
 }
 
@@ -150,7 +151,7 @@ func (c *Claim) readAgain(stop <-chan struct{}, offset int64) (*sarama.ConsumerM
 
 func (c *Claim) newDelivery() *Delivery {
 	d := c.cfg.NewDelivery()
-	d.claim, d.Handle = c, d
+	d.claim = c
 	return d
 }
 
@@ -174,8 +175,8 @@ func (c *Claim) do(w partition.Work) {
 	if c.source != nil && (w.Full || w.Moved && c.cfg.CommitEach) {
 		c.committer.Urge()
 	}
-	if len(w.Doubted) > 0 {
-		c.tellDoubted(w.Doubted)
+	if doubted := w.Doubted(); len(doubted) > 0 {
+		c.tellDoubted(doubted)
 	}
 	w.Granted()
 }

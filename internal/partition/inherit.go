@@ -32,8 +32,6 @@ type inherited struct {
 	reading bool   // blocks[0]
 	first   uint64 // its first record
 	sum     uint32 // of the fingerprints of those that came
-
-	doubted []ledger.Run
 }
 
 // from returns the first record that waits for a block, or tail if none does.
@@ -110,7 +108,7 @@ func (p *Partition[R, H]) decide(hold bool) {
 	i := &p.inherited
 	b := &i.blocks[0]
 	if !hold {
-		i.doubted = append(i.doubted, ledger.Run{From: b.Runs[0].From, To: b.End()})
+		p.rare.doubted = append(p.rare.doubted, ledger.Run{From: b.Runs[0].From, To: b.End()})
 	}
 	first := i.from(p.tail)
 	i.blocks, i.reading = i.blocks[1:], false
@@ -123,8 +121,8 @@ func (p *Partition[R, H]) decide(hold bool) {
 			p.exit(e)
 			c, bit := p.chunk(seq), uint64(1)<<(seq%span)
 			c.wanted, c.told = c.wanted|bit, c.told|bit // somebody may have been told that it is stored
-			p.mark(seq)
-			p.pass(seq)
+			p.mark(seq, e)
+			p.pass(seq, e)
 		default:
 			p.set(e, queued)
 		}

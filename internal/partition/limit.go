@@ -22,7 +22,10 @@ type Waiter struct {
 
 // Granted wakes the partitions that got room.
 func (w Work) Granted() {
-	for _, g := range w.granted {
+	if w.rare == nil {
+		return
+	}
+	for _, g := range w.rare.granted {
 		g.Wake()
 	}
 }

@@ -226,8 +226,8 @@ func (h *harness) taken(d *Delivery[*modelRec, any]) {
 	if h.m.paused {
 		h.failf("record %d handed out of a paused partition", rec.offset)
 	}
-	if d.Condemned() != rec.doomed {
-		h.failf("record %d: condemned %v, want %v", rec.offset, d.Condemned(), rec.doomed)
+	if h.p.Condemned(d) != rec.doomed {
+		h.failf("record %d: condemned %v, want %v", rec.offset, h.p.Condemned(d), rec.doomed)
 	}
 	if h.m.stopped {
 		h.failf("record %d handed out of a stopped partition", rec.offset)

@@ -84,10 +84,22 @@ type Work struct {
 	Low   bool // what ArmLow waits for has come
 	Moved bool // a record was settled
 	Full  bool // half of MaxUncommitted was used since the last commit: commit early
-	// Doubted has the offsets of marks that did not hold: their records are delivered.
-	Doubted []ledger.Run
 
+	rare *rare // nil if there is none: a Work is returned for each record, and is to be small
+}
+
+// rare is work that few operations cause.
+type rare struct {
+	doubted []ledger.Run
 	granted []*Waiter // those who got room under the shared limit
+}
+
+// Doubted returns the offsets of marks that did not hold: their records are delivered.
+func (w Work) Doubted() []ledger.Run {
+	if w.rare == nil {
+		return nil
+	}
+	return w.rare.doubted
 }
 
 type state uint8
@@ -170,6 +182,7 @@ type Partition[R, H any] struct {
 	low      int              // set by ArmLow; -1 if not armed
 
 	waiter  Waiter
+	rare    rare // what the next Work takes along
 	drained chan struct{}
 }
 
@@ -203,7 +216,8 @@ func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 	if last := p.lastOffset(); offset <= last {
 		return Work{}, fmt.Errorf("offset %d follows offset %d", offset, last)
 	}
-	seq := p.append(entry[R, H]{offset: offset, record: record, size: size, print: print, known: known})
+	seq, e := p.append()
+	e.offset, e.record, e.size, e.print, e.known = offset, record, size, print, known
 	if p.cfg.Bytes != nil {
 		p.cfg.Bytes.Add(int64(size))
 	}
@@ -249,14 +263,13 @@ func (p *Partition[R, H]) full() bool {
 // work decides what the caller must wake. Invariant: while a record can be
 // handed out, a slot is looking for one or all slots are in use.
 func (p *Partition[R, H]) work() Work {
-	w := Work{Timer: p.timer, Doubted: p.inherited.doubted}
-	p.timer, p.inherited.doubted = false, nil
+	w := Work{Timer: p.timer}
+	p.timer = false
 	if p.handsOut() {
 		p.wake(&w)
 	}
 	if p.phase <= running {
-		blocked := p.blocked()
-		if p.low >= 0 && p.nready <= p.low && !blocked {
+		if p.low >= 0 && p.nready <= p.low && !p.blocked() {
 			p.low = -1
 			w.Low = true
 		}
@@ -265,7 +278,11 @@ func (p *Partition[R, H]) work() Work {
 		}
 	}
 	if p.cfg.Limit != nil && p.awake == p.nrunning {
-		w.granted = p.cfg.Limit.passOn(&p.waiter) // no slot here looks for a record
+		p.rare.granted = append(p.rare.granted, p.cfg.Limit.passOn(&p.waiter)...) // no slot here looks for a record
+	}
+	if len(p.rare.granted) > 0 || len(p.rare.doubted) > 0 {
+		w.rare = &rare{doubted: p.rare.doubted, granted: p.rare.granted}
+		p.rare = rare{}
 	}
 	return w
 }

@@ -38,7 +38,7 @@ type Verdict struct {
 
 // Delivery is one handing out of a record. The zero value is ready for Take. It is guarded
 // by the lock of its partition. Handle belongs to the caller: this package returns it with
-// the delivery and does not use it.
+// the delivery and does not use it. There is one per record: its size matters.
 type Delivery[R, H any] struct {
 	Handle H
 
@@ -47,9 +47,7 @@ type Delivery[R, H any] struct {
 	record    R
 	lane      *lane
 	first     int64
-	taken     int64
 	began     atomic.Int64 // 0: no handler has it
-	condemned error
 	attempt   int32
 	status    Status
 	finished  bool
@@ -58,6 +56,7 @@ type Delivery[R, H any] struct {
 	suspect   bool
 	evicted   bool
 	aside     bool // its letter is refused for good
+	condemned bool // see Partition.Condemned
 
 	prev, next *Delivery[R, H]
 }
@@ -74,7 +73,14 @@ func (d *Delivery[R, H]) Record() R     { return d.record }
 func (d *Delivery[R, H]) Attempt() int  { return int(d.attempt) }
 
 // Condemned returns why the record is given up without a handler, or nil. See Condemn.
-func (d *Delivery[R, H]) Condemned() error { return d.condemned }
+func (p *Partition[R, H]) Condemned(d *Delivery[R, H]) error {
+	if !d.condemned {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.condemned[d.seq]
+}
 
 // Begin records that a handler has the record, by Config.Clock. It may be called until the
 // delivery is finished.
@@ -141,9 +147,9 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v Verdict, now int64) (first
 		p.set(e, confirming)
 		p.confirming = append(p.confirming, d.seq)
 		p.want(d.seq)
-		p.mark(d.seq)
+		p.mark(d.seq, e)
 	default:
-		p.done(d.seq)
+		p.done(d.seq, e)
 	}
 	if d.finished {
 		p.settledDrop(d)
@@ -171,16 +177,15 @@ func (p *Partition[R, H]) settledLate() {
 }
 
 // done settles a record.
-func (p *Partition[R, H]) done(seq uint64) {
-	e := p.at(seq)
+func (p *Partition[R, H]) done(seq uint64, e *entry[R, H]) {
 	p.forget(e)
 	p.settledTries(seq)
 	if e.state != confirming {
-		p.mark(seq)
+		p.mark(seq, e)
 	}
 	e.d = nil
 	p.exit(e)
-	p.pass(seq)
+	p.pass(seq, e)
 	if !p.cfg.Committed {
 		p.committed = p.head
 		p.admit()
@@ -203,17 +208,16 @@ func (p *Partition[R, H]) FinishAndTake(d *Delivery[R, H], v Verdict, now int64,
 	defer p.mu.Unlock()
 	version := p.version
 	first, _ = p.settle(d, v, now)
-	granted := p.end(d)
+	p.end(d)
 	timer := p.finish(d, v, now)
 	ok = p.take(next)
 	w = p.after(version)
 	w.Timer = w.Timer || timer
-	w.granted = append(w.granted, granted...)
 	return first, ok, w
 }
 
-// end removes a delivery from those that run, and returns who gets its place.
-func (p *Partition[R, H]) end(d *Delivery[R, H]) (granted []*Waiter) {
+// end removes a delivery from those that run, and gives its place away.
+func (p *Partition[R, H]) end(d *Delivery[R, H]) {
 	d.finished = true
 	p.running.remove(d)
 	p.nrunning--
@@ -228,10 +232,9 @@ func (p *Partition[R, H]) end(d *Delivery[R, H]) (granted []*Waiter) {
 	if d.token {
 		d.token = false
 		if next := p.cfg.Limit.release(); next != nil {
-			granted = append(granted, next)
+			p.rare.granted = append(p.rare.granted, next)
 		}
 	}
-	return granted
 }
 
 func (p *Partition[R, H]) finish(d *Delivery[R, H], v Verdict, now int64) (timer bool) {
@@ -275,7 +278,7 @@ func (p *Partition[R, H]) Abandon(d *Delivery[R, H]) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
-	granted := p.end(d)
+	p.end(d)
 	p.awake--
 	switch e := p.live(d.seq); {
 	case p.phase == closed:
@@ -288,9 +291,7 @@ func (p *Partition[R, H]) Abandon(d *Delivery[R, H]) Work {
 			p.park(d.seq, e.dueAt)
 		}
 	}
-	w := p.after(version)
-	w.granted = append(w.granted, granted...)
-	return w
+	return p.after(version)
 }
 
 // Uncount makes d not count as a delivery: no handler receives it, and its record is given up
@@ -299,7 +300,7 @@ func (p *Partition[R, H]) Uncount(d *Delivery[R, H], reason error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.attempt--
-	d.condemned = reason
+	d.condemned = true
 	if e := p.live(d.seq); e != nil {
 		e.attempt--
 		p.condemn(d.seq, reason)
@@ -344,7 +345,7 @@ func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64)
 			continue
 		}
 		acked = append(acked, Acknowledged{e.offset, e.attempt})
-		p.done(seq)
+		p.done(seq, e)
 		p.enqueue(l)
 	}
 	for _, seq := range rejected {
@@ -376,7 +377,7 @@ func (p *Partition[R, H]) Release(d *Delivery[R, H]) (ok bool, w Work) {
 		if d.aside {
 			p.naside--
 		}
-		p.done(d.seq)
+		p.done(d.seq, p.at(d.seq))
 		if d.finished {
 			d.drop()
 		}

@@ -263,7 +263,7 @@ func (p *Partition[R, H]) Committed(s *Snapshot, waiting bool) Work {
 	p.confirming = slices.DeleteFunc(p.confirming, func(seq uint64) bool {
 		confirmed := s.Covers(seq)
 		if confirmed {
-			p.done(seq)
+			p.done(seq, p.at(seq))
 		}
 		return confirmed
 	})

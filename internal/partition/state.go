@@ -104,7 +104,7 @@ func (p *Partition[R, H]) set(e *entry[R, H], s state) {
 // tried records a delivery that did not settle its record. It is called before the state
 // of the record changes.
 func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v Verdict) {
-	if e.d.condemned != nil {
+	if e.d.condemned {
 		return // it was none
 	}
 	tries := p.tries[seq]
@@ -180,7 +180,7 @@ func (p *Partition[R, H]) Slow(before int64) (oldest *Held, n int) {
 	defer p.mu.Unlock()
 	var first *Delivery[R, H]
 	var since int64
-	for d := p.running.last; d != nil && d.taken <= before && p.phase < closed; d = d.prev {
+	for d := p.running.last; d != nil && p.phase < closed; d = d.prev {
 		began := d.began.Load()
 		if began == 0 || began > before { // nobody has taken it, or not for long
 			continue

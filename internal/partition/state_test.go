@@ -88,12 +88,12 @@ func TestCondemn(t *testing.T) {
 	if own, ok, w := p.Condemn(0, reason, 0); own != nil || !ok || w.Wake+w.Spawn != 1 {
 		t.Fatalf("%v, %v, %+v", own, ok, w)
 	}
-	if _, ok := p.Take(&d); !ok || d.Offset() != 0 || d.Condemned() != reason {
-		t.Fatalf("took %d: %v, %v", d.Offset(), ok, d.Condemned())
+	if _, ok := p.Take(&d); !ok || d.Offset() != 0 || p.Condemned(&d) != reason {
+		t.Fatalf("took %d: %v, %v", d.Offset(), ok, p.Condemned(&d))
 	}
 	p.FinishAndTake(&d, Verdict{Status: Rejected}, 0, &next)
-	if next.Offset() != 1 || next.Condemned() != nil {
-		t.Fatalf("then %d, %v", next.Offset(), next.Condemned())
+	if next.Offset() != 1 || p.Condemned(&next) != nil {
+		t.Fatalf("then %d, %v", next.Offset(), p.Condemned(&next))
 	}
 	if own, ok, _ := p.Condemn(1, reason, 0); own != &next || !ok {
 		t.Errorf("a record with its handler: %v, %v", own, ok)
@@ -136,8 +136,8 @@ func TestCondemnBeforeTheHandlerReturns(t *testing.T) {
 		t.Fatalf("%v, %v", own, ok)
 	}
 	_, ok, _ := p.FinishAndTake(&d, Verdict{}, 1, &next)
-	if !ok || next.Offset() != 0 || next.Condemned() == nil {
-		t.Fatalf("then %v: %d, %v", ok, next.Offset(), next.Condemned())
+	if !ok || next.Offset() != 0 || p.Condemned(&next) == nil {
+		t.Fatalf("then %v: %d, %v", ok, next.Offset(), p.Condemned(&next))
 	}
 }
 
@@ -151,7 +151,7 @@ func TestRejectedByHandKeepsTheError(t *testing.T) {
 	p.FinishAndTake(&d, Verdict{Status: Nacked, DueAt: 1 << 60, Reason: boom}, 0, &next)
 	p.Condemn(0, reason, 0)
 	p.Take(&next)
-	p.Uncount(&next, next.Condemned())
+	p.Uncount(&next, p.Condemned(&next))
 	p.Settle(&next, Verdict{Status: Rejected, Hold: true, Reason: reason}, 0)
 	o := p.Overview().Oldest
 	if o.State != Rejecting || o.Attempt != 1 || o.Rejected != reason || len(o.Tries) != 1 || o.Tries[0].Err != boom {

@@ -89,10 +89,7 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	p.set(e, inFlight)
 	e.named = false
 	e.d = d
-	d.taken, d.condemned = e.since, nil
-	if len(p.condemned) > 0 {
-		d.condemned = p.condemned[seq]
-	}
+	d.condemned = len(p.condemned) > 0 && p.condemned[seq] != nil
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
 	d.first = e.first

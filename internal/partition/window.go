@@ -60,8 +60,8 @@ func (p *Partition[R, H]) live(seq uint64) *entry[R, H] {
 	return nil
 }
 
-// append makes room for one more record.
-func (p *Partition[R, H]) append(e entry[R, H]) (seq uint64) {
+// append adds a queued record, which the caller describes.
+func (p *Partition[R, H]) append() (seq uint64, e *entry[R, H]) {
 	seq = p.tail
 	if seq%span == 0 {
 		if seq/span-p.head/span == uint64(len(p.chunks)) {
@@ -69,11 +69,11 @@ func (p *Partition[R, H]) append(e entry[R, H]) (seq uint64) {
 		}
 		*p.chunk(seq) = chunk[R, H]{entries: p.newEntries()}
 	}
+	e = p.at(seq)
 	e.since = p.clock()
-	*p.at(seq) = e
-	p.counts[e.state]++
+	p.counts[queued]++
 	p.tail++
-	return seq
+	return seq, e
 }
 
 func (p *Partition[R, H]) newEntries() *[span]entry[R, H] {
@@ -106,8 +106,8 @@ func (p *Partition[R, H]) grow() {
 }
 
 // mark makes the next commits say that a record is settled.
-func (p *Partition[R, H]) mark(seq uint64) {
-	c, e := p.chunk(seq), p.at(seq)
+func (p *Partition[R, H]) mark(seq uint64, e *entry[R, H]) {
+	c := p.chunk(seq)
 	c.marked |= 1 << (seq % span)
 	c.sum += e.print
 	p.high = max(p.high, seq+1)
@@ -147,10 +147,10 @@ func (p *Partition[R, H]) advance() {
 }
 
 // pass settles a record that has its mark, and moves the start of the window past settled records.
-func (p *Partition[R, H]) pass(seq uint64) {
+func (p *Partition[R, H]) pass(seq uint64, e *entry[R, H]) {
 	c := p.chunk(seq)
-	p.set(&c.entries[seq%span], settled)
-	p.moved = c.entries[seq%span].since
+	p.set(e, settled)
+	p.moved = e.since
 	if c.settled++; c.settled == span {
 		c.first, c.last = c.entries[0].offset, c.entries[span-1].offset
 		p.free(c)
