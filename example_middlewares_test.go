@@ -90,7 +90,7 @@ func ExampleIsSignal_circuitBreaker() {
 	// Output: open after 16 records; acked: false
 }
 
-// unavailable tells the breaker's own errors: the handler was not called.
+// unavailable reports whether an error is the breaker's own: the handler was not called.
 func unavailable(err error) bool {
 	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
 }

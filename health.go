@@ -147,7 +147,7 @@ func (p *PartitionState) problems(sub *SubscriptionState, now time.Time, slow ti
 	case p.Blocked && (p.InFlight == 0 && still > blockedAfter || p.Slow == nil && still > max(slow, leastStill)):
 		about(ProblemBlocked, old, old.Since, true, "MaxUncommitted is reached behind this record, which is %s", old.Status)
 	case p.Slow == nil && p.Queued > 0 && p.InFlight == 0 && still > max(slow, leastStill):
-		about(ProblemNoProgress, old, p.Moved, true, "%d records wait, and none is settled: this one, which is %s, holds them up", p.Queued, old.Status)
+		about(ProblemNoProgress, old, p.Moved, true, "%d records wait behind this one, which is %s, and none is settled", p.Queued, old.Status)
 	}
 	if limit := max(slow, leastStill); now.Sub(old.Since) > limit {
 		switch old.Status {

@@ -61,7 +61,7 @@ func newHookCalls(ending context.Context, logger watermill.LoggerAdapter) *hookC
 	}
 }
 
-// tell queues the call of a hook, if it is set. It does not wait.
+// tell queues the call of a hook if it is set. It does not wait.
 func tell[E any](s *subscription, name string, hook func(E), event E) {
 	if hook != nil {
 		s.hooks.put(hookCall{name: name, event: event, call: calling(hook)})

@@ -16,7 +16,7 @@ type RecordRef struct {
 	Offset  int64
 	Attempt int
 	// KeyHash is the 64-bit FNV-1a hash of the record's key, of its first 256 bytes: the same
-	// for records with the same key, without telling it. 0 if the record has no key, or the
+	// for records with the same key, which it does not reveal. 0 if the record has no key, or the
 	// key is not at hand.
 	KeyHash uint64
 }

@@ -6,7 +6,7 @@ import "errors"
 // records and partitions. Each may be nil. More hooks may be added to the type.
 //
 // The hooks of a subscription are called one at a time, in the order of the events,
-// from a goroutine of their own. So a hook runs shortly after its event, and it may
+// from a separate goroutine. So a hook runs shortly after its event, and it may
 // block, settle records and call Close. Hooks of different subscriptions may run at
 // the same time.
 //
@@ -32,7 +32,7 @@ type Hooks struct {
 	// Committed is called when Kafka has stored an offset, or marks at the same offset. It may
 	// be called before Settled is for the last records that the commit covers.
 	Committed func(CommittedEvent)
-	// CommitFailed is called when a commit is refused or not answered. The commit is
+	// CommitFailed is called when a commit is refused or gets no response. The commit is
 	// tried again until it succeeds or the partition is released.
 	CommitFailed func(CommitFailedEvent)
 	// Revoked is called when a partition is released, after its drain: on a

@@ -157,9 +157,9 @@ func (c *cell) handle(msg *message.Message) ([]*message.Message, error) {
 
 // call calls a verb from another goroutine.
 func (c *cell) call(v testkit.Verb, d *ackpolicy.Delivery) {
-	answer := make(chan bool)
-	go func() { answer <- v(d) }()
-	verdict := <-answer
+	result := make(chan bool)
+	go func() { result <- v(d) }()
+	verdict := <-result
 	c.verdict = &verdict
 }
 

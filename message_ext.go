@@ -50,7 +50,7 @@ type Delivery struct {
 	kafka   consumer.Delivery // of our subscriber's; filled by its slot
 	sub     *subscription     // nil for a message of another subscriber
 	foreign *foreign          // set if sub is nil
-	ctx     deliveryContext   // of the message; has a lock of its own
+	ctx     deliveryContext   // of the message; has its own lock
 
 	began atomic.Int64 // where somebody asks, see timed; set before the message is sent
 

@@ -69,7 +69,7 @@ func (m *guarded) begin(d *Delivery, policy Policy, handler string) {
 		}
 	}
 	if m.names != nil && handler != "" { // it runs in a Router
-		m.names.answer(handler, m.logger(d))
+		m.names.saw(handler, m.logger(d))
 	}
 }
 
@@ -98,10 +98,10 @@ type roll struct {
 	policies map[string]Policy
 
 	// Guarded by rolls.
-	handlers int // how many the middleware was added to
-	known    int // how many have had a message
-	answered map[string]bool
-	told     bool
+	handlers int             // how many the middleware was added to
+	known    int             // how many have had a message
+	seen     map[string]bool // handlers that have had a message
+	reported bool
 }
 
 // rollWait is how long after a handler's first message further handlers may be added.
@@ -120,19 +120,19 @@ func rollOf(policies map[string]Policy) *roll {
 	defer rolls.Unlock()
 	r := rolls.of[key]
 	if r == nil {
-		r = &roll{policies: policies, answered: map[string]bool{}}
+		r = &roll{policies: policies, seen: map[string]bool{}}
 		rolls.of[key] = r
 	}
 	r.handlers++
 	return r
 }
 
-func (r *roll) answer(handler string, logger watermill.LoggerAdapter) {
+func (r *roll) saw(handler string, logger watermill.LoggerAdapter) {
 	rolls.Lock()
 	defer rolls.Unlock()
 	r.known++
-	r.answered[handler] = true
-	if !slices.ContainsFunc(slices.Collect(maps.Keys(r.policies)), func(name string) bool { return !r.answered[name] }) {
+	r.seen[handler] = true
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(r.policies)), func(name string) bool { return !r.seen[name] }) {
 		r.end()
 	} else if len(r.missing()) > 0 {
 		time.AfterFunc(rollWait, func() { r.call(logger) })
@@ -150,7 +150,7 @@ func (r *roll) end() {
 // message may account for all of them.
 func (r *roll) missing() (names []string) {
 	for _, name := range slices.Sorted(maps.Keys(r.policies)) {
-		if !r.answered[name] {
+		if !r.seen[name] {
 			names = append(names, name)
 		}
 	}
@@ -162,14 +162,14 @@ func (r *roll) missing() (names []string) {
 
 func (r *roll) call(logger watermill.LoggerAdapter) {
 	rolls.Lock()
-	names, told := r.missing(), r.told
-	all, unknown := slices.Sorted(maps.Keys(r.answered)), r.handlers-r.known
+	names, reported := r.missing(), r.reported
+	all, unknown := slices.Sorted(maps.Keys(r.seen)), r.handlers-r.known
 	if len(names) > 0 {
-		r.told = true
+		r.reported = true
 		r.end()
 	}
 	rolls.Unlock()
-	if told || len(names) == 0 {
+	if reported || len(names) == 0 {
 		return
 	}
 	logger.Error("Middleware.Handlers has names that no handler has: their policies are not used",

@@ -27,7 +27,7 @@ import (
 type Subscriber struct {
 	config   SubscriberConfig
 	logger   watermill.LoggerAdapter
-	upstream *kafka.Subscriber        // creates topics and tells their ends
+	upstream *kafka.Subscriber        // creates topics and returns their ends
 	look     time.Duration            // of the watchdog; 0 but in tests
 	stateful []sarama.BalanceStrategy // of the application, for one member each
 

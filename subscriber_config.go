@@ -95,7 +95,7 @@ type SubscriberConfig struct {
 	// many records may lie between the oldest unsettled record and the last delivered
 	// one. 0 means 100,000; Unlimited turns the limit off.
 	MaxUncommitted int
-	// MaxBufferedBytes is how many bytes of records a subscription holds before it
+	// MaxBufferedBytes is how many bytes of records per subscription holds before it
 	// pauses fetching; each record counts 160 bytes more than its content, and each
 	// header 56. Half of it is divided evenly among the assigned partitions. The
 	// other half goes to the partitions that need more, in turn.
@@ -288,7 +288,7 @@ func (o Ordering) lanes() partition.Order {
 func (c *SubscriberConfig) saramaConfigs() (fetch, side *sarama.Config) {
 	fetch = copySarama(c.Kafka.OverwriteSaramaConfig)
 	side = copySarama(c.Kafka.OverwriteSaramaConfig)
-	// Commits and re-reads are answered in milliseconds; a drain must not wait longer.
+	// Commits and re-reads take milliseconds; a drain must not wait longer.
 	side.Net.ReadTimeout = min(side.Net.ReadTimeout, 10*time.Second)
 	return fetch, side
 }

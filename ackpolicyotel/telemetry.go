@@ -9,9 +9,9 @@
 //
 // A span "process TOPIC" lasts as long as the handlers of a delivery. It is a child of the
 // span that produced the record, whose context is in the record's headers, and has a link to
-// it and to the delivery before. How the record is settled is a span of its own, "ack TOPIC"
+// it and to the delivery before. How the record is settled is a separate span, "ack TOPIC"
 // for example, and what handlers and dead letters send has the context of the delivery. So
-// a trace goes on through redeliveries, records that were read again, and dead letters.
+// a trace continues through redeliveries, records that were read again, and dead letters.
 //
 // docs/metrics.md lists spans and metrics.
 package ackpolicyotel

@@ -103,7 +103,7 @@ func produced(n byte) (of trace.SpanContext, header sarama.RecordHeader) {
 	return of, sarama.RecordHeader{Key: []byte("traceparent"), Value: []byte(carrier["traceparent"])}
 }
 
-// A trace goes on through a redelivery and a dead letter: each delivery is a child of the
+// A trace continues through a redelivery and a dead letter: each delivery is a child of the
 // producer's span with a link to the delivery before, settlements are children of their
 // deliveries, and who reads the letter is a child of the delivery that was rejected.
 func TestTraceThroughRedeliveryAndLetter(t *testing.T) {

@@ -13,7 +13,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	live     = desc("live", "1; 0 if only a restart mends a Subscriber: what /livez says.", labelGroup)
+	live     = desc("live", "1; 0 if only a restart fixes a Subscriber: what /livez says.", labelGroup)
 	ready    = desc("ready", "1; 0 if records wait that should not: what /readyz says.", labelGroup)
 	problems = desc("problems", "Problems that Health reports, by code. There is no series without one.", labelGroup, labelTopic, "code")
 	failing  = desc("kafka_failing_seconds", "For how long Kafka has failed a subscription, by symptom. There is no series while it works.", labelGroup, labelTopic, "symptom")

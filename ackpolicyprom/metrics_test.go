@@ -32,7 +32,7 @@ func newMeasured(t *testing.T, o ackpolicyprom.Options) *measured {
 	return m
 }
 
-// consume adds a handler with a Subscriber of its own.
+// consume adds a handler with its own Subscriber.
 func (m *measured) consume(t *testing.T, name, topic string, cfg ackpolicy.SubscriberConfig, h testkit.Handle) *ackpolicy.Subscriber {
 	cfg.Hooks = ackpolicy.JoinHooks(cfg.Hooks, m.metrics.Hooks())
 	sub := testkit.NewSubscriber(t, cfg, m.Log)

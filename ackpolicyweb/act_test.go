@@ -97,7 +97,7 @@ func TestActions(t *testing.T) {
 	}
 }
 
-// Without script the answer is a page that leads back.
+// Without script the response is a page that leads back.
 func TestActionsWithoutScript(t *testing.T) {
 	h := pageOf(newFake("orders", 4), acting)
 	code, body := post(h, form("pause", "partition", "3", "back", "partition"), nil)

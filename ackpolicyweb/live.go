@@ -10,7 +10,7 @@ import (
 // patience is how long a browser may take to read an event.
 const patience = 10 * time.Second
 
-// event is what a page is told: what changes on it, and of when that is.
+// event is what is sent to a page: what changes on it, and the time of that state.
 type event struct {
 	Time    string   `json:"t"`
 	Every   int64    `json:"every"` // ms until the next one

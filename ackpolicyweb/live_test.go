@@ -29,17 +29,17 @@ func stream(t *testing.T, h http.Handler, target string) (next func() event, end
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := http.DefaultClient.Do(r)
+	response, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if kind := answer.Header.Get("Content-Type"); kind != "text/event-stream" {
+	if kind := response.Header.Get("Content-Type"); kind != "text/event-stream" {
 		t.Fatalf("Content-Type: %s", kind)
 	}
 	events, end := make(chan event), make(chan struct{})
 	go func() {
 		defer close(end)
-		lines := bufio.NewScanner(answer.Body)
+		lines := bufio.NewScanner(response.Body)
 		lines.Buffer(nil, 8<<20)
 		for lines.Scan() {
 			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
@@ -56,7 +56,7 @@ func stream(t *testing.T, h http.Handler, target string) (next func() event, end
 	}()
 	t.Cleanup(func() {
 		cancel()
-		_ = answer.Body.Close()
+		_ = response.Body.Close()
 		<-end
 	})
 	return func() event {
@@ -125,6 +125,6 @@ func TestCloseEndsStreams(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(10 * time.Second):
-		t.Fatal("the stream goes on")
+		t.Fatal("the stream continues")
 	}
 }

@@ -83,7 +83,7 @@ func (h *Handler) forget() {
 	h.last = nil
 }
 
-// rate returns how many records a subscription has settled in a second since s.
+// rate returns how many records a subscription has settled per second since s.
 func (s *snapshot) rate(now *snapshot, sub *subscription) float64 {
 	if s == nil || sub.number >= len(s.subscriptions) {
 		return -1

@@ -35,7 +35,7 @@ type happened struct {
 	last       string // more about the last one; it names the record
 }
 
-// Hooks returns what tells the timeline of assignments and revocations, dead letters, failures and
+// Hooks returns the hooks that report to the timeline: assignments and revocations, dead letters, failures and
 // actions: for ackpolicy.JoinHooks. It leaves out Settled and Committed, which are called for each record and
 // each commit.
 func (t *Timeline) Hooks() (h ackpolicy.Hooks) {

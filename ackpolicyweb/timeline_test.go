@@ -9,7 +9,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/ackpolicyweb"
 )
 
-// What the hooks are told is on the page, what happens to many partitions at the same time in one line.
+// What is reported to the hooks is on the page. What happens to many partitions at the same time is one line.
 func TestTimeline(t *testing.T) {
 	line := &ackpolicyweb.Timeline{}
 	hooks := line.Hooks()

@@ -151,7 +151,7 @@ type finder struct {
 	sub   *subscription
 	found []trouble
 
-	// What is told of all partitions together.
+	// What is reported for all partitions together.
 	commits, unmarked, memory []int32
 	commitErr                 error
 	left                      int
@@ -173,9 +173,9 @@ func (f *finder) add(t trouble) {
 // doFor says what to do about a symptom of Kafka.
 var doFor = map[string]string{
 	"connecting":    "Check that the brokers are up and can be reached from here, and the credentials. It is tried again by itself.",
-	"fetching":      "Look at the leaders of these partitions: kafka-topics.sh --describe. The other partitions go on.",
-	"opening":       "Look at the leaders of these partitions: kafka-topics.sh --describe. The other partitions go on.",
-	"committing":    "Check the group's coordinator. Handlers go on until MaxUncommitted is reached; a crash before a commit succeeds delivers records again.",
+	"fetching":      "Look at the leaders of these partitions: kafka-topics.sh --describe. The other partitions continue.",
+	"opening":       "Look at the leaders of these partitions: kafka-topics.sh --describe. The other partitions continue.",
+	"committing":    "Check the group's coordinator. Handlers continue until MaxUncommitted is reached; a crash before a commit succeeds delivers records again.",
 	"reading again": "Records that wait for their next delivery were pushed out of memory, and have to be fetched again. Look at the leaders of these partitions.",
 }
 
@@ -199,7 +199,7 @@ func (f *finder) subscription() {
 		f.add(trouble{
 			ID: "left", Tone: "bad", Kind: "No assignment", Text: "No partition is assigned here: the group rebalances, or Kafka is away.",
 			began: sub.Since, partition: -1,
-			Do: "A member that was killed, or is slow to give its partitions up, holds up all others until its session or the rebalance times out. kafka-consumer-groups.sh --describe --members shows them.",
+			Do: "A member that was killed, or is slow to give up its partitions, delays all others until its session or the rebalance times out. kafka-consumer-groups.sh --describe --members shows them.",
 		})
 	}
 	if sub.of.Closing {

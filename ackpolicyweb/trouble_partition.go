@@ -67,7 +67,7 @@ func (f *finder) partition(p *ackpolicy.PartitionState, records []ackpolicy.Reco
 
 func (f *finder) slow(p *ackpolicy.PartitionState) {
 	f.record(p, held{p.Slow, p.SlowHandlers}, "slow", "bad", "Slow handler", "slow handler", "Its handler has not returned.",
-		"Look at what the handler waits for: a goroutine dump names it. Given up, the record is settled at once, and what waits behind it goes on when the handler returns.")
+		"Look at what the handler waits for: a goroutine dump names it. Given up, the record is settled at once, and what waits behind it continues when the handler returns.")
 }
 
 func (f *finder) nacked(p *ackpolicy.PartitionState, of held) {
@@ -192,12 +192,12 @@ func (f *finder) paused(p *ackpolicy.PartitionState) {
 			t.Text += " before " + name(sub.Topic, p.Partition, p.Oldest.Offset) + " is settled"
 		}
 		t.Text += "."
-		t.Do = "See the record that holds the partition. If commits fail, it goes on once one succeeds."
+		t.Do = "See the record that holds the partition. If commits fail, it continues once one succeeds."
 		f.add(t)
 	}
 	if p.Held {
 		t.ID, t.Tone, t.Kind, t.word = fmt.Sprintf("%d-paused", p.Partition), "note", "Paused", "paused"
-		t.Text, t.Do, t.began = "Somebody paused it: nothing is fetched or handed out. What runs goes on.", "Resume it when you are done. The log says who paused it.", time.Time{}
+		t.Text, t.Do, t.began = "Somebody paused it: nothing is fetched or handed out. What runs continues.", "Resume it when you are done. The log says who paused it.", time.Time{}
 		if f.h.options.AllowActions != nil {
 			t.Act = &actions{ID: fmt.Sprintf("t-%d-%s", sub.number, t.ID), Subscriber: sub.owner, Topic: sub.Topic, Partition: p.Partition, Record: t.Record, Resume: true}
 		}

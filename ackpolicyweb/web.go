@@ -1,4 +1,4 @@
-// Package ackpolicyweb is a page that shows what a process does with its Kafka records: which one holds up which
+// Package ackpolicyweb is a page that shows what a process does with its Kafka records: which one blocks which
 // partition, since when, on which attempt and with which error, and what to do about it.
 //
 //	mux.Handle("/ackpolicy/", auth(ackpolicyweb.New(ackpolicyweb.Options{
@@ -52,7 +52,7 @@ type Options struct {
 	// ShowKeys shows the keys of records. Without it a key has a code that is the same on the whole
 	// page, and another one after a restart.
 	ShowKeys bool
-	// Timeline shows what happened lately, as its hooks are told. nil leaves it out.
+	// Timeline shows what was reported lately to its hooks. nil leaves it out.
 	Timeline *Timeline
 	// Refresh is how often the page changes; 0 is a second, and two beyond 100 partitions.
 	Refresh time.Duration
@@ -87,7 +87,7 @@ func New(options Options) *Handler {
 }
 
 // Close ends the streams of open pages, which http.Server.Shutdown would wait for: give it to
-// http.Server.RegisterOnShutdown. The handler goes on.
+// http.Server.RegisterOnShutdown. The handler continues.
 func (h *Handler) Close() { h.close.Do(func() { close(h.closed) }) }
 
 // policy lets a page load what comes from this handler, and nothing else.

@@ -62,7 +62,7 @@ func TestHeldRecord(t *testing.T) {
 	want(t, get(t, h, "/"), "Nothing is held, blocked or failing.")
 }
 
-// Each kind of trouble is told, with the record or the partitions that it is about, and an advice.
+// Each kind of trouble is shown, with the record or the partitions that it is about, and an advice.
 func TestTroubles(t *testing.T) {
 	ago := time.Now().Add(-2 * time.Minute)
 	of := func(status ackpolicy.RecordStatus) ackpolicy.RecordState {

@@ -42,7 +42,7 @@ func (a *ackSync) measure(b *bench) (section, error) {
 	p50 := func(l latencies) float64 { return l.P50 }
 	ratio := ratios(figures(syncs, p50), figures(bares, p50))
 	s := section{name: "acksync", about: fmt.Sprintf(
-		"AckSync on a partition with nothing else in flight, beside the round trip of a bare OffsetCommit, in turn, in milliseconds; %d of each a run; medians of the runs", a.samples)}
+		"AckSync on a partition with nothing else in flight, beside the round trip of a bare OffsetCommit, in turn, in milliseconds; %d of each per run; medians of the runs", a.samples)}
 	s.lines = [][]string{{"", "p50", "p99", "max", "p50 ÷ bare", "min–max"}}
 	row := func(name string, of []latencies, ratio ...string) {
 		ms := func(f func(latencies) float64) string { return fmt.Sprintf("%.2f", middle(figures(of, f))) }
@@ -130,7 +130,7 @@ func ackSyncOnce(ctx context.Context, producer *kgo.Client, topic string, messag
 	return time.Since(began), err
 }
 
-// bareCommit commits for a group without members, over a connection of its own.
+// bareCommit commits for a group without members, over a separate connection.
 type bareCommit struct {
 	client       sarama.Client
 	coordinator  *sarama.Broker

@@ -51,7 +51,7 @@ func (c bcase) describe() string {
 	if c.partitions == 1 {
 		partitions = "1 partition"
 	}
-	return fmt.Sprintf("%s; the handler %s, %d at once a partition where the consumer can; %s records of %s B, %s, %s",
+	return fmt.Sprintf("%s; the handler %s, %d at once per partition where the consumer can; %s records of %s B, %s, %s",
 		c.about, c.handler(), c.concurrency, thousands(int(c.records)), thousands(c.size), keys, partitions)
 }
 

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// chartOf draws a group of bars a case, the fastest first. A bar's length is the
+// chartOf draws one group of bars per case, the fastest first. A bar's length is the
 // rate beside the best of its case that read from Kafka; the limit has no bar.
 func chartOf(tables []table) string {
 	const left, width, line, total = 190, 360, 20, 960

@@ -85,7 +85,7 @@ func (c *commits) measure(b *bench) (section, error) {
 	rate := func(r commitsResult) float64 { return r.Rate }
 	ratio := ratios(figures(with, rate), figures(none, rate))
 	s := section{name: "commits", about: fmt.Sprintf(
-		"The Ack policy at a commit interval of %s beside no commits at all; the handler does nothing, in a Router, one record at a time a partition; %s records of %d B, %d partitions; "+
+		"The Ack policy at a commit interval of %s beside no commits at all; the handler does nothing, in a Router, one record at a time per partition; %s records of %d B, %d partitions; "+
 			"medians of %d runs of each, in pairs, and of each pair's ratio", plain(c.interval), thousands(int(c.records)), shape.size, shape.partitions, pairs)}
 	s.lines = [][]string{{"commits", "records/s", "min–max", "CPU s/M", "offsets stored", "ratio", "min–max"}}
 	row := func(name string, rs []commitsResult, ratio ...string) {

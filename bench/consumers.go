@@ -16,7 +16,7 @@ import (
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
 
-// job is what a consumer is given in a process of its own.
+// job is what a consumer is given in a separate process.
 type job struct {
 	Consumer    string
 	Brokers     []string
@@ -25,7 +25,7 @@ type job struct {
 	Records     int64
 	Work        time.Duration // of waiting in the handler
 	Spin        time.Duration // of computing in the handler
-	Concurrency int           // handlers at once, a partition
+	Concurrency int           // handlers at once, per partition
 	Partitions  int
 	Size        int
 	Keys        int
@@ -106,9 +106,9 @@ var consumers = []consumer{
 	{name: "hash lanes", guarantee: "order per key; a crash loses what slower lanes hold", run: hashLanes},
 	{name: "ppc key", guarantee: "at least once, order per key", peer: java},
 	{name: "ppc unordered", guarantee: "at least once", peer: java},
-	{name: "spring record", guarantee: "at least once, order per partition, a commit a record", peer: java},
+	{name: "spring record", guarantee: "at least once, order per partition, one commit per record", peer: java},
 	{name: "spring batch", guarantee: "at least once, order per partition", peer: java},
-	{name: "faststream ack", guarantee: "at least once, order per partition, a commit a record", peer: python},
+	{name: "faststream ack", guarantee: "at least once, order per partition, one commit per record", peer: python},
 	{name: "faststream ack_first", guarantee: "none: loses what a crash interrupts, repeats what was not committed", peer: python},
 }
 

@@ -18,12 +18,12 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 )
 
-// experiment is a bench with flags and a verdict of its own: bench NAME [flags].
+// experiment is a bench with flags and a separate verdict: bench NAME [flags].
 type experiment struct {
 	name, about string
 	run         func(args []string) error
-	// child is the part that runs in a process of its own, if there is one. What it
-	// answers is handed back as JSON.
+	// child is the part that runs in a separate process, if there is one. What it
+	// returns is handed back as JSON.
 	child func(spec []byte) (any, error)
 	// study is what is published with the cases' tables. It is nil, or run runs it.
 	study func() study
@@ -37,9 +37,9 @@ func experiments() []experiment {
 		studied("latency", "from when a record was due to be sent to its handler's start, at a fixed rate", newLatency, timedChild),
 		studied("skew", "a hot key and cold ones: a queue a key beside lanes by hash", newSkew, nil),
 		studied("siblings", "fast partitions beside a slow one, and alone", newSiblings, siblingsChild),
-		studied("scale", "processor time a record over numbers of keys and of partitions", newScale, nil),
+		studied("scale", "processor time per record over numbers of keys and of partitions", newScale, nil),
 		studied("acksync", "AckSync on an idle partition beside a bare OffsetCommit", newAckSync, nil),
-		studied("commits", "commits once a second beside none", newCommits, commitsChild),
+		studied("commits", "commits once per second beside none", newCommits, commitsChild),
 	}
 }
 
@@ -62,9 +62,9 @@ func runExperiment() (code int, ok bool) {
 	}
 	var err error
 	if isChild {
-		var answer any
-		if answer, err = all[i].child([]byte(os.Getenv(specEnv))); err == nil {
-			err = json.NewEncoder(os.Stdout).Encode(answer)
+		var result any
+		if result, err = all[i].child([]byte(os.Getenv(specEnv))); err == nil {
+			err = json.NewEncoder(os.Stdout).Encode(result)
 		}
 	} else {
 		err = all[i].run(os.Args[2:])
@@ -86,18 +86,18 @@ func printExperiments() {
 func brokersFromEnv() ([]string, error) {
 	brokers := os.Getenv("KAFKA_BROKERS")
 	if brokers == "" {
-		return nil, errors.New("KAFKA_BROKERS is not set: run it through scripts/kafka.sh, as README.md tells")
+		return nil, errors.New("KAFKA_BROKERS is not set: run it through scripts/kafka.sh, as README.md says")
 	}
 	return strings.Split(brokers, ","), nil
 }
 
 const readyLine = "ready"
 
-// ready tells the parent, from the child, that the measurement may begin.
+// ready reports to the parent, from the child, that the measurement may begin.
 func ready() { fmt.Println(readyLine) }
 
-// inChild runs an experiment's child and answers its result. onReady, which may be
-// nil, is called in a goroutine of its own once the child says that it is ready.
+// inChild runs an experiment's child and returns its result. onReady, which may be
+// nil, is called in a separate goroutine once the child says that it is ready.
 func inChild[R any](name string, spec any, timeout time.Duration, onReady func(ctx context.Context) error) (result R, err error) {
 	text, err := json.Marshal(spec)
 	if err != nil {

@@ -119,7 +119,7 @@ func (h *hashSubscriber) ConsumeClaim(s sarama.ConsumerGroupSession, c sarama.Co
 	return nil
 }
 
-// deliver sends the record until it is acked, and answers false where the session ends first.
+// deliver sends the record until it is acked, and returns false if the session ends first.
 func (h *hashSubscriber) deliver(ctx context.Context, record *sarama.ConsumerMessage) bool {
 	for {
 		msg, err := kafka.DefaultMarshaler{}.Unmarshal(record)

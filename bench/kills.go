@@ -31,7 +31,7 @@ type kills struct {
 // killLoad is what comes, and what handlers do with it.
 type killLoad struct {
 	Kills       int // of each consumer, over all its runs
-	Rate        int // records a second
+	Rate        int // records per second
 	Least, Most time.Duration
 }
 
@@ -45,11 +45,11 @@ func newKills() study {
 
 func (k *kills) flags(set *flag.FlagSet) {
 	set.IntVar(&k.slow.Kills, "kills", k.slow.Kills, "kills of each consumer, over all its runs")
-	set.IntVar(&k.slow.Rate, "rate", k.slow.Rate, "records a second")
+	set.IntVar(&k.slow.Rate, "rate", k.slow.Rate, "records per second")
 	set.DurationVar(&k.slow.Least, "least", k.slow.Least, "the shortest handler")
 	set.DurationVar(&k.slow.Most, "most", k.slow.Most, "the longest handler")
 	set.IntVar(&k.fast.Kills, "fast-kills", k.fast.Kills, "kills at the high rate, with handlers that do nothing; 0: none")
-	set.IntVar(&k.fast.Rate, "fast-rate", k.fast.Rate, "the high rate, records a second")
+	set.IntVar(&k.fast.Rate, "fast-rate", k.fast.Rate, "the high rate, records per second")
 	set.IntVar(&k.members, "members", k.members, "processes in the group")
 	set.IntVar(&k.partitions, "partitions", k.partitions, "partitions")
 	set.IntVar(&k.keys, "keys", k.keys, "keys")
@@ -57,9 +57,9 @@ func (k *kills) flags(set *flag.FlagSet) {
 	set.Uint64Var(&k.seed, "seed", k.seed, "of durations, keys, and who is killed when")
 }
 
-// killConsumers are those that are compared. told is a hook that is called for each offset that is stored.
-func killConsumers(told func(ackpolicy.CommittedEvent)) []consumer {
-	hook := func(c *ackpolicy.SubscriberConfig) { c.Hooks.Committed = told }
+// killConsumers are those that are compared. stored is a hook that is called for each offset that is stored.
+func killConsumers(stored func(ackpolicy.CommittedEvent)) []consumer {
+	hook := func(c *ackpolicy.SubscriberConfig) { c.Hooks.Committed = stored }
 	policy := router(ackpolicy.NackOnError.Middleware)
 	return []consumer{
 		{name: "stock router", run: stock(router())},
@@ -219,7 +219,7 @@ func (r *killRun) await(what string, holds func() bool) error {
 			return err
 		}
 	}
-	return fmt.Errorf("%s: waited %v in vain until %s", r.spec.Job.Consumer, limit, what)
+	return fmt.Errorf("%s: gave up after %v, waiting until %s", r.spec.Job.Consumer, limit, what)
 }
 
 // produce sends numbered records at the rate until ctx ends.
@@ -255,7 +255,7 @@ func (r *killRun) produce(ctx context.Context) {
 
 func (k *kills) measure(b *bench) (section, error) {
 	s := section{name: "kills", about: fmt.Sprintf(
-		"One of %d members at work gets a kill -9, and is started again a second later; %d partitions, %s keys, session timeout %s; stock and ackpolicy router handle a record at a time a partition, ackpolicy key 16. "+
+		"One of %d members at work gets a kill -9, and is started again a second later; %d partitions, %s keys, session timeout %s; stock and ackpolicy router handle one record at a time per partition, ackpolicy key 16. "+
 			"Finished again: records whose handlers had finished before a kill, and that came again after it, with how long before the kill the first of them had finished. "+
 			"In flight: records in handlers at a kill. Without a kill: finished records that came again in a rebalance, over the whole run",
 		k.members, k.partitions, thousands(k.keys), plain(k.session))}
@@ -269,7 +269,7 @@ func (k *kills) measure(b *bench) (section, error) {
 			return section{}, err
 		}
 		stock, partition, key := means[0], means[1], means[2]
-		s.want(key <= stock, "at %s records/s by key %.1f finished records come again a kill, at most stock's %.1f wanted", thousands(load.Rate), key, stock)
+		s.want(key <= stock, "at %s records/s by key %.1f finished records come again per kill, at most stock's %.1f wanted", thousands(load.Rate), key, stock)
 		s.want(partition <= stock/2, "at %s records/s by partition %.1f, at most half of stock's %.1f wanted", thousands(load.Rate), partition, stock)
 	}
 	return s, nil

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A record is counted once a kill, for the one that hit the process which had finished it.
+// A record is counted once per kill, for the one that hit the process which had finished it.
 func TestKillJudge(t *testing.T) {
 	j := newKillJudge()
 	began := time.Now()

@@ -30,9 +30,9 @@ func newLatency() study {
 
 func (l *latency) flags(set *flag.FlagSet) {
 	set.StringVar(&l.consumers, "only", l.consumers, "consumers to run, by comma: those in Go")
-	set.Float64Var(&l.rate, "rate", l.rate, "records a second, over all partitions")
+	set.Float64Var(&l.rate, "rate", l.rate, "records per second, over all partitions")
 	set.DurationVar(&l.work, "work", l.work, "the handler's waiting")
-	set.IntVar(&l.concurrency, "concurrency", l.concurrency, "handlers at once, a partition")
+	set.IntVar(&l.concurrency, "concurrency", l.concurrency, "handlers at once, per partition")
 	set.IntVar(&l.partitions, "partitions", l.partitions, "partitions")
 	set.IntVar(&l.keys, "keys", l.keys, "distinct keys")
 	set.IntVar(&l.size, "size", l.size, "bytes of a record's value")
@@ -48,7 +48,7 @@ func (l *latency) measure(b *bench) (section, error) {
 		if c, err := find(w); err != nil {
 			return section{}, err
 		} else if c.run == nil || strings.HasPrefix(w, "memory") {
-			return section{}, fmt.Errorf("-only: %s cannot tell when a record was due", w)
+			return section{}, fmt.Errorf("-only: %s does not know when a record was due", w)
 		}
 	}
 	results := map[string][]timedResult{}
@@ -69,7 +69,7 @@ func (l *latency) measure(b *bench) (section, error) {
 	}
 	s := section{name: "latency", about: fmt.Sprintf(
 		"From when a record was due to be sent to its handler's start, in milliseconds; %s records/s for %s, evenly over %d partitions, sent by a producer beside; "+
-			"the handler waits %s, %d at once a partition where the consumer can; medians of the runs, with the lowest and the highest p99 beside",
+			"the handler waits %s, %d at once per partition where the consumer can; medians of the runs, with the lowest and the highest p99 beside",
 		thousands(int(l.rate)), plain(l.run), l.partitions, plain(l.work), l.concurrency)}
 	s.lines = [][]string{{"consumer", "p50", "p99", "p99.9", "max", "p99 min–max"}}
 	for _, w := range who {

@@ -3,10 +3,10 @@
 //	scripts/kafka.sh run -- go -C bench run . -case noop
 //	scripts/kafka.sh run -- go -C bench run . parked
 //
-// Every consumer runs in a process of its own, in turn, several times. A figure is
+// Every consumer runs in a separate process, in turn, several times. A figure is
 // the median of the runs, with the lowest and the highest beside it. The rate is
 // counted from the first record to the last, or to -limit; CPU and memory are the
-// whole process's. README.md tells more.
+// whole process's. See README.md.
 package main
 
 import (
@@ -28,7 +28,7 @@ import (
 
 // result is what a run prints, as JSON.
 type result struct {
-	Rate      float64 // records a second
+	Rate      float64 // records per second
 	Allocs    float64 // a record
 	CPUMicros float64 // a record
 	PeakMiB   float64
@@ -81,7 +81,7 @@ func parent() error {
 	}
 	brokers := os.Getenv("KAFKA_BROKERS")
 	if brokers == "" {
-		return errors.New("KAFKA_BROKERS is not set: run it through scripts/kafka.sh, as README.md tells")
+		return errors.New("KAFKA_BROKERS is not set: run it through scripts/kafka.sh, as README.md says")
 	}
 	b := &bench{
 		brokers: strings.Split(brokers, ","), runs: *runs, timeout: *timeout,
@@ -127,7 +127,7 @@ func child(text string) error {
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
-// measure runs a consumer to the job's end and answers the figures. It does not wait
+// measure runs a consumer to the job's end and returns the figures. It does not wait
 // for the consumer to close: the process ends. each is the handler, if it is not the
 // meter's own.
 func measure(j job, run func(context.Context, job, *meter) error, each func(*meter, []byte)) (result, error) {
@@ -224,7 +224,7 @@ func (j job) command() ([]string, error) {
 	return []string{self}, err
 }
 
-// start runs a job in a process of its own.
+// start runs a job in a separate process.
 func (b *bench) start(j job) (result, error) {
 	text, err := json.Marshal(j)
 	if err != nil {

@@ -26,8 +26,8 @@ func (b *bench) markdown(chart string) string {
 
 %s, %d cores shared with the broker. %s.
 
-Each consumer ran %s in a process of its own, in turn on one broker, to its last record or for %s. A rate is the median, with the lowest and the highest beside it, from the first record to the last.
-*× stock* is the rate beside watermill-kafka's, *%% of limit* beside the same handler fed from memory; *CPU s/M* are processor seconds a million records, *allocs* allocations a record (Go only), *peak* the process's largest resident size.
+Each consumer ran %s in a separate process, in turn on one broker, to its last record or for %s. A rate is the median, with the lowest and the highest beside it, from the first record to the last.
+*× stock* is the rate beside watermill-kafka's, *%% of limit* beside the same handler fed from memory; *CPU s/M* are processor seconds per million records, *allocs* allocations per record (Go only), *peak* the process's largest resident size.
 `, time.Now().Format("2 January 2006"), runtime.NumCPU(), strings.Join(b.versions(), ", "), times(b.runs), plain(b.limit))
 	if b.uses(java) {
 		fmt.Fprintf(&s, "Those on the JVM were warm: %s of the same work came before, in the same process.\n", plain(b.warm))
@@ -91,7 +91,7 @@ func (b *bench) versions() []string {
 	return out
 }
 
-// broker is the broker's version where scripts/kafka.sh tells.
+// broker is the broker's version if scripts/kafka.sh names it.
 func broker() string {
 	version, err := os.ReadFile(filepath.Join(os.Getenv("ACKPOLICY_KAFKA_STATE"), "version"))
 	if err != nil {

@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// member is a process of a consumer group, the child of an experiment. It tells soakEvents.
+// member is a process of a consumer group, the child of an experiment. It reports soakEvents.
 type member struct {
 	experiment string
 	spec       any
 	number     byte
 	events     *os.File // its end of the pipe
 
-	cmd     *exec.Cmd
-	words   io.WriteCloser
-	answers *bufio.Reader
+	cmd    *exec.Cmd
+	words  io.WriteCloser
+	output *bufio.Reader
 }
 
 // Words of the parent on a member's standard input.
@@ -44,11 +44,11 @@ func (p *member) start() error {
 		if p.words, err = cmd.StdinPipe(); err != nil {
 			return err
 		}
-		answers, err := cmd.StdoutPipe()
+		output, err := cmd.StdoutPipe()
 		if err != nil {
 			return err
 		}
-		p.answers = bufio.NewReader(answers)
+		p.output = bufio.NewReader(output)
 		if err := cmd.Start(); err != nil {
 			return err
 		}
@@ -58,18 +58,18 @@ func (p *member) start() error {
 	return err
 }
 
-// stop ends the session gracefully; the process goes on.
+// stop ends the session gracefully; the process continues.
 func (p *member) stop() error {
 	if _, err := fmt.Fprintln(p.words, memberStop); err != nil {
 		return fmt.Errorf("member %d: %w", p.number, err)
 	}
-	if _, err := p.answers.ReadString('\n'); err != nil {
+	if _, err := p.output.ReadString('\n'); err != nil {
 		return fmt.Errorf("member %d ended: %w", p.number, err)
 	}
 	return nil
 }
 
-// kill ends the process at once. evKilled comes behind all that it told.
+// kill ends the process at once. evKilled comes behind all that it reported.
 func (p *member) kill() error {
 	if err := p.cmd.Process.Kill(); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (p *member) end() error {
 	_ = p.words.Close()
 	late := time.AfterFunc(time.Minute, func() { _ = p.cmd.Process.Kill() })
 	defer late.Stop()
-	_, _ = io.Copy(io.Discard, p.answers)
+	_, _ = io.Copy(io.Discard, p.output)
 	if err := p.cmd.Wait(); err != nil {
 		return errors.Join(fmt.Errorf("member %d", p.number), err)
 	}

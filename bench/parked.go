@@ -54,7 +54,7 @@ func runParked(args []string) error {
 	flags.IntVar(&spec.Records, "records", 200_000, "records")
 	size := flags.Int("size", 10_000, "bytes of a record's value")
 	flags.IntVar(&spec.Partitions, "partitions", 4, "partitions")
-	keys := flags.String("keys", "all,10000", "keys, by comma: a run each; all is one a record")
+	keys := flags.String("keys", "all,10000", "keys, by comma: one run per entry; all is one key per record")
 	flags.DurationVar(&spec.Delay, "delay", 2*time.Minute, "delay of the nack; long enough that all are parked before the first is due")
 	flags.BoolVar(&spec.Manual, "manual", false, "leave the records pending under Manual for the delay instead, then ack them all")
 	flags.Int64Var(&spec.Buffered, "buffered", 64<<20, "MaxBufferedBytes")
@@ -136,7 +136,7 @@ func (r parkedResult) report(v *verdict, spec parkedSpec, limit int64) {
 	v.want(r.Peak < limit<<20, "peak memory %d MiB, wanted below %d", r.Peak>>20, limit)
 }
 
-// parkedBook counts deliveries. It takes a few bytes a record, so that it is the
+// parkedBook counts deliveries. It takes a few bytes per record, so that it is the
 // consumer's memory that is measured.
 type parkedBook struct {
 	spec parkedSpec

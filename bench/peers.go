@@ -20,14 +20,14 @@ import (
 //go:embed peers/java/pom.xml peers/java/src peers/python
 var sources embed.FS
 
-// A language builds its program once a change of its sources, and tells how to start it.
+// A language builds its program once per change of its sources, and returns how to start it.
 type language struct {
 	name     string
 	needs    []string                       // programs on the path
 	build    func(dir string) [][]string    // commands, run in dir
 	command  func(dir string) []string      // that starts the program
 	versions func(dir string) []string      // of what it measures
-	ready    func() (dir string, err error) // builds; the same answer each time
+	ready    func() (dir string, err error) // builds; the same directory each time
 }
 
 var (
@@ -113,7 +113,7 @@ func cacheRoot() (string, error) {
 	return filepath.Join(root, "watermill-ackpolicy", "peers"), nil
 }
 
-// prepare copies the files to a folder of their own and builds them there, unless an
+// prepare copies the files to a separate folder and builds them there, unless an
 // earlier bench has. The folder's name has a hash of the files.
 func prepare(root, name string, files fs.FS, build func(dir string) [][]string) (string, error) {
 	sum, err := hash(files)
@@ -161,7 +161,7 @@ func hash(files fs.FS) (string, error) {
 	return hex.EncodeToString(h.Sum(nil))[:12], err
 }
 
-// reason is the line of a build's output that tells why it failed.
+// reason is the line of a build's output that says why it failed.
 func reason(output string) string {
 	lines := strings.Split(strings.TrimSpace(output), "\n")
 	if i := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, "ERROR") }); i >= 0 {

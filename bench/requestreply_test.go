@@ -18,7 +18,7 @@ import (
 
 type question struct{ N int }
 
-type answer struct{ Twice int }
+type reply struct{ Twice int }
 
 // Watermill's request and reply, here since it needs more modules than the library does: a reply is
 // published as soon as whoever asks has subscribed to the topic of replies, without a group and at its newest offset.
@@ -55,7 +55,7 @@ func TestRequestReply(t *testing.T) {
 		},
 		GenerateSubscribeTopic: func(requestreply.PubSubBackendSubscribeParams) (string, error) { return replies, nil },
 		GeneratePublishTopic:   func(requestreply.PubSubBackendPublishParams) (string, error) { return replies, nil },
-	}, requestreply.BackendPubsubJSONMarshaler[answer]{})
+	}, requestreply.BackendPubsubJSONMarshaler[reply]{})
 	check(err)
 	bus, err := cqrs.NewCommandBusWithConfig(publisher, cqrs.CommandBusConfig{
 		GeneratePublishTopic: func(cqrs.CommandBusGeneratePublishTopicParams) (string, error) { return commands, nil },
@@ -74,7 +74,7 @@ func TestRequestReply(t *testing.T) {
 	})
 	check(err)
 	check(processor.AddHandlers(requestreply.NewCommandHandlerWithResult("twice", backend,
-		func(_ context.Context, q *question) (answer, error) { return answer{2 * q.N}, nil })))
+		func(_ context.Context, q *question) (reply, error) { return reply{2 * q.N}, nil })))
 	ended := make(chan error, 1)
 	go func() { ended <- router.Run(context.Background()) }()
 	defer func() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the published set on a Kafka of its own and writes docs/benchmarks.md and its chart: below half an hour.
+# Runs the published set on its own Kafka and writes docs/benchmarks.md and its chart: below half an hour.
 # Arguments are the bench's: bench/run.sh -runs 1
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -63,10 +63,10 @@ func (s *scale) measure(b *bench) (section, error) {
 		}
 	}
 	out := section{name: "scale", about: fmt.Sprintf(
-		"Processor time a record over keys and partitions, with %d handlers at once over all partitions; %s, the handler %s; %s records of 100 B; medians of the runs, and of what each is beside the mean of its run: "+
+		"Processor time per record over keys and partitions, with %d handlers at once over all partitions; %s, the handler %s; %s records of 100 B; medians of the runs, and of what each is beside the mean of its run: "+
 			"the machine is not as fast in each",
 		s.concurrency, who, shape(1, 1).handler(), thousands(int(s.records)))}
-	out.lines = [][]string{{"keys", "partitions", "handlers a partition", "CPU s/M", "min–max", "× mean", "allocs", "records/s"}}
+	out.lines = [][]string{{"keys", "partitions", "handlers per partition", "CPU s/M", "min–max", "× mean", "allocs", "records/s"}}
 	means := make([]float64, b.runs)
 	for _, rs := range results {
 		for run, r := range rs {

@@ -12,7 +12,7 @@ func (c *bcase) flags(set *flag.FlagSet) {
 	set.Int64Var(&c.records, "records", c.records, "records of the topic")
 	set.DurationVar(&c.work, "work", c.work, "the handler's waiting")
 	set.DurationVar(&c.spin, "spin", c.spin, "the handler's computing")
-	set.IntVar(&c.concurrency, "concurrency", c.concurrency, "handlers at once, a partition")
+	set.IntVar(&c.concurrency, "concurrency", c.concurrency, "handlers at once, per partition")
 	set.IntVar(&c.partitions, "partitions", c.partitions, "partitions of the topic")
 	set.IntVar(&c.size, "size", c.size, "bytes of a record's value")
 	set.IntVar(&c.keys, "keys", c.keys, "distinct keys")

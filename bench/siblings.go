@@ -92,8 +92,8 @@ func (s *siblings) measure(b *bench) (section, error) {
 		return section{}, err
 	}
 	out := section{name: "siblings", about: fmt.Sprintf(
-		"%d partitions whose handler does nothing, alone and beside one whose handler waits %s, all on one broker, in a Router, one record at a time a partition; "+
-			"%s records a partition; records/s of the fast ones; medians of the runs, and of each pair's ratio",
+		"%d partitions whose handler does nothing, alone and beside one whose handler waits %s, all on one broker, in a Router, one record at a time per partition; "+
+			"%s records per partition; records/s of the fast ones; medians of the runs, and of each pair's ratio",
 		s.fast, plain(s.work), thousands(s.records))}
 	out.lines = [][]string{{"consumer", "alone, records/s", "beside, records/s", "beside ÷ alone", "min–max", "CPU s/M alone", "beside", "of the slow one meanwhile"}}
 	for i, w := range s.consumers {
@@ -121,7 +121,7 @@ func (s *siblings) measure(b *bench) (section, error) {
 		out.lines = append(out.lines, []string{w, thousands(int(middle(figures(as, rate)))), thousands(int(middle(figures(bs, rate)))),
 			fmt.Sprintf("%.2f", middle(ratio)), lowHigh(ratio, "%.2f"), cpu(as), cpu(bs), thousands(int(slow))})
 		if i == 0 {
-			out.want(middle(ratio) >= s.least && slow > 0, "beside a slow partition, %s has %.0f%% of the speed that the others have alone, at least %.0f%% wanted; the slow one went on with %.0f records",
+			out.want(middle(ratio) >= s.least && slow > 0, "beside a slow partition, %s has %.0f%% of the speed that the others have alone, at least %.0f%% wanted; the slow one continued with %.0f records",
 				w, 100*middle(ratio), 100*s.least, slow)
 		}
 	}

@@ -47,7 +47,7 @@ const ownLanes, hashedLanes = "ackpolicy key", "hash lanes"
 
 type skewRun struct {
 	timed timedResult
-	full  float64 // records a second from a backlog
+	full  float64 // records per second from a backlog
 }
 
 func (s *skew) measure(b *bench) (section, error) {

@@ -35,7 +35,7 @@ type soak struct {
 	end      func() // ends the producing
 }
 
-// processName tells a member's processes apart: after a kill it has a new one.
+// processName distinguishes a member's processes: after a kill it has a new one.
 type processName struct{ member, kills int }
 
 func (n processName) String() string {
@@ -46,13 +46,13 @@ func runSoak(args []string) error {
 	flags := flag.NewFlagSet("soak", flag.ExitOnError)
 	length := flags.Duration("for", 30*time.Minute, "how long records are produced")
 	members := flags.Int("members", 3, "processes in the group")
-	rate := flags.Int("rate", 1000, "records a second, over both topics")
-	keys := flags.Int("keys", 2000, "keys a topic")
+	rate := flags.Int("rate", 1000, "records per second, over both topics")
+	keys := flags.Int("keys", 2000, "keys per topic")
 	size := flags.Int("size", 200, "bytes of a value")
 	every := flags.Duration("every", 15*time.Second, "mean time between restarts")
 	s := &soak{series: map[processName]*memorySeries{}}
 	flags.BoolVar(&s.kills, "kills", false, "a third of the restarts is a kill -9")
-	flags.IntVar(&s.spec.Partitions, "partitions", 6, "partitions a topic")
+	flags.IntVar(&s.spec.Partitions, "partitions", 6, "partitions per topic")
 	flags.Uint64Var(&s.spec.Seed, "seed", 1, "of outcomes, durations, restarts and keys")
 	ordering := flags.String("ordering", "key", "key or none")
 	flags.BoolVar(&s.spec.Cooperative, "cooperative", false, "cooperative-sticky rebalances instead of eager ones")
@@ -177,10 +177,10 @@ func (s *soak) await(what string, limit time.Duration, holds func() bool) {
 			return
 		}
 	}
-	fmt.Printf("soak: waited %v in vain until %s\n", limit, what)
+	fmt.Printf("soak: gave up after %v, waiting until %s\n", limit, what)
 }
 
-// report prints a line a minute, and looks at the parent's own memory and at records that stand still.
+// report prints one line per minute, and looks at the parent's own memory and at records that stand still.
 func (s *soak) report(ctx context.Context) {
 	sample, line := time.NewTicker(s.spec.Sample), time.NewTicker(time.Minute)
 	defer sample.Stop()
@@ -249,7 +249,7 @@ func (s *soak) verdict() error {
 
 func (s *soak) level(v *verdict, name string, series memorySeries) {
 	if series.short() {
-		fmt.Printf("note:    %s: its %d samples are too few to tell of its memory\n", name, len(series.heap))
+		fmt.Printf("note:    %s: its %d samples are too few to judge its memory\n", name, len(series.heap))
 		return
 	}
 	v.want(!series.rises(), "%s, %s", name, series.text())

@@ -56,7 +56,7 @@ func (j *judge) passed(p *soakPartition, offset int64) {
 	switch {
 	case f != nil && (f.final || f.doubtful):
 	case f != nil && p.killed:
-		// It may have been settled, and the process gone before it told; unless it was not to be.
+		// It may have been settled, and the process gone before it reported that; unless it was not to be.
 		if !f.running && f.verdict == statusNacked && !f.late {
 			j.violation("partition %d: a commit passed offset %d, which was nacked", p.number, offset)
 			p.owing[offset] = true
@@ -66,7 +66,7 @@ func (j *judge) passed(p *soakPartition, offset int64) {
 	}
 }
 
-// belated takes note of what a hook tells of the last owner's records once there is a
+// belated takes note of what a hook reports about the last owner's records once there is a
 // new one: its goroutine came to it only now. done: the record is settled for good, as that; else 0.
 func (j *judge) belated(p *soakPartition, e soakEvent, done int64) bool {
 	if p.owing[e.Offset] && done != 0 {

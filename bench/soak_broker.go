@@ -49,7 +49,7 @@ func (s *soak) produce(ctx context.Context, load soakLoad) error {
 	return cl.Flush(context.Background())
 }
 
-// readLetters tells the judge of each dead letter.
+// readLetters reports each dead letter to the judge.
 func (s *soak) readLetters(ctx context.Context) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(s.spec.Brokers...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeTopics(s.spec.Topics[0]+".dlq", s.spec.Topics[1]+".dlq"))

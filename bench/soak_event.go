@@ -2,8 +2,8 @@ package main
 
 import "encoding/binary"
 
-// What soakEvents tell. Members write them into one pipe, each with a single
-// write and before they go on: so they come in the order in which things happened.
+// What soakEvents report. Members write them into one pipe, each with a single
+// write and before they continue: so they come in the order in which things happened.
 // Those of hooks come just after it.
 const (
 	evStart        = iota + 1 // a handler begins; A: attempt, B: key
@@ -28,7 +28,7 @@ const (
 // Bits of evEnd.
 const (
 	settledLate   = 1 << (8 + iota) // another goroutine settles it, after its handler has returned
-	settledStored                   // AckSync has told that the ack is stored
+	settledStored                   // AckSync has reported that the ack is stored
 )
 
 // Bits of evReleased.

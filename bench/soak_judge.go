@@ -38,7 +38,7 @@ type soakPartition struct {
 	unmarked  int64 // settled records that may come again: releases had no room for their marks
 	letters   int64 // rejected ones that may come again: their letters were not stored before the release, it says
 	open      map[int64]*fate
-	owing     map[int64]bool // a release passed them, and nobody has told yet that they are settled
+	owing     map[int64]bool // a release passed them, and nothing has reported yet that they are settled
 	keys      map[int64]*keyState
 }
 
@@ -167,7 +167,7 @@ func (j *judge) settle(p *soakPartition, e soakEvent) {
 		j.violation("member %d: %d/%d settled, its partition is %s", e.Member, e.Partition, e.Offset, whose(p.owner))
 		return
 	case e.A == statusNacked && (f == nil || e.B < f.attempts):
-		return // a nacked record may come again, and be done, before the hook tells of the nack
+		return // a nacked record may come again, and be done, before the hook reports the nack
 	case f == nil || f.final || e.B != f.attempts:
 		j.violation("member %d: %d/%d settled a second time, or without a delivery (attempt %d %s)", e.Member, e.Partition, e.Offset, e.B, soakStatuses[e.A])
 		return
@@ -258,7 +258,7 @@ func (j *judge) handled(ends []int64) bool {
 	return true
 }
 
-// stored reports whether the offsets that members told of have come to the ends.
+// stored reports whether the offsets that members reported have come to the ends.
 func (j *judge) stored(ends []int64) bool {
 	for n, p := range j.partitions {
 		if p.committed < ends[n] {

@@ -1,12 +1,12 @@
 package main
 
 // letterCount counts a record's rejections and the dead letters seen of it. Either
-// may be told first.
+// may be reported first.
 type letterCount struct{ rejected, letters int }
 
 func (j *judge) reject(id soakRecord) { j.count(id, letterCount{rejected: 1}) }
 
-// letter tells of a dead letter that was read.
+// letter counts a dead letter that was read.
 func (j *judge) letter(id soakRecord) { j.count(id, letterCount{letters: 1}) }
 
 // count forgets a record with a letter for each rejection.
@@ -32,7 +32,7 @@ func (j *judge) storedLetter(p *soakPartition, e soakEvent) {
 }
 
 // checkLetters wants at least one letter a rejected record, and at most one a rejection:
-// whoever is given a record whose letter was not stored rejects it once more.
+// whoever is given a record whose letter was not stored rejects it again.
 func (j *judge) checkLetters() {
 	for id, c := range j.letters {
 		switch {

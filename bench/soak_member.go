@@ -89,7 +89,7 @@ func (m *soakMember) tellOf(kind byte, topic string, partition int32, offset, a 
 	m.tell(soakEvent{Kind: kind, Partition: m.partition(topic, partition), Offset: offset, A: a})
 }
 
-// sample tells the process's memory, after a collection, and how many goroutines the
+// sample reports the process's memory, after a collection, and how many goroutines the
 // last session left: in a session there are as many as it has partitions and work.
 func (m *soakMember) sample() {
 	for range time.Tick(m.Sample) {
@@ -173,7 +173,7 @@ func (m *soakMember) start() (stop func() error, err error) {
 
 var errSoak = errors.New("as the soak wants it")
 
-// handle does with a record what its plan says, and tells it to the judge.
+// handle does with a record what its plan says, and reports it to the judge.
 func (m *soakMember) handle(msg *message.Message, d *ackpolicy.Delivery, manual bool) error {
 	at := soakEvent{Partition: m.partition(d.Topic(), d.Partition()), Offset: d.Offset(), B: int64(decodeStamp(msg.Payload).key)}
 	plan := newSoakPlan(m.Seed, at.Partition, at.Offset, d.Attempt(), manual)

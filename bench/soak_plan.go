@@ -25,7 +25,7 @@ const (
 	actLateReject
 )
 
-// verdict is what becomes of the delivery, as evEnd tells it.
+// verdict is what becomes of the delivery, as evEnd reports it.
 func (p soakPlan) verdict() int64 {
 	switch p.act {
 	case actError, actPanic, actNackAfter:

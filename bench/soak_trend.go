@@ -42,7 +42,7 @@ func (s memorySeries) text() string {
 type trend struct {
 	from, to float64 // the line through the second half, at its ends
 	limit    float64 // what it may rise by
-	short    bool    // too few samples to tell
+	short    bool    // too few samples to judge
 }
 
 const trendSamples = 12 // in the second half, at least
@@ -82,7 +82,7 @@ func (t trend) rises() bool { return !t.short && t.to-t.from > t.limit }
 
 func (t trend) text(unit float64, name string) string {
 	if t.short {
-		return "too short to tell"
+		return "too short to judge"
 	}
 	word := "level"
 	if t.rises() {

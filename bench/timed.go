@@ -17,7 +17,7 @@ import (
 // too (else the omission of a stalled sender would be coordinated with the stall).
 type timed struct {
 	Job     job
-	Rate    float64       // records a second, over all partitions
+	Rate    float64       // records per second, over all partitions
 	WarmUp  time.Duration // at the same rate, not measured
 	For     time.Duration
 	ColdKey uint32 // keys from this number on are cold; 0 is the hot one
@@ -32,7 +32,7 @@ type latencies struct {
 // timedResult has the latencies of all records, those of the hot key, and those of the cold ones.
 type timedResult struct{ All, Hot, Cold latencies }
 
-// run has the consumer start on a topic of its own, and sends once it reads every partition.
+// run has the consumer start on a separate topic, and sends once it reads every partition.
 func (t timed) run(key func(record int64) int64) (timedResult, error) {
 	warm := int64(t.Rate * t.WarmUp.Seconds())
 	total := warm + int64(t.Rate*t.For.Seconds())
@@ -113,8 +113,8 @@ func newTimedBook(spec timed) *timedBook {
 	return &timedBook{spec: spec, all: histogram(), hot: histogram(), cold: histogram()}
 }
 
-// note takes a record whose handler starts now. It answers true with the last one of
-// those that tell that every partition is read.
+// note takes a record whose handler starts now. It returns true with the last one of
+// those that show that every partition is read.
 func (b *timedBook) note(s stamp, now time.Time) (primed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

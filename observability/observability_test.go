@@ -123,7 +123,7 @@ func alerts(t *testing.T) []rulefmt.Rule {
 }
 
 // fired returns the alerts that fire within an hour of these series, in the notation of
-// Prometheus' tests with a value a minute.
+// Prometheus' tests with one value per minute.
 func fired(t *testing.T, series string) []string {
 	t.Helper()
 	storage := promqltest.LoadedStorage(t, "load 1m\n"+series)
@@ -192,7 +192,7 @@ func TestEachAlertFiresForItsFault(t *testing.T) {
 	}
 }
 
-// series writes what a registry has as series that stay as they are; those in grown grow by 1 a minute.
+// series writes what a registry has as series that stay as they are; those in grown grow by 1 per minute.
 func series(t *testing.T, g prometheus.Gatherer, grown string) string {
 	t.Helper()
 	families, err := g.Gather()

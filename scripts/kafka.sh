@@ -24,7 +24,7 @@ readonly default_version=4.4.0
 readonly start_seconds=120 stop_seconds=30
 readonly secure_users=(admin app) secure_password=secret store_password=changeit
 cache=${ACKPOLICY_KAFKA_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/watermill-ackpolicy/kafka}
-# The running cluster: a directory with one subdirectory a broker. `run` exports its own.
+# The running cluster: a directory with one subdirectory per broker. `run` exports its own.
 state=${ACKPOLICY_KAFKA_STATE:-$cache/current}
 
 say() { echo "kafka.sh: $*" >&2; }
@@ -204,7 +204,7 @@ broker_dir() { # N
 	echo "$state/$1"
 }
 
-# Whether the broker's process runs. Where there is a /proc, it tells zombies and reused process ids apart;
+# Whether the broker's process runs. Where there is a /proc, it distinguishes zombies and reused process ids;
 # the script's own name is what a broker has before its exec.
 alive() { # DIR
 	local pid

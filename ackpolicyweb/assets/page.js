@@ -95,7 +95,7 @@
 
 	function lost() {
 		at("dot").className = "dot off";
-		at("lost").textContent = "Not live: no answer since " + at("time").textContent + ". It is tried again.";
+		at("lost").textContent = "Not live: no response since " + at("time").textContent + ". It is tried again.";
 	}
 
 	function open() {
@@ -146,11 +146,11 @@
 		form.dataset.busy = "1";
 		said.textContent = "";
 		try {
-			const answer = await fetch(form.action, {
+			const response = await fetch(form.action, {
 				method: "POST", headers: {Accept: "text/plain"}, body: new URLSearchParams(new FormData(form)),
 			});
-			said.textContent = await answer.text();
-			if (answer.ok) {
+			said.textContent = await response.text();
+			if (response.ok) {
 				for (const d of [form.closest("details")]) if (d) d.open = false;
 				if (!held) open();
 			}

@@ -39,12 +39,12 @@ func page(sub *ackpolicy.Subscriber) ackpolicyweb.Options {
 
 const quiet = "Nothing is held, blocked or failing."
 
-// down is a dead letter destination that is away until it is mended.
-type down struct{ mended <-chan struct{} }
+// down is a dead letter destination that is away until it is fixed.
+type down struct{ fixed <-chan struct{} }
 
 func (d down) Send(context.Context, *sarama.ConsumerMessage, ackpolicy.Letter) error {
 	select {
-	case <-d.mended:
+	case <-d.fixed:
 		return nil
 	default:
 		return errors.New("dead letter topic: no leader")
@@ -55,30 +55,30 @@ func (d down) Send(context.Context, *sarama.ConsumerMessage, ackpolicy.Letter) e
 // about, and goes when it is over.
 func TestStates(t *testing.T) {
 	errProvider := errors.New("payment provider: 503 Service Unavailable")
-	first := func(do func(ctx context.Context, mended <-chan struct{}) error) func(<-chan struct{}) testkit.Handle {
-		return func(mended <-chan struct{}) testkit.Handle {
+	first := func(do func(ctx context.Context, fixed <-chan struct{}) error) func(<-chan struct{}) testkit.Handle {
+		return func(fixed <-chan struct{}) testkit.Handle {
 			return func(m *message.Message, d *ackpolicy.Delivery) error {
 				if d.Offset() != 1 {
 					return nil
 				}
-				return do(m.Context(), mended)
+				return do(m.Context(), fixed)
 			}
 		}
 	}
-	fail := first(func(_ context.Context, mended <-chan struct{}) error {
+	fail := first(func(_ context.Context, fixed <-chan struct{}) error {
 		select {
-		case <-mended:
+		case <-fixed:
 			return nil
 		default:
 			return errProvider
 		}
 	})
-	hang := first(func(ctx context.Context, mended <-chan struct{}) error { return testkit.Until(ctx, mended) })
+	hang := first(func(ctx context.Context, fixed <-chan struct{}) error { return testkit.Until(ctx, fixed) })
 	slow := func(c *ackpolicy.SubscriberConfig) { c.HandlerSlow = time.Second }
 	for name, c := range map[string]struct {
 		options []testkit.Option
 		policy  ackpolicy.Policy
-		handle  func(mended <-chan struct{}) testkit.Handle
+		handle  func(fixed <-chan struct{}) testkit.Handle
 		letters bool
 		sees    []string // of %T, the topic
 	}{
@@ -88,33 +88,33 @@ func TestStates(t *testing.T) {
 		"poison key": {[]testkit.Option{testkit.Ordering(ackpolicy.OrderByKey, 4), fiveTimes}, ackpolicy.NackOnError, fail, false,
 			[]string{"Held: %T/0@1", "attempt 5", errProvider.Error(), "key ada"}},
 		"dead letters down": {nil, ackpolicy.RejectOnError, fail, true, []string{"Dead letter: %T/0@1", "its dead letter is not stored yet", errProvider.Error()}},
-		"pending": {nil, ackpolicy.Manual, func(mended <-chan struct{}) testkit.Handle {
+		"pending": {nil, ackpolicy.Manual, func(fixed <-chan struct{}) testkit.Handle {
 			return func(_ *message.Message, d *ackpolicy.Delivery) error {
 				if d.Offset() != 1 {
 					d.Ack()
 					return nil
 				}
-				go func() { <-mended; d.Ack() }()
+				go func() { <-fixed; d.Ack() }()
 				return nil
 			}
 		}, false, []string{"%T/0 pending"}},
-		"MaxUncommitted": {[]testkit.Option{func(c *ackpolicy.SubscriberConfig) { c.MaxUncommitted = 2 }}, ackpolicy.Manual, func(mended <-chan struct{}) testkit.Handle {
+		"MaxUncommitted": {[]testkit.Option{func(c *ackpolicy.SubscriberConfig) { c.MaxUncommitted = 2 }}, ackpolicy.Manual, func(fixed <-chan struct{}) testkit.Handle {
 			return func(_ *message.Message, d *ackpolicy.Delivery) error {
-				go func() { <-mended; d.Ack() }()
+				go func() { <-fixed; d.Ack() }()
 				return nil
 			}
 		}, false, []string{"Bound reached: %T/0", "MaxUncommitted (2) is reached: nothing more of the partition is handed out before %T/0@0 is settled."}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			topic := testkit.NewTopic(t, 2, testkit.Keyed("bob", "ada", "bob", "ada", "cyd")...)
-			mended := make(chan struct{})
-			mend := sync.OnceFunc(func() { close(mended) })
-			t.Cleanup(mend)
+			fixed := make(chan struct{})
+			fix := sync.OnceFunc(func() { close(fixed) })
+			t.Cleanup(fix)
 			cfg := testkit.Config(brokertest.Group(t), c.options...)
 			if c.letters {
-				cfg.DeadLetter = down{mended}
+				cfg.DeadLetter = down{fixed}
 			}
-			b := open(t, page(consume(t, cfg, topic, c.policy.Middleware, c.handle(mended))))
+			b := open(t, page(consume(t, cfg, topic, c.policy.Middleware, c.handle(fixed))))
 			for i := range c.sees {
 				c.sees[i] = replaceTopic(c.sees[i], topic)
 			}
@@ -123,7 +123,7 @@ func TestStates(t *testing.T) {
 			b.goes("partition?subscriber=0&partition=0&topic=" + topic)
 			b.sees("Window", "What the words mean")
 			b.accessible()
-			mend()
+			fix()
 			b.sees("Nothing holds " + topic + "/0.")
 			b.goes("")
 			b.sees(quiet, "up to date")
@@ -173,7 +173,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// A record is given up on the page, with the keyboard alone, and what waits behind it goes on.
+// A record is given up on the page, with the keyboard alone, and what waits behind it continues.
 func TestReject(t *testing.T) {
 	topic := testkit.NewTopic(t, 1, testkit.Keyed("ada", "ada", "bob")...)
 	cfg := testkit.Config(brokertest.Group(t), testkit.Ordering(ackpolicy.OrderByKey, 4), backoff(time.Hour))
@@ -203,7 +203,7 @@ func TestReject(t *testing.T) {
 	}
 	b.do(chromedp.Focus("#record-0-sum"), chromedp.KeyEvent("\r"))
 	b.do(chromedp.KeyEvent("\t"), chromedp.KeyEvent("order was cancelled"))
-	// The page goes on meanwhile, and takes neither focus nor text away.
+	// The page continues meanwhile, and takes neither focus nor text away.
 	was := eval[string](b, `document.getElementById("time").textContent`)
 	testkit.Eventually(t, "a refresh", func() bool { return eval[string](b, `document.getElementById("time").textContent`) != was })
 	if typed := eval[string](b, `document.activeElement.id + ": " + document.activeElement.value`); typed != "record-0-why: order was cancelled" {

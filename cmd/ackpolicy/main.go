@@ -1,4 +1,4 @@
-// Ackpolicy looks at dead letters and consumer groups of watermill-ackpolicy, and mends them.
+// Ackpolicy looks at dead letters and consumer groups of watermill-ackpolicy, and repairs them.
 //
 //	go install github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy@latest
 //

@@ -13,7 +13,7 @@ import (
 
 const timeout = 30 * time.Second
 
-// look does what somebody on call does: looks, mends, and looks again.
+// look does what somebody on call does: looks, acts, and looks again.
 func look(s *service, at string) error {
 	fmt.Println("\nWaiting until all of the trouble shows:")
 	steps := []struct {
@@ -43,11 +43,11 @@ func look(s *service, at string) error {
 		}
 	}
 
-	fmt.Println("\nThe record that fails is given up by hand, the others are mended:")
+	fmt.Println("\nThe record that fails is rejected by hand, the others are fixed:")
 	if err := s.subscriber.Reject("the example", topic, fails, 0, "XTS is a currency for tests"); err != nil {
 		return err
 	}
-	s.mend()
+	s.fix()
 	for _, step := range []struct {
 		what  string
 		holds func() error

@@ -1,6 +1,6 @@
 // Observability is a service in trouble: one handler hangs, one record fails again and again, and the dead letter
 // destination is down. It looks at itself as somebody on call would, by metrics, probes and the page, checks that
-// all of them name the same records, mends what can be mended by hand, and checks that all of them say that it is over.
+// all of them name the same records, fixes what can be fixed by hand, and checks that all of them say that it is over.
 //
 //	go -C examples/observability run .              # looks at itself, and ends
 //	go -C examples/observability run . -serve :8080 # stays in trouble: open http://localhost:8080/ackpolicy/
@@ -69,7 +69,7 @@ func run(serve string) (err error) {
 		defer stop()
 		fmt.Printf("\nthe page: http://%s/ackpolicy/, until you interrupt it\n", listener.Addr())
 		<-ctx.Done()
-		s.mend()
+		s.fix()
 		return nil
 	}
 	return look(s, "http://"+listener.Addr().String())

@@ -68,7 +68,7 @@ type service struct {
 	page       *ackpolicyweb.Handler
 	archive    archive
 	release    chan struct{} // ends the handler that hangs
-	mend       func()
+	fix        func()
 }
 
 func newService(brokers []string, logger watermill.LoggerAdapter) (*service, error) {
@@ -84,7 +84,7 @@ func newService(brokers []string, logger watermill.LoggerAdapter) (*service, err
 
 	s := &service{registry: prometheus.NewRegistry(), release: make(chan struct{})}
 	s.archive.down.Store(true)
-	s.mend = sync.OnceFunc(func() {
+	s.fix = sync.OnceFunc(func() {
 		close(s.release)
 		s.archive.down.Store(false)
 	})

@@ -103,7 +103,7 @@ func (s *shop) shipByHand(msg *message.Message) (err error) {
 	case err != nil:
 		d.NackAfter(50 * time.Millisecond)
 	case d.Offset() == 0:
-		go func() { // settled long after the handler returned; the others go on meanwhile
+		go func() { // settled long after the handler returned; the others continue meanwhile
 			<-s.release
 			d.Ack()
 		}()

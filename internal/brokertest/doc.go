@@ -12,7 +12,7 @@
 //   - The shortest session timeout of a classic group is 6 s in both. Both are set to one second here.
 //   - kfake creates topics with 10 partitions, and none that are merely asked for. Here it is set to what Kafka's
 //     images do: one partition, and created.
-//   - OffsetFetch for a group that the broker has never heard of fails with GROUP_ID_NOT_FOUND. Kafka answers, without
+//   - OffsetFetch for a group that the broker has never heard of fails with GROUP_ID_NOT_FOUND. Kafka responds without
 //     an error, that nothing is stored. [Committed] returns -1 for both.
 //   - kfake stores a commit at once. Kafka 4's coordinator holds it back for some 5 ms, to write several together.
 //   - The first use of a group on a fresh Kafka waits until its offsets topic exists, about half a second.

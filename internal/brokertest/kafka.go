@@ -53,7 +53,7 @@ func withAdmin(addrs []string, do func(sarama.ClusterAdmin) error) error {
 	})
 }
 
-// retry goes on while a leader or a coordinator is only on its way: sarama gives up after one retry for the former, and
+// retry continues while a leader or a coordinator is only on its way: sarama gives up after one retry for the former, and
 // at once while the latter loads the offsets.
 func retry(do func() error) error {
 	for deadline := time.Now().Add(retryTimeout); ; time.Sleep(pollInterval) {
@@ -68,7 +68,7 @@ func retry(do func() error) error {
 	}
 }
 
-// CreateTopic creates a topic, with settings like "cleanup.policy=compact", and waits until the leaders of its partitions answer.
+// CreateTopic creates a topic, with settings like "cleanup.policy=compact", and waits until the leaders of its partitions respond.
 func CreateTopic(addrs []string, topic string, partitions int32, settings ...string) error {
 	detail := sarama.TopicDetail{NumPartitions: partitions, ReplicationFactor: -1, ConfigEntries: map[string]*string{}}
 	for _, setting := range settings {
@@ -191,7 +191,7 @@ func CommittedAll(addrs []string, group, topic string) (map[int32]int64, error) 
 func committed(addrs []string, group string, partitions map[string][]int32, each func(string, int32, int64)) error {
 	err := withAdmin(addrs, func(admin sarama.ClusterAdmin) error {
 		resp, err := admin.ListConsumerGroupOffsets(group, partitions)
-		if errors.Is(err, sarama.ErrGroupIDNotFound) { // kfake; Kafka answers that nothing is stored
+		if errors.Is(err, sarama.ErrGroupIDNotFound) { // kfake; Kafka responds that nothing is stored
 			return nil
 		}
 		if err != nil {
@@ -290,7 +290,7 @@ func Members(addrs []string, group string) (members int, state string, err error
 		}
 		i := slices.IndexFunc(groups, func(g *sarama.GroupDescription) bool { return g.GroupId == group })
 		if i < 0 {
-			return errors.New("not in the answer")
+			return errors.New("not in the response")
 		}
 		members, state = len(groups[i].Members), groups[i].State
 		if groups[i].Err != sarama.ErrNoError {

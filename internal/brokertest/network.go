@@ -78,7 +78,7 @@ func (n *Network) Heal() {
 }
 
 // Delay makes what clients send arrive later by d, in order, what is under way included. A long delay is a stall:
-// writes go on succeeding, and no answer comes.
+// writes continue succeeding, and no response comes.
 func (n *Network) Delay(d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -115,7 +115,7 @@ func (n *Network) due(sent time.Time) time.Duration {
 	return time.Until(sent.Add(n.delay))
 }
 
-// conn hands its writes to a goroutine, so that a delay holds up the data and not the writer.
+// conn hands its writes to a goroutine, so that a delay concerns the data and not the writer.
 type conn struct {
 	net.Conn
 	network *Network

@@ -23,8 +23,8 @@ const (
 	firstFetches = 2
 	// assumedRecord is taken for the size of a record before there was one.
 	assumedRecord = 1 << 20
-	// unanswered is how long room is kept for a fetch that does not come back: its broker may be gone.
-	unanswered = 10 * time.Second
+	// patience is how long room is kept for a fetch that does not come back: its broker may be gone.
+	patience = 10 * time.Second
 	// stuckFor is how long what a claim holds stays the same until others no longer wait for it.
 	stuckFor = 10 * time.Second
 )
@@ -236,7 +236,7 @@ func (b *Budget) admit() {
 	now := time.Now()
 	for _, p := range b.portions {
 		p.watch(now)
-		if p.expected > 0 && now.Sub(p.asked) > unanswered {
+		if p.expected > 0 && now.Sub(p.asked) > patience {
 			b.expect(p, 0)
 		}
 	}

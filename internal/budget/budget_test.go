@@ -90,7 +90,7 @@ func TestBudgetTurns(t *testing.T) {
 	}
 }
 
-// What one claim holds does not keep others from their share, nor for ever from more than that.
+// What one claim holds does not keep others from their share, nor forever from more than that.
 func TestBudgetIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, claims := budgeted(2)
@@ -123,10 +123,10 @@ func TestBudgetIsShared(t *testing.T) {
 }
 
 // A fetch that does not come back keeps room for a moment only.
-func TestBudgetOfUnansweredFetches(t *testing.T) {
+func TestBudgetOfFetchesWithoutResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, claims := budgeted(8)
-		time.Sleep(unanswered + 1)
+		time.Sleep(patience + 1)
 		claims[7].Update()
 		if n := opened(claims); n != 2*firstFetches {
 			t.Errorf("%d may fetch", n)

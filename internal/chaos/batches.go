@@ -16,7 +16,7 @@ const (
 // there are enough of them, at intervals, and when the partition drains.
 type batches struct {
 	mu  sync.Mutex
-	all map[<-chan struct{}]*batch // by Draining, which is one an assignment
+	all map[<-chan struct{}]*batch // by Draining, one per assignment
 }
 
 type batch struct {

@@ -23,7 +23,7 @@ var (
 	protocol = flag.String("chaos-protocol", "", "eager or cooperative; both if empty")
 	stock    = flag.Bool("chaos-stock", false, "run watermill-kafka's own Subscriber beside it, for its figures")
 	output   = flag.String("chaos-out", "", "a file to append the summaries to")
-	kept     = flag.String("chaos-judge", "", "the directory of a run that was kept, to judge once more")
+	kept     = flag.String("chaos-judge", "", "the directory of a run that was kept, to judge again")
 	keep     = flag.String("chaos-keep", "", "a directory to leave the ledgers in")
 )
 

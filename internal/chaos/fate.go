@@ -57,7 +57,7 @@ func (j *judge) atMostOnce(id ID, deliveries []*delivery) {
 // letter: a rejected record has one letter, and another one for each crash at most.
 func (j *judge) letter(id ID) {
 	rejected, acked := 0, false
-	again := 0 // owners that may have had it stored in vain: duplicates judges them
+	again := 0 // owners that may have stored it again: duplicates judges them
 	for _, d := range j.records[id] {
 		if _, ok := d.intends(reject); ok {
 			rejected++
@@ -84,14 +84,14 @@ func (j *judge) letter(id ID) {
 }
 
 // duplicates: a settled record is delivered again by another owner only if its last one was lost, and then not if
-// AckSync had answered that its ack is stored; or if the commit had no room for its mark, which the release counts.
+// AckSync had reported that its ack is stored; or if the commit had no room for its mark, which the release counts.
 func (j *judge) duplicates() {
 	if j.Policy == ackpolicy.AckFirst {
 		return
 	}
 	bound := map[*term]bool{}
 	for _, id := range sortedIDs(j.records) {
-		// Where one that has lost its session goes on, the earlier owner is to blame.
+		// Where one that has lost its session continues, the earlier owner is to blame.
 		deliveries := slices.Clone(j.records[id])
 		slices.SortStableFunc(deliveries, func(a, b *delivery) int { return int(a.from - b.from) })
 		for i, d := range deliveries[1:] {
@@ -102,7 +102,7 @@ func (j *judge) duplicates() {
 			at, settled := last.settledAt[id.Offset]
 			switch stored, ok := last.stored(); {
 			case ok && stored < d.at:
-				j.violation(RuleDuplicate, j.about(id), "%v was delivered again to member %d, and AckSync had told member %d that it is stored",
+				j.violation(RuleDuplicate, j.about(id), "%v was delivered again to member %d, and AckSync had reported to member %d that it is stored",
 					id, d.member, last.member)
 			case last.lost:
 				j.Duplicates++

@@ -127,7 +127,7 @@ func (j *judge) lifeOfTerm(t *term) string {
 
 func ofRecord(e Entry) bool {
 	switch e.Kind {
-	case Produced, Delivered, Done, Call, Answer, Settled, DeadLettered, Unconfirmed:
+	case Produced, Delivered, Done, Call, Returned, Settled, DeadLettered, Unconfirmed:
 		return true
 	}
 	return false

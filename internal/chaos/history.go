@@ -50,7 +50,7 @@ func Load(dir string) (*Record, error) {
 
 const never = math.MaxInt64
 
-// howEnded is what a Revoked tells.
+// howEnded is what a Revoked says.
 type howEnded struct {
 	Clean     bool // its last commit is stored
 	TimedOut  bool
@@ -102,8 +102,8 @@ type delivery struct {
 	end      int64  // when the handler was about to return, or its process was dead; else never
 	verdict  string // of the handler's end
 	calls    []*call
-	settled  string // what the subscriber tells
-	told     int64  // when it told so first
+	settled  string // what the subscriber reports
+	reported int64  // when it first reported so
 	letterAt int64  // when its letter was stored; 0: never
 }
 
@@ -112,13 +112,13 @@ type call struct {
 	*delivery
 	verb     string
 	at, back int64 // back: when it returned; else never
-	answer   bool
+	result   bool
 }
 
-// intends tells when the delivery was about to be settled like that.
+// intends returns when the delivery was about to be settled like that.
 func (d *delivery) intends(verdict string) (at int64, ok bool) {
 	for _, c := range d.calls {
-		if c.back != never && !c.answer && c.verb != ackSync { // refused; AckSync may have acked and not waited
+		if c.back != never && !c.result && c.verb != ackSync { // refused; AckSync may have acked and not waited
 			continue
 		}
 		if c.verb == verdict || (verdict == ack && (c.verb == ackSync || c.verb == ackCumulative)) {
@@ -131,10 +131,10 @@ func (d *delivery) intends(verdict string) (at int64, ok bool) {
 	return 0, false
 }
 
-// stored tells when AckSync had answered that the ack is stored.
+// stored returns when AckSync reported that the ack is stored.
 func (d *delivery) stored() (at int64, ok bool) {
 	for _, c := range d.calls {
-		if c.verb == ackSync && c.answer {
+		if c.verb == ackSync && c.result {
 			return c.back, true
 		}
 	}
@@ -165,7 +165,7 @@ type history struct {
 	*Record
 	byPartition [][]*term
 	records     map[ID][]*delivery
-	closing     map[int]int64 // when a member was told to end
+	closing     map[int]int64 // when a member was asked to end
 	deaths      map[int]int64
 	disturbed   []*disturbance
 	killed      map[int]bool
@@ -252,7 +252,7 @@ func (h *history) readMembers() {
 			h.byPartition[e.Partition] = append(h.byPartition[e.Partition], t)
 			continue
 		case Committed:
-			// The one that a release waited for may be told of after the release.
+			// The one that a release waited for may be reported after the release.
 			if t == nil || (t.released && e.Offset != t.watermark) {
 				early[tk] = append(early[tk], e)
 				continue
@@ -293,13 +293,13 @@ func (h *history) readMembers() {
 			if c.verb == ackCumulative {
 				t.cumulative = append(t.cumulative, c)
 			}
-		case Answer:
+		case Returned:
 			c := d.calls[len(d.calls)-1]
-			c.back, c.answer = e.At, strings.HasSuffix(e.Detail, "true")
+			c.back, c.result = e.At, strings.HasSuffix(e.Detail, "true")
 		case Settled:
 			d.settled = e.Detail
-			if d.told == 0 {
-				d.told = e.At
+			if d.reported == 0 {
+				d.reported = e.At
 			}
 		}
 	}

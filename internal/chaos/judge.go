@@ -27,13 +27,13 @@ const (
 	RuleDuplicate = "duplicate"  // a settled record was delivered again without a crash, or too many were with one
 	RuleDrain     = "drain"      // a record was handed out by an assignment that drained
 	RuleLetter    = "letter"     // a rejected record without a letter, or one too many
-	RuleVerb      = "verb"       // a verb's answer, or what was settled, is not what was asked for
+	RuleVerb      = "verb"       // a verb's result, or what was settled, is not what was asked for
 	RuleSession   = "session"    // a member lost its session, and nobody took it
 	RuleProcess   = "process"    // a member did not end as it should
 	RuleAtMost    = "atmostonce" // a record was delivered twice under AckFirst
 )
 
-// maxExamples bounds how many violations of one rule are told in full.
+// maxExamples bounds how many violations of one rule are shown in full.
 const maxExamples = 4
 
 // Verdict is what the judge finds.
@@ -125,7 +125,7 @@ func (j *judge) session(t *term) {
 	}
 }
 
-// term: no two deliveries of a record at once, none after the release, and verbs answer what is so.
+// term: no two deliveries of a record at once, none after the release, and verbs return what is so.
 func (j *judge) term(t *term) {
 	for _, d := range t.deliveries {
 		switch {
@@ -146,19 +146,19 @@ func (j *judge) term(t *term) {
 }
 
 func (j *judge) call(c *call) {
-	before := c.told > 0 && c.told < c.at
+	before := c.reported > 0 && c.reported < c.at
 	closing, closes := j.closing[c.member]
 	switch {
 	case c.back == never:
 	case c.verb == ackSync && closes && closing < c.back: // it may have to give up: the record stays acked
-	case !c.answer && !c.lost && !c.how.TimedOut && !before:
+	case !c.result && !c.lost && !c.how.TimedOut && !before:
 		j.violation(RuleVerb, j.about(c.ID), "%v: member %d: %s was refused", c.ID, c.member, c.verb)
-	case c.answer && c.released && c.at > c.to && !before:
+	case c.result && c.released && c.at > c.to && !before:
 		j.violation(RuleVerb, j.about(c.ID), "%v: member %d: %s was accepted after the release", c.ID, c.member, c.verb)
 	}
 }
 
-// settlement: what the subscriber tells is what was asked for.
+// settlement: what the subscriber reports is what was asked for.
 func (j *judge) settlement(d *delivery) {
 	want := map[string]string{"acked": ack, "nacked": nack, "rejected": reject}[d.settled]
 	if want == "" {
@@ -174,7 +174,7 @@ func (j *judge) settlement(d *delivery) {
 }
 
 // first: the first delivery of a record in a term is counted on from those of earlier terms, as far as a commit
-// told of them.
+// reported them.
 func (j *judge) first(d *delivery) {
 	earlier := 0
 	for _, other := range j.records[d.ID] {
@@ -205,7 +205,7 @@ func (j *judge) lanes(t *term) {
 			j.violation(RuleOverlap, j.about(d.ID), "%v was delivered to member %d while the handler of %v ran there", d.ID, d.member, before.ID)
 		}
 		at, nacked := before.intends(nack)
-		// When a handler begins does not tell when its record was handed out. But that was not before its lane was free
+		// When a handler begins does not show when its record was handed out. But that was not before its lane was free
 		// and, after a nack, not before the record was due.
 		notBefore := before.end
 		if nacked && d.Offset == before.Offset {

@@ -155,7 +155,7 @@ func TestJudge(t *testing.T) {
 			s.start(0, 0)
 			s.add(0, Call, 0, 1, ackSync)
 			s.handle(0, 1)
-			s.add(0, Answer, 0, 1, ackSync+" true")
+			s.add(0, Returned, 0, 1, ackSync+" true")
 			s.add(0, Done, 0, 1, none)
 			s.done(0)
 		}, []string{RuleOverlap}, nil},
@@ -308,7 +308,7 @@ func TestJudge(t *testing.T) {
 			s.again(1, 1, 2)
 			s.done(1)
 		}, []string{RuleDuplicate}, nil},
-		"a duplicate of what AckSync had told as stored": {2, func(s *story) {
+		"a duplicate of what AckSync had reported as stored": {2, func(s *story) {
 			s.Policy, s.Ordering = ackpolicy.Manual, ackpolicy.Unordered
 			s.assigned(0, 0)
 			s.start(0, 0)
@@ -369,7 +369,7 @@ func TestJudge(t *testing.T) {
 			s.handle(0, 1)
 			s.done(0)
 		}, nil, nil},
-		"a drain is told of late": {2, func(s *story) {
+		"a drain is reported late": {2, func(s *story) {
 			s.assigned(0, 0)
 			s.handle(0, 0)
 			s.revoked(0, 1)
@@ -638,7 +638,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestLife shows what a violation tells.
+// TestLife shows what a violation says.
 func TestLife(t *testing.T) {
 	s := newStory(2)
 	s.assigned(0, 0)

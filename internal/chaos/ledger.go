@@ -57,9 +57,9 @@ const (
 	Revoked   = "revoked"   // the offset is the watermark, the detail how it ended
 	// of a member, about a delivery
 	Delivered    = "delivered"
-	Done         = "done"   // the handler is about to return; the detail is what that does to the record
-	Call         = "call"   // a verb is about to be called; the detail is which
-	Answer       = "answer" // it has returned; the detail is "verb true" or "verb false"
+	Done         = "done"     // the handler is about to return; the detail is what that does to the record
+	Call         = "call"     // a verb is about to be called; the detail is which
+	Returned     = "returned" // from the verb; the detail is "verb true" or "verb false"
 	Settled      = "settled"
 	DeadLettered = "dead_lettered" // the letter is stored
 	Unconfirmed  = "unconfirmed"

@@ -13,7 +13,7 @@ func TestLedger(t *testing.T) {
 			t.Fatal(err)
 		}
 		ledger.Write(Delivered, ID{3, 5}, 2, "")
-		ledger.Write(Answer, ID{3, 5}, 2, "ack true")
+		ledger.Write(Returned, ID{3, 5}, 2, "ack true")
 		if _, err := ledger.file.WriteString("12345 0 deli"); err != nil { // a crash of the machine
 			t.Fatal(err)
 		}
@@ -33,7 +33,7 @@ func TestLedger(t *testing.T) {
 		e.At = 0
 		got = append(got, e.String())
 	}
-	want := []string{"0 0 delivered 3 5 2 ", "0 0 answer 3 5 2 ack true", "0 1 delivered 3 5 2 ", "0 1 answer 3 5 2 ack true"}
+	want := []string{"0 0 delivered 3 5 2 ", "0 0 returned 3 5 2 ack true", "0 1 delivered 3 5 2 ", "0 1 returned 3 5 2 ack true"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

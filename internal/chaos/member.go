@@ -36,10 +36,10 @@ const (
 	CommandCancel = "cancel" // the end of the context of Router.Run
 )
 
-// running is what a member answers once its Router runs.
+// running is what a member writes once its Router runs.
 const running = "running"
 
-// Main is the main function of a member's process. It answers the exit code.
+// Main is the main function of a member's process. It returns the exit code.
 func Main(membership string) int {
 	var m Membership
 	err := json.Unmarshal([]byte(membership), &m)
@@ -99,7 +99,7 @@ func (m Membership) subscriber(ledger *Ledger, logger watermill.LoggerAdapter) (
 	return ackpolicy.NewSubscriber(cfg, logger)
 }
 
-// hooks write what the library tells.
+// hooks write what the library reports.
 func hooks(l *Ledger) ackpolicy.Hooks {
 	return ackpolicy.Hooks{
 		Assigned: func(e ackpolicy.AssignedEvent) { l.Write(Assigned, ID{e.Partition, e.Start}, 0, "") },
@@ -135,7 +135,7 @@ type worker struct {
 
 	mu       sync.Mutex
 	attempts map[ID]int               // stock: it does not count them
-	watched  map[<-chan struct{}]bool // Draining, which is one an assignment
+	watched  map[<-chan struct{}]bool // Draining, one per assignment
 }
 
 func (w *worker) attempt(id ID) int {
@@ -224,5 +224,5 @@ const (
 func (w *worker) call(d *ackpolicy.Delivery, verb string, do func() bool) {
 	id := ID{d.Partition(), d.Offset()}
 	w.ledger.Write(Call, id, d.Attempt(), verb)
-	w.ledger.Write(Answer, id, d.Attempt(), fmt.Sprintf("%s %t", verb, do()))
+	w.ledger.Write(Returned, id, d.Attempt(), fmt.Sprintf("%s %t", verb, do()))
 }

@@ -65,14 +65,14 @@ func (p *Proxy) serve(conn net.Conn) {
 		return
 	}
 	defer broker.Close()
-	var answers sync.WaitGroup
-	answers.Go(func() {
+	var responses sync.WaitGroup
+	responses.Go(func() {
 		_, _ = io.Copy(conn, broker)
 		_ = conn.Close()
 	})
 	_, _ = io.Copy(broker, reader)
 	_ = broker.Close()
-	answers.Wait()
+	responses.Wait()
 }
 
 // proxied dials through the proxy at that address.

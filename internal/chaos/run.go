@@ -189,7 +189,7 @@ func (f *fleet) member(slot int) *process {
 	return f.members[slot]
 }
 
-// revive starts what has ended by itself, which is told by its Exited, so that the run can go on to its end.
+// revive starts what has ended by itself, which its Exited reports, so that the run can continue to its end.
 func (f *fleet) revive() error {
 	for slot := range slots {
 		if p := f.member(slot); p.gone() {
@@ -204,7 +204,7 @@ func (f *fleet) revive() error {
 
 // awaitStored returns the stored offsets, once they are the ends or it takes too long.
 //
-// A group of kfake may not find together for good: each join begins its rebalance timeout anew, and members whose
+// A group of kfake may not find together for good: each join restarts its rebalance timeout, and members whose
 // connections are gone hold a place. There the members restart all at once if nothing happens for long.
 func (f *fleet) awaitStored(ends []int64) ([]int64, error) {
 	stored := make([]int64, len(ends))
@@ -297,7 +297,7 @@ func readLetters(spec Spec) (map[ID]int, error) {
 	return letters, nil
 }
 
-// origin is the record that a letter tells of.
+// origin is the record of a letter.
 func origin(msg *sarama.ConsumerMessage) (id ID, err error) {
 	for _, h := range msg.Headers {
 		var n int64

@@ -107,7 +107,7 @@ func pick(r *rand.Rand, slot int, graceful bool) Fault {
 	return kinds[r.IntN(len(kinds))]
 }
 
-// Describe lists the actions, one a line.
+// Describe lists the actions, one per line.
 func Describe(actions []Action) string {
 	lines := make([]string, len(actions))
 	for i, a := range actions {

@@ -29,7 +29,7 @@ const (
 	resendSleep   = 20 * time.Millisecond
 )
 
-// Spec is what all members of a run are told. AckFirst is with ConfirmFirst.
+// Spec is what all members of a run are given. AckFirst is with ConfirmFirst.
 type Spec struct {
 	Seed           uint64
 	Protocol       string

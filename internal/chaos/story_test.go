@@ -73,14 +73,14 @@ func (s *story) revokedSo(member int, watermark int64, how howEnded) {
 	s.add(member, Revoked, watermark, 0, how.String()+" cause")
 }
 
-// draining tells that the drain has begun, by a delivery of the assignment.
+// draining reports that the drain has begun, by a delivery of the assignment.
 func (s *story) draining(member int, offset int64, attempt int) {
 	s.add(member, Draining, offset, attempt, "")
 }
 
-func (s *story) verb(member int, offset int64, verb, answer string) {
+func (s *story) verb(member int, offset int64, verb, result string) {
 	s.add(member, Call, offset, 1, verb)
-	s.add(member, Answer, offset, 1, verb+" "+answer)
+	s.add(member, Returned, offset, 1, verb+" "+result)
 }
 
 // done ends a story well.

@@ -3,7 +3,7 @@
 // It sends OffsetCommit itself, over its own connection to the group's coordinator:
 // sarama's session hides most failures of a commit, and on the connection that fetches, a
 // commit waits behind the fetch for up to a second. There is one request at a time. It
-// contains everything that is due, like a database's group commit, and its answer serves
+// contains everything that is due, like a database's group commit, and its response serves
 // all who wait for it.
 package commit
 
@@ -41,7 +41,7 @@ type Config struct {
 	// generation does not end it.
 	Cooperative bool
 	// Abort closes the client's connections; the client may open new ones. It ends a
-	// request whose answer nobody can wait for any longer. It may be nil.
+	// request whose response nobody can wait for any longer. It may be nil.
 	Abort func()
 
 	// Tried is called for each partition after each request, with nil if the commit is
@@ -49,7 +49,7 @@ type Config struct {
 	// without this member. Both are called from the committer's goroutine and must be quick.
 	Tried  func(topic string, partition int32, offset int64, err error)
 	Fenced func(topic string, partition int32, offset int64, err error)
-	// PutBack is called when a commit without an answer was found to have replaced the
+	// PutBack is called when a commit without a response was found to have replaced the
 	// stored offset, since it was processed after a later one. It is repaired.
 	PutBack func(topic string, partition int32, found, wanted int64)
 	// Committed and Failed are called for each partition in the order of events, from
@@ -61,7 +61,7 @@ type Config struct {
 }
 
 // linger is how long a commit waits for handlers that are about to wait for it too: many
-// small commits are not answered faster.
+// the response to a small commit comes no sooner.
 const linger = time.Millisecond
 
 // Committer sends the commits for the partitions of one session. Close ends it.
@@ -105,7 +105,7 @@ func New(cfg Config, session Session) *Committer {
 const closePatience = 500 * time.Millisecond
 
 // Close ends the committer and waits for it. Flush what is to be stored before: a request
-// under way that is not answered soon is cut off. A hook that blocks is left behind after
+// under way that gets no response soon is cut off. A hook that blocks is left behind after
 // a while; its goroutine ends when the hook returns.
 func (c *Committer) Close() {
 	close(c.stop)
@@ -259,9 +259,9 @@ func (c *Committer) commit() {
 	refresh := err != nil
 	for _, d := range dues {
 		cfg := &d.source.cfg
-		o := outcome{snapshot: d.snapshot, text: d.text, generation: generation, sent: sent, answered: sent && err == nil, err: err}
+		o := outcome{snapshot: d.snapshot, text: d.text, generation: generation, sent: sent, responded: sent && err == nil, err: err}
 		if err == nil {
-			o.err = answerFor(errs, cfg.Topic, cfg.Partition)
+			o.err = errorOf(errs, cfg.Topic, cfg.Partition)
 		}
 		attempt, left := d.source.landed(o)
 		switch {
@@ -304,7 +304,7 @@ func (c *Committer) Abandon(cause error) {
 // (offset.metadata.max.bytes).
 func (c *Committer) learn(dues []due, errs map[string]map[int32]sarama.KError) {
 	for _, d := range dues {
-		if answerFor(errs, d.source.cfg.Topic, d.source.cfg.Partition) == sarama.ErrOffsetMetadataTooLarge {
+		if errorOf(errs, d.source.cfg.Topic, d.source.cfg.Partition) == sarama.ErrOffsetMetadataTooLarge {
 			c.room.Store(min(c.room.Load(), int64(len(d.text)-1)) / 2)
 		}
 	}
@@ -329,11 +329,11 @@ func (c *Committer) fenced(err error, member string, generation int32) bool {
 	return false
 }
 
-// answerPatience is how long a request may take while the last commit of a partition
+// responsePatience is how long a request may take while the last commit of a partition
 // waits, which has only seconds. The next attempt may take twice as long.
-const answerPatience = time.Second
+const responsePatience = time.Second
 
-// overdue records since when the current request has had no answer.
+// overdue records since when the current request has had no response.
 type overdue struct {
 	since atomic.Int64 // nanoseconds since the process started; 0 if nothing is under way
 	cuts  atomic.Int32 // consecutive requests that were cut off
@@ -354,7 +354,7 @@ func (o *overdue) begin() (end func()) {
 // hurry cuts off a request that is overdue. It is called repeatedly while a last commit is awaited.
 func (c *Committer) hurry() {
 	now, since := int64(time.Since(processStart)), c.request.since.Load()
-	if since == 0 || now-since < int64(answerPatience<<min(c.request.cuts.Load(), 4)) {
+	if since == 0 || now-since < int64(responsePatience<<min(c.request.cuts.Load(), 4)) {
 		return
 	}
 	if c.request.since.CompareAndSwap(since, now|1) { // only once, although several may wait

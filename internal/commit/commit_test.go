@@ -193,7 +193,7 @@ func deadline(t *testing.T) context.Context {
 	return ctx
 }
 
-// until polls: the committer tells of what it did right after it did it.
+// until polls: the committer reports what it did right after it did it.
 func until(t *testing.T, holds func() bool) {
 	t.Helper()
 	for ctx := deadline(t); !holds(); {
@@ -246,7 +246,7 @@ func TestWaitIsNotEndedByACommitBelowIt(t *testing.T) {
 	b.wantStored(t, 10)
 }
 
-// Whatever the coordinator answers, short of fencing, the commit is tried again.
+// Whatever the coordinator responds, short of fencing, the commit is tried again.
 func TestRetries(t *testing.T) {
 	for _, refusal := range []*kerr.Error{
 		kerr.CoordinatorLoadInProgress, kerr.CoordinatorNotAvailable, kerr.NotCoordinator, kerr.RebalanceInProgress,
@@ -270,7 +270,7 @@ func TestRetries(t *testing.T) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			if !slices.Equal(b.attempts, []int{1, 2, 1, 2}) {
-				t.Errorf("told of the attempts %v", b.attempts)
+				t.Errorf("the attempts reported: %v", b.attempts)
 			}
 		})
 	}
@@ -342,7 +342,7 @@ func TestEndConfirms(t *testing.T) {
 			return nil, nil, false
 		}
 		cuts.Add(1)
-		return nil, errors.New("no answer, the connection is closed"), true
+		return nil, errors.New("no response, the connection is closed"), true
 	})
 	sent := make(chan error, 1)
 	go func() { sent <- b.confirm(3, 3) }()
@@ -409,13 +409,13 @@ func TestWaiterWithoutRoomUrgesNothing(t *testing.T) {
 	dues := b.c.gather()
 	b.s.flies(dues[0].snapshot)
 	b.move(5, 5) // there is something for the next one
-	if _, left := b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, answered: true}); !left || len(b.c.urge) > 0 {
+	if _, left := b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, responded: true}); !left || len(b.c.urge) > 0 {
 		t.Errorf("left out: %v, %d urgent commits", left, len(b.c.urge))
 	}
 	b.move(10, 10) // now the next one covers the record
 	dues = b.c.gather()
 	b.s.flies(dues[0].snapshot)
-	b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, answered: true})
+	b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, responded: true})
 	until(t, func() bool { return !b.waits() })
 }
 

@@ -11,9 +11,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// An answer that does not come is not waited for until the drain's time is up: the
+// A response that does not come is not waited for until the drain's time is up: the
 // commit is tried again on a new connection.
-func TestFlushOutlivesALostAnswer(t *testing.T) {
+func TestFlushOutlivesALostResponse(t *testing.T) {
 	b := newBed(t, true, false)
 	release := make(chan struct{})
 	commits := b.hold(release)
@@ -93,7 +93,7 @@ func TestRefusalOfOnePartition(t *testing.T) {
 	}
 }
 
-// A hook that does not return holds up nobody who waits for a commit, nor the end.
+// A hook that does not return delays neither those who wait for a commit nor the end.
 func TestSlowHook(t *testing.T) {
 	b := newBed(t, true, false)
 	entered, release := make(chan int64, 100), make(chan struct{})
@@ -120,7 +120,7 @@ func TestSlowHook(t *testing.T) {
 		last = <-entered
 	}
 	if last != 51 || n > mostEvents {
-		t.Errorf("the hook was called %d times more, at last with %d", n, last)
+		t.Errorf("the hook was called %d times more, the last time with %d", n, last)
 	}
 }
 

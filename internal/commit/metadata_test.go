@@ -42,7 +42,7 @@ func TestMetadataIsStored(t *testing.T) {
 	}
 }
 
-// A broker that takes less metadata than its default gets less, and the commit goes on.
+// A broker that takes less metadata than its default gets less, and the commit continues.
 func TestMetadataFitsTheBroker(t *testing.T) {
 	for _, room := range []int{1000, 10, 0} {
 		b := newBed(t, true, false)

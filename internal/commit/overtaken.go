@@ -7,11 +7,11 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// settleAfter is how long, after the next answer of the coordinator, a request without an
-// answer may still be processed. docs/design.md has the argument.
+// settleAfter is how long, after the next response of the coordinator, a request without an
+// response may still be processed. docs/design.md has the argument.
 const settleAfter = time.Second
 
-// open describes requests without an answer that may still change what is stored for a
+// open describes requests without a response that may still change what is stored for a
 // partition: their connection is gone, the next commit uses another one, and the broker may
 // process that first. Until the matter is settled, nothing above the lowest of them counts
 // as safely stored.
@@ -19,11 +19,11 @@ type open struct {
 	count      int
 	mark       partition.Mark // of the lowest request
 	generation int32          // the latest generation that they were sent under
-	settles    time.Time      // zero if the coordinator has not answered since
+	settles    time.Time      // zero if the coordinator has not responded since
 }
 
 // errOpen is the error of a last commit whose time is up while the outcome is open.
-var errOpen = errors.New("it is stored, but an earlier commit without an answer may still be processed, and replace it")
+var errOpen = errors.New("it is stored, but an earlier commit without a response may still be processed, and replace it")
 
 func (o *open) add(c outcome) {
 	if o.count == 0 || c.snapshot.Version < o.mark.Version {
@@ -33,8 +33,8 @@ func (o *open) add(c outcome) {
 	o.generation, o.settles = c.generation, time.Time{}
 }
 
-// answered records a commit that is stored, and its generation.
-func (o *open) answered(generation int32, settle time.Duration) {
+// responded records a commit that is stored, and its generation.
+func (o *open) responded(generation int32, settle time.Duration) {
 	switch {
 	case o.count == 0:
 	case generation > o.generation:
@@ -44,7 +44,7 @@ func (o *open) answered(generation int32, settle time.Duration) {
 	}
 }
 
-// readBack reads what is stored for partitions whose requests without an answer had their time.
+// readBack reads what is stored for partitions whose requests without a response had their time.
 func (c *Committer) readBack() {
 	asked := map[string][]int32{}
 	var sources []*Source

@@ -64,7 +64,7 @@ func TestOvertakenCommitIsRepairedByTheFlush(t *testing.T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !slices.Equal(b.putBack, [][2]int64{{3, 6}}) {
-		t.Errorf("told of %v", b.putBack)
+		t.Errorf("reported %v", b.putBack)
 	}
 }
 
@@ -128,19 +128,19 @@ func TestNewerGenerationFencesTheOpenCommit(t *testing.T) {
 	now := func() int32 { return 7 }
 	o := open{}
 	o.add(outcome{snapshot: &partition.Snapshot{}, generation: now()})
-	o.answered(now(), time.Second)
+	o.responded(now(), time.Second)
 	if o.count != 1 || o.settles.IsZero() {
 		t.Errorf("the same generation: %+v", o)
 	}
-	o.answered(now()+1, time.Second)
+	o.responded(now()+1, time.Second)
 	if o.count != 0 {
 		t.Errorf("the next generation: %+v", o)
 	}
 }
 
-// The broker may have stored what it answers so: the record's handler must not run, and
+// The broker may have stored what it gives such a response to: the record's handler must not run, and
 // the record stays acked.
-func TestAmbiguousAnswers(t *testing.T) {
+func TestAmbiguousResponses(t *testing.T) {
 	for refusal, sent := range map[*kerr.Error]bool{
 		kerr.CoordinatorNotAvailable: true, kerr.NotCoordinator: true, kerr.RequestTimedOut: true, kerr.UnknownServerError: true,
 		kerr.CoordinatorLoadInProgress: false, kerr.RebalanceInProgress: false, kerr.TopicAuthorizationFailed: false,
@@ -166,7 +166,7 @@ func TestAmbiguousAnswers(t *testing.T) {
 	}
 }
 
-// Between the answer and what it means for those who wait, nobody takes the commit for
+// Between the response and what it means for those who wait, nobody takes the commit for
 // one that was never sent.
 func TestConfirmHasNoWindow(t *testing.T) {
 	b := newBed(t, true, false)
@@ -176,7 +176,7 @@ func TestConfirmHasNoWindow(t *testing.T) {
 	until(t, b.waits)
 	dues := b.c.gather()
 	b.s.flies(dues[0].snapshot)
-	b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, answered: true})
+	b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, responded: true})
 	b.s.EndConfirms(errors.New("closing"))
 	if err := <-result; err != nil {
 		t.Errorf("the broker has stored it, and the wait ends with: %v", err)

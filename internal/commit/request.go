@@ -10,7 +10,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// send returns the broker's answer for each partition, or the error because of which there
+// send returns the broker's response for each partition, or the error because of which there
 // is none, and whether the request was sent.
 func (c *Committer) send(dues []due, member string, generation int32) (errs map[string]map[int32]sarama.KError, sent bool, err error) {
 	request := sarama.NewOffsetCommitRequest(c.cfg.Client.Config(), c.cfg.Group)
@@ -36,12 +36,12 @@ func (c *Committer) send(dues []due, member string, generation int32) (errs map[
 	return response.Errors, true, nil
 }
 
-var errNoAnswer = errors.New("the broker's answer does not name the partition")
+var errNoResponse = errors.New("the broker's response does not name the partition")
 
-func answerFor(errs map[string]map[int32]sarama.KError, topic string, partition int32) error {
+func errorOf(errs map[string]map[int32]sarama.KError, topic string, partition int32) error {
 	kerr, ok := errs[topic][partition]
 	if !ok {
-		return errNoAnswer
+		return errNoResponse
 	}
 	if kerr == sarama.ErrNoError {
 		return nil
@@ -59,7 +59,7 @@ func isOneOf(err error, codes ...sarama.KError) bool {
 	return false
 }
 
-// refused reports whether an answer proves that nothing was stored: Kafka returns these
+// refused reports whether a response proves that nothing was stored: Kafka returns these
 // codes before it writes. It returns the others, also those about the coordinator, for a
 // failed write too, which may nevertheless be in the log.
 func refused(err error) bool {
@@ -77,7 +77,7 @@ func lasts(err error) bool {
 		sarama.ErrUnsupportedVersion, sarama.ErrInvalidTopic)
 }
 
-// moved reports whether an answer means that another broker is the coordinator.
+// moved reports whether a response means that another broker is the coordinator.
 func moved(err error) bool {
 	return isOneOf(err, sarama.ErrNotCoordinatorForConsumer, sarama.ErrConsumerCoordinatorNotAvailable)
 }
@@ -145,7 +145,7 @@ func fetchOffsets(client sarama.Client, group string, partitions map[string][]in
 	return response, nil
 }
 
-// positionIn returns the position of a partition from an answer.
+// positionIn returns the position of a partition from a response.
 func positionIn(response *sarama.OffsetFetchResponse, topic string, partition int32) (Position, error) {
 	if kerr := response.GroupError(); errors.Is(kerr, sarama.ErrGroupIDNotFound) {
 		return Position{Offset: -1}, nil // a group that never committed

@@ -39,7 +39,7 @@ type Source struct {
 
 	// Guarded by the committer's lock.
 	has      bool           // a commit of this assignment, or the start position, is stored
-	stored   partition.Mark // as of the last answer
+	stored   partition.Mark // as of the last response
 	text     string         // its metadata
 	open     open           // requests that may still replace it
 	flushing bool
@@ -74,7 +74,7 @@ type outcome struct {
 	text       string
 	generation int32 // that it was sent under
 	sent       bool
-	answered   bool
+	responded  bool
 	err        error // nil if it is stored
 }
 
@@ -104,7 +104,7 @@ func (s *Source) landed(o outcome) (attempt int, left bool) {
 	if o.err == nil {
 		s.attempts, s.retryAt = 0, time.Time{}
 		s.has, s.stored, s.text = true, o.snapshot.Mark, o.text
-		s.open.answered(o.generation, s.c.settle)
+		s.open.responded(o.generation, s.c.settle)
 		for _, w := range s.waiters {
 			w.reach &^= underWay
 			w.covered(stored, o.snapshot)
@@ -114,11 +114,11 @@ func (s *Source) landed(o outcome) (attempt int, left bool) {
 		s.serveStored()
 		return 0, left
 	}
-	lost := o.sent && !(o.answered && refused(o.err))
+	lost := o.sent && !(o.responded && refused(o.err))
 	for _, w := range s.waiters {
 		w.failed(lost)
 	}
-	if o.sent && !o.answered {
+	if o.sent && !o.responded {
 		s.open.add(o)
 	}
 	s.attempts++
@@ -226,5 +226,5 @@ func (s *Source) end(cause error) (first bool) {
 	return first
 }
 
-// Told waits a short time for the hooks of the partition's commits to return.
+// Told waits a short time until the hooks of the partition's commits have returned.
 func (s *Source) Told() { s.c.teller.await(&s.told, closePatience) }

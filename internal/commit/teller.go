@@ -18,7 +18,7 @@ type teller struct {
 	done    chan struct{}
 }
 
-// told has the events of one partition.
+// told has the events to report of one partition.
 type told struct{ events []event }
 
 type kind uint8

@@ -206,7 +206,7 @@ func (s *Source) wait(ctx context.Context, w *waiter, settle func() (bool, func(
 func (s *Source) await(ctx context.Context, w *waiter) (error, bool) {
 	var look <-chan time.Time
 	if w.kind == forFlush {
-		ticker := time.NewTicker(answerPatience / 20)
+		ticker := time.NewTicker(responsePatience / 20)
 		defer ticker.Stop()
 		look = ticker.C
 	}

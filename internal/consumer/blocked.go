@@ -29,7 +29,7 @@ type held struct {
 	told   bool
 }
 
-var errUnconfirmed = errors.New("the commit has no answer yet")
+var errUnconfirmed = errors.New("the commit has no response yet")
 
 // watch reports, once per record or commit, what has kept the partition paused for
 // blockedAfter.

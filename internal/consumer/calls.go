@@ -85,7 +85,7 @@ func (c *Claim) underWay(running []*Delivery) (offering bool, named map[int64]st
 
 func (c *Claim) tellLeft(named map[int64]string) {
 	if len(named) == 0 {
-		c.logger.Error("Partition released, but a request is still running", errors.New("a request got no answer in time"), nil)
+		c.logger.Error("Partition released, but a request is still running", errors.New("a request got no response in time"), nil)
 	}
 	for offset, call := range named {
 		c.logger.Error("Partition released, but application code has not returned: it is left behind, and its result is ignored",

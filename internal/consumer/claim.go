@@ -47,9 +47,9 @@ type Claim struct {
 	reader *reread.Reader // nil once all that serves the claim has ended
 	ended  error          // why it ended: set before the partition is closed, read after
 
-	// Closed as the assignment goes on.
+	// Closed as the assignment continues.
 	draining chan struct{} // by the drain, when it begins
-	fenced   chan struct{} // by the committer: the group has gone on without us
+	fenced   chan struct{} // by the committer: the group has continued without us
 	spent    chan struct{} // by the drain, when the partition is no longer ours
 
 	// Whoever carries out the partition's Work sends; see do.

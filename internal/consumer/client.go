@@ -13,7 +13,7 @@ import (
 )
 
 // clients has the clients of a subscription. sarama uses a connection for one request at a
-// time: commits would wait behind a fetch, and a fetch behind a JoinGroup, which is answered
+// time: commits would wait behind a fetch, and a fetch behind a JoinGroup, whose response comes
 // once all members have joined or were given up.
 type clients struct {
 	fetch *fetchClient
@@ -37,8 +37,8 @@ func open(cfg *Config, asked func(partition int32), worked func()) (_ *clients, 
 	c.fetch.side = c.side
 	if cfg.Group != "" {
 		member := narrowed(cfg.Sarama)
-		// A JoinGroup is answered once the slowest member is back, after up to the rebalance
-		// timeout. A shorter read timeout never gets an answer.
+		// A JoinGroup gets its response once the slowest member is back, after up to the rebalance
+		// timeout. A shorter read timeout never gets a response.
 		member.Net.ReadTimeout = max(member.Net.ReadTimeout, member.Consumer.Group.Rebalance.Timeout+5*time.Second)
 		// Callers that ask for the coordinator retry themselves. With retries inside each of
 		// these, nothing would be reported for more than a minute. The heartbeat uses the same
@@ -54,7 +54,7 @@ func open(cfg *Config, asked func(partition int32), worked func()) (_ *clients, 
 	}
 	if !knows(c.fetch, cfg.Topic) {
 		// This creates the topic, if the brokers do that.
-		if err := c.fetch.RefreshMetadata(cfg.Topic); !answered(err) {
+		if err := c.fetch.RefreshMetadata(cfg.Topic); !responded(err) {
 			return nil, err
 		}
 	}
@@ -69,8 +69,8 @@ func knows(client sarama.Client, topic string) bool {
 	return err == nil && slices.Contains(topics, topic)
 }
 
-// answered reports whether a broker has answered, even if it refused the request.
-func answered(err error) bool {
+// responded reports whether a broker has responded, even if it refused the request.
+func responded(err error) bool {
 	var refused sarama.KError
 	return err == nil || errors.As(err, &refused) && !errors.Is(err, sarama.ErrSASLAuthenticationFailed)
 }
@@ -96,7 +96,7 @@ func (c *clients) learn(cfg *Config) error {
 		retry := &cfg.Sarama.Metadata.Retry
 		for attempt := client.Config().Metadata.Retry.Max; ; attempt++ {
 			err := client.RefreshMetadata(cfg.Topic)
-			if answered(err) {
+			if responded(err) {
 				break // what the client does not know of the topic now, it asks for when needed
 			}
 			if attempt >= retry.Max {

@@ -59,6 +59,6 @@ func (s *Subscription) commitFailed(as symptom, partition int32, offset int64, e
 }
 
 func (s *Subscription) putBack(_ string, partition int32, found, wanted int64) {
-	s.cfg.Logger.Info("A commit without an answer was processed after a later one and put the stored offset back: it is stored again",
+	s.cfg.Logger.Info("A commit without a response was processed after a later one and put the stored offset back: it is stored again",
 		watermill.LogFields{"kafka_partition": partition, "kafka_partition_offset": wanted, "stored_offset": found})
 }

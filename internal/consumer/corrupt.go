@@ -11,13 +11,13 @@ import (
 )
 
 // suspicion is the search for a partition with a batch that cannot be decoded. Such a batch
-// makes the whole answer of its broker fail, for all partitions that the broker leads, and
+// makes the whole response of its broker fail, for all partitions that the broker leads, and
 // sarama requests the same again and again. Without the culprit, the others continue.
 type suspicion struct {
 	round atomic.Int64  // the latest search
 	found atomic.Int64  // the latest search that found a culprit
 	began atomic.Int64  // when the latest began
-	turn  chan struct{} // held by the goroutine that fetches: a decoded answer may be large
+	turn  chan struct{} // held by the goroutine that fetches: a decoded response may be large
 }
 
 // suspectAfter is how long a search lasts at least, since all partitions of the broker fail at once.
@@ -80,7 +80,7 @@ func (c *Claim) examineAgain() {
 	}
 }
 
-// decodes reports whether what comes next can be decoded. If the broker does not answer, nothing changes.
+// decodes reports whether what comes next can be decoded. If the broker does not respond, nothing changes.
 func (c *Claim) decodes() bool {
 	offset, reason, err := c.reader.Undecodable(c.draining, c.part.Next())
 	switch {

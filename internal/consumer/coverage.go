@@ -8,7 +8,7 @@ import (
 )
 
 // The leader of a group looks for added partitions and has them assigned. If a static member that
-// was the leader comes back, it gets its old assignment, and sarama is not told that it is the
+// was the leader comes back, it gets its old assignment, and sarama does not learn that it is the
 // leader: then nobody looks. So static members check that all partitions of their topic are assigned.
 
 var errUncovered = errors.New("the group has partitions of the topic assigned to nobody, as happens when they are added while its leader, a static member, is " +

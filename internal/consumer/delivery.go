@@ -59,7 +59,7 @@ func (d *Delivery) reject(reason error) bool {
 // Taken takes note that the application has taken the message.
 func (d *Delivery) Taken() { d.Begin(d.claim.clock.Load()) }
 
-// Settle settles the delivery unless it is settled, see partition.Settle, and tells the Task.
+// Settle settles the delivery unless it is settled, see partition.Settle, and reports it to the Task.
 func (d *Delivery) Settle(v partition.Verdict) partition.Status {
 	c := d.claim
 	v.Fingerprint = c.print(d, v.Status)

@@ -7,7 +7,7 @@ import (
 
 // The offsets after the last record of a partition may have no record for us: control records
 // of transactions, aborted records, what compaction removed. A commit that stays below them
-// would be lag for ever, and below the log's start once retention has removed them. sarama does
+// would be lag forever, and below the log's start once retention has removed them. sarama does
 // not report that it has passed them. So the broker is asked, if everything is settled and
 // fetches have reported a higher end.
 
@@ -87,7 +87,7 @@ func (c *Claim) passLastGap() {
 }
 
 // mayPass reports whether to ask the broker. A paused partition has not received what comes
-// next, and the answer would bring it, beyond MaxBufferedBytes.
+// next, and the response would bring it, beyond MaxBufferedBytes.
 func (c *Claim) mayPass(next int64) bool {
 	return !c.gate.closed() && c.logEnd() > next && c.part.Load().Unsettled == 0
 }

@@ -11,7 +11,7 @@ type reason = uint32
 const (
 	fullWindow  reason = 1 << iota // enough records wait
 	noRoom                         // MaxBufferedBytes
-	undecodable                    // a batch makes the answers of its broker fail
+	undecodable                    // a batch makes the responses of its broker fail
 	byHand                         // Subscriber.Pause
 )
 

@@ -228,7 +228,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 // again stores the beginning of a partition and ends the session, since sarama has read the earlier offset.
 func (h *groupHandler) again(session sarama.ConsumerGroupSession, partition int32) (use bool) {
 	if err := h.restart(session.Context(), partition); err != nil {
-		h.s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
+		h.s.cfg.Logger.Debug("Cannot continue from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
 	}
 	h.endSession(errTopicRecreated)
 	return false

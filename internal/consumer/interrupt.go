@@ -9,10 +9,10 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// interruptAfter is how long the last requests of a session may go on.
+// interruptAfter is how long the last requests of a session may continue.
 const interruptAfter = 500 * time.Millisecond
 
-// interrupter ends requests that nobody needs any more: sarama waits for their answers
+// interrupter ends requests that nobody needs any more: sarama waits for their responses
 // whatever the context says, before it rejoins the group or leaves it. A JoinGroup may be held
 // up by the group's other members, a fetch by a leader that is silent.
 type interrupter struct {
@@ -61,7 +61,7 @@ func (i *interrupter) begin(ctx context.Context) {
 	})
 }
 
-// patience is how long the last fetches may take: a broker without records answers after MaxWaitTime.
+// patience is how long the last fetches may take: a broker without records responds after MaxWaitTime.
 func (i *interrupter) patience() time.Duration {
 	poll := i.s.cfg.Sarama.Consumer.MaxWaitTime
 	if i.s.closingNow() { // there is a bound

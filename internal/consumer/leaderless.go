@@ -7,16 +7,16 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// A partition without a leader, or whose leader does not answer, must not end the session
+// A partition without a leader, or whose leader does not respond, must not end the session
 // of all the others: sarama begins a session with the metadata of the topic, which is an
 // error as long as one of its partitions has no leader; and to begin a partition that
 // cannot be reached fails, which ends the session. But before it begins one it asks the
 // client whether the partition can be read, and if not, asks again every five seconds.
 
-// leaderless are the partitions that sarama was told not to begin, and when.
+// leaderless are the partitions that sarama is kept from beginning, and when.
 type leaderless map[int32]time.Time
 
-// askedAgain is how long after such an answer a partition is still ours: sarama has asked
+// askedAgain is how long after such a response a partition is still ours: sarama has asked
 // again by then, or it was revoked.
 const askedAgain = 15 * time.Second
 
@@ -56,7 +56,7 @@ func (c *fetchClient) readable(topic string, partition int32) error {
 		}
 	}
 	if !c.failing() {
-		return nil // a fetch under way would hold up the question
+		return nil // a fetch under way would delay the question
 	}
 	leader, err := c.Client.Leader(topic, partition)
 	if err != nil {

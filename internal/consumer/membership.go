@@ -17,7 +17,7 @@ import (
 const waitTold = 3 * time.Second
 
 // joining watches that a session begins, and says so when it does not. The session's
-// claims need not be ours to begin: a JoinGroup is answered when all members have come, or were given up.
+// claims need not be ours to begin: a JoinGroup gets its response when all members have come, or were given up.
 func (h *groupHandler) joining(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	joined := make(chan struct{})
@@ -41,7 +41,7 @@ func (h *groupHandler) joining(ctx context.Context) (stop func()) {
 			}
 			if report, tell := waits.Failed(); tell {
 				h.s.cfg.Logger.Info("Waiting for the consumer group: the assignment comes once its other members have joined again, or were given up at their "+
-					"session or rebalance timeout, and its coordinator answers", fields.Add(watermill.LogFields{"waiting_for": report.For.Round(time.Millisecond).String()}))
+					"session or rebalance timeout, and its coordinator responds", fields.Add(watermill.LogFields{"waiting_for": report.For.Round(time.Millisecond).String()}))
 			}
 		}
 	})

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// retries is what health knows of the fetches that sarama tries again. Of some it
-// tells nobody: where the broker answers that it does not lead the partition (any
-// more, or yet), sarama asks who does, for ever and without an error. But it asks
+// retries is what health knows of the fetches that sarama tries again. Some it
+// does not report: if the broker responds that it does not lead the partition (any
+// more, or yet), sarama asks who does, forever and without an error. But it asks
 // for the pause before each retry, and then for the leader.
 type retries struct {
 	retried, explained int // since the last look; explained: with an error that names the partition
@@ -81,9 +81,9 @@ func (h *health) askBroker() {
 		return
 	}
 	slices.Sort(ask)
-	answers := probe(ask)
-	for _, p := range slices.Sorted(maps.Keys(answers)) {
-		if err := answers[p]; err != nil {
+	responses := probe(ask)
+	for _, p := range slices.Sorted(maps.Keys(responses)) {
+		if err := responses[p]; err != nil {
 			h.failed(fetching, p, failure{err: err})
 		} else {
 			h.works(fetching, p)

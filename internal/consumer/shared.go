@@ -101,7 +101,7 @@ func (s *shared) closingNow() bool {
 }
 
 // evict pushes all records that wait for long out of memory. All of them: a
-// record's bytes lie in the answer that brought it, with those of every
+// record's bytes lie in the response that brought it, with those of every
 // partition on the broker, so that a few that stay would keep the rest.
 func (s *shared) evict() {
 	if !s.evicting.TryLock() {

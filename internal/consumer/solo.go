@@ -54,7 +54,7 @@ func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
 	defer func() {
 		if err != nil {
 			if first {
-				s.cut() // there is no further attempt, and the readers would wait for answers
+				s.cut() // there is no further attempt, and the readers would wait for responses
 			}
 			for _, r := range x.readers {
 				r.close()

@@ -166,7 +166,7 @@ func (s *Subscription) finish(cancel context.CancelFunc, finished <-chan struct{
 	// If the broker is gone, requests under way only end at their timeouts. What follows takes
 	// up to a second more.
 	if wait.For(time.Until(bound.Add(-time.Second)), finished) {
-		s.cfg.Logger.Error("Kafka did not answer in time while closing: connections cut",
+		s.cfg.Logger.Error("Kafka did not respond in time while closing: connections cut",
 			errors.New("close timed out"), watermill.LogFields{"timeout": (s.cfg.DrainTimeout + CloseGrace).String()})
 	}
 	s.cut()
@@ -184,7 +184,7 @@ func (s *Subscription) consumeWith(ctx context.Context, c *clients, all *solo) (
 		s.cfg.Logger.Info("Kafka consumer closed with an error", watermill.LogFields{"err": err.Error()})
 	case errors.Is(err, sarama.ErrFencedInstancedId):
 		// Joining again would fence the other process, which would do the same.
-		s.cfg.Logger.Error("Another process has taken over the static member id: this subscription ends. Give each process an id of its own", err,
+		s.cfg.Logger.Error("Another process has taken over the static member id: this subscription ends. Give each process its own id", err,
 			watermill.LogFields{"group_instance_id": s.cfg.Sarama.Consumer.Group.InstanceId})
 		return false
 	default:

@@ -21,7 +21,7 @@ import (
 const (
 	// topicLook is how often the id is read, in addition to when fetching was interrupted.
 	topicLook = 5 * time.Second
-	// topicPatience is how long a session, or a fetch that starts again, waits for the answer.
+	// topicPatience is how long a session, or a fetch that starts again, waits for the response.
 	topicPatience = time.Second
 )
 
@@ -31,14 +31,14 @@ var errTopicRecreated = errors.New("the topic was deleted and created again")
 // identity says which topic of a name a subscription reads, over all of its sessions.
 type identity struct {
 	mu   sync.Mutex
-	read sarama.Uuid              // the topic that positions belong to; zero before the first answer
+	read sarama.Uuid              // the topic that positions belong to; zero before the first response
 	now  sarama.Uuid              // the topic that exists
 	past map[sarama.Uuid]struct{} // earlier topics: a broker that lags may still return them
 
 	cluster uint32 // see ledger.Ledger
 }
 
-// saw records an answer. It reports whether that is a topic that was not seen before.
+// saw records a response. It reports whether that is a topic that was not seen before.
 func (i *identity) saw(id sarama.Uuid, cluster uint32) (recreated bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -100,7 +100,7 @@ type topicWatch struct {
 	s       *Subscription
 	client  sarama.Client
 	changed func()               // called when a new topic with the name is seen
-	covers  func(partitions int) // called with each answer; may be nil
+	covers  func(partitions int) // called with each response; may be nil
 	asks    chan chan struct{}
 	ctx     context.Context
 	stop    func()
@@ -134,7 +134,7 @@ func (w *topicWatch) run() {
 		case <-w.ctx.Done():
 			return
 		}
-		for more := true; more; { // one answer serves them all
+		for more := true; more; { // one response serves them all
 			select {
 			case done := <-w.asks:
 				waiting = append(waiting, done)
@@ -168,7 +168,7 @@ func (w *topicWatch) ask() {
 	}
 }
 
-// look asks now, and waits a short time for the answer.
+// look asks now, and waits a short time for the response.
 func (w *topicWatch) look() {
 	timer := time.NewTimer(topicPatience)
 	defer timer.Stop()
@@ -238,7 +238,7 @@ func (h *groupHandler) begin(session sarama.ConsumerGroupSession) {
 	}
 	for _, p := range session.Claims()[h.s.cfg.Topic] {
 		if err := h.restart(session.Context(), p); err != nil {
-			h.s.cfg.Logger.Debug("Cannot go on from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": p, "err": err.Error()})
+			h.s.cfg.Logger.Debug("Cannot continue from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": p, "err": err.Error()})
 			h.endSession(errTopicRecreated)
 			return
 		}

@@ -18,13 +18,13 @@ func (emptySession) Claims() map[string][]int32 { return nil }
 
 // A new topic that is seen as a session begins ends it, whichever comes first: nobody would look again.
 func TestNewTopicAsASessionBegins(t *testing.T) {
-	answered, cancel := context.WithCancel(context.Background())
+	known, cancel := context.WithCancel(context.Background())
 	cancel()
 	for range 20000 {
 		s := &Subscription{shared: &shared{cfg: &Config{}}}
 		s.topic.saw(sarama.Uuid{1}, 0)
 		session, end := context.WithCancelCause(context.Background())
-		h := &groupHandler{s: s, watch: &topicWatch{ctx: answered}, committer: &commit.Committer{}, endSession: end}
+		h := &groupHandler{s: s, watch: &topicWatch{ctx: known}, committer: &commit.Committer{}, endSession: end}
 		var watch sync.WaitGroup
 		watch.Go(func() {
 			s.topic.saw(sarama.Uuid{2}, 0)
@@ -33,7 +33,7 @@ func TestNewTopicAsASessionBegins(t *testing.T) {
 		h.begin(emptySession{})
 		watch.Wait()
 		if !errors.Is(context.Cause(session), errTopicRecreated) {
-			t.Fatal("the session goes on, in a topic that its positions are not of")
+			t.Fatal("the session continues, in a topic that its positions are not of")
 		}
 	}
 }

@@ -19,8 +19,8 @@ func (d *Dialer) Abort() {
 	d.Break()
 }
 
-// abortPatience is how long an answer may take that nobody needs any more: brokers usually
-// answer within milliseconds, and the connection has other users.
+// abortPatience is how long a response may take that nobody needs any more: brokers usually
+// respond within milliseconds, and the connection has other users.
 const abortPatience = 250 * time.Millisecond
 
 // AbortLate calls Abort repeatedly, from a while after stop is closed until done is called,

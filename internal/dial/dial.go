@@ -1,5 +1,5 @@
 // Package dial makes connections that can be cut. sarama holds the lock of a broker during
-// a request, so there is no other way to make it stop waiting for an answer.
+// a request, so there is no other way to make it stop waiting for a response.
 package dial
 
 import (
@@ -132,7 +132,7 @@ func (c *conn) close() error {
 	return c.Conn.Close()
 }
 
-// Break closes the connections on which a request waits for its answer. The others stay,
+// Break closes the connections on which a request waits for its response. The others stay,
 // and new ones can be made: leaving the group needs one.
 func (d *Dialer) Break() {
 	for _, c := range d.conns() {

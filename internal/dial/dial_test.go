@@ -8,7 +8,7 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// Break ends a connection on which an answer is awaited, and no other.
+// Break ends a connection on which a response is awaited, and no other.
 func TestBreak(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -30,16 +30,16 @@ func TestBreak(t *testing.T) {
 	}
 	b := make([]byte, 1)
 	asks, _ := connect()
-	answered, answers := connect()
-	for _, c := range []net.Conn{asks, answered} {
+	idle, peer := connect()
+	for _, c := range []net.Conn{asks, idle} {
 		if _, err := c.Write(b); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := answers.Write(b); err != nil {
+	if _, err := peer.Write(b); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := answered.Read(b); err != nil {
+	if _, err := idle.Read(b); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
@@ -56,7 +56,7 @@ func TestBreak(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("still waits")
 	}
-	if _, err := answered.Write(b); err != nil {
+	if _, err := idle.Write(b); err != nil {
 		t.Error("the other was ended, too:", err)
 	}
 	connect() // and new ones can be made

@@ -20,7 +20,7 @@ func explained(err error, hint string) error {
 	return fmt.Errorf("%w: %s", err, hint)
 }
 
-// Worked records that the brokers have answered, so that the configuration is acceptable.
+// Worked records that the brokers have responded, so that the configuration is acceptable.
 func (d *Dialer) Worked() { d.worked.Store(true) }
 
 // Explain is [Explain] for the dialer's connections.
@@ -44,7 +44,7 @@ func closed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// withoutReason reports whether sarama's error lacks the brokers' answer.
+// withoutReason reports whether sarama's error lacks the brokers' response.
 func withoutReason(err error) bool {
 	return errors.Is(err, sarama.ErrOutOfBrokers) && errors.Unwrap(err) == nil
 }
@@ -63,7 +63,7 @@ func hint(cfg *sarama.Config, err error) string {
 		return "the broker closed the connection. If it is up, compare Net.TLS.Enable, Net.SASL.Enable and the credentials " +
 			"with what this listener wants. Or " + limits
 	case withoutReason(err) && cfg.Net.SASL.Enable:
-		// sarama logs the broker's answer but leaves it out of its error, except for a wrong password.
+		// sarama logs the broker's response but leaves it out of its error, except for a wrong password.
 		return fmt.Sprintf("a broker refused. Does this listener offer Net.SASL.Mechanism %s?", cfg.Net.SASL.Mechanism)
 	}
 	return ""

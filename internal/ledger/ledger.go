@@ -74,7 +74,7 @@ type Rank uint8
 const (
 	Plain    Rank = iota // if it is left out, its records are repeated
 	Awaited              // somebody waits until it is stored
-	Promised             // somebody was told that it is
+	Promised             // it was reported as stored
 )
 
 // Run is a range of settled records, from From (inclusive) to To (exclusive). From and

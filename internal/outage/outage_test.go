@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// reports fails once a second for d and returns the seconds at which a line is due.
+// reports fails once per second for d and returns the seconds at which a line is due.
 func reports(o *Outage, d time.Duration) (at []int) {
 	for range int(d / time.Second) {
 		if report, due := o.Failed(); due {
@@ -24,11 +24,11 @@ func TestReportsGrowRarer(t *testing.T) {
 		if got, want := reports(&o, time.Hour), []int{0, 10, 40, 130, 400, 1000, 1600, 2200, 2800, 3400}; !slices.Equal(got, want) {
 			t.Errorf("reported at %v s, want %v", got, want)
 		}
-		report, told := o.Over()
-		if !told || report.Failures != 3600 || report.For != time.Hour {
-			t.Errorf("over: %+v, told %v", report, told)
+		report, reported := o.Over()
+		if !reported || report.Failures != 3600 || report.For != time.Hour {
+			t.Errorf("over: %+v, reported %v", report, reported)
 		}
-		if _, told := o.Over(); told {
+		if _, reported := o.Over(); reported {
 			t.Error("over twice")
 		}
 		if got := reports(&o, 11*time.Second); !slices.Equal(got, []int{0, 10}) {
@@ -43,8 +43,8 @@ func TestShortOutageIsQuiet(t *testing.T) {
 		if got := reports(&o, 5*time.Second); got != nil {
 			t.Errorf("reported at %v s", got)
 		}
-		if _, told := o.Over(); told {
-			t.Error("nobody was told that it began")
+		if _, reported := o.Over(); reported {
+			t.Error("the beginning was not reported")
 		}
 		if got, want := reports(&o, time.Minute), []int{5, 15, 45}; !slices.Equal(got, want) {
 			t.Errorf("reported at %v s, want %v", got, want)

@@ -77,7 +77,7 @@ func (p *Partition[R, H]) forget(e *entry[R, H]) {
 	}
 }
 
-// Detach copies records that wait for long: as fetched, each would keep the whole answer of
+// Detach copies records that wait for long: as fetched, each would keep the whole response of
 // the broker in memory. It copies records that it finds waiting for the second time, from
 // a sequence number on, and stops after most bytes. There may then be more, from next on.
 func (p *Partition[R, H]) Detach(from uint64, most, soon int64) (next uint64, more bool) {

@@ -170,7 +170,7 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 		if len(h.old) > 0 {
 			h.setAside(h.old[in.next()%len(h.old)])
 		}
-	case 15: // the log goes on without a record
+	case 15: // the log continues without a record
 		b := in.next()
 		from := h.p.Next() - int64(b%4/3)
 		to := from + int64(b/4%4)

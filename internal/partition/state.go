@@ -194,7 +194,7 @@ func (p *Partition[R, H]) Slow(before int64) (oldest *Held, n int) {
 	}
 	if e := p.live(first.seq); e != nil && e.d == first {
 		oldest = p.held(first.seq)
-	} else { // settled, and its handler goes on
+	} else { // settled, and its handler continues
 		oldest = &Held{Offset: first.offset, State: settled, Attempt: int(first.attempt)}
 	}
 	oldest.Since = since

@@ -39,14 +39,14 @@ func Probe(client sarama.Client, topic string, at map[int32]Position) map[int32]
 		for _, p := range asked[leader] {
 			errs[p] = err
 			if err == nil {
-				errs[p] = answer(response.GetBlock(topic, p))
+				errs[p] = blockError(response.GetBlock(topic, p))
 			}
 		}
 	}
 	return errs
 }
 
-func answer(block *sarama.FetchResponseBlock) error {
+func blockError(block *sarama.FetchResponseBlock) error {
 	switch {
 	case block == nil:
 		return sarama.ErrIncompleteResponse

@@ -110,7 +110,7 @@ func (r *Reader) take(offset int64) (m *sarama.ConsumerMessage) {
 
 // errNothing means that the broker throttles, or is a new leader that does not yet know how
 // far its log is committed. The record may exist.
-var errNothing = errors.New("the broker answered without records")
+var errNothing = errors.New("the broker's response has no records")
 
 // fetch returns the records from an offset on, and whether the log has something at or
 // behind that offset.

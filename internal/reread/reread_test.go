@@ -96,7 +96,7 @@ func TestGone(t *testing.T) {
 }
 
 // A leader that was just elected knows for a moment of a high watermark below
-// what its predecessor gave out, and answers with nothing.
+// what its predecessor gave out, and responds with nothing.
 func TestHighWatermarkBehind(t *testing.T) {
 	b := brokertest.NewFake(t)
 	r := reader(t, b, "a", "b", "c")
@@ -114,14 +114,14 @@ func TestHighWatermarkBehind(t *testing.T) {
 		return resp, nil, true
 	})
 	if _, err := r.Read(nil, 1); err == nil || errors.Is(err, ErrGone) {
-		t.Errorf("the record is there, and the answer is %v", err)
+		t.Errorf("the record is there, and the response is %v", err)
 	}
 	if m, err := r.Read(nil, 1); err != nil || string(m.Value) != "b" {
 		t.Errorf("a moment later: %v, %v", m, err)
 	}
 }
 
-// While another read is under way a read waits, and can be told to stop.
+// While another read is under way a read waits, and can be stopped.
 func TestReadStops(t *testing.T) {
 	r := reader(t, brokertest.New(t), slices.Repeat([]string{"x"}, 3)...)
 	r.turn <- struct{}{}

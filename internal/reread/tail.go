@@ -85,7 +85,7 @@ func (r *Reader) end(leader *sarama.Broker) (int64, error) {
 	return end.Offset, nil
 }
 
-// passedBy returns the offset after those batches at the beginning of an answer that have
+// passedBy returns the offset after those batches at the beginning of a response that have
 // nothing for a consumer at from, or -1 if the first one has something. It follows what
 // sarama's consumer and Java's do.
 func passedBy(block *sarama.FetchResponseBlock, from int64, committed bool) (next int64) {
@@ -120,7 +120,7 @@ func passedBy(block *sarama.FetchResponseBlock, from int64, committed bool) (nex
 	return next
 }
 
-// hasRecord reports whether an answer has something behind what was passed.
+// hasRecord reports whether a response has something behind what was passed.
 func hasRecord(block *sarama.FetchResponseBlock, passed int64) bool {
 	if len(block.RecordsSet) == 0 {
 		return false
@@ -138,7 +138,7 @@ func isAbort(batch *sarama.RecordBatch) bool {
 	return binary.BigEndian.Uint16(batch.Records[0].Key[2:]) == uint16(sarama.ControlRecordAbort)
 }
 
-// emptiedUpTo returns the offset after the batches of an answer if compaction emptied all
+// emptiedUpTo returns the offset after the batches of a response if compaction emptied all
 // of them, otherwise -1. Kafka keeps an empty batch for its producer's sequence; sarama's
 // decoder drops it and keeps only its end, in another field. What follows records in that
 // field may be half a batch.
@@ -149,7 +149,7 @@ func emptiedUpTo(block *sarama.FetchResponseBlock) int64 {
 	return behind(block)
 }
 
-// behind returns the offset after the last batch of an answer, whole or not, or -1 if it has none.
+// behind returns the offset after the last batch of a response, whole or not, or -1 if it has none.
 func behind(block *sarama.FetchResponseBlock) int64 {
 	next := reflect.ValueOf(block).Elem().FieldByName("recordsNextOffset")
 	if next.Kind() != reflect.Pointer || next.IsNil() {

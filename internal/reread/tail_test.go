@@ -47,14 +47,14 @@ func emptiedBatch(first, last int64) []byte {
 	return raw
 }
 
-// fetchAnswer is what the broker answers: batches, and the transactions among them that were aborted.
-type fetchAnswer struct {
+// fetchResponse is what the broker responds with: batches, and the transactions among them that were aborted.
+type fetchResponse struct {
 	end     int64
 	batches [][]byte
 	aborted []kmsg.FetchResponseTopicPartitionAbortedTransaction
 }
 
-func (a fetchAnswer) serve(b *brokertest.Broker) {
+func (a fetchResponse) serve(b *brokertest.Broker) {
 	b.Kfake().ControlKey(int16(kmsg.ListOffsets), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		b.Kfake().KeepControl()
 		list := request.(*kmsg.ListOffsetsRequest)
@@ -130,37 +130,37 @@ func TestTailPassesNoRecord(t *testing.T) {
 		return a
 	}
 	for name, c := range map[string]struct {
-		answer      fetchAnswer
+		response    fetchResponse
 		uncommitted bool
 		next        int64
 		waiting     bool
 	}{
-		"a marker":                {fetchAnswer{end: 3, batches: [][]byte{marker(1, 2, 1)}}, false, 3, false},
-		"a marker, then a record": {fetchAnswer{end: 4, batches: [][]byte{marker(1, 2, 1), batch(0, -1, 3, 3, 3)}}, false, 3, true},
-		"an aborted transaction": {fetchAnswer{end: 5,
+		"a marker":                {fetchResponse{end: 3, batches: [][]byte{marker(1, 2, 1)}}, false, 3, false},
+		"a marker, then a record": {fetchResponse{end: 4, batches: [][]byte{marker(1, 2, 1), batch(0, -1, 3, 3, 3)}}, false, 3, true},
+		"an aborted transaction": {fetchResponse{end: 5,
 			batches: [][]byte{batch(transactional, 1, 2, 3, 2, 3), marker(1, 4, 0)},
 			aborted: []kmsg.FetchResponseTopicPartitionAbortedTransaction{abort(1, 2)}}, false, 5, false},
-		"an aborted transaction that began before": {fetchAnswer{end: 4,
+		"an aborted transaction that began before": {fetchResponse{end: 4,
 			batches: [][]byte{batch(transactional, 1, 2, 2, 2), marker(1, 3, 0)},
 			aborted: []kmsg.FetchResponseTopicPartitionAbortedTransaction{abort(1, 0)}}, false, 4, false},
-		"read uncommitted gets aborted records": {fetchAnswer{end: 5,
+		"read uncommitted gets aborted records": {fetchResponse{end: 5,
 			batches: [][]byte{batch(transactional, 1, 2, 3, 2, 3), marker(1, 4, 0)},
 			aborted: []kmsg.FetchResponseTopicPartitionAbortedTransaction{abort(1, 2)}}, true, 2, true},
-		"the next transaction of the same producer": {fetchAnswer{end: 6,
+		"the next transaction of the same producer": {fetchResponse{end: 6,
 			batches: [][]byte{batch(transactional, 1, 2, 2, 2), marker(1, 3, 0), batch(transactional, 1, 4, 4, 4), marker(1, 5, 1)},
 			aborted: []kmsg.FetchResponseTopicPartitionAbortedTransaction{abort(1, 2)}}, false, 4, true},
-		"another producer's among it": {fetchAnswer{end: 5,
+		"another producer's among it": {fetchResponse{end: 5,
 			batches: [][]byte{batch(transactional, 1, 2, 2, 2), batch(transactional, 2, 3, 3, 3), marker(1, 4, 0)},
 			aborted: []kmsg.FetchResponseTopicPartitionAbortedTransaction{abort(1, 2)}}, false, 3, true},
-		"not transactional, of the same producer": {fetchAnswer{end: 4,
+		"not transactional, of the same producer": {fetchResponse{end: 4,
 			batches: [][]byte{batch(0, 1, 2, 2, 2), marker(1, 3, 0)},
 			aborted: []kmsg.FetchResponseTopicPartitionAbortedTransaction{abort(1, 0)}}, false, 2, true},
-		"a marker, then half a batch": {fetchAnswer{end: 9,
+		"a marker, then half a batch": {fetchResponse{end: 9,
 			batches: [][]byte{marker(1, 2, 1), batch(0, -1, 3, 8, 3, 8)[:70]}}, false, 3, false},
-		"an emptied batch, then half a batch": {fetchAnswer{end: 9,
+		"an emptied batch, then half a batch": {fetchResponse{end: 9,
 			batches: [][]byte{batch(0, 1, 2, 2), batch(0, -1, 3, 8, 3, 8)[:70]}}, false, 2, true},
-		"a batch without its last record": {fetchAnswer{end: 4, batches: [][]byte{batch(0, -1, 0, 3, 0, 1)}}, false, 4, false},
-		"a batch without its first one":   {fetchAnswer{end: 4, batches: [][]byte{batch(0, -1, 0, 3, 0, 3)}}, false, 2, true},
+		"a batch without its last record": {fetchResponse{end: 4, batches: [][]byte{batch(0, -1, 0, 3, 0, 1)}}, false, 4, false},
+		"a batch without its first one":   {fetchResponse{end: 4, batches: [][]byte{batch(0, -1, 0, 3, 0, 3)}}, false, 2, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := brokertest.NewFake(t)
@@ -168,9 +168,9 @@ func TestTailPassesNoRecord(t *testing.T) {
 			if !c.uncommitted {
 				r.client.Config().Consumer.IsolationLevel = sarama.ReadCommitted
 			}
-			c.answer.serve(b)
+			c.response.serve(b)
 			tail, err := r.Tail(nil, 2)
-			if err != nil || tail.Next != c.next || tail.Waiting != c.waiting || tail.End != c.answer.end {
+			if err != nil || tail.Next != c.next || tail.Waiting != c.waiting || tail.End != c.response.end {
 				t.Errorf("got %+v, %v; want next %d, waiting %v", tail, err, c.next, c.waiting)
 			}
 		})

@@ -9,7 +9,7 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// IsUndecodable reports whether a fetch failed because of the content of its answer, not
+// IsUndecodable reports whether a fetch failed because of the content of its response, not
 // because of the connection or an error that the broker returned.
 func IsUndecodable(err error) bool {
 	var code sarama.KError
@@ -31,7 +31,7 @@ func IsUndecodable(err error) bool {
 // lookFor is how long Undecodable searches for the batch.
 const lookFor = 3 * time.Second
 
-// Undecodable fetches from an offset on, as the consumer does. If the answer cannot be
+// Undecodable fetches from an offset on, as the consumer does. If the response cannot be
 // decoded, it returns where the undecodable batch begins, as exactly as it can find out, and
 // the reason; otherwise -1 and nil. err is set if the broker could not be asked. Once stop
 // is closed, its requests are cut.
@@ -69,7 +69,7 @@ func (r *Reader) try(from int64, bytes int32) (next int64, reason, err error) {
 	case err != nil:
 		return -1, nil, r.lost(leader, err)
 	}
-	if err := answer(response.GetBlock(r.topic, r.partition)); err != nil {
+	if err := blockError(response.GetBlock(r.topic, r.partition)); err != nil {
 		_ = r.client.RefreshMetadata(r.topic)
 		return -1, nil, err
 	}

@@ -1,5 +1,5 @@
 // Package scram is SASL/SCRAM as sarama wants it: for the command and the tests. Users
-// of the library bring a client of their own.
+// of the library bring their own client.
 package scram
 
 import (

@@ -12,7 +12,7 @@ import (
 
 // sarama holds mutexes for whole round trips: that of a Broker, that of a session for its heartbeat,
 // and behind them that of a client. A goroutine that waits for a mutex is not durably blocked: as soon
-// as a second one asks, the bubble's time stands still, and the answer never comes. So the histories
+// as a second one asks, the bubble's time stands still, and the response never comes. So the histories
 // run in a binary in which sarama's mutexes wait on channels. Nothing else is changed in it.
 const bubbleMutex = `package sarama
 

@@ -103,7 +103,7 @@ func (j *judge) handedOut(d *delivery) {
 		}
 		fallthrough
 	case earlier == nil:
-		if last := r.last; last != nil && last.told && d.attempt <= last.attempt {
+		if last := r.last; last != nil && last.reported && d.attempt <= last.attempt {
 			bad("attempt", "attempt %d was that of an owner that ended well", last.attempt)
 		}
 	}

@@ -113,13 +113,13 @@ func (j *judge) unconfirmed(m *member, e ackpolicy.UnconfirmedEvent) {
 // delivery is one handing out of a record.
 type delivery struct {
 	*record
-	term    *term
-	attempt int
-	nacked  bool
-	due     time.Duration // after that
-	done    bool
-	stopped bool // its context had ended by then
-	told    bool // a clean end has told of it: its handler had returned
+	term     *term
+	attempt  int
+	nacked   bool
+	due      time.Duration // after that
+	done     bool
+	stopped  bool // its context had ended by then
+	reported bool // a clean end has reported it: its handler had returned
 }
 
 func (j *judge) init(w *world) {
@@ -293,8 +293,8 @@ func (j *judge) settled(m *member, e ackpolicy.SettledEvent) {
 	}
 }
 
-// buried takes note that a letter is stored.
-func (j *judge) buried(m *member, l ackpolicy.Letter, payload []byte) {
+// stored takes note that a letter is stored.
+func (j *judge) stored(m *member, l ackpolicy.Letter, payload []byte) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.noteLocked(m, l.Partition, l.Offset, "letter: %v", l.Reason)
@@ -341,7 +341,7 @@ func (j *judge) revoked(m *member, e ackpolicy.RevokedEvent) {
 		}
 		t.clean = true
 		for _, d := range t.delivered {
-			d.told = d.done && !d.stopped
+			d.reported = d.done && !d.stopped
 		}
 		for offset := range t.sure {
 			if r := t.delivered[offset].record; r.never == "" && e.Unmarked == 0 {

@@ -107,7 +107,7 @@ func (m *member) close() {
 	}
 }
 
-// kill ends it without a goodbye. What goes on in the bubble is nobody's any more.
+// kill ends it without a goodbye. What happens in the bubble is nobody's any more.
 func (m *member) kill() {
 	m.w.leaves(m, true)
 	m.link.kill()
@@ -210,7 +210,7 @@ func (l letters) Send(ctx context.Context, r *sarama.ConsumerMessage, letter ack
 	if l.m.link.isDead() || w.network.roll(0.1) {
 		return errors.New("the dead letter destination is away")
 	}
-	w.buried(l.m, letter, r.Value)
+	w.stored(l.m, letter, r.Value)
 	return nil
 }
 

@@ -109,7 +109,7 @@ func (l *link) Dial(_, addr string) (net.Conn, error) {
 	return c, nil
 }
 
-// slow sets how long requests and answers take from now on, also on connections that are open.
+// slow sets how long requests and responses take from now on, also on connections that are open.
 func (l *link) slow(there, back time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

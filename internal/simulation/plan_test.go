@@ -24,7 +24,7 @@ type plan struct {
 	maxDeliveries  int
 	commitInterval time.Duration
 	drainTimeout   time.Duration
-	slack          time.Duration // how long records go on to be produced
+	slack          time.Duration // how long records continue to be produced
 	members        int
 	steps          []step
 	again          time.Duration // when the topic is deleted and created again; 0: it is not
@@ -58,7 +58,7 @@ const (
 	blink       // connections are closed, and come again
 	cut         // and are refused for a while
 	slowThere   // requests are late
-	slowBack    // answers are late
+	slowBack    // responses are late
 	overtake    // what is sent for a moment arrives late, also after its connection has ended
 	refuse      // commits are refused
 	cutAndClose // Close without a network
@@ -152,7 +152,7 @@ func (p plan) lane(part int32, offset int64) string {
 	return ""
 }
 
-// ending is what a handler does at last.
+// ending is how a handler ends.
 type ending uint8
 
 const (

@@ -86,7 +86,7 @@ func (w *world) members() []*member {
 }
 
 // sweep removes members that send nothing, as Kafka does. kfake forgets to, where one is gone before
-// its JoinGroup is answered.
+// its JoinGroup gets a response.
 func (w *world) sweep(ended <-chan struct{}) {
 	ticker := time.NewTicker(session / 4)
 	defer ticker.Stop()

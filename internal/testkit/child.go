@@ -104,7 +104,7 @@ func StartChild(t testing.TB, env string, consumer any, ledger *Ledger) *Child {
 	return c
 }
 
-// Stop tells the process to end as it does at a deploy. It does not wait.
+// Stop has the process end as it does at a deploy. It does not wait.
 func (c *Child) Stop() { _ = c.stdin.Close() }
 
 // Kill kills the process, if it has not ended, and waits for its end.

@@ -16,7 +16,7 @@ func TestJudge(t *testing.T) {
 		fault string
 	}{
 		"all is well":                  {story: "a0 b0 e0 b1 e1", end: 2},
-		"nobody tells of owners":       {story: "b0 e0 b1 e1", end: 2},
+		"owners are not reported":      {story: "b0 e0 b1 e1", end: 2},
 		"lost":                         {story: "b0 e0", end: 2, want: Findings{Lost: 1}, fault: "0/1: lost"},
 		"lost, begun":                  {story: "b0", end: 1, want: Findings{Lost: 1, Unfinished: 1}, fault: "lost without a kill"},
 		"lost by a kill":               {story: "a0 b0 k0 a1 b1 e1", end: 2, want: Findings{Lost: 1, Unfinished: 1, MaxMissing: 1}},

@@ -9,7 +9,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 )
 
-// Sized makes records of a size, each with a key of its own.
+// Sized makes records of a size, each with its own key.
 func Sized(n, size int) []brokertest.Record {
 	records := make([]brokertest.Record, n)
 	for i := range records {

@@ -42,7 +42,7 @@ func Numbered(n int) []brokertest.Record {
 	return records
 }
 
-// Keyed makes a record a key, in order.
+// Keyed makes one record per key, in order.
 func Keyed(keys ...string) []brokertest.Record {
 	records := make([]brokertest.Record, len(keys))
 	for i, key := range keys {

@@ -24,7 +24,7 @@ func Check(t testing.TB, err error) {
 // Poll waits until the condition holds, and reports whether it does.
 func Poll(holds func() bool) bool { return PollFor(Patience, holds) }
 
-// PollFor is Poll with a time of its own.
+// PollFor is Poll with its own time.
 func PollFor(d time.Duration, holds func() bool) bool {
 	for deadline := time.Now().Add(d); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -38,7 +38,7 @@ func PollFor(d time.Duration, holds func() bool) bool {
 func Eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	if !Poll(holds) {
-		t.Fatalf("waited %v in vain: %s", Patience, what)
+		t.Fatalf("gave up after %v, waiting for: %s", Patience, what)
 	}
 }
 
@@ -49,7 +49,7 @@ func Await[T any](t testing.TB, what string, ch <-chan T) T {
 	case v := <-ch:
 		return v
 	case <-time.After(Patience):
-		t.Fatalf("waited %v in vain: %s", Patience, what)
+		t.Fatalf("gave up after %v, waiting for: %s", Patience, what)
 		panic("unreachable")
 	}
 }

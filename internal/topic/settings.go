@@ -26,7 +26,7 @@ func Ask(client sarama.Client, topic string, names ...string) (Settings, error) 
 		return nil, err
 	}
 	if len(results) == 0 {
-		return nil, fmt.Errorf("no answer for topic %s", topic)
+		return nil, fmt.Errorf("no response for topic %s", topic)
 	}
 	r := results[0]
 	if r.ErrorCode != 0 {

@@ -34,6 +34,6 @@ func TestForEndsEarly(t *testing.T) {
 	done := make(chan struct{})
 	close(done)
 	if For(time.Hour, done) || !For(0, nil) {
-		t.Error("For answers the wrong end")
+		t.Error("For returns the wrong end")
 	}
 }

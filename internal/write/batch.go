@@ -36,7 +36,7 @@ func (w *Writer) deliver(l *lane, items []*item) {
 			if l.unsure == nil {
 				w.deliver(l, part)
 			} else { // its sequence number belongs to a batch that may be stored
-				w.failed(l, part, errors.New("an earlier batch has no answer yet"))
+				w.failed(l, part, errors.New("an earlier batch has no response yet"))
 			}
 		}
 	case refused.tooLarge() && items[0].codec == sarama.CompressionNone:
@@ -55,7 +55,7 @@ func (w *Writer) stored(l *lane, items []*item) {
 	}
 	for _, it := range items {
 		it.stored = true
-		if it.awaited() || !it.told {
+		if it.awaited() || !it.reported {
 			delete(l.sent, it.ID)
 		}
 		it.resolve(nil)
@@ -81,7 +81,7 @@ func (w *Writer) unsure(l *lane, items []*item, err error) {
 	l.queue = nil
 }
 
-// send sends a batch until there is a definite answer, a few times.
+// send sends a batch until there is a definite response, a few times.
 func (w *Writer) send(l *lane, items []*item) (err error) {
 	pause := w.client.Config().Producer.Retry.Backoff
 	for attempt := 1; ; attempt++ {
@@ -134,16 +134,16 @@ func (w *Writer) sendOnce(l *lane, items []*item) error {
 		request.Version = 7 // zstd
 	}
 	request.AddBatch(w.topic, l.partition, l.batch(items, config))
-	type answer struct {
+	type response struct {
 		response *sarama.ProduceResponse
 		err      error
 	}
-	answers := make(chan answer, 1) // not Broker.Produce, with which one partition waits for the answer of another
-	err = leader.AsyncProduce(request, func(r *sarama.ProduceResponse, err error) { answers <- answer{r, err} })
-	var a answer
+	responses := make(chan response, 1) // not Broker.Produce, with which one partition waits for the response of another
+	err = leader.AsyncProduce(request, func(r *sarama.ProduceResponse, err error) { responses <- response{r, err} })
+	var a response
 	if err == nil {
 		select {
-		case a = <-answers:
+		case a = <-responses:
 			err = a.err
 		case <-w.done:
 			return ErrClosed

@@ -1,6 +1,6 @@
 // Package write stores single records in a topic, independently of each other: a record
 // that the broker refuses does not affect those that were sent with it, and a record whose
-// answer was lost is stored once.
+// response was lost is stored once.
 //
 // sarama's producer does neither, since a broker refuses batches, not records.
 package write
@@ -64,7 +64,7 @@ type lane struct {
 
 	// Guarded by Writer.mu.
 	queue  []*item       // not sent yet
-	sent   map[any]*item // by ID: under way, or possibly stored, or stored without anybody having been told
+	sent   map[any]*item // by ID: under way, or possibly stored, or stored without a report
 	unsure []*item       // the batch that may be stored: it is sent first, unchanged
 	busy   bool          // its goroutine is running
 
@@ -79,9 +79,9 @@ type item struct {
 	codec sarama.CompressionCodec
 
 	// Guarded by Writer.mu.
-	asked  *result // nil if nobody waits
-	told   bool    // a failure was returned: the caller will write it again
-	stored bool
+	asked    *result // nil if nobody waits
+	reported bool    // a failure was returned: the caller will write it again
+	stored   bool
 }
 
 type result struct {
@@ -163,7 +163,7 @@ func (w *Writer) enqueue(r Record) (*item, *result) {
 
 // resolve ends the wait for an item. The caller holds Writer.mu.
 func (it *item) resolve(err error) {
-	it.told = err != nil
+	it.reported = err != nil
 	if it.asked != nil {
 		it.asked.err = err
 		close(it.asked.done)
@@ -229,7 +229,7 @@ func (w *Writer) Reset() {
 }
 
 // Close ends the writer. Records that are not stored fail. The caller cuts the connections
-// before, or Close waits for answers.
+// before, or Close waits for responses.
 func (w *Writer) Close() {
 	w.mu.Lock()
 	if !w.closed {

@@ -119,8 +119,8 @@ func noise(n int) []byte {
 	return b
 }
 
-// A record whose answer was lost is stored once, however often it is written.
-func TestLostAnswers(t *testing.T) {
+// A record whose response was lost is stored once, however often it is written.
+func TestLostResponses(t *testing.T) {
 	b := brokertest.NewFake(t)
 	w, topic := writer(t, b)
 	lost := b.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut, Count: 2 * attempts})
@@ -138,9 +138,9 @@ func TestLostAnswers(t *testing.T) {
 	wantEnd(t, b, topic, 2)
 }
 
-// One that came along in a batch without an answer is stored with it, and its writer
+// One that came along in a batch without a response is stored with it, and its writer
 // learns of that when it asks again.
-func TestLostAnswerOfABatch(t *testing.T) {
+func TestLostResponseOfABatch(t *testing.T) {
 	b := brokertest.NewFake(t)
 	w, topic := writer(t, b)
 	lost := b.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut, Count: -1})
@@ -202,7 +202,7 @@ func TestNoTimestamp(t *testing.T) {
 	}
 }
 
-// A broker that knows nothing of the producer, since the topic was made anew, takes the record after all.
+// A broker that knows nothing of the producer, since the topic was created again, takes the record after all.
 func TestForgottenProducer(t *testing.T) {
 	b := brokertest.New(t)
 	w, topic := writer(t, b)
@@ -221,10 +221,10 @@ func TestForgottenProducer(t *testing.T) {
 	}
 	for admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: 1, ReplicationFactor: -1}, false) != nil {
 		if t.Context().Err() != nil {
-			t.Fatal("the topic cannot be made anew")
+			t.Fatal("the topic cannot be created again")
 		}
 	}
-	for n := 0; w.Write(t.Context(), Record{ID: "anew"}) != nil; n++ {
+	for n := 0; w.Write(t.Context(), Record{ID: "again"}) != nil; n++ {
 		if n == 100 {
 			t.Fatal("the record is not stored")
 		}

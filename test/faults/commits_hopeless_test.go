@@ -54,7 +54,7 @@ func TestHopelessCommitsEndTheDrain(t *testing.T) {
 					t.Errorf("Close took %v", took)
 				}
 				if e := testkit.Await(t, "the hook", revoked); e.Err == nil {
-					t.Errorf("the hook was told %+v", e)
+					t.Errorf("the hook got %+v", e)
 				}
 				if n := fault.Hits(); !waits && n > 2 {
 					t.Errorf("%d commits", n)

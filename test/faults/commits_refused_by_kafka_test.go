@@ -52,7 +52,7 @@ func TestCommitsRefusedByKafka(t *testing.T) {
 	testkit.Produce(t, topic, 0, testkit.Numbered(records-1)...)
 	e := testkit.Await(t, "the hook", stuck)
 	if e.Bound != "MaxUncommitted" || e.Offset != 1+bound || e.Err == nil {
-		t.Errorf("the hook was told %+v", e)
+		t.Errorf("the hook got %+v", e)
 	}
 	<-healed
 	if n := distinct(s.All()); n != 1+bound {

@@ -15,7 +15,7 @@ import (
 
 var refusal = flag.Duration("refusal", 3*time.Second, "how long TestCommitsRefusedForLong has commits refused")
 
-// While commits are refused, handlers go on up to MaxUncommitted. Then the partition is paused, and log and hook name
+// While commits are refused, handlers continue up to MaxUncommitted. Then the partition is paused, and log and hook name
 // the commit as the reason, not a record. Once commits work again, all records are handled once, and committed.
 func TestCommitsRefusedForLong(t *testing.T) {
 	t.Parallel()
@@ -35,7 +35,7 @@ func TestCommitsRefusedForLong(t *testing.T) {
 			healed := time.After(*refusal)
 			e := testkit.Await(t, "the hook", stuck)
 			if e.Bound != "MaxUncommitted" || e.Offset != bound || e.Err == nil {
-				t.Errorf("the hook was told %+v", e)
+				t.Errorf("the hook got %+v", e)
 			}
 			testkit.Eventually(t, "a line", func() bool {
 				return len(testkit.Containing(s.Log.At("error"), "Partition paused", "commits fail", topic, "offset=20", "err=kafka server")) == 1
@@ -45,13 +45,13 @@ func TestCommitsRefusedForLong(t *testing.T) {
 				t.Errorf("%d records delivered while nothing is committed, want %d", n, bound)
 			}
 			if len(stuck) > 0 {
-				t.Errorf("told again: %+v", <-stuck)
+				t.Errorf("reported again: %+v", <-stuck)
 			}
 			fault.Remove()
 			// An error line after 5 s, then ever fewer.
-			told, failing := len(testkit.Containing(s.Log.At("error"), "Commits keep failing")), time.Since(began)
-			if told > 1+int(failing/(10*time.Second)) || told > 4 || *refusal > 10*time.Second && told == 0 {
-				t.Errorf("%d error lines in %v", told, failing)
+			reported, failing := len(testkit.Containing(s.Log.At("error"), "Commits keep failing")), time.Since(began)
+			if reported > 1+int(failing/(10*time.Second)) || reported > 4 || *refusal > 10*time.Second && reported == 0 {
+				t.Errorf("%d error lines in %v", reported, failing)
 			}
 			testkit.Check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, records, testkit.Patience))
 			s.Stop()
@@ -84,6 +84,6 @@ func TestRefusedCommits(t *testing.T) {
 	s.Stop()
 	stored, err := brokertest.Committed(broker.Addrs(), group, topic, 0)
 	if err != nil || stored != records || failed.Load() != refused || len(s.All()) != records {
-		t.Errorf("stored %d, %v; %d failures told; deliveries %v", stored, err, failed.Load(), s.Names())
+		t.Errorf("stored %d, %v; %d failures reported; deliveries %v", stored, err, failed.Load(), s.Names())
 	}
 }

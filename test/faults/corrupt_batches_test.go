@@ -71,8 +71,8 @@ func TestCorruptBatchStopsItsPartitionOnly(t *testing.T) {
 			if kind == "no group" {
 				cfg.Kafka.ConsumerGroup = ""
 			}
-			told := make(chan ackpolicy.FetchStalledEvent, 10)
-			cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { told <- e }
+			reported := make(chan ackpolicy.FetchStalledEvent, 10)
+			cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { reported <- e }
 			s := testkit.NewService(t)
 			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 			sub := testkit.NewSubscriber(t, cfg, s.Log)
@@ -80,8 +80,8 @@ func TestCorruptBatchStopsItsPartitionOnly(t *testing.T) {
 			s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
 			s.Start(t)
 			s.Wait(t, (partitions-1)*records)
-			if e := testkit.Await(t, "the hook", told); e.Partition != bad || e.Offset != records {
-				t.Errorf("the hook was told %+v", e)
+			if e := testkit.Await(t, "the hook", reported); e.Partition != bad || e.Offset != records {
+				t.Errorf("the hook got %+v", e)
 			}
 			write()
 			s.Wait(t, 2*(partitions-1)*records)
@@ -113,7 +113,7 @@ func TestFlippedBitStopsItsPartitionOnly(t *testing.T) {
 	})
 	for p := range int32(partitions) {
 		for range records {
-			testkit.Produce(t, topic, p, testkit.Numbered(1)...) // a batch of its own
+			testkit.Produce(t, topic, p, testkit.Numbered(1)...) // a separate batch
 		}
 	}
 	ofCluster(t, "stop-broker", "3")

@@ -17,7 +17,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// A leader is elected that had fallen behind: the log loses its end, with records that are marked, and goes on with others.
+// A leader is elected that had fallen behind: the log loses its end, with records that are marked, and continues with others.
 func TestUncleanElection(t *testing.T) {
 	if os.Getenv("ACKPOLICY_KAFKA_STATE") == "" || len(testkit.Shared.Addrs()) != 3 {
 		t.Skip("needs a cluster of three brokers: scripts/kafka.sh run --brokers 3 -- go test -run TestUncleanElection ./test/faults")
@@ -49,9 +49,9 @@ func TestUncleanElection(t *testing.T) {
 		{"one record less", lost[1:], nil, false},
 		{"one record more", append([]string{"other"}, lost...), nil, false},
 		{"the log ends amid a block", nil, other, true},
-		{"the log ends amid a block, and goes on as it was", lost[:20], lost[20:], true},
+		{"the log ends amid a block, and continues as it was", lost[:20], lost[20:], true},
 		{"the log ends with a block", lost[:blockEnd-kept], other[blockEnd-kept:], false},
-		{"the log ends with a block, and goes on as it was", lost[:blockEnd-kept], lost[blockEnd-kept:], false},
+		{"the log ends with a block, and continues as it was", lost[:blockEnd-kept], lost[blockEnd-kept:], false},
 	}
 	group, topic := brokertest.Group(t), brokertest.Topic(t)
 	assignment := map[int32][]int32{}
@@ -132,9 +132,9 @@ func TestUncleanElection(t *testing.T) {
 		}
 		result := judge(t, marks[p], contentsOf(old), contentsOf(now[p]), open, gaveUp, after.of(int32(p)))
 		t.Logf("%s: %+v", log.name, result)
-		told := len(testkit.Containing(s.Log.At("info"), doubt, fmt.Sprint("kafka_partition=", p, " ")))
-		if want := min(1, result.blocks-result.holding); told != want {
-			t.Errorf("%s: told %d times, want %d", log.name, told, want)
+		reported := len(testkit.Containing(s.Log.At("info"), doubt, fmt.Sprint("kafka_partition=", p, " ")))
+		if want := min(1, result.blocks-result.holding); reported != want {
+			t.Errorf("%s: reported %d times, want %d", log.name, reported, want)
 		}
 	}
 
@@ -284,8 +284,8 @@ func TestMarksOfACompactedTopic(t *testing.T) {
 					t.Errorf("%s was not delivered", want)
 				}
 			}
-			if told, want := len(testkit.Containing(s.Log.At("info"), doubt)), min(1, result.blocks-result.holding); told != want {
-				t.Errorf("told %d times, want %d", told, want)
+			if reported, want := len(testkit.Containing(s.Log.At("info"), doubt)), min(1, result.blocks-result.holding); reported != want {
+				t.Errorf("reported %d times, want %d", reported, want)
 			}
 		})
 	}

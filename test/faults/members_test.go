@@ -19,7 +19,7 @@ import (
 )
 
 // A member whose network stalls for longer than the session timeout has lost its partitions. What it settles then is
-// committed nowhere, least of all over the new owner's offset; it joins again and goes on.
+// committed nowhere, least of all over the new owner's offset; it joins again and continues.
 func TestSessionTimeout(t *testing.T) {
 	t.Parallel()
 	for protocol, rebalance := range testkit.Protocols() {
@@ -65,7 +65,7 @@ func TestSessionTimeout(t *testing.T) {
 			stalled.Stop()
 			names := stalled.Names()
 			if !slices.Contains(names, "5#1") || !slices.Contains(names, "6#1") {
-				t.Errorf("the member that was away did not go on: %v", names)
+				t.Errorf("the member that was away did not continue: %v", names)
 			}
 		})
 	}

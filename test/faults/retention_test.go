@@ -30,7 +30,7 @@ func TestRetentionPassesTheConsumer(t *testing.T) {
 			// Small fetches and a small window: the consumer is in the middle when the log's start passes it.
 			const records, bound, trim = 400, 10, 390
 			topic := testkit.NewTopic(t, 1)
-			for i := 0; i < records; i += 20 { // batches that a fetch can tell apart
+			for i := 0; i < records; i += 20 { // batches that a fetch can distinguish
 				testkit.Produce(t, topic, 0, testkit.Sized(20, 5_000)...)
 			}
 			group := ""
@@ -44,8 +44,8 @@ func TestRetentionPassesTheConsumer(t *testing.T) {
 			cfg.MaxUncommitted = bound
 			cfg.Kafka.OverwriteSaramaConfig.Consumer.Fetch.Default = 100_000
 			cfg.Kafka.OverwriteSaramaConfig.ChannelBufferSize = 0
-			told := make(chan ackpolicy.PositionResetEvent, 10)
-			cfg.Hooks.PositionReset = func(e ackpolicy.PositionResetEvent) { told <- e }
+			reported := make(chan ackpolicy.PositionResetEvent, 10)
+			cfg.Hooks.PositionReset = func(e ackpolicy.PositionResetEvent) { reported <- e }
 			release := make(chan struct{})
 			var first atomic.Int64
 			first.Store(-1)
@@ -65,9 +65,9 @@ func TestRetentionPassesTheConsumer(t *testing.T) {
 			if c.initial == sarama.OffsetNewest {
 				start = records
 			}
-			e := testkit.Await(t, "the hook", told)
+			e := testkit.Await(t, "the hook", reported)
 			if e.Topic != topic || e.Start != start || e.Stored < 1 || e.Stored >= trim {
-				t.Errorf("the hook was told %+v, want a start of %d", e, start)
+				t.Errorf("the hook got %+v, want a start of %d", e, start)
 			}
 			if len(testkit.Containing(s.Log.At("error"), "position reset", topic)) == 0 {
 				t.Errorf("not in the log: %v", s.Log.At("error"))
@@ -79,7 +79,7 @@ func TestRetentionPassesTheConsumer(t *testing.T) {
 			})
 			s.Stop()
 			if first.Load() != start {
-				t.Errorf("went on with %d, want %d", first.Load(), start)
+				t.Errorf("continued with %d, want %d", first.Load(), start)
 			}
 			handled := map[int64]bool{}
 			for _, d := range s.All() {
@@ -87,7 +87,7 @@ func TestRetentionPassesTheConsumer(t *testing.T) {
 			}
 			for offset := range int64(records) {
 				if lost := offset >= e.Stored && offset < e.Start; !handled[offset] && !lost {
-					t.Errorf("record %d was not delivered, and is not in the range that was told", offset)
+					t.Errorf("record %d was not delivered, and is not in the range that was reported", offset)
 				}
 			}
 		})

@@ -14,8 +14,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// A leader that does not answer the watchdog holds up neither a revocation nor Close: nothing is in flight.
-func TestSilentLeaderHoldsUpNoDrain(t *testing.T) {
+// A leader that does not respond to the watchdog delays neither a revocation nor Close: nothing is in flight.
+func TestSilentLeaderDelaysNoDrain(t *testing.T) {
 	t.Parallel()
 	const bound = 9 * time.Second // the question is given up after 10
 	for name, protocol := range testkit.Protocols() {

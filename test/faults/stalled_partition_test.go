@@ -29,8 +29,8 @@ func TestStalledPartition(t *testing.T) {
 				group = ""
 			}
 			cfg := testkit.Config(group, at)
-			told := make(chan ackpolicy.FetchStalledEvent, 10)
-			cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { told <- e }
+			reported := make(chan ackpolicy.FetchStalledEvent, 10)
+			cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { reported <- e }
 			var assigned, fault atomic.Int32
 			cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) {
 				if e.Partition == stalled && assigned.Add(1) == 2 {
@@ -63,9 +63,9 @@ func TestStalledPartition(t *testing.T) {
 			s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
 			s.Start(t)
 			for _, reconnect := range []bool{false, true} {
-				e := testkit.Await(t, "the hook", told)
+				e := testkit.Await(t, "the hook", reported)
 				if e.Topic != topic || e.Partition != stalled || e.Offset != 0 || e.End != 2 || e.For == 0 || e.Reconnect != reconnect {
-					t.Errorf("the hook was told %+v", e)
+					t.Errorf("the hook got %+v", e)
 				}
 			}
 			s.Wait(t, 4)
@@ -92,8 +92,8 @@ func TestNothingToReadIsNoStall(t *testing.T) {
 	open := testkit.BeginTransaction(t, topic, 1)
 	defer open.Close()
 	cfg := testkit.Config(brokertest.Group(t), testkit.ReadCommitted)
-	told := make(chan ackpolicy.FetchStalledEvent, 10)
-	cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { told <- e }
+	reported := make(chan ackpolicy.FetchStalledEvent, 10)
+	cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { reported <- e }
 	s := testkit.NewService(t)
 	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 	sub := testkit.NewSubscriber(t, cfg, s.Log)
@@ -104,9 +104,9 @@ func TestNothingToReadIsNoStall(t *testing.T) {
 	s.Wait(t, 3)
 	for range 20 {
 		select {
-		case e := <-told:
+		case e := <-reported:
 			if e.Offset > 2 { // or the machine is slow, and the fetch of the first records with it
-				t.Fatalf("told %+v", e)
+				t.Fatalf("reported %+v", e)
 			}
 		case <-time.After(every):
 		}

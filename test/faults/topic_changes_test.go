@@ -14,7 +14,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// One of the two topics that a group's members read is deleted: those of the other one go on, and get each record once.
+// One of the two topics that a group's members read is deleted: those of the other one continue, and get each record once.
 func TestDeletedTopicLeavesTheOtherAlone(t *testing.T) {
 	t.Parallel()
 	for protocol, rebalance := range testkit.Protocols() {
@@ -162,6 +162,6 @@ func TestTopicIsReadFromItsNewStart(t *testing.T) {
 	s.Stop()
 	s.Want(t, "0#1", "1#1", "2#1", "3#1", "4#1", "0#1", "1#1", "2#1")
 	if len(s.Log.At("error")) == 0 {
-		t.Error("nobody was told")
+		t.Error("nothing was reported")
 	}
 }

@@ -85,16 +85,16 @@ func TestTopicCreatedAgain(t *testing.T) {
 							testkit.WaitCommitted(t, group, topic, p, after)
 						}
 					}
-					var told []string
+					var reported []string
 					for _, s := range members {
 						s.Stop()
-						told = append(told, testkit.Containing(s.Log.At("error"), "position reset", "topic="+topic)...)
+						reported = append(reported, testkit.Containing(s.Log.At("error"), "position reset", "topic="+topic)...)
 					}
 					if n := locked(&resets)(); n < partitions {
 						t.Errorf("%d of %d resets", n, partitions)
 					}
-					if len(told) < partitions {
-						t.Errorf("told %d times of %d", len(told), partitions)
+					if len(reported) < partitions {
+						t.Errorf("reported %d times of %d", len(reported), partitions)
 					}
 				})
 			}
@@ -139,22 +139,22 @@ func (g *fakeGroup) recreate(t *testing.T) {
 	testkit.Check(t, g.broker.Kfake().CreateTopic(g.topic, fakePartitions, nil))
 }
 
-// holdFirst has the broker answer its first request of a kind only once release is closed.
+// holdFirst has the broker respond to its first request of a kind only once release is closed.
 func holdFirst(broker *brokertest.Broker, key kmsg.Key) (held <-chan struct{}, release chan<- struct{}) {
-	asked, answer := make(chan struct{}), make(chan struct{})
+	asked, respond := make(chan struct{}), make(chan struct{})
 	broker.Kfake().ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
 		select {
 		case <-asked:
 		default:
 			close(asked)
-			broker.Kfake().SleepControl(func() { <-answer })
+			broker.Kfake().SleepControl(func() { <-respond })
 		}
 		return nil, nil, false
 	})
-	return asked, answer
+	return asked, respond
 }
 
-// A topic is deleted and created again while a member joins the group once more: it goes on in the new topic, and does
+// A topic is deleted and created again while a member joins the group again: it continues in the new topic, and does
 // not take that for an end of its membership.
 func TestTopicCreatedAgainAmidARebalance(t *testing.T) {
 	t.Parallel()

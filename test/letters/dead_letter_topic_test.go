@@ -77,7 +77,7 @@ func TestWrongLettersAmongOthers(t *testing.T) {
 			testkit.WantCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, stored)
 			errors := s.Log.At("error")
 			if len(testkit.Containing(errors, "accepts less than its source", "setting=max.message.bytes")) != 1 {
-				t.Errorf("Subscribe did not tell: %v", errors)
+				t.Errorf("Subscribe reported nothing: %v", errors)
 			}
 			switch on {
 			case ackpolicy.UnstorableKeep:
@@ -94,7 +94,7 @@ func TestWrongLettersAmongOthers(t *testing.T) {
 					if got := testkit.Headers(letter)[ackpolicy.HeaderTruncated]; got != "" {
 						reduced++
 						if got != strconv.Itoa(size) || !bytes.HasPrefix(noise(size), letter.Value) || len(letter.Value) < limit*3/4 {
-							t.Errorf("a letter of %d bytes tells of %s", len(letter.Value), got)
+							t.Errorf("a letter of %d bytes says %s", len(letter.Value), got)
 						}
 					}
 				}
@@ -182,7 +182,7 @@ func TestLettersThatKafkaRefuses(t *testing.T) {
 				testkit.WantCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, stored)
 				setting, _, _ := strings.Cut(test.setting, "=")
 				if len(testkit.Containing(s.Log.At("error"), "accepts less than its source", "setting="+setting)) != 1 {
-					t.Errorf("Subscribe did not tell: %v", s.Log.At("error"))
+					t.Errorf("Subscribe reported nothing: %v", s.Log.At("error"))
 				}
 				reduced := 0
 				for _, letter := range testkit.Letters(t, topic+".dlq", 0, want) {
@@ -218,7 +218,7 @@ func TestDeadLetterTopicIsDeleted(t *testing.T) {
 	s.Stop()
 	testkit.Letters(t, topic+".dlq", 0, 20)
 	if len(testkit.Containing(s.Log.At("error"), "was deleted and is created again")) != 1 {
-		t.Error("nobody was told")
+		t.Error("nothing was reported")
 	}
 }
 

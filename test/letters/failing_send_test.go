@@ -57,7 +57,7 @@ func dead(d ackpolicy.DeadLetter) testkit.Option {
 	return func(c *ackpolicy.SubscriberConfig) { c.DeadLetter = d }
 }
 
-// Letters that are refused for good hold up no others, and the log says what holds the commit.
+// Letters that are refused for good delay no others, and the log says what holds the commit.
 func TestRefusedLettersAmongOthers(t *testing.T) {
 	t.Parallel()
 	const records = 1000
@@ -137,7 +137,7 @@ func TestSendMisbehaves(t *testing.T) {
 	}
 }
 
-// A Send that hangs, whatever becomes of its context, holds up neither the letters of others nor Close.
+// A Send that hangs, whatever becomes of its context, delays neither the letters of others nor Close.
 func TestSendHangs(t *testing.T) {
 	t.Parallel()
 	const records = 100
@@ -164,7 +164,7 @@ func TestSendHangs(t *testing.T) {
 	hanging.Wait()
 	testkit.WantCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, 7)
 	if len(testkit.Containing(s.Log.At("error"), "DeadLetter.Send does not return")) != 1 {
-		t.Error("nobody was told")
+		t.Error("nothing was reported")
 	}
 }
 
@@ -230,9 +230,9 @@ func TestLettersAfterAnOutage(t *testing.T) {
 		testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, p, records)
 	}
 	s.Stop()
-	told, over := testkit.Containing(s.Log.At("error"), "Dead letter not stored"), testkit.Containing(s.Log.At("info"), "Dead letters are stored again")
-	if len(told) == 0 || len(told) > 3 || len(over) != 1 {
-		t.Errorf("%d lines, %d that it is over: %s", len(told), len(over), strings.Join(append(told, over...), "\n"))
+	reported, over := testkit.Containing(s.Log.At("error"), "Dead letter not stored"), testkit.Containing(s.Log.At("info"), "Dead letters are stored again")
+	if len(reported) == 0 || len(reported) > 3 || len(over) != 1 {
+		t.Errorf("%d lines, %d that it is over: %s", len(reported), len(over), strings.Join(append(reported, over...), "\n"))
 	}
 }
 

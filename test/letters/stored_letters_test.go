@@ -94,7 +94,7 @@ func TestLetterWaitsForItsTopic(t *testing.T) {
 		t.Errorf("%d letters", n)
 	}
 	if len(testkit.Containing(s.Log.At("error"), "Dead letter not stored")) == 0 {
-		t.Error("nobody was told")
+		t.Error("nothing was reported")
 	}
 }
 
@@ -209,7 +209,7 @@ func TestDeadLetterTopicIsChecked(t *testing.T) {
 	}
 }
 
-// A dead letter broker that accepts and says nothing holds up neither Subscribe,
+// A dead letter broker that accepts and says nothing delays neither Subscribe,
 // once its context ends, nor Close. The record is left to the next owner.
 func TestSilentDeadLetterBroker(t *testing.T) {
 	t.Parallel()

@@ -17,7 +17,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// elsewhere sends letters to a broker of their own.
+// elsewhere sends letters to a separate broker.
 func elsewhere(t *testing.T, network *brokertest.Network) (broker *brokertest.Broker, set testkit.Option) {
 	t.Helper()
 	broker = brokertest.NewFake(t) // a second one beside the shared one
@@ -85,7 +85,7 @@ func TestDeadLetterTopicIsDown(t *testing.T) {
 			testkit.WaitCommitted(t, group, topic, 0, records)
 			s.Stop()
 			if end, err := brokertest.EndOffset(broker.Addrs(), topic+".dlq", 0); err != nil || end != 1 || stored.Load() != 1 {
-				t.Errorf("%d letters (%v), %d told", end, err, stored.Load())
+				t.Errorf("%d letters (%v), %d reported", end, err, stored.Load())
 			}
 			if n := len(slices.DeleteFunc(s.Names(), func(n string) bool { return n[0] != '2' })); n != deliveries {
 				t.Errorf("the poison record was delivered %d times: %v", n, s.Names())

@@ -17,9 +17,9 @@ const (
 // there are enough of them, at intervals, and when the partition drains.
 type batcher struct {
 	cumulative bool                        // AckCumulative of the last one, in every other partition
-	refused    func(d *ackpolicy.Delivery) // told of each ack that was refused
+	refused    func(d *ackpolicy.Delivery) // called with each ack that was refused
 	mu         sync.Mutex
-	batches    map[<-chan struct{}]*batch // one an assignment, by its Draining
+	batches    map[<-chan struct{}]*batch // one per assignment, by its Draining
 }
 
 type batch struct {

@@ -42,7 +42,7 @@ func TestCloseInsideJoinGroup(t *testing.T) {
 			out, err := sub.Subscribe(context.Background(), topic)
 			testkit.Check(t, err)
 			if protocol == "eager" {
-				testkit.Await(t, "the first member's drain", d.Draining()) // it was told of the other, which waits for it
+				testkit.Await(t, "the first member's drain", d.Draining()) // it has learnt of the other, which waits for it
 			} else {
 				testkit.Eventually(t, "a second member", func() bool {
 					n, _, err := brokertest.Members(testkit.Shared.Addrs(), group)
@@ -100,7 +100,7 @@ func (d deaf) join(t *testing.T, cfg ackpolicy.SubscriberConfig, topic string) {
 	testkit.Await(t, "its part in a rebalance", d.met)
 }
 
-// The same for a member that joins again: it had joined before, and the group then waits for one that does not answer.
+// The same for a member that joins again: it had joined before, and the group then waits for one that does not respond.
 func TestCloseWhileJoiningAgain(t *testing.T) {
 	t.Parallel()
 	for protocol := range testkit.Protocols() {

@@ -71,23 +71,23 @@ func (u hangingUnmarshaler) Unmarshal(r *sarama.ConsumerMessage) (*message.Messa
 func TestCloseLeavesWhatHangs(t *testing.T) {
 	t.Parallel()
 	type application struct {
-		set    func(s *snare, c *ackpolicy.SubscriberConfig)
-		handle func(s *snare, d *ackpolicy.Delivery) error // for record 1
-		told   []string                                    // in an error line
-		stored int64                                       // 0: 1, since record 1 is what hangs
+		set      func(s *snare, c *ackpolicy.SubscriberConfig)
+		handle   func(s *snare, d *ackpolicy.Delivery) error // for record 1
+		reported []string                                    // in an error line
+		stored   int64                                       // 0: 1, since record 1 is what hangs
 	}
 	applications := map[string]application{
 		"DeadLetter": {
-			set:    func(s *snare, c *ackpolicy.SubscriberConfig) { c.DeadLetter = hangingLetters{s} },
-			handle: func(*snare, *ackpolicy.Delivery) error { return ackpolicy.ErrReject },
-			told:   []string{"DeadLetter.Send", "kafka_partition_offset=1"},
+			set:      func(s *snare, c *ackpolicy.SubscriberConfig) { c.DeadLetter = hangingLetters{s} },
+			handle:   func(*snare, *ackpolicy.Delivery) error { return ackpolicy.ErrReject },
+			reported: []string{"DeadLetter.Send", "kafka_partition_offset=1"},
 		},
 		"DeadLetterPublisher": {
 			set: func(s *snare, c *ackpolicy.SubscriberConfig) {
 				c.DeadLetter = ackpolicy.DeadLetterPublisher{Publisher: hangingPublisher{s}}
 			},
-			handle: func(*snare, *ackpolicy.Delivery) error { return ackpolicy.ErrReject },
-			told:   []string{"DeadLetter.Send", "kafka_partition_offset=1"},
+			handle:   func(*snare, *ackpolicy.Delivery) error { return ackpolicy.ErrReject },
+			reported: []string{"DeadLetter.Send", "kafka_partition_offset=1"},
 		},
 		"DeadLetterTopic.Headers": {
 			set: func(s *snare, c *ackpolicy.SubscriberConfig) {
@@ -96,25 +96,25 @@ func TestCloseLeavesWhatHangs(t *testing.T) {
 					Headers: func(ackpolicy.Letter) []sarama.RecordHeader { s.hang(); return nil },
 				}
 			},
-			handle: func(*snare, *ackpolicy.Delivery) error { return ackpolicy.ErrReject },
-			told:   []string{"DeadLetter.Send", "kafka_partition_offset=1"},
+			handle:   func(*snare, *ackpolicy.Delivery) error { return ackpolicy.ErrReject },
+			reported: []string{"DeadLetter.Send", "kafka_partition_offset=1"},
 		},
 		"Unmarshaler": {
-			set:  func(s *snare, c *ackpolicy.SubscriberConfig) { c.Kafka.Unmarshaler = hangingUnmarshaler{snare: s} },
-			told: []string{"Unmarshaler", "kafka_partition_offset=1"},
+			set:      func(s *snare, c *ackpolicy.SubscriberConfig) { c.Kafka.Unmarshaler = hangingUnmarshaler{snare: s} },
+			reported: []string{"Unmarshaler", "kafka_partition_offset=1"},
 		},
 		"Backoff": {
 			set: func(s *snare, c *ackpolicy.SubscriberConfig) {
 				c.Backoff = func(int, error) time.Duration { s.hang(); return 0 }
 			},
-			handle: func(*snare, *ackpolicy.Delivery) error { return testkit.ErrBoom },
-			told:   []string{"Backoff", "kafka_partition_offset=1"},
+			handle:   func(*snare, *ackpolicy.Delivery) error { return testkit.ErrBoom },
+			reported: []string{"Backoff", "kafka_partition_offset=1"},
 		},
 		"Interceptor": {
 			set: func(s *snare, c *ackpolicy.SubscriberConfig) {
 				c.Kafka.OverwriteSaramaConfig.Consumer.Interceptors = []sarama.ConsumerInterceptor{hangingInterceptor{s}}
 			},
-			told: []string{"Consumer.Interceptor", "kafka_partition_offset=1"},
+			reported: []string{"Consumer.Interceptor", "kafka_partition_offset=1"},
 		},
 	}
 	for name, set := range map[string]func(s *snare, h *ackpolicy.Hooks){
@@ -123,9 +123,9 @@ func TestCloseLeavesWhatHangs(t *testing.T) {
 		"Committed": func(s *snare, h *ackpolicy.Hooks) { h.Committed = func(ackpolicy.CommittedEvent) { s.hang() } },
 	} {
 		applications["Hooks."+name] = application{
-			set:    func(s *snare, c *ackpolicy.SubscriberConfig) { set(s, &c.Hooks) },
-			told:   []string{"Hooks." + name},
-			stored: 3,
+			set:      func(s *snare, c *ackpolicy.SubscriberConfig) { set(s, &c.Hooks) },
+			reported: []string{"Hooks." + name},
+			stored:   3,
 		}
 	}
 	for name, test := range applications {
@@ -146,13 +146,13 @@ func TestCloseLeavesWhatHangs(t *testing.T) {
 				defer close(s.free)
 				testkit.Await(t, "the call that hangs", s.met)
 				if test.stored > 0 {
-					service.Wait(t, int(test.stored)) // hooks hold nothing up
+					service.Wait(t, int(test.stored)) // hooks delay nothing
 				}
 				wantClosed(t, service.Stop, drain)
 				testkit.WantCommitted(t, group, topic, 0, max(test.stored, 1))
 				wantMembers(t, group, 0)
-				if len(testkit.Containing(service.Log.At("error"), append(test.told, topic)...)) == 0 {
-					t.Errorf("no error line names %v: %v", test.told, service.Log.At("error"))
+				if len(testkit.Containing(service.Log.At("error"), append(test.reported, topic)...)) == 0 {
+					t.Errorf("no error line names %v: %v", test.reported, service.Log.At("error"))
 				}
 			})
 		}
@@ -250,7 +250,7 @@ func TestCloseWithoutAGroupLeavesWhatHangs(t *testing.T) {
 			testkit.Await(t, "the call that hangs", trap.met)
 			wantClosed(t, func() { testkit.Check(t, sub.Close()) }, 300*time.Millisecond)
 			if len(testkit.Containing(log.At("error"), "Partition released")) == 0 {
-				t.Errorf("nobody was told: %v", log.At("error"))
+				t.Errorf("nothing was reported: %v", log.At("error"))
 			}
 		})
 	}
@@ -301,6 +301,6 @@ func TestCloseIfSaramaDoesNotEnd(t *testing.T) {
 		t.Error("a message")
 	}
 	if len(testkit.Containing(log.At("error"), "Subscription closed", "Tracer", topic)) == 0 {
-		t.Errorf("nobody was told: %v", log.At("error"))
+		t.Errorf("nothing was reported: %v", log.At("error"))
 	}
 }

@@ -117,7 +117,7 @@ type networks map[string]*brokertest.Network
 
 func (n networks) Dial(network, addr string) (net.Conn, error) { return n[addr].Dial(network, addr) }
 
-// silentLeader is a partition whose leader a test can silence, while the group's coordinator goes on.
+// silentLeader is a partition whose leader a test can silence, while the group's coordinator continues.
 type silentLeader struct {
 	broker       *brokertest.Broker
 	topic, group string

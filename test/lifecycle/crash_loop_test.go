@@ -99,7 +99,7 @@ func (s crashSpec) run(t *testing.T, ledger *testkit.Ledger, done func() bool) (
 	}
 }
 
-// A record whose handler ends the process does not take the service down for ever: it is found, and rejected after
+// A record whose handler ends the process does not take the service down forever: it is found, and rejected after
 // MaxDeliveries. All others are handled.
 func TestCrashLoop(t *testing.T) {
 	t.Parallel()
@@ -133,7 +133,7 @@ func TestCrashLoop(t *testing.T) {
 			deaths := 0
 			for !spec.run(t, ledger, finished) {
 				if deaths++; deaths > 8 {
-					t.Fatal("it goes on dying")
+					t.Fatal("it keeps dying")
 				}
 			}
 			times, letters, twice := map[testkit.RecordID]int{}, ledger.Entries(testkit.Stored), 0

@@ -50,7 +50,7 @@ func TestDeploys(t *testing.T) {
 
 const (
 	deployPartitions = 8
-	deployRate       = 160 // records a second
+	deployRate       = 160 // records per second
 	deployKeys       = 5   // a partition
 	nackedEvery      = 20  // 5% of the records, where some are nacked for long
 	firstNacked      = 7
@@ -61,7 +61,7 @@ type application struct {
 	name       string
 	stock      bool // watermill-kafka's Subscriber
 	lanes      int64
-	nacks      bool // 5% of the records, each of a key of its own, for longer than the test takes
+	nacks      bool // 5% of the records, each of its own key, for longer than the test takes
 	middleware []message.HandlerMiddleware
 	change     testkit.Option
 	finish     func(f *fleet, msg *message.Message) // at the end of the handler

@@ -14,7 +14,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// A handler that outlives the drain: told first, cancelled with the cause at the end, and nothing settles after that.
+// A handler that outlives the drain: it is notified first, cancelled with the cause at the end, and nothing settles after that.
 func TestDrainEnds(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)

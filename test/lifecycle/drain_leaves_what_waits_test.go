@@ -146,7 +146,7 @@ func TestDrainLeavesPoison(t *testing.T) {
 	testkit.WantCommitted(t, group, topic, 0, 0)
 }
 
-// Where nobody settles late, a pending record does not hold up the end: the default DrainTimeout is 10 s.
+// Where nobody settles late, a pending record does not delay the end: the default DrainTimeout is 10 s.
 func TestDrainDoesNotWaitForTheForgotten(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)

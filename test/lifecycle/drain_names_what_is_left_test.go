@@ -11,7 +11,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// What a partition left when DrainTimeout was over is named, whatever it was, and told to the hook.
+// What a partition left when DrainTimeout was over is named, whatever it was, and reported to the hook.
 func TestReleasedNamesWhatWasLeft(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -71,10 +71,10 @@ func TestReleasedNamesWhatWasLeft(t *testing.T) {
 			wantClosed(t, func() { testkit.Check(t, sub.Close()) }, 500*time.Millisecond)
 			e := testkit.Await(t, "the event", released)
 			if e.Running != test.event.Running || e.Pending != test.event.Pending || e.Nacked != 0 || e.Letters != test.event.Letters || !e.TimedOut {
-				t.Errorf("the hook was told %+v", e)
+				t.Errorf("the hook got %+v", e)
 			}
 			if len(testkit.Containing(log.At("error"), append(test.line, topic)...)) == 0 {
-				t.Errorf("not told: %v", log.At("error"))
+				t.Errorf("not logged: %v", log.At("error"))
 			}
 		})
 	}

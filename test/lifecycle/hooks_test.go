@@ -91,10 +91,10 @@ func TestHooksInOrder(t *testing.T) {
 	t.Parallel()
 	const records = 3000
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(records)...)
-	var told []string // no lock: one call at a time, and Close follows the last
+	var reported []string // no lock: one call at a time, and Close follows the last
 	var next, committed int64
 	cfg := testkit.Config(group)
-	cfg.Hooks.Assigned = func(ackpolicy.AssignedEvent) { told = append(told, "assigned") }
+	cfg.Hooks.Assigned = func(ackpolicy.AssignedEvent) { reported = append(reported, "assigned") }
 	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
 		if e.Offset != next {
 			t.Errorf("offset %d where %d is next", e.Offset, next)
@@ -110,12 +110,12 @@ func TestHooksInOrder(t *testing.T) {
 		}
 		committed = e.Offset
 	}
-	cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { told = append(told, "revoked") }
+	cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { reported = append(reported, "revoked") }
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, records)
 	s.Stop()
-	if !slices.Equal(told, []string{"assigned", "revoked"}) || next != records || committed != records {
-		t.Errorf("%v, %d settled, %d committed", told, next, committed)
+	if !slices.Equal(reported, []string{"assigned", "revoked"}) || next != records || committed != records {
+		t.Errorf("%v, %d settled, %d committed", reported, next, committed)
 	}
 }
 
@@ -146,7 +146,7 @@ func TestHookSettles(t *testing.T) {
 	}
 }
 
-// A hook of commits that blocks holds up no AckSync of whatever partition, and it may close the subscriber.
+// A hook of commits that blocks delays no AckSync of any partition, and it may close the subscriber.
 func TestSlowCommitHook(t *testing.T) {
 	t.Parallel()
 	const records = 5

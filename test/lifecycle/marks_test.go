@@ -143,9 +143,9 @@ func TestMarksOfAnotherLog(t *testing.T) {
 	t.Parallel()
 	const records = 100
 	for log, c := range map[string]struct {
-		change func(l *stored.Ledger)
-		again  int // of the marked ones
-		told   string
+		change   func(l *stored.Ledger)
+		again    int // of the marked ones
+		reported string
 	}{
 		"as it was": {func(*stored.Ledger) {}, 0, ""},
 		"another record": {func(l *stored.Ledger) {
@@ -197,8 +197,8 @@ func TestMarksOfAnotherLog(t *testing.T) {
 			if again != c.again {
 				t.Errorf("%d records came again, want %d", again, c.again)
 			}
-			if told := testkit.Containing(s.Log.At("info", "error"), c.told); c.told != "" && len(told) != 1 {
-				t.Errorf("told %q, want it once: %q", told, c.told)
+			if reported := testkit.Containing(s.Log.At("info", "error"), c.reported); c.reported != "" && len(reported) != 1 {
+				t.Errorf("logged %q, want it once: %q", reported, c.reported)
 			}
 		})
 	}
@@ -279,8 +279,8 @@ func TestMarksWithoutRoom(t *testing.T) {
 	if released.Unmarked == 0 || released.Err != nil {
 		t.Errorf("released as %+v", released)
 	}
-	if told := testkit.Containing(s.Log.At("info"), fmt.Sprint(released.Unmarked, " settled, but the commit had no room to say so")); len(told) != 1 {
-		t.Errorf("told %q", s.Log.At("info"))
+	if reported := testkit.Containing(s.Log.At("info"), fmt.Sprint(released.Unmarked, " settled, but the commit had no room to say so")); len(reported) != 1 {
+		t.Errorf("logged %q", s.Log.At("info"))
 	}
 	cfg.Hooks.Revoked = nil
 	s = testkit.Consume(t, cfg, topic, handler, ackpolicy.NackOnError.Middleware)
@@ -298,7 +298,7 @@ func TestMarksWithoutRoom(t *testing.T) {
 		}
 	}
 	if again != released.Unmarked {
-		t.Errorf("%d settled records came again, %d were told", again, released.Unmarked)
+		t.Errorf("%d settled records came again, %d were reported", again, released.Unmarked)
 	}
 }
 
@@ -324,7 +324,7 @@ func TestMarksOfDeletedRecords(t *testing.T) {
 }
 
 // What is settled behind an open record, and stored as that, does not count in MaxUncommitted: one that waits for a day
-// holds nothing up.
+// delays nothing.
 func TestMarksDoNotCountAsUncommitted(t *testing.T) {
 	t.Parallel()
 	const bound, records = 20, 500

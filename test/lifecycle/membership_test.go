@@ -16,7 +16,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// One commit is answered with UNKNOWN_MEMBER_ID while heartbeats succeed: the member joins again, and its partitions go on.
+// One commit gets UNKNOWN_MEMBER_ID in response while heartbeats succeed: the member joins again, and its partitions continue.
 func TestOneCommitIsFenced(t *testing.T) {
 	t.Parallel()
 	for protocol, rebalance := range testkit.Protocols() {
@@ -58,18 +58,18 @@ func TestWaitForTheGroupIsTold(t *testing.T) {
 	slow.Wait(t, 1)
 	second := testkit.Consume(t, testkit.Config(group, eager), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
 		ackpolicy.NackOnError.Middleware)
-	told := func(words ...string) func() bool {
+	reported := func(words ...string) func() bool {
 		return func() bool {
 			return len(testkit.Containing(second.Log.At("info"), append(words, "consumer_group="+group)...)) == 1
 		}
 	}
-	testkit.Eventually(t, "a line that says what is waited for", told("Waiting for the consumer group", "waiting_for="))
+	testkit.Eventually(t, "a line that says what is waited for", reported("Waiting for the consumer group", "waiting_for="))
 	close(release)
-	testkit.Eventually(t, "a line that says it is over", told("Joined the consumer group", "member_id=", "kafka_partitions="))
+	testkit.Eventually(t, "a line that says it is over", reported("Joined the consumer group", "member_id=", "kafka_partitions="))
 }
 
-// Cooperative: a member goes on with what it keeps while the group waits for another member that does not answer. Its
-// JoinGroup, which is answered only then, must not hold up its fetches.
+// Cooperative: a member continues with what it keeps while the group waits for another member that does not respond. Its
+// JoinGroup, whose response comes only then, must not delay its fetches.
 func TestCooperativeRebalanceStopsNobodyElse(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

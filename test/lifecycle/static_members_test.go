@@ -205,12 +205,12 @@ func TestStaticMemberGetsAnotherTopicsPartitions(t *testing.T) {
 			s.Stop()
 			testkit.WantCommitted(t, group, other, 0, 1)
 			done.wantOnly(t, map[string]int{topic: 3})
-			told := testkit.Containing(s.Log.At("error"), "another topic", "topic="+other, "kafka_partition=0", "group_instance_id="+id)
-			if testkit.Shared.Real() && len(told) == 0 { // kfake asks for the subscription, and rebalances
-				t.Error("nobody was told")
+			reported := testkit.Containing(s.Log.At("error"), "another topic", "topic="+other, "kafka_partition=0", "group_instance_id="+id)
+			if testkit.Shared.Real() && len(reported) == 0 { // kfake asks for the subscription, and rebalances
+				t.Error("nothing was reported")
 			}
-			if len(told) > 1 {
-				t.Errorf("told %d times", len(told))
+			if len(reported) > 1 {
+				t.Errorf("reported %d times", len(reported))
 			}
 		})
 	}
@@ -229,12 +229,12 @@ func TestStaticIDTakenOver(t *testing.T) {
 			testkit.WaitCommitted(t, group, topic, 0, 2)
 			other := joinForeign(t, group, "static-"+topic, topic, rebalance)
 			testkit.Await(t, "the end of the Router", s.Ended)
-			told := testkit.Containing(s.Log.At("error"), "static member id", "group_instance_id=static-"+topic)
-			if len(told) != 1 {
-				t.Errorf("told %d times: %v", len(told), told)
+			reported := testkit.Containing(s.Log.At("error"), "static member id", "group_instance_id=static-"+topic)
+			if len(reported) != 1 {
+				t.Errorf("reported %d times: %v", len(reported), reported)
 			}
 			if more := slices.DeleteFunc(s.Log.At("error"), func(l string) bool {
-				return slices.Contains(told, l) || len(testkit.Containing([]string{l}, "All handlers stopped")) > 0
+				return slices.Contains(reported, l) || len(testkit.Containing([]string{l}, "All handlers stopped")) > 0
 			}); len(more) > 0 {
 				t.Errorf("more errors: %v", more)
 			}

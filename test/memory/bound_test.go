@@ -79,7 +79,7 @@ func TestCompressedBatchesStayWithinTheBound(t *testing.T) {
 	testkit.Eventually(t, "all records", func() bool { return handled.Load() == partitions*batches*records })
 	_ = testkit.Await(t, "the measurements", release)
 	t.Logf("the heap was larger by %.1f MiB", float64(most)/testkit.MiB)
-	// Twice the bound; and as much again, because on a busy machine sarama's first fetch may begin before it is told that
+	// Twice the bound; and as much again, because on a busy machine sarama's first fetch may begin before it learns that
 	// a partition is paused, and for what decompressing takes.
 	if most > 4*bound {
 		t.Errorf("the heap was larger by %.1f MiB, want at most %d", float64(most)/testkit.MiB, 4*bound/testkit.MiB)
@@ -121,7 +121,7 @@ func TestPausedPartitionIsNotFetched(t *testing.T) {
 	const bound, records = 10, 400
 	broker := brokertest.NewFake(t)
 	topic, at := testkit.FakeTopicOf(t, broker, 1)
-	for i := 0; i < records; i += 20 { // batches that a fetch can tell apart
+	for i := 0; i < records; i += 20 { // batches that a fetch can distinguish
 		_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Sized(20, 5_000)...)
 		testkit.Check(t, err)
 	}

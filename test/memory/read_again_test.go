@@ -50,7 +50,7 @@ func TestWaitingRecordsAreReadAgain(t *testing.T) {
 	testkit.WantCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, records)
 }
 
-// A record that retention removed while it waited is given up, and told, and
+// A record that retention removed while it waited is given up, and reported, and
 // does not hold the partition.
 func TestWaitingRecordIsGone(t *testing.T) {
 	t.Parallel()

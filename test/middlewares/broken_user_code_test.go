@@ -51,7 +51,7 @@ func (brokenLogger) Trace(string, watermill.LogFields) { panic("bug in the logge
 
 func (l brokenLogger) With(watermill.LogFields) watermill.LoggerAdapter { return l }
 
-// brokenUnmarshaler fails as it is told to at the first attempt of record 0.
+// brokenUnmarshaler fails as configured at the first attempt of record 0.
 type brokenUnmarshaler struct {
 	kafka.DefaultMarshaler
 	failed *atomic.Bool
@@ -78,87 +78,87 @@ func TestBrokenUserCode(t *testing.T) {
 	}
 	nackOnError := ackpolicy.Middleware{Policy: ackpolicy.NackOnError}
 	for name, c := range map[string]struct {
-		mw     ackpolicy.Middleware
-		err    error // of the first attempt of record 0
-		change testkit.Option
-		want   []string
-		told   []string // in one line; nil: nothing
+		mw       ackpolicy.Middleware
+		err      error // of the first attempt of record 0
+		change   testkit.Option
+		want     []string
+		reported []string // in one line; nil: nothing
 	}{
-		"Classify panics": {mw: classify(bug), err: testkit.ErrBoom, told: []string{"Classify", "bug", "partition=0", "offset=0"}},
+		"Classify panics": {mw: classify(bug), err: testkit.ErrBoom, reported: []string{"Classify", "bug", "partition=0", "offset=0"}},
 		"Classify ends the goroutine": {
-			mw: classify(runtime.Goexit), err: testkit.ErrBoom, told: []string{"Classify", "Goexit", "partition=0", "offset=0"},
+			mw: classify(runtime.Goexit), err: testkit.ErrBoom, reported: []string{"Classify", "Goexit", "partition=0", "offset=0"},
 		},
 		"Error panics":  {mw: nackOnError, err: &brokenError{in: "Error"}},
-		"Unwrap panics": {mw: nackOnError, err: &brokenError{in: "Unwrap"}, told: []string{"brokenError", "bug in Unwrap", "offset=0"}},
-		"Is panics":     {mw: nackOnError, err: &brokenError{in: "Is"}, told: []string{"brokenError", "bug in Is", "offset=0"}},
-		"As panics":     {mw: nackOnError, err: &brokenError{in: "As"}, told: []string{"brokenError", "bug in As", "offset=0"}},
+		"Unwrap panics": {mw: nackOnError, err: &brokenError{in: "Unwrap"}, reported: []string{"brokenError", "bug in Unwrap", "offset=0"}},
+		"Is panics":     {mw: nackOnError, err: &brokenError{in: "Is"}, reported: []string{"brokenError", "bug in Is", "offset=0"}},
+		"As panics":     {mw: nackOnError, err: &brokenError{in: "As"}, reported: []string{"brokenError", "bug in As", "offset=0"}},
 		"Permanent panics": {
 			mw:  ackpolicy.Middleware{Policy: ackpolicy.NackOnError, Classify: ackpolicy.NeverRetry()},
-			err: &brokenError{in: "Permanent"}, told: []string{"Classify", "bug in Permanent", "offset=0"},
+			err: &brokenError{in: "Permanent"}, reported: []string{"Classify", "bug in Permanent", "offset=0"},
 		},
 		"a reason whose Error panics": {
 			mw: nackOnError, err: ackpolicy.RejectWith(&brokenError{in: "Error"}), want: []string{"0#1", "1#1"},
-			told: []string{"Record rejected", "bug in Error", "offset=0"},
+			reported: []string{"Record rejected", "bug in Error", "offset=0"},
 		},
 		"a reason whose Error panics, and a letter": {
 			mw: nackOnError, err: ackpolicy.RejectWith(&brokenError{in: "Error"}), want: []string{"0#1", "1#1"},
 			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.DeadLetter = ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}}
 			},
-			told: []string{"Record rejected", "bug in Error", "offset=0"},
+			reported: []string{"Record rejected", "bug in Error", "offset=0"},
 		},
 		"Backoff panics": {
-			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Backoff", "bug", "offset=0"},
+			mw: nackOnError, err: testkit.ErrBoom, reported: []string{"Backoff", "bug", "offset=0"},
 			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Backoff = func(int, error) time.Duration { panic("bug") }
 			},
 		},
 		"Backoff ends the goroutine": {
-			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Backoff", "Goexit", "offset=0"},
+			mw: nackOnError, err: testkit.ErrBoom, reported: []string{"Backoff", "Goexit", "offset=0"},
 			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Backoff = func(int, error) time.Duration { runtime.Goexit(); return 0 }
 			},
 		},
 		"Settled panics": {
-			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Hooks.Settled", "bug", "Offset:0"},
+			mw: nackOnError, err: testkit.ErrBoom, reported: []string{"Hooks.Settled", "bug", "Offset:0"},
 			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Hooks.Settled = func(ackpolicy.SettledEvent) { panic("bug") }
 			},
 		},
 		"Settled ends the goroutine": {
-			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Hooks.Settled", "Goexit", "Offset:0"},
+			mw: nackOnError, err: testkit.ErrBoom, reported: []string{"Hooks.Settled", "Goexit", "Offset:0"},
 			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Hooks.Settled = func(ackpolicy.SettledEvent) { runtime.Goexit() }
 			},
 		},
 		"Assigned panics": {
-			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Hooks.Assigned", "bug", "Partition:0"},
+			mw: nackOnError, err: testkit.ErrBoom, reported: []string{"Hooks.Assigned", "bug", "Partition:0"},
 			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Hooks.Assigned = func(ackpolicy.AssignedEvent) { panic("bug") }
 			},
 		},
 		"Committed and Revoked panic": {
-			mw: nackOnError, err: testkit.ErrBoom, told: []string{"Hooks.Revoked", "bug", "Partition:0"},
+			mw: nackOnError, err: testkit.ErrBoom, reported: []string{"Hooks.Revoked", "bug", "Partition:0"},
 			change: func(cfg *ackpolicy.SubscriberConfig) {
 				cfg.Hooks.Committed = func(ackpolicy.CommittedEvent) { panic("bug") }
 				cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { panic("bug") }
 			},
 		},
 		"the logger of the middleware panics": {
-			mw:   ackpolicy.Middleware{Policy: ackpolicy.NackOnError, Classify: func(error) (ackpolicy.Policy, bool) { panic("bug") }, Logger: brokenLogger{}},
-			err:  testkit.ErrBoom,
-			told: nil,
+			mw:       ackpolicy.Middleware{Policy: ackpolicy.NackOnError, Classify: func(error) (ackpolicy.Policy, bool) { panic("bug") }, Logger: brokenLogger{}},
+			err:      testkit.ErrBoom,
+			reported: nil,
 		},
-		"Unmarshal panics": {mw: nackOnError, change: unmarshal(bug), want: []string{"0#2", "1#1"}, told: []string{"unmarshaler panicked", "bug", "offset=0"}},
+		"Unmarshal panics": {mw: nackOnError, change: unmarshal(bug), want: []string{"0#2", "1#1"}, reported: []string{"unmarshaler panicked", "bug", "offset=0"}},
 		"Unmarshal ends the goroutine": {
-			mw: nackOnError, change: unmarshal(runtime.Goexit), want: []string{"0#2", "1#1"}, told: []string{"Unmarshal", "Goexit", "offset=0"},
+			mw: nackOnError, change: unmarshal(runtime.Goexit), want: []string{"0#2", "1#1"}, reported: []string{"Unmarshal", "Goexit", "offset=0"},
 		},
 		"an interceptor panics": {
-			mw: nackOnError, change: intercept(bug), want: []string{"0#1", "1#1"}, told: []string{"Interceptor", "bug", "offset=0"},
+			mw: nackOnError, change: intercept(bug), want: []string{"0#1", "1#1"}, reported: []string{"Interceptor", "bug", "offset=0"},
 			err: ackpolicy.ErrAck,
 		},
 		"an interceptor ends the goroutine": {
-			mw: nackOnError, change: intercept(runtime.Goexit), want: []string{"0#2", "1#1"}, told: []string{"Interceptor", "Goexit", "offset=0"},
+			mw: nackOnError, change: intercept(runtime.Goexit), want: []string{"0#2", "1#1"}, reported: []string{"Interceptor", "Goexit", "offset=0"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -182,8 +182,8 @@ func TestBrokenUserCode(t *testing.T) {
 			s.Stop()
 			s.Want(t, want...)
 			testkit.WantCommitted(t, group, topic, 0, 2)
-			if c.told != nil && len(testkit.Containing(s.Log.At("error", "info"), c.told...)) == 0 {
-				t.Errorf("no line with %q in\n%s", c.told, strings.Join(s.Log.At("error", "info"), "\n"))
+			if c.reported != nil && len(testkit.Containing(s.Log.At("error", "info"), c.reported...)) == 0 {
+				t.Errorf("no line with %q in\n%s", c.reported, strings.Join(s.Log.At("error", "info"), "\n"))
 			}
 		})
 	}
@@ -214,7 +214,7 @@ func unmarshal(fail func()) testkit.Option {
 	}
 }
 
-// A logger that panics at every line holds nothing up.
+// A logger that panics at every line delays nothing.
 func TestBrokenLogger(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(3)...)

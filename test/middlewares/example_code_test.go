@@ -11,7 +11,7 @@ import (
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
 
-// unavailable tells the breaker's own errors: the handler was not called.
+// unavailable reports whether an error is the breaker's own: the handler was not called.
 func unavailable(err error) bool {
 	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests)
 }

@@ -66,7 +66,7 @@ func TestOuterAckFirstIsTold(t *testing.T) {
 	s.Wait(t, 3)
 	s.Stop()
 	if lines := testkit.Containing(s.Log.At("error"), "has no effect"); len(lines) != 1 {
-		t.Errorf("told %d times: %v", len(lines), lines)
+		t.Errorf("reported %d times: %v", len(lines), lines)
 	}
 }
 
@@ -94,7 +94,7 @@ func TestAckFirstRefused(t *testing.T) {
 	}, slow, ackpolicy.AckFirst.Middleware)
 	d := testkit.Await(t, "the message", came)
 	s.Stop()
-	if err := testkit.Await(t, "the middleware's answer", failed); err == nil || !strings.Contains(err.Error(), "revoked") {
+	if err := testkit.Await(t, "the middleware's result", failed); err == nil || !strings.Contains(err.Error(), "revoked") {
 		t.Errorf("got %v", err)
 	}
 	if ran.Load() != 0 || d.Status() != ackpolicy.Revoked {

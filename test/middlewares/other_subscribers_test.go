@@ -177,8 +177,8 @@ func TestForeignDelivery(t *testing.T) {
 	for name, open := range foreignPubSubs() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			told := testkit.NewLog(t)
-			policy := ackpolicy.Middleware{Policy: ackpolicy.NackOnError, Logger: told}
+			reported := testkit.NewLog(t)
+			policy := ackpolicy.Middleware{Policy: ackpolicy.NackOnError, Logger: reported}
 			s, call := foreignService(t, open, &testkit.FailingPublisher{}, policy.Middleware,
 				func(d *ackpolicy.Delivery) ([]*message.Message, error) {
 					if err := d.AckSync(context.Background()); !errors.Is(err, ackpolicy.ErrNotKafka) {
@@ -204,9 +204,9 @@ func TestForeignDelivery(t *testing.T) {
 			if d := call.delivery; d.Partition() != partition || d.Offset() != offset {
 				t.Errorf("partition %d, offset %d", d.Partition(), d.Offset())
 			}
-			lines := testkit.Containing(told.At("error"), "Message rejected", "err="+testkit.ErrBoom.Error(), "topic=", "message_uuid=id")
+			lines := testkit.Containing(reported.At("error"), "Message rejected", "err="+testkit.ErrBoom.Error(), "topic=", "message_uuid=id")
 			if position := testkit.Containing(lines, "kafka_partition=0", "kafka_partition_offset=0"); len(lines) != 1 || (len(position) == 1) != (partition == 0) {
-				t.Errorf("the log has %v", told.At("error"))
+				t.Errorf("the log has %v", reported.At("error"))
 			}
 		})
 	}
@@ -231,7 +231,7 @@ func TestForeignAckFirst(t *testing.T) {
 	}
 }
 
-// A message that is never settled under Manual waits until its context ends, and holds up no stop.
+// A message that is never settled under Manual waits until its context ends, and delays no stop.
 func TestForeignManualEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	for name, open := range foreignPubSubs() {

@@ -120,7 +120,7 @@ func (p *honest) Publish(topic string, messages ...*message.Message) error {
 	return p.FailingPublisher.Publish(topic, messages...)
 }
 
-// A rebalance that a handler outlives poisons nothing: its record comes again, and is handled once more.
+// A rebalance that a handler outlives poisons nothing: its record comes again, and is handled again.
 func TestRebalancePoisonsNothing(t *testing.T) {
 	t.Parallel()
 	for name, report := range stops {

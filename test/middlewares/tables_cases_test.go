@@ -174,7 +174,7 @@ func deduplicator(wrap func(middleware.ExpiringKeyRepository) middleware.Expirin
 	}
 }
 
-// delayOnError tells what becomes of the metadata that the middleware writes.
+// delayOnError returns what becomes of the metadata that the middleware writes.
 func delayOnError(c chain) message.HandlerMiddleware {
 	d := &middleware.DelayOnError{InitialInterval: time.Hour, MaxInterval: time.Hour, Multiplier: 2}
 	return func(h message.HandlerFunc) message.HandlerFunc {

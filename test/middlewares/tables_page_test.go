@@ -41,7 +41,7 @@ func documented(t *testing.T, name, table string) {
 	case *update:
 		testkit.Check(t, os.WriteFile(middlewaresPage, []byte(before+begin+table+"<!-- end -->\n"+after), 0o644))
 	default:
-		t.Errorf("%s tells of %s otherwise; if this is meant: go test ./test/middlewares -run TestMiddlewares -update\ngot:\n%s\nthere:\n%s",
+		t.Errorf("%s says otherwise about %s; if this is meant: go test ./test/middlewares -run TestMiddlewares -update\ngot:\n%s\nthere:\n%s",
 			middlewaresPage, name, table, documented)
 	}
 }
@@ -143,7 +143,7 @@ type row struct {
 	cells             string
 }
 
-// table renders one line for what nothing tells apart. A place without cells is left out.
+// table renders one line for what nothing distinguishes. A place without cells is left out.
 func table(head string, endings []ending, cells func(e ending, policy ackpolicy.Policy) string) string {
 	var groups [][]row // of endings that are the same under every policy
 	listed := 0

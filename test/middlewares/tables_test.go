@@ -26,7 +26,7 @@ import (
 // Each place of a table has a partition with two records. The handler ends as the place says on the first; the second is
 // what shows whether that one holds the commit.
 //
-// It does not run beside other tests: so many partitions want a broker of their own, so to say.
+// It does not run beside other tests: so many partitions need a broker to themselves.
 func TestMiddlewares(t *testing.T) {
 	topic := testkit.NewTopic(t, int32(len(places)))
 	for p := range int32(len(places)) {
@@ -88,7 +88,7 @@ func observe(t *testing.T, topic string, v variant) []*sight {
 	s.Router.AddHandler("handler", topic, sub, "out", o, o.handle).AddMiddleware(o.watch, o.middlewares(t, v))
 	s.Start(t)
 	if !testkit.Poll(func() bool { return len(o.waiting()) == 0 }) {
-		t.Fatalf("waited %v in vain for the second record of: %v", testkit.Patience, o.waiting())
+		t.Fatalf("gave up after %v, waiting for the second record of: %v", testkit.Patience, o.waiting())
 	}
 	s.Stop()
 	stored, err := brokertest.CommittedAll(testkit.Shared.Addrs(), group, topic)
@@ -248,7 +248,7 @@ func (o *observer) Send(_ context.Context, record *sarama.ConsumerMessage, lette
 	return nil
 }
 
-// check asserts what holds in every place. The table tells the rest.
+// check asserts what holds in every place. The table has the rest.
 func (s *sight) check(t *testing.T, stored int64) {
 	t.Helper()
 	want, rejects := int64(2), 0

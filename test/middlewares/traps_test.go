@@ -193,7 +193,7 @@ func TestAdlerCollides(t *testing.T) {
 	other, err := hash(message.NewMessage("", []byte("bab")))
 	testkit.Check(t, err)
 	if one != other {
-		t.Error("it tells aca and bab apart")
+		t.Error("it distinguishes aca and bab")
 	}
 }
 

@@ -76,7 +76,7 @@ func TestHealthThroughAnOutage(t *testing.T) {
 	})
 }
 
-// MaxUncommitted behind records that nobody settles is told within seconds, and when it is over.
+// MaxUncommitted behind records that nobody settles is reported within seconds, and so is its end.
 func TestBlockedPartition(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(20)...)
@@ -137,7 +137,7 @@ func TestLagIsNoProblem(t *testing.T) {
 		t.Errorf("in %d of %d looks records waited behind MaxUncommitted", waiting, looks)
 	}
 	if n := len(blocked); n > 0 {
-		t.Errorf("told of a pause: %+v", <-blocked)
+		t.Errorf("a pause was reported: %+v", <-blocked)
 	}
 	testkit.Check(t, o.sub.Resume("alice", topic))
 	testkit.WaitCommitted(t, group, topic, 0, records)

@@ -111,7 +111,7 @@ func TestEventsNameTheirRecord(t *testing.T) {
 	o.Stop()
 }
 
-// A record that its policy acks although the handler failed is told with the error, and one that is
+// A record that its policy acks although the handler failed is reported with the error, and one that is
 // given up before its turn without a duration.
 func TestSettledEventsOfRecordsWithoutSuccess(t *testing.T) {
 	t.Parallel()

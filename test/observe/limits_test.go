@@ -52,7 +52,7 @@ func TestMaxInFlightIsChanged(t *testing.T) {
 	}
 }
 
-// A record that would be tried for ever is rejected at its next nack.
+// A record that would be tried forever is rejected at its next nack.
 func TestMaxDeliveriesIsChanged(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)

@@ -62,10 +62,10 @@ func backoff(d time.Duration) testkit.Option {
 }
 
 // failing fails record 0, or the first of its lane, until the channel is closed.
-func failing(err error, mended <-chan struct{}) testkit.Handle {
+func failing(err error, fixed <-chan struct{}) testkit.Handle {
 	return func(_ *message.Message, d *ackpolicy.Delivery) error {
 		select {
-		case <-mended:
+		case <-fixed:
 			return nil
 		default:
 		}
@@ -81,11 +81,11 @@ func failing(err error, mended <-chan struct{}) testkit.Handle {
 func TestStateOfANackedRecord(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "a", "b", "a", "b")...)
-	mended, boom := make(chan struct{}), errors.New("no such customer")
+	fixed, boom := make(chan struct{}), errors.New("no such customer")
 	cfg := testkit.Config(group, backoff(time.Hour), testkit.Ordering(ackpolicy.OrderByKey, 4))
 	acted := make(chan ackpolicy.ActedEvent, 1)
 	cfg.Hooks.Acted = func(e ackpolicy.ActedEvent) { acted <- e }
-	o := observe(t, cfg, topic, failing(boom, mended), ackpolicy.NackOnError.Middleware)
+	o := observe(t, cfg, topic, failing(boom, fixed), ackpolicy.NackOnError.Middleware)
 	o.oldest(t, ackpolicy.RecordParked, 1)
 	var st ackpolicy.PartitionState
 	testkit.Eventually(t, "the records of the other key", func() bool {
@@ -114,7 +114,7 @@ func TestStateOfANackedRecord(t *testing.T) {
 		t.Errorf("a record that waits for its next delivery makes it sick: %+v", h)
 	}
 
-	close(mended)
+	close(fixed)
 	testkit.Check(t, o.sub.Retry("alice", topic, 0, 0))
 	testkit.WaitCommitted(t, group, topic, 0, 5)
 	testkit.WantOnce(t, o.Service, "0#1", "0#2", "1#1", "2#1", "3#1", "4#1")
@@ -127,7 +127,7 @@ func TestStateOfANackedRecord(t *testing.T) {
 	})
 }
 
-// A handler that hangs is told by every ordering, in State, Health, the log and the hook, naming
+// A handler that hangs is reported with every ordering, in State, Health, the log and the hook, naming
 // the same record; and the log says when it has returned.
 func TestHangingHandlerIsTold(t *testing.T) {
 	t.Parallel()
@@ -180,7 +180,7 @@ func TestHangingHandlerIsTold(t *testing.T) {
 	}
 }
 
-// A record that its handler left unsettled under Manual is told as pending, and Retry delivers it again.
+// A record that its handler left unsettled under Manual is shown as pending, and Retry delivers it again.
 func TestForgottenRecord(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "b")...)
@@ -198,7 +198,7 @@ func TestForgottenRecord(t *testing.T) {
 	testkit.WantOnce(t, o.Service, "0#1", "0#2", "1#1")
 }
 
-// What holds a partition is rejected by hand, with one letter, and the rest goes on: nothing is
+// What holds a partition is rejected by hand, with one letter, and the rest continues: nothing is
 // revoked, and nothing else is delivered again.
 func TestRejectTheRecordThatHoldsAPartition(t *testing.T) {
 	t.Parallel()
@@ -234,7 +234,7 @@ func TestRejectTheRecordThatHoldsAPartition(t *testing.T) {
 	}
 }
 
-// A record whose handler hangs is settled at once; its key goes on when the handler returns.
+// A record whose handler hangs is settled at once; its key continues when the handler returns.
 func TestRejectUnderAHangingHandler(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "a", "b")...)
@@ -311,7 +311,7 @@ func TestActingInVain(t *testing.T) {
 	testkit.WaitCommitted(t, group, topic, 0, 2)
 }
 
-// A paused partition hands nothing out, its sibling goes on, and Resume goes on with it: there is
+// A paused partition hands nothing out, its sibling continues, and Resume continues it: there is
 // no rebalance.
 func TestPauseAndResume(t *testing.T) {
 	t.Parallel()

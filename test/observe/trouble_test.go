@@ -45,8 +45,8 @@ func TestHealthAtMaxUncommitted(t *testing.T) {
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.OwnKeys(0, 10)...)
 	cfg := testkit.Config(group, testkit.Ordering(ackpolicy.OrderByKey, 4), testkit.CommitOnDemand, backoff(time.Hour))
 	cfg.Kafka.ConsumerGroup, cfg.MaxUncommitted = "", 5 // without commits the bound counts from the watermark
-	mended := make(chan struct{})
-	o := observe(t, cfg, topic, failing(testkit.ErrBoom, mended), ackpolicy.NackOnError.Middleware)
+	fixed := make(chan struct{})
+	o := observe(t, cfg, topic, failing(testkit.ErrBoom, fixed), ackpolicy.NackOnError.Middleware)
 	var h ackpolicy.Health
 	testkit.Eventually(t, "not to be ready", func() bool {
 		h = o.sub.Health()
@@ -58,7 +58,7 @@ func TestHealthAtMaxUncommitted(t *testing.T) {
 	if st, _ := o.partition(0); !st.Blocked || st.Queued != 5 || st.Nacked != 1 {
 		t.Errorf("state: %+v", st)
 	}
-	close(mended)
+	close(fixed)
 	testkit.Check(t, o.sub.Retry("alice", topic, 0, 0))
 	testkit.Eventually(t, "all records", func() bool { return len(o.Journal.All()) == 11 && o.sub.Health().Ready })
 }
@@ -96,12 +96,12 @@ func TestActingUnderLoad(t *testing.T) {
 	testkit.Check(t, o.sub.Pause("alice", topic, 1))
 	paused, _ := o.partition(1)
 	other, _ := o.partition(0)
-	testkit.Eventually(t, "the other partition to go on", func() bool {
+	testkit.Eventually(t, "the other partition to continue", func() bool {
 		st, _ := o.partition(0)
 		return st.Watermark > other.Watermark+2000
 	})
 	if st, _ := o.partition(1); st.Watermark > paused.Watermark+int64(paused.InFlight)+keys {
-		t.Errorf("the paused partition went on from %d to %d", paused.Watermark, st.Watermark)
+		t.Errorf("the paused partition continued from %d to %d", paused.Watermark, st.Watermark)
 	}
 	testkit.Check(t, o.sub.Resume("alice", topic, 1))
 	for p, end := range producer.Finish(t) {

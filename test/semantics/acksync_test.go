@@ -81,7 +81,7 @@ func TestAckSyncOfWhatIsSettledOtherwise(t *testing.T) {
 	testkit.WantCommitted(t, group, topic, 0, 2)
 }
 
-// An older record that is pending holds nobody up: the ack is stored as a mark.
+// An older record that is pending delays nothing: the ack is stored as a mark.
 func TestAckSyncBehindAPendingRecord(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)

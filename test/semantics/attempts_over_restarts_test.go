@@ -171,7 +171,7 @@ func TestAttemptsOverRebalances(t *testing.T) {
 	}
 }
 
-// A delay goes on over a restart: the record is not delivered before it is due, and then with the next attempt.
+// A delay continues over a restart: the record is not delivered before it is due, and then with the next attempt.
 func TestDelayOverRestart(t *testing.T) {
 	t.Parallel()
 	for name, order := range orderings() {

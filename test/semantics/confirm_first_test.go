@@ -105,7 +105,7 @@ func TestConfirmFirstNeverRunsTheUnconfirmed(t *testing.T) {
 	testkit.Eventually(t, "a refused commit", func() bool { return fault.Hits() > 0 })
 	s.Stop()
 	s.Want(t)
-	// Left, or with a commit under way just then, whose outcome the error tells.
+	// Left, or with a commit under way just then, whose outcome the error names.
 	if released.Err == nil && (released.Offset != 0 || released.FirstLeft != 0 || released.Running != 1) {
 		t.Errorf("released as %+v, want record 0 left", released)
 	}

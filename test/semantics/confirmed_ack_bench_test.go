@@ -41,7 +41,7 @@ func BenchmarkConfirmedAck(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		// It tells nobody when the commit is stored, so the group is asked.
+		// It does not report when the commit is stored, so the group is asked.
 		benchConfirmedAck(b, cfg, sub, func(msg *message.Message, stored func() int64) error {
 			offset, _ := kafka.MessagePartitionOffsetFromCtx(msg.Context())
 			msg.Ack()

@@ -89,7 +89,7 @@ func TestMaxAgeAndMaxDeliveries(t *testing.T) {
 	}
 }
 
-// The age of a record goes on over a restart: at its second delivery it is too old to be nacked.
+// The age of a record continues over a restart: at its second delivery it is too old to be nacked.
 func TestMaxAgeOverRestart(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a")...)

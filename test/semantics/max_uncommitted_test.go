@@ -49,7 +49,7 @@ func TestMaxUncommitted(t *testing.T) {
 	s.Wait(t, bound)
 	testkit.Eventually(t, "the hook", func() bool { return stuck.Load() != nil })
 	if e := stuck.Load(); e.Offset != 0 {
-		t.Errorf("the hook was told %+v", e)
+		t.Errorf("the hook got %+v", e)
 	}
 	for _, d := range s.All() {
 		if d.Offset() >= bound {
@@ -61,7 +61,7 @@ func TestMaxUncommitted(t *testing.T) {
 		d.Ack()
 	}
 	testkit.WaitCommitted(t, group, topic, 0, records)
-	testkit.Eventually(t, "a line that it goes on", func() bool {
+	testkit.Eventually(t, "a line that it continues", func() bool {
 		return len(testkit.Containing(s.Log.At("info"), "Partition continues", topic, "kafka_partition=0", "failing_for=")) == 1
 	})
 	s.Stop()

@@ -163,7 +163,7 @@ func TestMaxInFlight(t *testing.T) {
 				if int(total) >= c.all {
 					reached <- struct{}{}
 				}
-				// Slow enough to meet the others, or else to go on alone.
+				// Slow enough to meet the others, or else to continue alone.
 				select {
 				case <-reached:
 					reached <- struct{}{}

@@ -130,8 +130,8 @@ func TestPolicyPerHandler(t *testing.T) {
 		journals[handler].Want(t, want...)
 		testkit.WantCommitted(t, group, topics[handler], 0, 2)
 	}
-	if told := warnings.At("error", "info"); len(told) != 1 || len(testkit.Containing(told, "unlisted")) != 1 {
-		t.Errorf("want one line about the handler without a policy, got %q", told)
+	if reported := warnings.At("error", "info"); len(reported) != 1 || len(testkit.Containing(reported, "unlisted")) != 1 {
+		t.Errorf("want one line about the handler without a policy, got %q", reported)
 	}
 }
 

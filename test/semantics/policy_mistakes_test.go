@@ -57,15 +57,15 @@ func TestForgottenPolicyIsTold(t *testing.T) {
 	letters := func(cfg *ackpolicy.SubscriberConfig) { cfg.DeadLetter = &testkit.Flaky{} }
 	limits := func(cfg *ackpolicy.SubscriberConfig) { cfg.MaxDeliveries, cfg.MaxAge = 3, time.Minute }
 	for name, c := range map[string]struct {
-		mw     message.HandlerMiddleware
-		change testkit.Option
-		told   []string // in the one error line of ours; nil: none
+		mw       message.HandlerMiddleware
+		change   testkit.Option
+		reported []string // in the one error line of ours; nil: none
 	}{
-		"Classify":               {mw: ackpolicy.Middleware{Classify: never}.Middleware, told: []string{"Classify", "Policy", "handler_name=handler"}},
-		"not in Handlers":        {mw: ackpolicy.Middleware{Handlers: handlers{"hander": ackpolicy.NackOnError}}.Middleware, told: []string{"Middleware.Handlers", "handlers=hander", "handler_name=handler"}},
+		"Classify":               {mw: ackpolicy.Middleware{Classify: never}.Middleware, reported: []string{"Classify", "Policy", "handler_name=handler"}},
+		"not in Handlers":        {mw: ackpolicy.Middleware{Handlers: handlers{"hander": ackpolicy.NackOnError}}.Middleware, reported: []string{"Middleware.Handlers", "handlers=hander", "handler_name=handler"}},
 		"in Handlers":            {mw: ackpolicy.Middleware{Handlers: handlers{"handler": ackpolicy.AckFirst}}.Middleware, change: letters},
-		"DeadLetter":             {mw: ackpolicy.Middleware{}.Middleware, change: letters, told: []string{"DeadLetter", "Policy", "handler_name=handler"}},
-		"limits":                 {mw: ackpolicy.Middleware{}.Middleware, change: limits, told: []string{"MaxAge, MaxDeliveries", "handler_name=handler"}},
+		"DeadLetter":             {mw: ackpolicy.Middleware{}.Middleware, change: letters, reported: []string{"DeadLetter", "Policy", "handler_name=handler"}},
+		"limits":                 {mw: ackpolicy.Middleware{}.Middleware, change: limits, reported: []string{"MaxAge, MaxDeliveries", "handler_name=handler"}},
 		"chosen":                 {mw: ackpolicy.AckFirst.Middleware, change: letters},
 		"chosen by ConfirmFirst": {mw: testkit.ConfirmFirst, change: letters},
 		"nothing contradicts it": {mw: ackpolicy.Middleware{}.Middleware},
@@ -82,8 +82,8 @@ func TestForgottenPolicyIsTold(t *testing.T) {
 			s.Wait(t, 3)
 			s.Stop()
 			logged := s.Log.At("error")
-			if c.told == nil && len(logged) > 0 || c.told != nil && (len(logged) != 1 || len(testkit.Containing(logged, c.told...)) != 1) {
-				t.Errorf("want %q, got:\n%s", c.told, strings.Join(logged, "\n"))
+			if c.reported == nil && len(logged) > 0 || c.reported != nil && (len(logged) != 1 || len(testkit.Containing(logged, c.reported...)) != 1) {
+				t.Errorf("want %q, got:\n%s", c.reported, strings.Join(logged, "\n"))
 			}
 			if len(testkit.Containing(s.Log.At("info"), "level=")) > 0 {
 				t.Error("a line of two levels")
@@ -96,15 +96,15 @@ func TestForgottenPolicyIsTold(t *testing.T) {
 func TestMisspeltHandlerIsTold(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		names   []string // in Handlers
-		silent  int      // handlers without a message, beside the one with
-		handler string
-		told    string
+		names    []string // in Handlers
+		silent   int      // handlers without a message, beside the one with
+		handler  string
+		reported string
 	}{
-		"misspelt":             {names: []string{"ordrs"}, handler: "orders", told: "ordrs"},
+		"misspelt":             {names: []string{"ordrs"}, handler: "orders", reported: "ordrs"},
 		"right":                {names: []string{"orders"}, handler: "orders"},
 		"may be another's":     {names: []string{"ordrs"}, handler: "orders", silent: 1},
-		"too many for another": {names: []string{"ordrs", "metrcs"}, handler: "orders", silent: 1, told: "metrcs, ordrs"},
+		"too many for another": {names: []string{"ordrs", "metrcs"}, handler: "orders", silent: 1, reported: "metrcs, ordrs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -130,8 +130,8 @@ func TestMisspeltHandlerIsTold(t *testing.T) {
 				synctest.Wait()
 				time.Sleep(time.Minute)
 				lines := testkit.Containing(log.At("error"), "Middleware.Handlers has names that no handler has")
-				if (len(lines) == 1) != (c.told != "") || len(testkit.Containing(lines, c.told)) != len(lines) {
-					t.Errorf("want %q, got %v", c.told, lines)
+				if (len(lines) == 1) != (c.reported != "") || len(testkit.Containing(lines, c.reported)) != len(lines) {
+					t.Errorf("want %q, got %v", c.reported, lines)
 				}
 				testkit.Check(t, router.Close())
 				testkit.Check(t, pubSub.Close())

@@ -100,7 +100,7 @@ func TestNackedRecordWaitsForItsHandler(t *testing.T) {
 	}
 }
 
-// A record that waits for its next delivery holds up no stop.
+// A record that waits for its next delivery delays no stop.
 func TestStopInterruptsADelay(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(1)...)

@@ -19,16 +19,16 @@ func TestUndecodable(t *testing.T) {
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(3)...)
 	var tried atomic.Int32
 	var fixed atomic.Bool
-	var told atomic.Pointer[ackpolicy.UndecodableEvent]
+	var reported atomic.Pointer[ackpolicy.UndecodableEvent]
 	cfg := testkit.Config(group, testkit.Ordering(ackpolicy.Unordered, 4))
 	cfg.Kafka.Unmarshaler = testkit.Refusing{While: func() bool { tried.Add(1); return !fixed.Load() }}
-	cfg.Hooks.Undecodable = func(e ackpolicy.UndecodableEvent) { told.Store(&e) }
+	cfg.Hooks.Undecodable = func(e ackpolicy.UndecodableEvent) { reported.Store(&e) }
 	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Ack.Middleware)
 	testkit.Eventually(t, "a second try", func() bool { return tried.Load() >= 2 })
 	s.Wait(t, 2)
 	testkit.WantCommitted(t, group, topic, 0, 0)
-	if e := told.Load(); e == nil || e.Topic != topic || e.Partition != 0 || e.Offset != 0 || e.Err == nil {
-		t.Errorf("the hook was told %+v", e)
+	if e := reported.Load(); e == nil || e.Topic != topic || e.Partition != 0 || e.Offset != 0 || e.Err == nil {
+		t.Errorf("the hook got %+v", e)
 	}
 	if len(testkit.Containing(s.Log.At("error"), topic, "partition=0", "offset=0", "no such schema")) == 0 {
 		t.Errorf("not in the log: %v", s.Log.At("error"))
@@ -38,7 +38,7 @@ func TestUndecodable(t *testing.T) {
 	s.Stop()
 }
 
-// However short the pause between attempts, an undecodable record makes few lines, and one when it is decoded at last.
+// However short the pause between attempts, an undecodable record makes few lines, and one when it is finally decoded.
 func TestUndecodableInTheLog(t *testing.T) {
 	t.Parallel()
 	const attempts = 200

@@ -34,7 +34,7 @@ func TestAnyRecord(t *testing.T) {
 			dlq := brokertest.Topic(t)
 			cfg := testkit.Config(brokertest.Group(t), at, testkit.Ordering(order, 0), testkit.ReadCommitted)
 			if cfg.MaxBufferedBytes = 4 << 20; !broker.Real() {
-				// kfake forgets to say which transactions were aborted where an answer is full, and with
+				// kfake forgets to say which transactions were aborted where a response is full, and with
 				// less memory than this our subscriber asks for responses of a megabyte.
 				cfg.MaxBufferedBytes = 256 << 20
 			}

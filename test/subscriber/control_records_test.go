@@ -26,7 +26,7 @@ func endOf(t testing.TB, topic string) int64 {
 }
 
 // waitNoLag waits until the stored offset is the end of the log. Kafka writes the marks of a
-// transaction after it has told its end.
+// transaction after it has reported its end.
 func waitNoLag(t testing.TB, group, topic string) {
 	t.Helper()
 	testkit.Eventually(t, "no lag", func() bool {
@@ -89,7 +89,7 @@ func TestOpenTransactionIsNotPassed(t *testing.T) {
 	const at = 3
 	testkit.Eventually(t, "the mark", func() bool { return endOf(t, topic) == at })
 	open := testkit.BeginTransaction(t, topic, 2)
-	testkit.Transact(t, topic, 1, false) // the end goes on
+	testkit.Transact(t, topic, 1, false) // the end continues
 	s := testkit.Consume(t, testkit.Config(group, testkit.ReadCommitted), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, 1)
 	testkit.WaitCommitted(t, group, topic, 0, at)

@@ -68,11 +68,11 @@ func TestNoGroupReadsAddedPartitions(t *testing.T) {
 		t.Errorf("delivered %v, want %v", got, want)
 	}
 	if lines := testkit.Containing(s.Log.At("info"), "A partition was added"); len(lines) != 2 {
-		t.Errorf("%d lines tell of the new partitions: %v", len(lines), lines)
+		t.Errorf("%d lines name the new partitions: %v", len(lines), lines)
 	}
 }
 
-// One partition whose reader ends is opened again; the others go on.
+// One partition whose reader ends is opened again; the others continue.
 func TestNoGroupOnePartitionEnds(t *testing.T) {
 	t.Parallel()
 	broker := brokertest.NewFake(t)
@@ -129,7 +129,7 @@ func TestNoGroupSubscribeFails(t *testing.T) {
 	}
 }
 
-// Close ends a Subscribe that waits for a broker's answer.
+// Close ends a Subscribe that waits for a broker's response.
 func TestNoGroupCloseEndsSubscribe(t *testing.T) {
 	t.Parallel()
 	broker := brokertest.NewFake(t)

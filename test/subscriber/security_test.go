@@ -142,7 +142,7 @@ func TestRightsTakenAway(t *testing.T) {
 	for kind, test := range map[string]struct {
 		resource  sarama.AclResourceType
 		operation sarama.AclOperation
-		told      string
+		reported  string
 	}{
 		"topic":   {sarama.AclResourceTopic, sarama.AclOperationRead, "not authorized to access this topic"},
 		"group":   {sarama.AclResourceGroup, sarama.AclOperationRead, "not authorized to access this group"},
@@ -163,15 +163,17 @@ func TestRightsTakenAway(t *testing.T) {
 			s := testkit.Consume(t, cfg, topic, testkit.RejectAll, ackpolicy.NackOnError.Middleware)
 			testkit.Check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 2, testkit.Patience))
 
-			refusals := func() int { return len(testkit.Containing(s.Log.At("error", "debug"), test.told, "not authorized")) } // error lines grow rare
+			refusals := func() int {
+				return len(testkit.Containing(s.Log.At("error", "debug"), test.reported, "not authorized"))
+			} // error lines grow rare
 			testkit.Check(t, broker.Forbid(test.resource, name, test.operation))
 			if kind != "letters" { // where nobody notices before there is one
 				testkit.Eventually(t, "an error that says so", func() bool { return refusals() > 0 })
 			}
-			before, began, told := requests.Count(), time.Now(), refusals()
+			before, began, reported := requests.Count(), time.Now(), refusals()
 			_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(2)...)
 			testkit.Check(t, err)
-			testkit.Eventually(t, "another one", func() bool { return refusals() > told+1 })
+			testkit.Eventually(t, "another one", func() bool { return refusals() > reported+1 })
 			if n, most := requests.Count()-before, int64(100*(1+time.Since(began).Seconds())); n > most {
 				t.Errorf("%d requests in %v: a hot loop", n, time.Since(began))
 			}

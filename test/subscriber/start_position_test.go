@@ -103,13 +103,13 @@ func TestStoredOffsetOutsideTheLog(t *testing.T) {
 				testkit.Check(t, brokertest.DeleteRecords(testkit.Shared.Addrs(), topic, 0, c.trim))
 			}
 			testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), group, topic, 0, c.stored))
-			told := make(chan ackpolicy.PositionResetEvent, 1)
+			reported := make(chan ackpolicy.PositionResetEvent, 1)
 			cfg := testkit.Config(group, testkit.InitialOffset(c.initial))
-			cfg.Hooks.PositionReset = func(e ackpolicy.PositionResetEvent) { told <- e }
+			cfg.Hooks.PositionReset = func(e ackpolicy.PositionResetEvent) { reported <- e }
 			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
 				ackpolicy.NackOnError.Middleware)
-			if e := testkit.Await(t, "the hook", told); e.Stored != c.stored || e.Start != c.start || e.Topic != topic {
-				t.Errorf("the hook was told %+v", e)
+			if e := testkit.Await(t, "the hook", reported); e.Stored != c.stored || e.Start != c.start || e.Topic != topic {
+				t.Errorf("the hook got %+v", e)
 			}
 			if len(testkit.Containing(s.Log.At("error", "info"), topic, fmt.Sprint(c.stored), fmt.Sprint(c.start))) == 0 {
 				t.Errorf("not in the log: %v", s.Log.At("error", "info"))

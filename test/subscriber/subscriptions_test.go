@@ -41,7 +41,7 @@ func TestSubscribeAgain(t *testing.T) {
 	}
 }
 
-// Three topics of one subscriber: one ends, the others go on.
+// Three topics of one subscriber: one ends, the others continue.
 func TestManySubscriptions(t *testing.T) {
 	t.Parallel()
 	group := brokertest.Group(t)

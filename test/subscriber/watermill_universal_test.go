@@ -21,7 +21,7 @@ import (
 // tests use (pkg/kafka/pubsub_test.go). What differs:
 //   - Topics have fewer partitions than upstream's 50: the suite opens hundreds of subscribers at once, and a fetch loop for
 //     each partition of each is more than two cores care to run.
-//   - Each of the suite's tests has a group of its own. In upstream's single one every subscriber that comes or goes
+//   - Each of the suite's tests has its own group. In upstream's single one every subscriber that comes or goes
 //     rebalances those of all tests, which takes longer than the suite waits on a slow machine; stock watermill-kafka fails there, too.
 //   - What the suite does not close, the end of the test does; and since it leaves messages unread that a drain has to
 //     wait for, drains are short.
@@ -120,7 +120,7 @@ func TestUniversalAutoCommitDisabled(t *testing.T) {
 	tests.TestPubSub(t, tests.Features{
 		ConsumerGroups: true,
 		Persistent:     true,
-		ForceShort:     true, // as upstream: every ack is a commit of its own
+		ForceShort:     true, // as upstream: every ack is a separate commit
 	}, manual.open, manual.openGroup)
 }
 

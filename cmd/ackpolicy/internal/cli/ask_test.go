@@ -10,9 +10,9 @@ import (
 
 func TestAsk(t *testing.T) {
 	t.Parallel()
-	for answer, want := range map[string]bool{"y\n": true, " Yes \n": true, "n\n": false, "\n": false, "": false, "yellow\n": false} {
-		if yes, err := ask(t.Context(), strings.NewReader(answer), io.Discard, "?"); yes != want || err != nil {
-			t.Errorf("%q: %v, %v", answer, yes, err)
+	for reply, want := range map[string]bool{"y\n": true, " Yes \n": true, "n\n": false, "\n": false, "": false, "yellow\n": false} {
+		if yes, err := ask(t.Context(), strings.NewReader(reply), io.Discard, "?"); yes != want || err != nil {
+			t.Errorf("%q: %v, %v", reply, yes, err)
 		}
 	}
 	in, typing := io.Pipe()

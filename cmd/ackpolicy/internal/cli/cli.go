@@ -69,7 +69,7 @@ func (e *Env) Client(transactionalID string) (sarama.Client, error) {
 	return e.Kafka.Client(transactionalID, e.Err)
 }
 
-const long = `Looks at dead letters and consumer groups of watermill-ackpolicy, and mends them.
+const long = `Looks at dead letters and consumer groups of watermill-ackpolicy, and repairs them.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A command that has
 others names them in its help.`
@@ -85,7 +85,7 @@ func (e *Env) Run(ctx context.Context, args []string, commands ...func(*Env) *co
 // Root returns the command that has the others.
 func (e *Env) Root(commands ...func(*Env) *cobra.Command) *cobra.Command {
 	root := &cobra.Command{
-		Use: "ackpolicy", Short: "Looks at dead letters and consumer groups, and mends them", Long: long,
+		Use: "ackpolicy", Short: "Looks at dead letters and consumer groups, and repairs them", Long: long,
 		Version: version(), SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRun: func(*cobra.Command, []string) { e.began = true },
 	}

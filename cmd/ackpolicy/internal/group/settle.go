@@ -57,7 +57,7 @@ func settle(m *sarama.ConsumerMessage, now kafka.Stored, topic kafka.Topic) (*ch
 	}
 	l.Open = slices.DeleteFunc(l.Open, func(o ledger.Open) bool { return o.Offset == m.Offset })
 	for i := range l.Blocks {
-		l.Blocks[i].Rank = ledger.Promised // perhaps: somebody may have been told
+		l.Blocks[i].Rank = ledger.Promised // perhaps: somebody may rely on it
 	}
 	text, kept := ledger.Encode(at, l, ledger.DefaultRoom)
 	if slices.Contains(kept.Blocks, false) {
@@ -70,7 +70,7 @@ func settle(m *sarama.ConsumerMessage, now kafka.Stored, topic kafka.Topic) (*ch
 	return c, nil
 }
 
-// mark adds a record to blocks of marks: as a block of its own, so that it depends on no
+// mark adds a record to blocks of marks: as a separate block, so that it depends on no
 // other record, unless it lies amid the marks of one.
 func mark(blocks []ledger.Block, offset int64, sum uint32) []ledger.Block {
 	run := ledger.Run{From: offset, To: offset + 1}

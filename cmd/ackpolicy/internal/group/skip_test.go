@@ -122,7 +122,7 @@ func TestSkipAsks(t *testing.T) {
 	b.skip(cli.Failed, []string{"there is no record " + b.topic + " 0:3: the partition has the offsets from 0 to 3"}, 3, "--yes")
 	b.skip(cli.Usage, []string{"want --topic, --partition and --offset"}, -1, "--yes")
 	for _, test := range []struct {
-		answer bool
+		reply  bool
 		change bool // meanwhile
 		says   string
 		stored int64
@@ -133,7 +133,7 @@ func TestSkipAsks(t *testing.T) {
 			if test.change {
 				testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), b.group, b.topic, 0, 2))
 			}
-			return test.answer && question == "Skip it? [y/N] ", nil
+			return test.reply && question == "Skip it? [y/N] ", nil
 		}
 		env.Run(t.Context(), []string{"skip", "--group", b.group, "--topic", b.topic, "--partition", "0", "--offset", "2"}, Skip)
 		if !strings.Contains(out.String(), test.says) {

@@ -82,7 +82,7 @@ func (s *status) run(ctx context.Context) error {
 	}
 	for wait.For(s.interval, ctx.Done()) {
 		if err := s.once(ctx, client, true); err != nil && ctx.Err() == nil {
-			fmt.Fprintf(s.env.Err, "ackpolicy: %v\n", err) // a broker that is restarted, perhaps: it goes on
+			fmt.Fprintf(s.env.Err, "ackpolicy: %v\n", err) // a broker that is restarted, perhaps: it continues
 		}
 	}
 	return context.Cause(ctx)

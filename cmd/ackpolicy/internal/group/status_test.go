@@ -61,7 +61,7 @@ func TestStatus(t *testing.T) {
 }
 
 // A topic is shown with the partitions of which the group has nothing stored; a group that
-// is not there, and a topic, are told apart from ones without lag.
+// is not there, and a topic, are distinguished from ones without lag.
 func TestStatusOfNothing(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)

@@ -59,7 +59,7 @@ type Stored struct {
 }
 
 // Offsets returns what the group has stored, per topic and partition, without the partitions
-// for which it has nothing. Nil topics are all. A stable answer waits for transactions under way.
+// for which it has nothing. Nil topics are all. With stable, the broker's response waits for transactions under way.
 func Offsets(ctx context.Context, client sarama.Client, group string, topics map[string][]int32, stable bool) (map[string]map[int32]Stored, error) {
 	found := map[string]map[int32]Stored{}
 	err := AtCoordinator(ctx, client, group, func(coordinator *sarama.Broker) error {

@@ -85,7 +85,7 @@ func orNothing(err error) error {
 	return err
 }
 
-// fetch returns the records from an offset on, where to go on, and up to where
+// fetch returns the records from an offset on, where to continue, and up to where
 // the partition is stable for the reader.
 func (r *Reader) fetch(from int64) (records []*sarama.ConsumerMessage, next, stable int64, err error) {
 	leader, err := r.Client.Leader(r.Topic, r.Partition)

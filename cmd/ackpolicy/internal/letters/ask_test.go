@@ -15,14 +15,14 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/kafka"
 )
 
-// answering runs the command at a terminal where somebody answers.
-func (b *bed) answering(answer bool, args ...string) (question string, r result) {
+// replying runs the command at a terminal where somebody replies.
+func (b *bed) replying(reply bool, args ...string) (question string, r result) {
 	b.t.Helper()
 	var out bytes.Buffer
 	env := cli.NewEnv(noEnv, strings.NewReader(""), &out, &out)
 	env.Ask = func(_ context.Context, q string) (bool, error) {
 		question = q
-		return answer, nil
+		return reply, nil
 	}
 	args = append([]string{"letters"}, append(args, "--brokers", strings.Join(b.broker.Addrs(), ","), "--topic", b.dlq)...)
 	return question, result{env.Run(b.t.Context(), args, Command), out.String(), ""}
@@ -37,18 +37,18 @@ func TestSendAsks(t *testing.T) {
 	if r.code != exitFailed || !strings.Contains(r.err, "to send all, 3 letters to "+b.origin+", say --yes: nothing was sent") {
 		t.Errorf("without a terminal: %v", r)
 	}
-	question, r := b.answering(false, "send")
+	question, r := b.replying(false, "send")
 	if want := "Send all 3 letters to " + b.origin + "? [y/N] "; question != want || r.code != exitFailed || !strings.Contains(r.out, errNoConsent.Error()) {
-		t.Errorf("asked %q and was answered no: %v", question, r)
+		t.Errorf("asked %q and got the reply no: %v", question, r)
 	}
 	b.wantStored(0, -1)
-	if question, r = b.answering(true, "send", "--limit", "1"); question != "" || r.code != exitDone {
+	if question, r = b.replying(true, "send", "--limit", "1"); question != "" || r.code != exitDone {
 		t.Errorf("with a limit it asks %q, %v", question, r)
 	}
-	if question, r = b.answering(true, "send", "--at", "0:1"); question != "" || r.code != exitDone {
+	if question, r = b.replying(true, "send", "--at", "0:1"); question != "" || r.code != exitDone {
 		t.Errorf("with a filter it asks %q, %v", question, r)
 	}
-	if question, r = b.answering(true, "send"); !strings.Contains(question, "Send all 1 letter to ") || r.code != exitDone {
+	if question, r = b.replying(true, "send"); !strings.Contains(question, "Send all 1 letter to ") || r.code != exitDone {
 		t.Errorf("it asks %q, %v", question, r)
 	}
 	b.wantValues(0, "0", "1", "2")

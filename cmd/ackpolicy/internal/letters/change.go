@@ -91,7 +91,7 @@ func (r *run) send(ctx context.Context, sender *sender, total int) (err error) {
 	return r.walk(ctx, func(p *part, l *letter) error {
 		d, err := r.goals.of(l)
 		if err != nil {
-			return nil // told before
+			return nil // reported before
 		}
 		if next == nil {
 			next = p.done.clone()
@@ -140,9 +140,9 @@ func (r *run) outcome(ctx context.Context, sent, total int, err error) {
 	case err == nil:
 		fmt.Fprintf(r.say, "Sent %s.\n", letters(sent))
 	case cli.IsInterrupt(ctx, err) && !errors.Is(err, errLost):
-		fmt.Fprintf(r.say, "Interrupted: %d of %s sent. The same command goes on from there.\n", sent, letters(total))
+		fmt.Fprintf(r.say, "Interrupted: %d of %s sent. The same command continues from there.\n", sent, letters(total))
 	default:
-		fmt.Fprintf(r.say, "Stopped: %d of %s sent. The same command goes on from there.\n", sent, letters(total))
+		fmt.Fprintf(r.say, "Stopped: %d of %s sent. The same command continues from there.\n", sent, letters(total))
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
-// child is the command in a process of its own.
+// child is the command in a separate process.
 type child struct {
 	t        testing.TB
 	cmd      *exec.Cmd

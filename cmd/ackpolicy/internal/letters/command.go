@@ -30,7 +30,7 @@ const long = `Reads a dead letter topic, and sends letters back to the topics th
 Without filters all open letters are chosen, up to the end of the topic at the start;
 send then asks first, or wants --yes.
 What is done is stored in Kafka, for the consumer group of --group: a command that was
-interrupted, or killed, goes on where it was.
+interrupted, or killed, continues where it was.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but for letters that cannot be
 sent, 130 interrupted.`
@@ -147,7 +147,7 @@ func (o *options) sendFlags(flags *pflag.FlagSet, codec *sarama.CompressionCodec
 		"what stays of the letter's `headers`: origin (what keeps its origin and count, should it be rejected again), all or none")
 	flags.StringVar(&o.timestamp, "timestamp", timestampNow, "`now`, or original: Kafka deletes by it, so an old one may go unread")
 	flags.TextVar(codec, "compression", sarama.CompressionNone, "`codec` of what is sent: none, gzip, snappy, lz4 or zstd")
-	flags.Float64Var(&o.rate, "rate", 0, "at most `n` letters a second; 0: no limit")
+	flags.Float64Var(&o.rate, "rate", 0, "at most `n` letters per second; 0: no limit")
 	flags.IntVar(&o.batch, "batch", 100, "`n` letters in a transaction")
 	flags.BoolVar(&o.yes, "yes", false, "send all letters without asking, where no filter chooses some")
 	flags.BoolVar(&o.firstRun, "first-run", false, "nothing was ever sent from this topic, although it has letters older than what Kafka remembers")
@@ -169,7 +169,7 @@ func (o *options) check() error {
 		want(o.to == "" || o.to != o.topic, "--to is the dead letter topic itself")
 		want(slices.Contains([]string{headersOrigin, headersAll, headersNone}, o.headers), "--headers: want origin, all or none")
 		want(slices.Contains([]string{timestampNow, timestampOriginal}, o.timestamp), "--timestamp: want now or original")
-		want(o.rate == 0 || o.rate >= 0.001 && !math.IsInf(o.rate, 0), "--rate: want 0, or 0.001 letters a second and more")
+		want(o.rate == 0 || o.rate >= 0.001 && !math.IsInf(o.rate, 0), "--rate: want 0, or 0.001 letters per second and more")
 		want(o.batch >= 1 && o.batch <= 10_000, "--batch: want 1 to 10000")
 	}
 	if o.command == cmdSkip || o.command == cmdReopen {

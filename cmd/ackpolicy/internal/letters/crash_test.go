@@ -95,7 +95,7 @@ func TestKilledBeforeTheCommit(t *testing.T) {
 	}
 }
 
-// Killed when the commit is carried out and not yet answered: nothing is written again.
+// Killed when the commit is carried out, before the response: nothing is written again.
 func TestKilledAfterTheCommit(t *testing.T) {
 	t.Parallel()
 	b := newBedOn(t, brokertest.NewFake(t), 1)
@@ -117,9 +117,9 @@ func TestKilledAfterTheCommit(t *testing.T) {
 	}
 }
 
-// A commit that is never answered may have been carried out: it says so, and goes on from
+// A commit that never gets a response may have been carried out: it says so, and continues from
 // what Kafka has.
-func TestCommitNotAnswered(t *testing.T) {
+func TestCommitWithoutResponse(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for some 25 s")
@@ -127,18 +127,18 @@ func TestCommitNotAnswered(t *testing.T) {
 	b := newBedOn(t, brokertest.NewFake(t), 1)
 	b.letters(0, 25)
 	b.want(exitDone, nil, "send", "--limit", "5")
-	var answers atomic.Bool
+	var responds atomic.Bool
 	b.broker.Kfake().ControlKey(int16(kmsg.EndTxn), func(kmsg.Request) (kmsg.Response, error, bool) {
 		b.broker.Kfake().KeepControl()
-		return nil, errors.New("gone"), !answers.Load()
+		return nil, errors.New("gone"), !responds.Load()
 	})
 	b.want(exitFailed, []string{"not confirmed, and its letters are sent all or none", "Stopped: 0 of 20 letters sent"}, "send", "--batch", "10")
-	answers.Store(true)
+	responds.Store(true)
 	b.want(exitDone, []string{"Sent 20 letters."}, "send")
 	b.wantValues(0, numbers(25)...)
 }
 
-// While one is at work another is told so, and does nothing.
+// While one is at work, another one says so and does nothing.
 func TestTwoAtOnce(t *testing.T) {
 	t.Parallel()
 	const n = 300
@@ -205,7 +205,7 @@ func TestStoppedAndWokenUp(t *testing.T) {
 	b.wantStored(0, n)
 }
 
-// Interrupted, it ends the transaction at hand, says how far it came, and goes on from there.
+// Interrupted, it ends the transaction at hand, says how far it came, and continues from there.
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
 	const n = 200
@@ -218,7 +218,7 @@ func TestInterrupt(t *testing.T) {
 		c.signal(s)
 		r := c.wait()
 		var sent, of int
-		_, err := fmt.Sscanf(r.out, "Interrupted: %d of %d letters sent. The same command goes on from there.", &sent, &of)
+		_, err := fmt.Sscanf(r.out, "Interrupted: %d of %d letters sent. The same command continues from there.", &sent, &of)
 		if after := len(b.values(0)); r.code != exitInterrupted || err != nil || sent != after-before || of != n-before {
 			t.Errorf("from %d to %d letters: %v", before, after, r)
 		}

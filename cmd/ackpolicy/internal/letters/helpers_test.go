@@ -229,7 +229,7 @@ func (b *bed) wantStored(partition int32, want int64) {
 	b.t.Helper()
 	var got int64
 	var err error
-	// Kafka tells the end of a transaction before its offsets are to be seen.
+	// Kafka reports the end of a transaction before its offsets can be read.
 	for deadline := time.Now().Add(testkit.Patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if got, err = brokertest.Committed(b.broker.Addrs(), b.group(), b.dlq, partition); err == nil && got == want {
 			return

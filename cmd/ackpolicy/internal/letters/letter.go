@@ -72,7 +72,7 @@ func (l *letter) header(key string) string {
 }
 
 // sameRejection is equal for letters that are copies of one another: after a crash
-// between a letter and the commit behind it, the record is rejected once more.
+// between a letter and the commit behind it, the record is rejected again.
 type sameRejection struct {
 	topic, group string
 	partition    int32

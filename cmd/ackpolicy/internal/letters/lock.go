@@ -48,7 +48,7 @@ func acquire(
 	strategy := "redrive-" + rand.Text()
 	metadata := &sarama.ConsumerGroupMemberMetadata{Version: 1, Topics: []string{topic}, UserData: []byte(self())}
 	l := &lock{client: client, group: group}
-	told := false
+	reported := false
 	for deadline := time.Now().Add(session + 2*time.Second); ; {
 		err := l.join(ctx, strategy, metadata, session)
 		if err == nil {
@@ -61,9 +61,9 @@ func acquire(
 		if time.Now().After(deadline) {
 			return nil, nil, fmt.Errorf("%w: %s is in group %s", errBusy, holder, group)
 		}
-		if !told {
+		if !reported {
 			waiting(holder)
-			told = true
+			reported = true
 		}
 		if !wait.For(min(time.Second, session/4), ctx.Done()) {
 			return nil, nil, context.Cause(ctx)
@@ -84,7 +84,7 @@ func acquire(
 	return l, held, nil
 }
 
-// self is what others are told about who holds the lock.
+// self is what others see of who holds the lock.
 func self() string {
 	host, _ := os.Hostname()
 	user := os.Getenv("USER")

@@ -16,7 +16,7 @@ import (
 )
 
 // transact writes letters to the dead letter topic in transactions of n each, and ends
-// each as told; the last one may stay open.
+// each as ends says; the last one may stay open.
 func (b *bed) transact(id string, n int, ends ...string) (finish func()) {
 	b.t.Helper()
 	cfg, err := (&kafka.Connection{}).Config(id)
@@ -139,7 +139,7 @@ func TestLargeTopic(t *testing.T) {
 	}
 }
 
-// Where the broker stamps letters, the header still tells the record's own time.
+// Where the broker stamps letters, the header still has the record's own time.
 func TestLogAppendTime(t *testing.T) {
 	t.Parallel()
 	b := &bed{t: t, broker: testkit.Shared, origin: brokertest.Topic(t)}

@@ -147,12 +147,12 @@ func TestDiesAgain(t *testing.T) {
 	if len(back) != 1+len(originHeaders) || back[ackpolicy.HeaderRejections] != "1" || back[ackpolicy.HeaderOffset] != "0" {
 		t.Errorf("headers of the record that came back: %v", back)
 	}
-	// Without them it begins anew.
+	// Without them it starts again.
 	b.want(exitDone, []string{"Sent 1 letter."}, "send", "--headers", "none")
 	b.waitLetters(0, 4)
-	anew := headersOf(b.read(b.dlq, 0, sarama.ReadCommitted)[3])
-	if anew[ackpolicy.HeaderRejections] != "1" || anew[ackpolicy.HeaderOffset] == "0" {
-		t.Errorf("headers of the one that begins anew: %v", anew)
+	fresh := headersOf(b.read(b.dlq, 0, sarama.ReadCommitted)[3])
+	if fresh[ackpolicy.HeaderRejections] != "1" || fresh[ackpolicy.HeaderOffset] == "0" {
+		t.Errorf("headers of the one that starts again: %v", fresh)
 	}
 }
 

@@ -268,7 +268,7 @@ func TestMarksFull(t *testing.T) {
 		}}
 	}
 	b.put(b.dlq, 0, records...)
-	r := b.want(exitFailed, []string{"Kafka stores no more marks", "The same command goes on from there"}, "send", "--handler", "odd", "--batch", "1000")
+	r := b.want(exitFailed, []string{"Kafka stores no more marks", "The same command continues from there"}, "send", "--handler", "odd", "--batch", "1000")
 	sent := len(b.values(0))
 	if sent != 12_000 || !strings.Contains(r.out, "Stopped: 12000 of 13000 letters sent") {
 		t.Errorf("%d were sent: %v", sent, r)

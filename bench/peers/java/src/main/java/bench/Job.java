@@ -11,7 +11,7 @@ record Job(
         long records,
         long work, // of waiting in the handler
         long spin, // of computing in the handler
-        int concurrency, // handlers at once, a partition
+        int concurrency, // handlers at once, per partition
         int partitions,
         long warm, // of an unmeasured run before
         long limit) {} // of the run; 0: none
