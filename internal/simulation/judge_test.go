@@ -293,8 +293,8 @@ func (j *judge) settled(m *member, e ackpolicy.SettledEvent) {
 	}
 }
 
-// stored takes note that a letter is stored.
-func (j *judge) stored(m *member, l ackpolicy.Letter, payload []byte) {
+// letterStored takes note that a letter is stored.
+func (j *judge) letterStored(m *member, l ackpolicy.Letter, payload []byte) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.noteLocked(m, l.Partition, l.Offset, "letter: %v", l.Reason)

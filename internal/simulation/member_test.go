@@ -210,7 +210,7 @@ func (l letters) Send(ctx context.Context, r *sarama.ConsumerMessage, letter ack
 	if l.m.link.isDead() || w.network.roll(0.1) {
 		return errors.New("the dead letter destination is away")
 	}
-	w.stored(l.m, letter, r.Value)
+	w.letterStored(l.m, letter, r.Value)
 	return nil
 }
 
