@@ -1,6 +1,7 @@
 package ackpolicy
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -98,6 +99,18 @@ func IsSignal(err error) bool {
 	}
 	found, _ := search(err)
 	return found.signal != nil || found.stopped
+}
+
+// Settle settles the Delivery of a message's context if err is a signal, and returns err.
+// Call it where something between the handler and the middleware replaces the handler's
+// error, so that the middleware does not see the signal. It also works without the
+// middleware. Package ackpolicycqrs calls it for Watermill's CQRS processors.
+func Settle(ctx context.Context, err error) error {
+	sig, _ := findSignal(err)
+	if d, ok := FromContext(ctx); ok && sig != nil {
+		d.obey(sig)
+	}
+	return err
 }
 
 // findSignal returns the signal in err's tree that takes precedence. broken is set if a

@@ -268,6 +268,18 @@ func (d *Delivery) settleAs(msg *message.Message) {
 	}
 }
 
+// obey settles as a signal says. It does nothing under AckFirst, which has acked already.
+func (d *Delivery) obey(sig *signal) {
+	switch sig.kind {
+	case signalledAck:
+		d.Ack()
+	case signalledNack:
+		d.nack(sig.delay, nil)
+	case signalledReject:
+		d.Reject(sig.reason)
+	}
+}
+
 // settle carries a verdict out. It reports whether the delivery is settled that way.
 func (d *Delivery) settle(v partition.Verdict) bool { return d.kafka.Settle(v) == v.Status }
 

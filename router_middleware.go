@@ -234,14 +234,7 @@ func (m *guarded) failed(d *Delivery, depth int, policy Policy, produced []*mess
 				errors.New(textOf(err)), d.fields())
 		}
 	case sig != nil:
-		switch decide(policy, sig.kind) {
-		case doAck:
-			d.Ack()
-		case doNack:
-			d.nack(sig.delay, nil)
-		case doReject:
-			d.Reject(sig.reason)
-		}
+		d.obey(sig) // under AckFirst, without an effect
 		left = true
 		d.leave(depth, plan{}) // it is settled: the Router's ack only finishes it
 		return nil, nil

@@ -1,0 +1,10 @@
+// Package applications_test runs the components of Watermill on this library.
+package applications_test
+
+import (
+	"testing"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
