@@ -9,6 +9,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/seam"
 )
 
 // events returns functions that turn what happens in the consumer into log lines and hooks.
@@ -77,7 +78,7 @@ func (s *subscription) released(_ string, p int32, r consumer.Released) {
 // quiet reports whether a settlement of this kind is neither logged nor passed to a hook.
 func (s *subscription) quiet(status partition.Status) bool {
 	switch {
-	case s.sub.config.Hooks.Settled != nil, status == partition.Rejected:
+	case s.sub.config.Hooks.Settled != nil, s.sub.watcher != nil, status == partition.Rejected:
 		return false
 	case status == partition.Nacked:
 		return !s.debug
@@ -89,6 +90,9 @@ func (s *subscription) quiet(status partition.Status) bool {
 // acked with it.
 func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partition.Verdict) {
 	status, reason := Status(v.Status), v.Reason
+	if w := s.sub.watcher; w != nil {
+		w.Settled(seam.Place{Group: d.Group(), Topic: d.Topic(), Partition: d.Partition(), Offset: offset}, attempt, v)
+	}
 	switch {
 	case status == Nacked && s.debug:
 		fields := watermill.LogFields{

@@ -29,6 +29,7 @@ type Subscriber struct {
 	logger   watermill.LoggerAdapter
 	upstream *kafka.Subscriber        // creates topics and returns their ends
 	look     time.Duration            // of the watchdog; 0 but in tests
+	watcher  *seam.Watcher            // of tests; nil otherwise
 	stateful []sarama.BalanceStrategy // of the application, for one member each
 
 	maxDeliveries atomic.Int64 // 0: no limit
@@ -91,6 +92,9 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 		s.stateful = statefulStrategies(config.Kafka.OverwriteSaramaConfig)
 	}
 	s.maxDeliveries.Store(int64(config.MaxDeliveries))
+	if memory, ok := inMemory(&s.config); ok {
+		s.watcher = memory.Watcher()
+	}
 	s.closing, s.close = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -355,10 +359,19 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		NewDelivery:      s.newDelivery,
 		Events:           s.events(),
 	}
+	if memory, ok := inMemory(c); ok {
+		cfg.Memory = memory
+	}
 	if c.MaxUncommitted != Unlimited {
 		cfg.MaxUncommitted = uint64(c.MaxUncommitted)
 	}
 	return cfg
+}
+
+// inMemory returns the Kafka of package ackpolicytest, if that is what the configuration connects to.
+func inMemory(c *SubscriberConfig) (seam.Kafka, bool) {
+	memory, ok := c.Kafka.OverwriteSaramaConfig.Net.Proxy.Dialer.(seam.Kafka)
+	return memory, ok
 }
 
 // backoff returns the delay of a record that was nacked without one.

@@ -44,7 +44,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 		fields["err"] = textOf(err)
 		s.logger.Debug(text, fields)
 	}
-	return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay), Reason: err}
+	return partition.Verdict{Status: partition.Nacked, DueAt: s.dueIn(delay), Reason: err}
 }
 
 // decoded logs that a record that was kept has been decoded.

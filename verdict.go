@@ -24,7 +24,7 @@ func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.V
 		if delay == noDelay {
 			delay = d.sub.backoff(d, err)
 		}
-		return partition.Verdict{Status: partition.Nacked, DueAt: dueIn(delay), First: d.firstBegan(), Reason: err}
+		return partition.Verdict{Status: partition.Nacked, DueAt: d.sub.dueIn(delay), First: d.firstBegan(), Reason: err}
 	}
 	return partition.Verdict{Reason: err}
 }
@@ -53,9 +53,13 @@ func (s *subscription) timed() bool {
 }
 
 // dueIn returns when a delay is over. A delay may be too long to be added to a time.
-func dueIn(delay time.Duration) int64 {
+func (s *subscription) dueIn(delay time.Duration) int64 {
 	const century = 100 * 365 * 24 * time.Hour
-	return consumer.Now() + int64(min(delay, century))
+	due := consumer.Now() + int64(min(delay, century))
+	if w := s.sub.watcher; w != nil {
+		w.Delays(due, delay)
+	}
+	return due
 }
 
 // ExponentialBackoff computes delays that grow from attempt to attempt, for

@@ -42,6 +42,7 @@ type Claim struct {
 	crashes   crashes
 	reconnect context.CancelCauseFunc // ends the session; the next has new connections
 	ctx       context.Context         // of the handlers; the drain cancels it
+	detached  bool                    // what is settled counts as stored, see Detach
 
 	cancel context.CancelCauseFunc
 	reader *reread.Reader // nil once all that serves the claim has ended

@@ -59,9 +59,19 @@ type Config struct {
 	Look             time.Duration // interval of the watchdog; 0 means 15 s
 	HandlerSlow      time.Duration // handlers that run for longer are reported; 0 for none
 
+	// Memory is what tests without a broker have instead of sarama's consumers; nil means sarama's.
+	Memory Memory
+
 	// NewDelivery returns a delivery with which a slot takes a record. Only its Task is set.
 	NewDelivery func() *Delivery
 	Events      Events
+}
+
+// Memory replaces sarama.NewConsumerGroupFromClient and sarama.NewConsumerFromClient. Its
+// fetches never stall, and its topics are not created again, so nobody looks for that.
+type Memory interface {
+	ConsumerGroup(name string, client sarama.Client) (sarama.ConsumerGroup, error)
+	Consumer(client sarama.Client) (sarama.Consumer, error)
 }
 
 // Task is what the application does with a delivery. Run, Gone and Finished are called by its

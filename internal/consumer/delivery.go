@@ -109,12 +109,15 @@ func (d *Delivery) Ended() error { return d.claim.ended }
 func (d *Delivery) Context() context.Context { return d.claim.ctx }
 
 // HasGroup reports whether offsets are committed.
-func (d *Delivery) HasGroup() bool { return d.claim.source != nil }
+func (d *Delivery) HasGroup() bool { return d.claim.source != nil || d.claim.detached }
 
 // WaitStored returns once the broker stores that the record, which is settled, is.
 func (d *Delivery) WaitStored(ctx context.Context) error {
 	c := d.claim
-	if c.source == nil {
+	switch {
+	case c.detached:
+		return nil
+	case c.source == nil:
 		return ErrNoConsumerGroup
 	}
 	c.part.Want(&d.Delivery)
@@ -127,6 +130,10 @@ func (d *Delivery) WaitStored(ctx context.Context) error {
 // left to the next owner.
 func (d *Delivery) Confirm() (sent bool, err error) {
 	c := d.claim
+	if c.detached {
+		d.Settle(partition.Verdict{Status: partition.Acked})
+		return false, nil
+	}
 	v := partition.Verdict{Status: partition.Acked, Confirm: true, Fingerprint: c.print(d, partition.Acked)}
 	first := false
 	err = c.source.Confirm(d.Seq(), func() (bool, func()) {

@@ -19,7 +19,11 @@ import (
 func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	ctx, reconnect := context.WithCancelCause(ctx)
 	defer reconnect(nil)
-	group, err := sarama.NewConsumerGroupFromClient(s.cfg.Group, c.fetch)
+	newGroup := sarama.NewConsumerGroupFromClient
+	if s.cfg.Memory != nil {
+		newGroup = s.cfg.Memory.ConsumerGroup
+	}
+	group, err := newGroup(s.cfg.Group, c.fetch)
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,9 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	c.health.works(committing, c.partition) // the commits of an earlier assignment are not retried any more
 	c.obey()
 	defer c.open()()
-	c.slots.Go(c.watchdog)
+	if c.cfg.Memory == nil {
+		c.slots.Go(c.watchdog)
+	}
 	in := &intake{Claim: c, messages: messages, hold: time.NewTimer(time.Hour), poll: time.NewTicker(time.Hour), due: time.NewTimer(time.Hour)}
 	in.hold.Stop()
 	in.poll.Stop()

@@ -40,7 +40,11 @@ type reader struct {
 // each is read from, and one that cannot be read is an error. Later such a partition does not
 // affect the others.
 func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
-	consumer, err := sarama.NewConsumerFromClient(c.fetch)
+	newConsumer := sarama.NewConsumerFromClient
+	if s.cfg.Memory != nil {
+		newConsumer = s.cfg.Memory.Consumer
+	}
+	consumer, err := newConsumer(c.fetch)
 	if err != nil {
 		return nil, err
 	}

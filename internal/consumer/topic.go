@@ -125,6 +125,9 @@ func (s *Subscription) watchTopic(ctx context.Context, client sarama.Client, cha
 func (w *topicWatch) run() {
 	ticker := time.NewTicker(topicLook)
 	defer ticker.Stop()
+	if w.s.cfg.Memory != nil {
+		ticker.Stop()
+	}
 	for {
 		var waiting []chan struct{}
 		select {

@@ -1,0 +1,215 @@
+package memkafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/IBM/sarama"
+)
+
+// group is a consumer group. Every change of its members is an eager rebalance: all sessions
+// end, and once all members have come back, or were given up, the next generation begins. The
+// cluster's lock guards it.
+type group struct {
+	cluster    *Cluster
+	generation int32
+	members    map[string]*member
+	positions  map[place]position
+	taken      map[place]bool // by members of somebody else
+	waits      []chan struct{}
+}
+
+type position struct {
+	offset   int64
+	metadata string
+}
+
+func (g *group) position(at place) position {
+	if p, ok := g.positions[at]; ok {
+		return p
+	}
+	return position{offset: -1}
+}
+
+// accepts returns the code with which a commit is answered.
+func (g *group) accepts(id string, generation int32) int16 {
+	switch {
+	case generation < 0 && len(g.members) == 0:
+	case g.members[id] == nil:
+		return int16(sarama.ErrUnknownMemberId)
+	case generation != g.generation:
+		return int16(sarama.ErrIllegalGeneration)
+	}
+	return noError
+}
+
+// tell wakes those who wait for a commit.
+func (g *group) tell() {
+	for _, ch := range g.waits {
+		close(ch)
+	}
+	g.waits = nil
+}
+
+// Commits returns a channel that is closed with the next commit of a group.
+func (c *Cluster) Commits(name string) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g, ch := c.group(name), make(chan struct{})
+	g.waits = append(g.waits, ch)
+	return ch
+}
+
+// Take assigns a partition to a member of somebody else, or back to those of the group.
+func (c *Cluster) Take(name, topic string, partition int32, taken bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g := c.group(name)
+	g.taken[place{topic, partition}] = taken
+	g.rebalance()
+}
+
+// rebalance ends all sessions.
+func (g *group) rebalance() {
+	for _, m := range g.members {
+		if m.end != nil {
+			m.end(errRebalance)
+		}
+	}
+}
+
+var (
+	errRebalance = errors.New("the group rebalances")
+	errDead      = errors.New("the process has died")
+	errExited    = sarama.ErrSessionConsumeClaimExited
+)
+
+// member is a member of a group. The cluster's lock guards it.
+type member struct {
+	group  *group
+	id     string
+	topics []string
+	gone   error         // why it is a member no more
+	joins  chan struct{} // closed when its assignment is there; nil if it does not wait for one
+	claims map[string][]int32
+	end    context.CancelCauseFunc // of the session; nil outside of one
+}
+
+// leave takes the member out of its group for good.
+func (m *member) leave(cause error) {
+	c := m.group.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m.gone != nil {
+		return
+	}
+	m.gone = cause
+	m.remove()
+	if m.end != nil {
+		m.end(cause)
+	}
+	if m.joins != nil {
+		close(m.joins)
+		m.joins = nil
+	}
+	m.group.rebalance()
+	m.group.assign()
+}
+
+// remove takes the member out of its group.
+func (m *member) remove() { delete(m.group.members, m.id) }
+
+// join waits for an assignment, and returns it with its generation.
+func (m *member) join(ctx context.Context, topics []string, patience time.Duration) (claims map[string][]int32, generation int32, err error) {
+	c, g := m.group.cluster, m.group
+	c.mu.Lock()
+	if m.gone != nil {
+		c.mu.Unlock()
+		return nil, 0, m.gone
+	}
+	joined := make(chan struct{})
+	m.topics, m.joins = topics, joined
+	if g.members[m.id] == nil {
+		c.members++
+		m.id = fmt.Sprintf("member-%d", c.members)
+		g.members[m.id] = m
+	}
+	g.rebalance()
+	g.assign()
+	c.mu.Unlock()
+	slow := time.NewTimer(patience)
+	defer slow.Stop()
+	for {
+		select {
+		case <-joined:
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return m.claims, g.generation, m.gone
+		case <-ctx.Done():
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			m.joins = nil
+			return nil, 0, context.Cause(ctx)
+		case <-slow.C:
+			c.mu.Lock()
+			for _, other := range g.members {
+				if other.joins == nil {
+					other.remove() // until it joins again
+				}
+			}
+			g.assign()
+			c.mu.Unlock()
+		}
+	}
+}
+
+// waiting reports whether a member waits for an assignment.
+func (g *group) waiting() bool {
+	for _, m := range g.members {
+		if m.joins != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// assign begins the next generation once all members wait for it.
+func (g *group) assign() {
+	ids := slices.Sorted(maps.Keys(g.members))
+	for _, id := range ids {
+		if g.members[id].joins == nil {
+			return
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	g.generation++
+	topics := map[string][]*member{}
+	for _, id := range ids {
+		m := g.members[id]
+		m.claims = map[string][]int32{}
+		for _, name := range m.topics {
+			topics[name] = append(topics[name], m)
+		}
+	}
+	for name, members := range topics {
+		n := 0
+		if t := g.cluster.topics[name]; t != nil {
+			n = len(t.partitions)
+		}
+		for p := range n { // in turn, from the first member on
+			if m := members[p%len(members)]; !g.taken[place{name, int32(p)}] {
+				m.claims[name] = append(m.claims[name], int32(p))
+			}
+		}
+	}
+	for _, id := range ids {
+		close(g.members[id].joins)
+		g.members[id].joins = nil
+	}
+}
