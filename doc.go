@@ -87,5 +87,5 @@
 // same way. Manual then waits until the message is settled, AckFirst handlers may find their
 // context cancelled, and what only Kafka can do returns [ErrNotKafka]. The Subscriber does
 // not need the middleware either: without it msg.Ack acks and msg.Nack nacks, as everywhere
-// in Watermill.
+// in Watermill, or do what SubscriberConfig.Policy says.
 package ackpolicy

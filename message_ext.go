@@ -169,6 +169,9 @@ func (d *Delivery) Status() Status {
 	if d.sub == nil {
 		return d.foreign.state(d)
 	}
+	if d.sub.sub.ackFirst {
+		d.ackUnwrapped()
+	}
 	return Status(d.kafka.Status())
 }
 
@@ -246,24 +249,31 @@ func (d *Delivery) Timestamp() time.Time {
 // would notice it only later, and the first settlement counts.
 func (d *Delivery) byHand() {
 	d.mu.Lock()
-	msg := d.msg
+	msg, p := d.msg, d.contract()
 	router := d.depth > 0 && d.running == 0
 	d.mu.Unlock()
 	if msg != nil && !router {
-		d.settleAs(msg)
+		d.settleAs(msg, p)
+	}
+	if d.sub.sub.ackFirst {
+		d.ackUnwrapped()
 	}
 }
 
-// settleAs settles as msg.Ack or msg.Nack says, if one was called.
-func (d *Delivery) settleAs(msg *message.Message) {
+// settleAs carries a plan out if msg.Ack or msg.Nack was called.
+func (d *Delivery) settleAs(msg *message.Message, p plan) {
 	select { // two selects of one case each are cheaper than one of two
 	case <-msg.Acked():
-		d.settle(d.verdict(doAck, noDelay, nil))
+		if p.onAck != doNothing {
+			d.settle(d.verdict(p.onAck, noDelay, nil))
+		}
 	default:
 	}
 	select {
 	case <-msg.Nacked():
-		d.settle(d.verdict(doNack, noDelay, nil))
+		if p.onNack != doNothing {
+			d.settle(d.verdict(p.onNack, noDelay, p.err))
+		}
 	default:
 	}
 }
@@ -326,7 +336,7 @@ func (d *Delivery) position(err error) error {
 }
 
 // enter is called when a handler begins. It returns how deep the handler is nested in our
-// middlewares, and whether an outer one has acked already. ok is false, and nothing is
+// middlewares, and whether the record was acked before it. ok is false, and nothing is
 // recorded, if the delivery belongs to another message: one that a handler created inherits
 // the delivery with the context.
 func (d *Delivery) enter(msg *message.Message, ctx context.Context) (depth int, acked, ok bool) {
@@ -339,7 +349,7 @@ func (d *Delivery) enter(msg *message.Message, ctx context.Context) (depth int, 
 		name := message.HandlerNameFromCtx(ctx)
 		d.sub.handler.Store(&name)
 	}
-	acked = d.first && d.running > 0
+	acked = d.first
 	d.entered = ctx
 	if d.running++; d.running == 1 {
 		d.depth = 0

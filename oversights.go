@@ -15,7 +15,7 @@ import (
 
 // Validate returns one error that joins every problem of the configuration: invalid
 // policies, a Classify that is never called, a ConfirmFirst without AckFirst. Call it at
-// the start of the application.
+// the start of the application. It does not know SubscriberConfig.Policy.
 func (m Middleware) Validate() error {
 	errs := m.unknown()
 	policies := append(slices.Collect(maps.Values(m.Handlers)), m.Policy)
@@ -53,11 +53,13 @@ func (m *guarded) begin(d *Delivery, policy Policy, handler string) {
 		return
 	}
 	fields := watermill.LogFields{"handler_name": handler}
-	if m.unsound != nil {
-		m.logger(d).Error("The middleware cannot do what it is configured to do", m.unsound, fields)
+	effective := m.Middleware
+	effective.Policy = m.usual(d)
+	if err := effective.Validate(); err != nil {
+		m.logger(d).Error("The middleware cannot do what it is configured to do", err, fields)
 	}
 	_, named := m.Handlers[handler]
-	if policy == AckFirst && !named && !m.chosen {
+	if policy == AckFirst && !named && !m.chosen && d.ofSubscriber() == nil {
 		switch set := d.failureSettings(); {
 		case len(m.Handlers) > 0:
 			fields["handlers"] = strings.Join(slices.Sorted(maps.Keys(m.Handlers)), ", ")

@@ -25,11 +25,13 @@ func (p Policy) Middleware(h message.HandlerFunc) message.HandlerFunc {
 // inner one decides. An outer AckFirst leaves the inner one nothing to decide, which is
 // logged as an error: use Handlers instead.
 //
-// The zero value is AckFirst: what fails is lost. A configuration that is probably an
-// oversight is logged as an error, once per handler. Validate finds some of these at the
-// start of the application.
+// The zero value follows SubscriberConfig.Policy. Where that is not set it is AckFirst: what
+// fails is lost. A configuration that is probably an oversight is logged as an error, once
+// per handler. Validate finds some of these at the start of the application.
 type Middleware struct {
-	// Policy is the policy of every handler that is not in Handlers.
+	// Policy is the policy of every handler that is not in Handlers. If it is the zero
+	// value, AckFirst, a SubscriberConfig.Policy applies instead; AckFirst.Middleware,
+	// ConfirmFirst and Handlers take precedence over that.
 	Policy Policy
 	// Handlers has policies by the name of the handler. A name that no handler has is
 	// logged as an error, once that is certain.
@@ -53,13 +55,12 @@ type Middleware struct {
 // fifth of a message's time.
 type guarded struct {
 	Middleware
-	next    message.HandlerFunc
-	chosen  bool  // the policy cannot have been forgotten
-	unsound error // the result of Validate
-	names   *roll // nil if Handlers is empty
-	begun   atomic.Bool
-	nested  sync.Once // warned of
-	broken  outage.Outage
+	next   message.HandlerFunc
+	chosen bool  // the policy cannot have been forgotten
+	names  *roll // nil if Handlers is empty
+	begun  atomic.Bool
+	nested sync.Once // warned of
+	broken outage.Outage
 }
 
 func (m *guarded) logger(d *Delivery) watermill.LoggerAdapter {
@@ -79,9 +80,16 @@ func (m Middleware) Middleware(h message.HandlerFunc) message.HandlerFunc { retu
 func (m Middleware) wrap(h message.HandlerFunc, chosen bool) message.HandlerFunc {
 	if err := errors.Join(m.unknown()...); err != nil {
 		err = fmt.Errorf("ackpolicy: bad Middleware, nothing is acked: %w", err)
-		return func(*message.Message) ([]*message.Message, error) { return nil, err }
+		return func(msg *message.Message) ([]*message.Message, error) {
+			if d, ok := FromMessage(msg); ok && d.sub != nil { // nor is SubscriberConfig.Policy followed
+				if _, _, ok := d.enter(msg, msg.Context()); ok {
+					d.leave(0, plan{})
+				}
+			}
+			return nil, err
+		}
 	}
-	g := &guarded{Middleware: m, next: h, chosen: chosen || m.ConfirmFirst, unsound: m.Validate()}
+	g := &guarded{Middleware: m, next: h, chosen: chosen || m.ConfirmFirst || m.Policy != AckFirst}
 	if len(m.Handlers) > 0 {
 		g.names = rollOf(m.Handlers)
 	}
@@ -100,8 +108,8 @@ func (m *guarded) handle(msg *message.Message) ([]*message.Message, error) {
 		depth, void, _ = d.enter(msg, ctx)
 	}
 	policy := m.Policy
-	if len(m.Handlers) > 0 {
-		policy = m.policyFor(ctx)
+	if !m.chosen || len(m.Handlers) > 0 {
+		policy = m.policyFor(d, ctx)
 	}
 	if !m.begun.Load() {
 		m.begin(d, policy, message.HandlerNameFromCtx(ctx))
@@ -109,7 +117,7 @@ func (m *guarded) handle(msg *message.Message) ([]*message.Message, error) {
 	switch {
 	case policy == AckFirst:
 		if err := m.ackFirst(d); err != nil {
-			d.leave(0, plan{}) // without a plan, the Router's ack and nack mean what they mean in Watermill
+			d.leave(0, plan{}) // without a plan, the Router's ack and nack mean what they mean in Watermill; see contract
 			return nil, err
 		}
 	case void:
@@ -118,11 +126,27 @@ func (m *guarded) handle(msg *message.Message) ([]*message.Message, error) {
 	return m.run(d, depth, policy, msg)
 }
 
-func (m *guarded) policyFor(ctx context.Context) Policy {
+func (m *guarded) policyFor(d *Delivery, ctx context.Context) Policy {
 	if p, ok := m.Handlers[message.HandlerNameFromCtx(ctx)]; ok {
 		return p
 	}
+	return m.usual(d)
+}
+
+// usual returns the policy of handlers that are not in Handlers.
+func (m *guarded) usual(d *Delivery) Policy {
+	if p := d.ofSubscriber(); p != nil && !m.chosen {
+		return *p
+	}
 	return m.Policy
+}
+
+// ofSubscriber returns SubscriberConfig.Policy, or nil.
+func (d *Delivery) ofSubscriber() *Policy {
+	if d.sub == nil {
+		return nil
+	}
+	return d.sub.sub.config.Policy
 }
 
 func (m *guarded) ackFirst(d *Delivery) error {
@@ -141,11 +165,14 @@ func (m *guarded) ackFirst(d *Delivery) error {
 	return d.confirm()
 }
 
-// warnVoid logs that a policy has no effect because of an outer middleware.
+// warnVoid logs that a policy has no effect because of an outer one.
 func (m *guarded) warnVoid(d *Delivery, policy Policy) {
 	m.nested.Do(func() {
-		m.logger(d).Error("Policy "+policy.String()+" has no effect: a middleware around it has acked the message already (ack_first)",
-			errors.New("nested policies: use Middleware.Handlers"), nil)
+		err := errors.New("nested policies: use Middleware.Handlers")
+		if p := d.ofSubscriber(); p != nil && *p == AckFirst {
+			err = errors.New("SubscriberConfig.Policy is ack_first, and the first message took more than a second to reach the middleware, or never reached it")
+		}
+		m.logger(d).Error("Policy "+policy.String()+" has no effect: the message was acked before (ack_first)", err, nil)
 	})
 }
 
@@ -176,7 +203,7 @@ func (m *guarded) run(d *Delivery, depth int, policy Policy, msg *message.Messag
 	produced, err = m.next(msg)
 	returned = true
 	if d.sub != nil {
-		d.settleAs(d.msg) // which was set before the message was sent
+		d.settleAs(d.msg, watermills) // msg was set before the message was sent
 	}
 	if err != nil {
 		return m.failed(d, depth, policy, produced, err)
@@ -187,7 +214,7 @@ func (m *guarded) run(d *Delivery, depth int, policy Policy, msg *message.Messag
 // unwound handles a panic of the handler, or a runtime.Goexit.
 func (m *guarded) unwound(d *Delivery, depth int, policy Policy, msg *message.Message, r any) ([]*message.Message, error) {
 	if d.sub != nil {
-		d.settleAs(d.msg)
+		d.settleAs(d.msg, watermills)
 	}
 	failure := panicError(r)
 	if sig, _ := findSignal(failure); sig != nil {

@@ -31,6 +31,8 @@ type Subscriber struct {
 	look     time.Duration            // of the watchdog; 0 but in tests
 	watcher  *seam.Watcher            // of tests; nil otherwise
 	stateful []sarama.BalanceStrategy // of the application, for one member each
+	contract plan                     // what msg.Ack and msg.Nack mean where no middleware decides
+	ackFirst bool                     // the policy where no middleware decides
 
 	maxDeliveries atomic.Int64 // 0: no limit
 
@@ -69,6 +71,9 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 		return nil, err
 	}
 	config.setDefaults()
+	if config.Policy != nil {
+		config.Policy = new(*config.Policy)
+	}
 	if logger == nil {
 		logger = watermill.NopLogger{}
 	}
@@ -85,6 +90,8 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 		config:   config,
 		logger:   logger.With(watermill.LogFields{"subscriber_uuid": watermill.NewShortUUID()}),
 		upstream: upstream,
+		contract: config.contract(),
+		ackFirst: config.Policy != nil && *config.Policy == AckFirst,
 		topics:   map[string]int{},
 		ends:     map[string]time.Time{},
 	}
@@ -292,6 +299,9 @@ func (s *Subscriber) PartitionOffset(topic string) (kafka.PartitionOffset, error
 func (s *Subscriber) Guarantees() string {
 	c := &s.config
 	parts := []string{"under every policy but AckFirst: at least once"}
+	if c.Policy != nil {
+		parts = append(parts, "the policy of handlers without a middleware is "+c.Policy.String())
+	}
 	switch c.Ordering {
 	case OrderByKey:
 		parts = append(parts, "order per key")
@@ -324,7 +334,8 @@ type subscription struct {
 	sub              *Subscriber
 	topic            string
 	running          *consumer.Subscription // set before State sees the subscription
-	handler          atomic.Pointer[string] // the one that ran last; see handlerName
+	handler          atomic.Pointer[string] // that ran under our middleware; see handlerName
+	firstTaken       atomic.Int64           // when a message was first taken; see ackTaken
 	logger           watermill.LoggerAdapter
 	hooks            *hookCalls
 	debug            bool // somebody may read debug lines

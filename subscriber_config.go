@@ -78,6 +78,17 @@ type SubscriberConfig struct {
 	// process at a time. A strategy with an OnAssignment method remembers its member
 	// and serves one subscription only: Subscribe returns an error for a second one.
 	Kafka kafka.SubscriberConfig
+	// Policy says what becomes of the records of handlers without a Middleware. It changes
+	// the meaning of msg.Ack and msg.Nack, whoever calls them: the Router, one of Watermill's
+	// components, or a Subscribe loop. With Manual they settle nothing. If it is nil they ack
+	// and nack, as with NackOnError.
+	//
+	//	Policy: new(ackpolicy.RejectOnError),
+	//
+	// A Middleware takes precedence, unless its own Policy is the zero value. Only a
+	// Middleware knows the handler's error: without one there are no signals, and the reason
+	// of a reject is only that the message was nacked.
+	Policy *Policy
 	// Ordering says which records are handled one after the other. The default is
 	// OrderByPartition.
 	Ordering Ordering
@@ -222,6 +233,14 @@ func (c SubscriberConfig) Validate() error {
 	}
 	if v := c.Kafka.OverwriteSaramaConfig.Version; c.Kafka.ConsumerGroup != "" && !v.IsAtLeast(sarama.V0_11_0_0) {
 		bad("Kafka.OverwriteSaramaConfig.Version: %v: consumer groups need at least %v", v, sarama.V0_11_0_0)
+	}
+	if c.Policy != nil {
+		switch {
+		case !c.Policy.valid():
+			bad("Policy: %d: no such policy", uint8(*c.Policy))
+		case *c.Policy == AckFirst && c.MaxAge > 0:
+			bad("MaxAge: %v: with the Policy AckFirst no record is delivered again: choose another Policy, or leave MaxAge at 0", c.MaxAge)
+		}
 	}
 	if int(c.Ordering) >= len(orderingNames) {
 		bad("Ordering: %d: want OrderByPartition, OrderByKey or Unordered", uint8(c.Ordering))

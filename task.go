@@ -83,6 +83,9 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 		}
 	}
 	d.kafka.Taken()
+	if d.sub.sub.ackFirst {
+		d.ackTaken(msg)
+	}
 	select { // a third case, for the drain, would cost a tenth of the throughput; Cancel nacks the message instead
 	case <-msg.Acked():
 		return d.finish(true), true
@@ -118,7 +121,10 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 		d.mu.Unlock()
 		return partition.Verdict{} // nothing can be settled any more
 	}
-	p := plan{onAck: doAck, onNack: doNack} // Watermill's own contract
+	p := d.contract()
+	if acked {
+		p.err = nil
+	}
 	early := d.running > 0
 	if early {
 		// Acked or nacked by the handler itself, or by InstantAck. That settles the record,

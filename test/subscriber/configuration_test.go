@@ -27,6 +27,7 @@ func wrong() map[string]struct {
 	}
 	return map[string]mistake{
 		"brokers":            {func(c *ackpolicy.SubscriberConfig) { c.Kafka.Brokers = nil }, []string{"Kafka.Brokers", "missing brokers"}},
+		"policy":             {func(c *ackpolicy.SubscriberConfig) { c.Policy = new(ackpolicy.Policy(76)) }, []string{"Policy", "76"}},
 		"ordering":           {func(c *ackpolicy.SubscriberConfig) { c.Ordering = 77 }, []string{"Ordering", "77"}},
 		"in flight":          {func(c *ackpolicy.SubscriberConfig) { c.MaxInFlight = -11 }, []string{"MaxInFlight", "-11"}},
 		"in flight total":    {func(c *ackpolicy.SubscriberConfig) { c.MaxInFlightTotal = -12 }, []string{"MaxInFlightTotal", "-12"}},
@@ -75,6 +76,10 @@ func TestConfigErrors(t *testing.T) {
 	parallel := sound()
 	parallel.MaxInFlight = 4
 	test("in flight above 1 by partition", parallel, []string{"MaxInFlight", "4", "OrderByPartition", "OrderByKey", "Unordered"})
+
+	pointless := sound()
+	pointless.Policy, pointless.MaxAge = new(ackpolicy.AckFirst), 21*time.Minute
+	test("an age that AckFirst never reaches", pointless, []string{"MaxAge", "21m0s", "AckFirst"})
 
 	if _, err := ackpolicy.NewSubscriber(sound(), nil); err != nil {
 		t.Errorf("a sound configuration: %v", err)
