@@ -1,8 +1,11 @@
 package ackpolicy
 
 import (
+	"context"
 	"sync"
 	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/kafkactx"
 )
@@ -46,13 +49,17 @@ func (c *deliveryContext) Err() error {
 // Value returns the delivery, the values of watermill-kafka's getters, and those of the
 // context that was passed to Subscribe.
 func (c *deliveryContext) Value(key any) any {
-	if key == (deliveryKey{}) {
-		return c.d
-	}
-	if v, ok := kafkactx.Value(c.d, key); ok {
+	if v, ok := c.own(key); ok {
 		return v
 	}
 	return c.d.kafka.Context().Value(key)
+}
+
+func (c *deliveryContext) own(key any) (value any, ok bool) {
+	if key == (deliveryKey{}) {
+		return c.d, true
+	}
+	return kafkactx.Value(c.d, key)
 }
 
 // AfterFunc lets package context register a derived context here, instead of starting a
@@ -95,4 +102,47 @@ func (c *deliveryContext) end(err error) {
 	for f := range after {
 		(*f)() // cancels a derived context: does not block
 	}
+}
+
+// decodedContext is the context of a message to which the Unmarshaler gave one: that of the
+// delivery, with the values and the deadline of the Unmarshaler's, and it ends with either.
+type decodedContext struct {
+	*deliveryContext
+	decoded context.Context
+}
+
+func (c *decodedContext) Deadline() (time.Time, bool) { return c.decoded.Deadline() }
+
+func (c *decodedContext) Value(key any) any {
+	if v, ok := c.own(key); ok {
+		return v
+	}
+	if v := c.decoded.Value(key); v != nil {
+		return v
+	}
+	return c.deliveryContext.Value(key)
+}
+
+// adopt gives a message the context of its delivery. Of a context that has ended already, as
+// the Unmarshaler's own may have when it returns, only the values are kept.
+func (c *deliveryContext) adopt(msg *message.Message) error {
+	decoded := msg.Context()
+	if decoded == context.Background() {
+		msg.SetContext(c)
+		return nil
+	}
+	return guard("the context of the unmarshaler's message", func() {
+		if decoded.Err() != nil {
+			decoded = context.WithoutCancel(decoded)
+		}
+		if decoded.Done() != nil {
+			stop := context.AfterFunc(decoded, func() {
+				err := context.Canceled
+				_ = guard("the context of the unmarshaler's message", func() { err = decoded.Err() }, nil)
+				c.end(err)
+			})
+			c.AfterFunc(func() { stop() })
+		}
+		msg.SetContext(&decodedContext{c, decoded})
+	}, nil)
 }

@@ -345,6 +345,7 @@ type subscription struct {
 	deadLetter       DeadLetter // nil: none
 	undecoded        undecoded
 	brokenBackoff    outage.Outage
+	brokenKey        outage.Outage
 }
 
 func (s *subscription) consumerConfig(topic string) consumer.Config {
@@ -372,6 +373,9 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 	}
 	if memory, ok := inMemory(c); ok {
 		cfg.Memory = memory
+	}
+	if c.Key != nil {
+		cfg.Key = s.orderKey
 	}
 	if c.MaxUncommitted != Unlimited {
 		cfg.MaxUncommitted = uint64(c.MaxUncommitted)

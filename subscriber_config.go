@@ -92,6 +92,12 @@ type SubscriberConfig struct {
 	// Ordering says which records are handled one after the other. The default is
 	// OrderByPartition.
 	Ordering Ordering
+	// Key returns the key by which OrderByKey orders a record, nil if it waits for no other:
+	// a header, for example, or a part of the record's key. If Key is nil, that is the
+	// record's own key. Only the order is affected: Delivery.Key and the letter's key remain
+	// the record's. Key is called once for each record that is fetched. It must return the
+	// same key for the same record, must not change the record, and must not block.
+	Key func(*sarama.ConsumerMessage) []byte
 	// MaxInFlight is how many handlers run at once per partition. The default, 0, is
 	// 1 with OrderByPartition, where more is an error, and 64 with OrderByKey and
 	// Unordered.
@@ -244,6 +250,9 @@ func (c SubscriberConfig) Validate() error {
 	}
 	if int(c.Ordering) >= len(orderingNames) {
 		bad("Ordering: %d: want OrderByPartition, OrderByKey or Unordered", uint8(c.Ordering))
+	}
+	if c.Key != nil && c.Ordering != OrderByKey {
+		bad("Key: with %v no record is ordered by key: choose OrderByKey, or leave Key nil", c.Ordering)
 	}
 	switch {
 	case c.MaxInFlight < 0:

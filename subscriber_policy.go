@@ -10,8 +10,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// errNoReason is the reason if SubscriberConfig.Policy says what becomes of a nacked message.
-var errNoReason = errors.New("nacked: the handler failed, or what it produced could not be published (only the middleware knows the error)")
+// errUnexplained is the reason if SubscriberConfig.Policy says what becomes of a nacked message.
+var errUnexplained = errors.New("nacked: the handler failed, or what it produced could not be published (only the middleware knows the error)")
 
 // watermills is Watermill's own contract.
 var watermills = plan{onAck: doAck, onNack: doNack}
@@ -22,9 +22,9 @@ func (c *SubscriberConfig) contract() plan {
 	case c.Policy == nil, *c.Policy == NackOnError:
 		return watermills
 	case *c.Policy == AckFirst: // at the latest; see ackTaken
-		return plan{onAck: doAck, onNack: doAck, err: errNoReason}
+		return plan{onAck: doAck, onNack: doAck, err: errUnexplained}
 	}
-	return plan{onAck: decide(*c.Policy, succeeded), onNack: decide(*c.Policy, failed), err: errNoReason}
+	return plan{onAck: decide(*c.Policy, succeeded), onNack: decide(*c.Policy, failed), err: errUnexplained}
 }
 
 // contract returns what msg.Ack and msg.Nack mean now, unless the middleware left a plan. The

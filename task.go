@@ -47,6 +47,9 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 		d.at(decoding)
 	}
 	msg, err := d.sub.decode(d.kafka.Record(), copies)
+	if err == nil {
+		err = d.ctx.adopt(msg)
+	}
 	d.mu.Lock()
 	d.msg = msg
 	canceled := d.canceled
@@ -70,7 +73,6 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 	if d.sub.timed() {
 		d.began.Store(consumer.Now())
 	}
-	msg.SetContext(&d.ctx)
 	select { // if somebody waits for a message already: a select of one case is the cheapest
 	case d.sub.output <- msg:
 	default:

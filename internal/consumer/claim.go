@@ -145,6 +145,7 @@ func (c *Claim) newPartition(left *ledger.Ledger, stored bool) *partition.Partit
 	cfg := partition.Config[*sarama.ConsumerMessage]{
 		Order:          c.cfg.Order,
 		Key:            func(r *sarama.ConsumerMessage) []byte { return r.Key },
+		OrderKey:       c.cfg.Key,
 		MaxInFlight:    c.cfg.MaxInFlight,
 		MaxUncommitted: c.cfg.MaxUncommitted,
 		Committed:      c.committer != nil,

@@ -46,6 +46,7 @@ type Config struct {
 	Logger  watermill.LoggerAdapter
 
 	Order            partition.Order
+	Key              func(*sarama.ConsumerMessage) []byte // by which partition.ByKey orders; nil means the record's own
 	MaxInFlight      int
 	MaxInFlightTotal int
 	MaxUncommitted   uint64 // 0: no bound

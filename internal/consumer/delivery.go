@@ -167,8 +167,12 @@ func (c *Claim) cause(err error) error {
 // held it, and then releases it. send stores it, see letters.Letter. tell is called after
 // each attempt.
 func (d *Delivery) Letter(send func(ctx context.Context) error, tell func(err error, givenUp bool)) {
+	key := d.key
+	if d.claim.cfg.Key != nil {
+		key = d.claim.part.OrderKey(&d.Delivery)
+	}
 	d.claim.letters.Add(letters.Letter{
-		Key: d.key, Offset: d.Offset(), Send: send, Tell: tell,
+		Key: key, Offset: d.Offset(), Send: send, Tell: tell,
 		Release:  d.release,
 		SetAside: func() { d.claim.part.SetAside(&d.Delivery) },
 	})

@@ -28,7 +28,7 @@ const (
 // Letter is a dead letter to store. Its functions are called from several goroutines, one
 // after the other.
 type Letter struct {
-	Key    []byte // of its record; nil if it has none
+	Key    []byte // letters of one key are sent in order; nil if it has none
 	Offset int64
 	// Send stores it. If it fails it is called again. It is application code: it may panic,
 	// and it may not return.

@@ -56,7 +56,7 @@ func (p *Partition[R, H]) waits(e *entry[R, H], soon int64) bool {
 	case parked:
 		return e.dueAt > soon
 	case queued:
-		if e.lane == nil || p.cfg.Order == Unordered || !e.lane.parkedFirst() {
+		if p.cfg.Order == Unordered || !e.lane.parkedFirst() {
 			return false
 		}
 		first := p.at(uint64(e.lane.parked[0]))
@@ -126,6 +126,16 @@ func (p *Partition[R, H]) Restore(d *Delivery[R, H], record R, gone bool) {
 			p.cfg.Bytes.Add(int64(e.size))
 		}
 	}
+}
+
+// OrderKey returns the key of the lane of a delivery that is not settled; nil if it has none.
+func (p *Partition[R, H]) OrderKey(d *Delivery[R, H]) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.live(d.seq); e != nil && e.lane.keyed {
+		return []byte(e.lane.key)
+	}
+	return nil
 }
 
 // Record returns the record of a delivery while its handler runs or it is unsettled. ok is

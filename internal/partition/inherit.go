@@ -96,7 +96,6 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 	}
 	i.sum += e.print
 	p.set(e, unverified)
-	p.enter(e) // now that its key is there
 	p.forget(e)
 	if b := &i.blocks[0]; e.offset+1 == b.End() {
 		p.decide(i.sum == b.Sum)

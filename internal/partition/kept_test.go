@@ -85,7 +85,7 @@ func TestKeptDeliveryKeepsNoWindow(t *testing.T) {
 		if l := p.Load(); l.Unsettled != 0 {
 			t.Errorf("order %d: load left: %+v", order, l)
 		}
-		if _, err := p.Push(n, &record{}, 1); err != nil {
+		if _, err := p.Push(n, &record{bytes: []byte("no room")}, 1); err != nil {
 			t.Errorf("order %d: push: %v", order, err)
 		}
 	}

@@ -46,11 +46,22 @@ func (q *laneQueue) pop() *lane {
 	return l
 }
 
+// orderKey returns the key of a record's lane; nil if its lane is its own, or the only one.
+func (p *Partition[R, H]) orderKey(record R) []byte {
+	switch {
+	case p.cfg.Order != ByKey:
+		return nil
+	case p.cfg.OrderKey != nil:
+		return p.cfg.OrderKey(record)
+	}
+	return p.cfg.Key(record)
+}
+
 // enter sets the lane of a record.
-func (p *Partition[R, H]) enter(e *entry[R, H]) {
+func (p *Partition[R, H]) enter(e *entry[R, H], key []byte) {
 	e.lane = &p.only
 	if p.cfg.Order == ByKey {
-		e.lane = p.laneOf(e.record)
+		e.lane = p.laneOf(key)
 	}
 	e.lane.live++
 }
@@ -64,9 +75,6 @@ func (p *Partition[R, H]) exit(e *entry[R, H]) {
 
 // join queues a record in its lane.
 func (p *Partition[R, H]) join(seq uint64, e *entry[R, H]) {
-	if e.lane == nil {
-		p.enter(e)
-	}
 	l := e.lane
 	if e.dueAt != 0 { // an earlier owner nacked it
 		p.taken = max(p.taken, seq+1)
@@ -93,8 +101,7 @@ func (l *lane) parkedFirst() bool {
 	return len(l.parked) > 0 && (l.first == 0 || uint64(l.parked[0]) < l.first-1)
 }
 
-func (p *Partition[R, H]) laneOf(record R) *lane {
-	key := p.cfg.Key(record)
+func (p *Partition[R, H]) laneOf(key []byte) *lane {
 	if key != nil {
 		if l := p.lanes[string(key)]; l != nil {
 			return l

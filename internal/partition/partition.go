@@ -40,8 +40,11 @@ const (
 // Config configures a Partition.
 type Config[R any] struct {
 	Order Order
-	// Key returns a record's key, nil if it has none. It is called with ByKey only.
+	// Key returns a record's key, nil if it has none.
 	Key func(record R) []byte
+	// OrderKey returns the key by which ByKey orders a record, once, before it is pushed. nil
+	// means Key. It is called without the lock.
+	OrderKey func(record R) []byte
 	// MaxInFlight is how many deliveries may be unfinished at once.
 	MaxInFlight int
 	// Careful, if it is not 0, is a lower limit until Relax. While there are records that
@@ -208,6 +211,7 @@ func (p *Partition[R, H]) OnGrant(wake func()) { p.waiter.Wake = wake }
 // greater than the last one.
 func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 	print, known := p.recognize(offset, record)
+	key := p.orderKey(record)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.phase >= draining {
@@ -218,6 +222,7 @@ func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 	}
 	seq, e := p.append()
 	e.offset, e.record, e.size, e.print, e.known = offset, record, size, print, known
+	p.enter(e, key)
 	if p.cfg.Bytes != nil {
 		p.cfg.Bytes.Add(int64(size))
 	}

@@ -54,7 +54,7 @@ const (
 // Held describes an unsettled record.
 type Held struct {
 	Offset  int64
-	Key     []byte // a copy, cut at 256 bytes; nil if it has none, or was pushed out of memory
+	Key     []byte // a copy, cut at 256 bytes, of that of its lane, or its own; nil if it has none, or was pushed out of memory
 	State   State
 	Since   int64 // when it entered this state, by Config.Clock
 	Attempt int
@@ -146,11 +146,11 @@ func (p *Partition[R, H]) held(seq uint64) *Held {
 	if e.state == parked || e.state == nacked {
 		h.DueAt = e.dueAt
 	}
-	if !e.evicted && p.cfg.Key != nil {
+	if e.lane.keyed {
+		h.Key = []byte(e.lane.key[:min(len(e.lane.key), mostKey)])
+	} else if !e.evicted && p.cfg.Key != nil {
 		key := p.cfg.Key(e.record)
 		h.Key = bytes.Clone(key[:min(len(key), mostKey)])
-	} else if e.lane != nil && e.lane.keyed {
-		h.Key = []byte(e.lane.key[:min(len(e.lane.key), mostKey)])
 	}
 	return h
 }

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill/components/cqrs"
 	"github.com/ThreeDotsLabs/watermill/components/fanin"
 	"github.com/ThreeDotsLabs/watermill/components/requeuer"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -47,13 +45,6 @@ func (p *picky) want(t *testing.T, want ...string) {
 	if !slices.Equal(p.published, want) {
 		t.Errorf("published %v, want %v", p.published, want)
 	}
-}
-
-func headersOf(msg *message.Message) (headers []sarama.RecordHeader) {
-	for key, value := range msg.Metadata {
-		headers = append(headers, sarama.RecordHeader{Key: []byte(key), Value: []byte(value)})
-	}
-	return headers
 }
 
 // rejecting is a configuration whose subscriber rejects what fails.
@@ -102,56 +93,5 @@ func TestSubscriberPolicyInRequeuer(t *testing.T) {
 	out.want(t, "0", "2")
 	if letters.Sent.Load() != 1 {
 		t.Errorf("%d letters", letters.Sent.Load())
-	}
-}
-
-// CQRS makes a subscriber for each handler: each may have a policy.
-func TestSubscriberPolicyPerEventHandler(t *testing.T) {
-	t.Parallel()
-	type event struct{ ID string }
-	s := testkit.NewService(t)
-	marshaler := cqrs.JSONMarshaler{}
-	topic := testkit.NewTopic(t, 1)
-	for _, id := range []string{"poison", "sound"} {
-		msg, err := marshaler.Marshal(&event{id})
-		testkit.Check(t, err)
-		testkit.Produce(t, topic, 0, brokertest.Record{Value: msg.Payload, Headers: headersOf(msg)})
-	}
-	policies := map[string]ackpolicy.Policy{"charge": ackpolicy.RejectOnError, "report": ackpolicy.NackOnError}
-	groups := map[string]string{}
-	processor, err := cqrs.NewEventProcessorWithConfig(s.Router, cqrs.EventProcessorConfig{
-		GenerateSubscribeTopic: func(cqrs.EventProcessorGenerateSubscribeTopicParams) (string, error) { return topic, nil },
-		SubscriberConstructor: func(p cqrs.EventProcessorSubscriberConstructorParams) (message.Subscriber, error) {
-			groups[p.HandlerName] = brokertest.Group(t)
-			cfg := testkit.Config(groups[p.HandlerName])
-			cfg.Policy = new(policies[p.HandlerName])
-			return testkit.NewSubscriber(t, cfg, s.Log), nil
-		},
-		Marshaler: marshaler, Logger: s.Log,
-	})
-	testkit.Check(t, err)
-	var mu sync.Mutex
-	handled := map[string][]string{}
-	handler := func(name string) func(context.Context, *event) error {
-		return func(_ context.Context, e *event) error {
-			mu.Lock()
-			defer mu.Unlock()
-			handled[name] = append(handled[name], e.ID)
-			if e.ID == "poison" && len(handled[name]) <= 2 {
-				return testkit.ErrBoom
-			}
-			return nil
-		}
-	}
-	testkit.Check(t, processor.AddHandlers(cqrs.NewEventHandler("charge", handler("charge")), cqrs.NewEventHandler("report", handler("report"))))
-	s.Start(t)
-	for _, group := range groups {
-		testkit.WaitCommitted(t, group, topic, 0, 2)
-	}
-	s.Stop()
-	for name, want := range map[string][]string{"charge": {"poison", "sound"}, "report": {"poison", "poison", "poison", "sound"}} {
-		if !slices.Equal(handled[name], want) {
-			t.Errorf("%s handled %v, want %v", name, handled[name], want)
-		}
 	}
 }
