@@ -263,10 +263,10 @@ func (c *Committer) commit() {
 		if err == nil {
 			o.err = errorOf(errs, cfg.Topic, cfg.Partition)
 		}
-		attempt, left := d.source.landed(o)
+		attempt, confirmed := d.source.landed(o)
 		switch {
 		case o.err == nil:
-			cfg.Confirmed(d.snapshot, left)
+			d.source.confirm(confirmed)
 			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, nil)
 			c.tell(d.source, committed, func() { c.cfg.Committed(cfg.Topic, cfg.Partition, d.snapshot.Offset, took) })
 		case c.fenced(o.err, member, generation):

@@ -409,8 +409,8 @@ func TestWaiterWithoutRoomUrgesNothing(t *testing.T) {
 	dues := b.c.gather()
 	b.s.flies(dues[0].snapshot)
 	b.move(5, 5) // there is something for the next one
-	if _, left := b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, responded: true}); !left || len(b.c.urge) > 0 {
-		t.Errorf("left out: %v, %d urgent commits", left, len(b.c.urge))
+	if _, confirmed := b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, responded: true}); confirmed == nil || !confirmed.left || len(b.c.urge) > 0 {
+		t.Errorf("left out: %+v, %d urgent commits", confirmed, len(b.c.urge))
 	}
 	b.move(10, 10) // now the next one covers the record
 	dues = b.c.gather()

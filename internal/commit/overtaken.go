@@ -48,6 +48,7 @@ func (o *open) responded(generation int32, settle time.Duration) {
 func (c *Committer) readBack() {
 	asked := map[string][]int32{}
 	var sources []*Source
+	sure := map[*Source]*confirmation{}
 	c.mu.Lock()
 	for s := range c.sources {
 		switch now := time.Now(); {
@@ -55,12 +56,16 @@ func (c *Committer) readBack() {
 		case s.open.mark.Version >= s.stored.Version: // the same is stored, whichever came last
 			s.open = open{}
 			s.serveStored()
+			sure[s] = s.sureNow()
 		default:
 			sources = append(sources, s)
 			asked[s.cfg.Topic] = append(asked[s.cfg.Topic], s.cfg.Partition)
 		}
 	}
 	c.mu.Unlock()
+	for s, confirmed := range sure {
+		s.confirm(confirmed)
+	}
 	if len(sources) == 0 {
 		return
 	}
@@ -71,7 +76,9 @@ func (c *Committer) readBack() {
 		if err == nil {
 			found, perr = positionIn(response, s.cfg.Topic, s.cfg.Partition)
 		}
-		if wanted, ok := s.hasRead(found, perr); !ok {
+		wanted, confirmed, ok := s.hasRead(found, perr)
+		s.confirm(confirmed)
+		if !ok {
 			c.cfg.PutBack(s.cfg.Topic, s.cfg.Partition, found.Offset, wanted)
 		}
 	}
@@ -80,9 +87,10 @@ func (c *Committer) readBack() {
 	}
 }
 
-// hasRead records what is stored. If that was replaced, it returns false and the offset
-// that should be stored, and it is stored again.
-func (s *Source) hasRead(found Position, err error) (wanted int64, ok bool) {
+// hasRead records what is stored, and returns what is confirmed by that. If the last commit
+// was replaced, it returns false and the offset that should be stored, and it is stored
+// again.
+func (s *Source) hasRead(found Position, err error) (wanted int64, confirmed *confirmation, ok bool) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	wanted = s.stored.Offset
@@ -93,10 +101,11 @@ func (s *Source) hasRead(found Position, err error) (wanted int64, ok bool) {
 	case found.Offset > wanted, found.Offset == wanted && found.Metadata == s.text:
 		s.open = open{}
 		s.serveStored()
+		confirmed = s.sureNow()
 	default:
 		// One of the requests has been processed; the others may follow.
 		s.stored = partition.Mark{Offset: found.Offset, Seq: min(s.open.mark.Seq, s.stored.Seq)}
-		s.has = found.Offset >= 0
+		s.has, s.unsure = found.Offset >= 0, nil
 		for _, w := range s.waiters {
 			w.replaced()
 		}
@@ -106,7 +115,7 @@ func (s *Source) hasRead(found Position, err error) (wanted int64, ok bool) {
 			s.open = open{}
 		}
 		s.c.Urge()
-		return wanted, false
+		return wanted, nil, false
 	}
-	return wanted, true
+	return wanted, confirmed, true
 }

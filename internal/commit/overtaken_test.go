@@ -44,6 +44,15 @@ func (b *bed) overtake(t *testing.T, waits func()) {
 	until(t, func() bool { return b.storedIs(6) })
 	close(release)
 	until(t, func() bool { return b.storedIs(3) })
+	if at := b.confirmedAt(); at != 0 {
+		t.Errorf("%d is confirmed, and 3 is stored", at)
+	}
+}
+
+func (b *bed) confirmedAt() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.confirmed.Offset
 }
 
 func (b *bed) storedIs(offset int64) bool {
@@ -61,6 +70,7 @@ func TestOvertakenCommitIsRepairedByTheFlush(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.wantStored(t, 6)
+	until(t, func() bool { return b.confirmedAt() == 6 })
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !slices.Equal(b.putBack, [][2]int64{{3, 6}}) {

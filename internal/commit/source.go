@@ -22,8 +22,9 @@ type SourceConfig struct {
 	Snapshot func(room int) (*partition.Snapshot, string)
 	// Reverted reports whether something that a snapshot says was taken back since.
 	Reverted func(*partition.Snapshot) bool
-	// Confirmed is called with what the broker has stored, and whether it lacks, because
-	// there was no room, a record that somebody waits for.
+	// Confirmed is called with what the broker has stored, and no earlier commit can replace
+	// any more, and whether it lacks, because there was no room, a record that somebody waits
+	// for.
 	Confirmed func(s *partition.Snapshot, left bool)
 	// Fenced is called when the group has continued without this member.
 	Fenced func(error)
@@ -42,6 +43,7 @@ type Source struct {
 	stored   partition.Mark // as of the last response
 	text     string         // its metadata
 	open     open           // requests that may still replace it
+	unsure   *confirmation  // what is to be confirmed once none can
 	flushing bool
 	draining error // the cause of the drain; nil before it
 	sealed   error // the cause; set when nothing more can be confirmed
@@ -66,6 +68,29 @@ func (s *Source) Stored() Stored {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	return Stored{Known: s.has, Offset: s.stored.Offset, Metadata: len(s.text), Room: int(s.c.room.Load()), Err: s.failure}
+}
+
+// confirmation is what Confirmed is called with.
+type confirmation struct {
+	snapshot *partition.Snapshot
+	left     bool
+}
+
+// confirm calls Confirmed, unless there is nothing to confirm.
+func (s *Source) confirm(c *confirmation) {
+	if c != nil {
+		s.cfg.Confirmed(c.snapshot, c.left)
+	}
+}
+
+// sureNow returns what can be confirmed now.
+func (s *Source) sureNow() *confirmation {
+	if s.open.count > 0 {
+		return nil
+	}
+	c := s.unsure
+	s.unsure = nil
+	return c
 }
 
 // outcome is the result of a commit for one partition.
@@ -95,9 +120,8 @@ func (s *Source) flies(snapshot *partition.Snapshot) bool {
 
 // landed records the result of the commit under way and serves those who wait for it, in
 // one critical section: between the two, the commit would look like one that was never
-// sent. It returns the number of consecutive failed attempts, and whether this commit had no
-// room for a waiter's record.
-func (s *Source) landed(o outcome) (attempt int, left bool) {
+// sent. It returns the number of consecutive failed attempts, and what is confirmed.
+func (s *Source) landed(o outcome) (attempt int, confirmed *confirmation) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	s.failure = o.err
@@ -105,6 +129,7 @@ func (s *Source) landed(o outcome) (attempt int, left bool) {
 		s.attempts, s.retryAt = 0, time.Time{}
 		s.has, s.stored, s.text = true, o.snapshot.Mark, o.text
 		s.open.responded(o.generation, s.c.settle)
+		left := false
 		for _, w := range s.waiters {
 			w.reach &^= underWay
 			w.covered(stored, o.snapshot)
@@ -112,7 +137,8 @@ func (s *Source) landed(o outcome) (attempt int, left bool) {
 			left = left || w.left
 		}
 		s.serveStored()
-		return 0, left
+		s.unsure = &confirmation{o.snapshot, left}
+		return 0, s.sureNow()
 	}
 	lost := o.sent && !(o.responded && refused(o.err))
 	for _, w := range s.waiters {
@@ -124,7 +150,7 @@ func (s *Source) landed(o outcome) (attempt int, left bool) {
 	s.attempts++
 	s.retryAt = time.Now().Add(pause(s.attempts, o.err))
 	s.endHopeless()
-	return s.attempts, false
+	return s.attempts, nil
 }
 
 // endHopeless ends the waits of a drain for a commit that will be refused again.

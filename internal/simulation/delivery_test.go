@@ -88,7 +88,7 @@ func (j *judge) handedOut(d *delivery) {
 	}
 	if before := r.last; before != nil && before.term != t && before.term.sure[r.offset] && !before.term.clean {
 		before.term.replayed++
-		if bound := j.w.maxUncommitted; bound != ackpolicy.Unlimited && before.term.replayed > bound && !before.term.putBack {
+		if bound := j.w.maxUncommitted; bound != ackpolicy.Unlimited && before.term.replayed > bound {
 			bad("repeat", "the %dth record that is repeated of one assignment, MaxUncommitted is %d", before.term.replayed, bound)
 		}
 	}
@@ -108,7 +108,7 @@ func (j *judge) handedOut(d *delivery) {
 		}
 	}
 	// Delays.
-	if last := r.last; last != nil && last.nacked && (last.term == t || last.term.clean) && j.now() < last.due-2*time.Millisecond {
+	if last := r.last; last != nil && last.nacked > 0 && (last.term == t || last.term.clean) && j.now() < last.due-2*time.Millisecond {
 		bad("delay", "nacked until %v", last.due)
 	}
 	// Order.
@@ -124,7 +124,9 @@ func (j *judge) handedOut(d *delivery) {
 			case o.lane != r.lane, o.settled != "", t.base.covers(o.offset):
 			case before == nil:
 				bad("order", "%d of its lane comes before and was not delivered", o.offset)
-			case before.nacked:
+			// A record that a commit names before its handler gets it is taken before that: what is nacked meanwhile
+			// does not call it back.
+			case before.nacked > 0 && !(r.named.attempt == d.attempt && before.nacked > r.named.at-5*time.Millisecond):
 				bad("order", "%d of its lane was nacked and waits", o.offset)
 			}
 		}

@@ -26,9 +26,8 @@ type judge struct {
 	terms      map[<-chan struct{}]*term
 	lines      []line
 	violations []violation
-	topics     int             // 1; one more each time the topic is created again
-	latest     map[int32]*base // the last commit that came, by partition
-	begun      map[int32]int   // assignments, by partition, and those of them that ended well
+	topics     int           // 1; one more each time the topic is created again
+	begun      map[int32]int // assignments, by partition, and those of them that ended well
 	ended      map[int32]int
 	requests   map[int16]int
 	heartbeats map[string]time.Time // the last sign of life, by member id
@@ -59,6 +58,13 @@ type record struct {
 	handled int    // handlers that have begun
 	unsure  bool   // under ConfirmFirst: its owner was lost, or its commit's outcome is not known
 	last    *delivery
+	named   naming
+}
+
+// naming is the first commit that says of a delivery that it is under way.
+type naming struct {
+	attempt int
+	at      time.Duration
 }
 
 // term is one assignment of a partition to a member.
@@ -73,7 +79,6 @@ type term struct {
 	inFlight  int
 	over      bool
 	clean     bool          // and its last commit is stored
-	putBack   bool          // a commit was processed behind a later one
 	replayed  int           // records that it had settled, and that were delivered again
 	draining  time.Duration // since when; 0: it does not drain
 }
@@ -115,7 +120,7 @@ type delivery struct {
 	*record
 	term     *term
 	attempt  int
-	nacked   bool
+	nacked   time.Duration // when; 0 if it is not
 	due      time.Duration // after that
 	done     bool
 	stopped  bool // its context had ended by then
@@ -125,7 +130,6 @@ type delivery struct {
 func (j *judge) init(w *world) {
 	j.w = w
 	j.gone, j.closing, j.terms = map[*member]bool{}, map[*member]bool{}, map[<-chan struct{}]*term{}
-	j.latest = map[int32]*base{}
 	j.begun, j.ended = map[int32]int{}, map[int32]int{}
 	j.requests, j.heartbeats = map[int16]int{}, map[string]time.Time{}
 	j.newTopic()
@@ -256,8 +260,10 @@ func (j *judge) commits(req kmsg.Request) bool {
 			if j.topics > 1 {
 				continue // it may be of an earlier topic
 			}
-			j.goesBack(p.Partition, b)
 			for _, r := range j.book[p.Partition] {
+				if open, ok := b.openOf(r.offset); ok && open.Attempts != r.named.attempt {
+					r.named = naming{open.Attempts, j.now()}
+				}
 				if r.settled == "" && b.covers(r.offset) {
 					j.violateLocked("commit", r.part, r.offset, "%d/%d is not settled, and a commit says that it is: %v", r.part, r.offset, b)
 					r.settled = "by a wrong commit"
@@ -285,7 +291,7 @@ func (j *judge) settled(m *member, e ackpolicy.SettledEvent) {
 		case ackpolicy.Acked:
 			t.sure[e.Offset] = true
 		case ackpolicy.Nacked:
-			d.nacked = true
+			d.nacked = j.now()
 			if max := j.w.maxDeliveries; max > 0 && e.Attempt >= max {
 				j.violateLocked("attempt", d.part, d.offset, "%d/%d, attempt %d is nacked, MaxDeliveries is %d", d.part, d.offset, e.Attempt, max)
 			}
@@ -347,20 +353,6 @@ func (j *judge) revoked(m *member, e ackpolicy.RevokedEvent) {
 			if r := t.delivered[offset].record; r.never == "" && e.Unmarked == 0 {
 				r.never = fmt.Sprintf("member %d had settled it, and ended well", m.id)
 			}
-		}
-	}
-}
-
-// goesBack takes note of a commit that says less than one before it.
-func (j *judge) goesBack(part int32, b *base) {
-	before := j.latest[part]
-	j.latest[part] = b
-	if before == nil || !slices.ContainsFunc(j.book[part], func(r *record) bool { return before.covers(r.offset) && !b.covers(r.offset) }) {
-		return
-	}
-	for _, t := range j.terms {
-		if t.part == part {
-			t.putBack = true
 		}
 	}
 }
