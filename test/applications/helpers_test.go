@@ -9,10 +9,11 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+	"github.com/ackpolicy/watermill-ackpolicy/test/applications/shop"
 )
 
 // run runs a service until the test's end.
-func run(t testing.TB, service service) (stop func()) {
+func run(t testing.TB, service shop.Service) (stop func()) {
 	t.Helper()
 	ended := make(chan error, 1)
 	go func() { ended <- service.Run(context.Background()) }()
@@ -47,9 +48,3 @@ func (p publisherFunc) Publish(topic string, messages ...*message.Message) error
 }
 
 func (publisherFunc) Close() error { return nil }
-
-type service interface {
-	Run(ctx context.Context) error
-	Running() chan struct{}
-	Close() error
-}

@@ -1,4 +1,4 @@
-// Package applications_test runs the components of Watermill on this library.
+// Package applications_test runs the components of Watermill on this library, and moves applications of every kind to it.
 package applications_test
 
 import (

@@ -42,6 +42,7 @@ type processorConfig struct {
 	handle     func(context.Context, *ackpolicy.Delivery) error
 	ours       bool // its configuration went through ackpolicycqrs
 	ackErrors  bool // AckCommandHandlingErrors
+	policy     *ackpolicy.Policy
 }
 
 func (c processorConfig) handler(s *testkit.Service) func(context.Context, *shop.Order) error {
@@ -105,7 +106,9 @@ func (p processor) process(t *testing.T, group string, c processorConfig, mw ...
 	t.Helper()
 	s := testkit.NewService(t)
 	s.Router.AddMiddleware(mw...)
-	c.subscriber = testkit.NewSubscriber(t, testkit.Config(group), s.Log)
+	cfg := testkit.Config(group)
+	cfg.Policy = c.policy
+	c.subscriber = testkit.NewSubscriber(t, cfg, s.Log)
 	p.add(t, s, c)
 	s.Start(t)
 	return s
@@ -180,26 +183,34 @@ func TestAckCommandHandlingErrors(t *testing.T) {
 	}
 }
 
-// Under Manual, what a processor ignores is acked, and what it hands to a handler is the handler's.
+// Under Manual, of a middleware or of the subscriber, what a processor ignores is acked, and what it hands to a handler is the handler's.
 func TestIgnoredUnderManual(t *testing.T) {
 	t.Parallel()
 	for _, p := range processors {
-		t.Run(p.name, func(t *testing.T) {
-			t.Parallel()
-			group, topic := brokertest.Group(t), topicOf(t, &Other{}, &shop.Order{}, &Other{})
-			s := p.process(t, group, processorConfig{
-				topic: topic, ours: true,
-				handle: func(context.Context, *ackpolicy.Delivery) error { return nil },
-			}, ackpolicy.Manual.Middleware)
-			d := s.Wait(t, 1)
-			testkit.WaitCommitted(t, group, topic, 0, 1)
-			if d.Status() != ackpolicy.Pending {
-				t.Errorf("status %v", d.Status())
-			}
-			d.Ack()
-			testkit.WaitCommitted(t, group, topic, 0, 3)
-			s.Want(t, "1#1")
-		})
+		for how, mw := range map[string][]message.HandlerMiddleware{
+			"a middleware": {ackpolicy.Manual.Middleware}, "the subscriber": nil,
+		} {
+			t.Run(p.name+"/"+how, func(t *testing.T) {
+				t.Parallel()
+				group, topic := brokertest.Group(t), topicOf(t, &Other{}, &shop.Order{}, &Other{})
+				c := processorConfig{
+					topic: topic, ours: true,
+					handle: func(context.Context, *ackpolicy.Delivery) error { return nil },
+				}
+				if mw == nil {
+					c.policy = new(ackpolicy.Manual)
+				}
+				s := p.process(t, group, c, mw...)
+				d := s.Wait(t, 1)
+				testkit.WaitCommitted(t, group, topic, 0, 1)
+				if d.Status() != ackpolicy.Pending {
+					t.Errorf("status %v", d.Status())
+				}
+				d.Ack()
+				testkit.WaitCommitted(t, group, topic, 0, 3)
+				s.Want(t, "1#1")
+			})
+		}
 	}
 }
 
