@@ -51,6 +51,8 @@
 // several are joined, nack takes precedence over reject, and reject over ack. Messages
 // returned together with a signal are not published. Use [IsSignal] in the filters of
 // middlewares that retry, poison or break circuits, and put [RestoreContext] inside them.
+// Where something else replaces a handler's error, call [Settle]; package ackpolicycqrs does
+// for Watermill's CQRS processors.
 //
 // # Ordering
 //

@@ -155,3 +155,39 @@ type loopError struct{ inner error }
 func (*loopError) Error() string { return "loop" }
 
 func (e *loopError) Unwrap() error { return e.inner }
+
+// Settle carries a signal out where the middleware does not see the handler's error.
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		err  error
+		want ackpolicy.Status
+	}{
+		"no error":           {nil, ackpolicy.Acked}, // by the policy
+		"an error":           {testkit.ErrBoom, ackpolicy.Acked},
+		"ErrAck":             {ackpolicy.ErrAck, ackpolicy.Acked},
+		"NackAfter, wrapped": {fmt.Errorf("order 7: %w", ackpolicy.NackAfter(0)), ackpolicy.Nacked},
+		"an error's Is":      {domainError{text: "gone", signal: ackpolicy.ErrReject}, ackpolicy.Rejected},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(1)...)
+			s := testkit.Consume(t, testkit.Config(group), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+				if d.Attempt() > 1 {
+					return nil
+				}
+				if err := ackpolicy.Settle(msg.Context(), c.err); err != c.err {
+					t.Errorf("returned %v", err)
+				}
+				return nil // as what replaces the error would
+			}, ackpolicy.NackOnError.Middleware)
+			testkit.WaitCommitted(t, group, topic, 0, 1)
+			if got := s.All()[0].Status(); got != c.want {
+				t.Errorf("status %v, want %v", got, c.want)
+			}
+		})
+	}
+	if err := ackpolicy.Settle(t.Context(), ackpolicy.ErrNack); !errors.Is(err, ackpolicy.ErrNack) {
+		t.Errorf("without a Delivery: %v", err)
+	}
+}
