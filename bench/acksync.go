@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/spf13/pflag"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -23,13 +23,13 @@ type ackSync struct {
 
 func newAckSync() study { return &ackSync{samples: 300, most: 1.3} }
 
-func (a *ackSync) flags(set *flag.FlagSet) {
+func (a *ackSync) flags(set *pflag.FlagSet) {
 	set.IntVar(&a.samples, "samples", a.samples, "records of a run")
 }
 
 func (a *ackSync) measure(b *bench) (section, error) {
 	if a.samples < 1 {
-		return section{}, errors.New("-samples must be 1 or more")
+		return section{}, errors.New("--samples must be 1 or more")
 	}
 	var syncs, bares []latencies
 	for range b.runs {

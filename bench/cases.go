@@ -156,7 +156,7 @@ type bench struct {
 func findCase(name string) (bcase, error) {
 	i := slices.IndexFunc(cases, func(c bcase) bool { return c.name == name })
 	if i < 0 {
-		return bcase{}, fmt.Errorf("no case %q: -list shows them", name)
+		return bcase{}, fmt.Errorf("no case %q: --list shows them", name)
 	}
 	return cases[i], nil
 }

@@ -2,11 +2,12 @@ package main
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/spf13/pflag"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
@@ -22,7 +23,7 @@ func newCommits() study {
 	return &commits{interval: time.Second, records: 1_000_000, least: 0.95}
 }
 
-func (c *commits) flags(set *flag.FlagSet) {
+func (c *commits) flags(set *pflag.FlagSet) {
 	set.DurationVar(&c.interval, "interval", c.interval, "CommitInterval")
 	set.Int64Var(&c.records, "records", c.records, "records of the topic")
 }

@@ -12,30 +12,31 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
+	"github.com/spf13/pflag"
 )
 
-// experiment is a bench with flags and a separate verdict: bench NAME [flags].
+// experiment is a bench with flags and its own verdict: bench NAME [flags].
 type experiment struct {
 	name, about string
-	run         func(args []string) error
+	// prepare defines flags, and returns what runs once they are parsed.
+	prepare func(*pflag.FlagSet) (run func() error)
 	// child is the part that runs in a separate process, if there is one. What it
 	// returns is handed back as JSON.
 	child func(spec []byte) (any, error)
-	// study is what is published with the cases' tables. It is nil, or run runs it.
+	// study is what is published with the cases' tables. It is nil, or prepare returns what runs it.
 	study func() study
 }
 
 func experiments() []experiment {
 	return []experiment{
-		{name: "soak", about: "random outcomes, restarts and kills for as long as is wanted: fates, order, memory", run: runSoak, child: soakMemberMain},
+		{name: "soak", about: "random outcomes, restarts and kills for as long as is wanted: fates, order, memory", prepare: soakCommand, child: soakMemberMain},
 		apart(studied("kills", "kill -9 of members at work: how many records whose handlers had finished come again", newKills, killsChild)),
-		{name: "parked", about: "200,000 records of 10 KB parked at once: memory, reading them again, order", run: runParked, child: parkedChild},
+		{name: "parked", about: "200,000 records of 10 KB parked at once: memory, reading them again, order", prepare: parkedCommand, child: parkedChild},
 		studied("latency", "from when a record was due to be sent to its handler's start, at a fixed rate", newLatency, timedChild),
-		studied("skew", "a hot key and cold ones: a queue a key beside lanes by hash", newSkew, nil),
+		studied("skew", "a hot key and cold ones: a queue per key beside lanes by hash", newSkew, nil),
 		studied("siblings", "fast partitions beside a slow one, and alone", newSiblings, siblingsChild),
 		studied("scale", "processor time per record over numbers of keys and of partitions", newScale, nil),
 		studied("acksync", "AckSync on an idle partition beside a bare OffsetCommit", newAckSync, nil),
@@ -45,41 +46,18 @@ func experiments() []experiment {
 
 const childEnv, specEnv = "ACKPOLICY_BENCH_EXPERIMENT", "ACKPOLICY_BENCH_SPEC"
 
-// runExperiment runs what the command line, or the environment of a child, names.
-// It returns false where that is no experiment.
-func runExperiment() (code int, ok bool) {
-	name, isChild := os.LookupEnv(childEnv)
-	if !isChild {
-		if len(os.Args) < 2 {
-			return 0, false
-		}
-		name = os.Args[1]
-	}
+// experimentChild runs the child of an experiment, and prints its result.
+func experimentChild(name string) error {
 	all := experiments()
 	i := slices.IndexFunc(all, func(e experiment) bool { return e.name == name })
 	if i < 0 {
-		return 0, false
+		return fmt.Errorf("no experiment %q", name)
 	}
-	var err error
-	if isChild {
-		var result any
-		if result, err = all[i].child([]byte(os.Getenv(specEnv))); err == nil {
-			err = json.NewEncoder(os.Stdout).Encode(result)
-		}
-	} else {
-		err = all[i].run(os.Args[2:])
-	}
+	result, err := all[i].child([]byte(os.Getenv(specEnv)))
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
-		return 1, true
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	return 0, true
-}
-
-func printExperiments() {
-	for _, e := range experiments() {
-		fmt.Printf("%-10s %s\n", e.name, e.about)
-	}
+	return json.NewEncoder(os.Stdout).Encode(result)
 }
 
 // brokersFromEnv returns the brokers of scripts/kafka.sh run.
@@ -148,15 +126,6 @@ func inChild[R any](name string, spec any, timeout time.Duration, onReady func(c
 		return result, err
 	}
 	return result, json.Unmarshal(last, &result)
-}
-
-// printTable prints lines of cells, the first one as a heading.
-func printTable(lines [][]string) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	for _, l := range lines {
-		fmt.Fprintln(w, strings.Join(l, "\t"))
-	}
-	_ = w.Flush()
 }
 
 // verdict gathers what is to be kept, and what was not.

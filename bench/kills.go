@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -15,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spf13/pflag"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -43,7 +43,7 @@ func newKills() study {
 	}
 }
 
-func (k *kills) flags(set *flag.FlagSet) {
+func (k *kills) flags(set *pflag.FlagSet) {
 	set.IntVar(&k.slow.Kills, "kills", k.slow.Kills, "kills of each consumer, over all its runs")
 	set.IntVar(&k.slow.Rate, "rate", k.slow.Rate, "records per second")
 	set.DurationVar(&k.slow.Least, "least", k.slow.Least, "the shortest handler")

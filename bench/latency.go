@@ -2,11 +2,12 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"strings"
 	"time"
+
+	"github.com/spf13/pflag"
 )
 
 // latency is the time from when a record was due to be sent to its handler's start.
@@ -28,7 +29,7 @@ func newLatency() study {
 	}
 }
 
-func (l *latency) flags(set *flag.FlagSet) {
+func (l *latency) flags(set *pflag.FlagSet) {
 	set.StringVar(&l.consumers, "only", l.consumers, "consumers to run, by comma: those in Go")
 	set.Float64Var(&l.rate, "rate", l.rate, "records per second, over all partitions")
 	set.DurationVar(&l.work, "work", l.work, "the handler's waiting")
@@ -41,14 +42,14 @@ func (l *latency) flags(set *flag.FlagSet) {
 
 func (l *latency) measure(b *bench) (section, error) {
 	if l.rate <= 0 || l.partitions < 1 || l.keys < 1 || l.concurrency < 1 {
-		return section{}, errors.New("-rate, -partitions, -keys and -concurrency must be above 0")
+		return section{}, errors.New("--rate, --partitions, --keys and --concurrency must be above 0")
 	}
 	who := strings.Split(l.consumers, ",")
 	for _, w := range who {
 		if c, err := find(w); err != nil {
 			return section{}, err
 		} else if c.run == nil || strings.HasPrefix(w, "memory") {
-			return section{}, fmt.Errorf("-only: %s does not know when a record was due", w)
+			return section{}, fmt.Errorf("--only: %s does not know when a record was due", w)
 		}
 	}
 	results := map[string][]timedResult{}

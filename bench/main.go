@@ -1,11 +1,11 @@
 // Command bench runs this library beside its peers on one broker and prints a table.
 //
-//	scripts/kafka.sh run -- go -C bench run . -case noop
+//	scripts/kafka.sh run -- go -C bench run . --case noop
 //	scripts/kafka.sh run -- go -C bench run . parked
 //
 // Every consumer runs in a separate process, in turn, several times. A figure is
 // the median of the runs, with the lowest and the highest beside it. The rate is
-// counted from the first record to the last, or to -limit; CPU and memory are the
+// counted from the first record to the last, or to --limit; CPU and memory are the
 // whole process's. See README.md.
 package main
 
@@ -13,8 +13,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -35,80 +33,21 @@ type result struct {
 }
 
 func main() {
-	if text := os.Getenv("ACKPOLICY_BENCH_JOB"); text != "" {
-		if err := child(text); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+	var err error
+	if job, ok := os.LookupEnv(jobEnv); ok {
+		err = child(job)
+	} else if name, ok := os.LookupEnv(childEnv); ok {
+		err = experimentChild(name)
+	} else {
+		err = command().Execute()
 	}
-	if code, ok := runExperiment(); ok {
-		os.Exit(code)
-	}
-	if err := parent(); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func parent() error {
-	var (
-		names   = flag.String("case", "noop,1ms,10ms", "cases to run, by comma; -list shows them")
-		all     = flag.Bool("all", false, "run all cases and, without -only, the experiments that are published with them")
-		only    = flag.String("only", "", "consumers to run, by comma; empty: those of the case")
-		runs    = flag.Int("runs", 3, "runs of each consumer")
-		list    = flag.Bool("list", false, "list cases and consumers")
-		out     = flag.String("o", "", "write the tables as Markdown to this file, and a chart beside it")
-		profile = flag.String("profile", "", "write a CPU profile of each consumer's last run to this folder")
-		limit   = flag.Duration("limit", 4*time.Second, "end of a run whose records take longer")
-		warm    = flag.Duration("warm", 8*time.Second, "unmeasured run before, in a JVM")
-		timeout = flag.Duration("timeout", 2*time.Minute, "when a run that has not ended has failed")
-	)
-	shape := custom
-	shape.flags(flag.CommandLine)
-	flag.Parse()
-	if *list {
-		printList()
-		fmt.Println()
-		printExperiments()
-		return nil
-	}
-	if flag.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
-	}
-	if *runs < 1 {
-		return fmt.Errorf("-runs is %d: at least 1 is needed", *runs)
-	}
-	brokers := os.Getenv("KAFKA_BROKERS")
-	if brokers == "" {
-		return errors.New("KAFKA_BROKERS is not set: run it through scripts/kafka.sh, as README.md says")
-	}
-	b := &bench{
-		brokers: strings.Split(brokers, ","), runs: *runs, timeout: *timeout,
-		warm: *warm, limit: *limit, profile: *profile,
-	}
-	if *only != "" {
-		b.only = strings.Split(*only, ",")
-	}
-	run, err := chosen(flag.CommandLine, *names, *all)
-	if err != nil {
-		return err
-	}
-	for _, c := range run {
-		if err := b.run(c); err != nil {
-			return err
-		}
-	}
-	if *all && *only == "" {
-		if err := b.studies(); err != nil {
-			return err
-		}
-	}
-	if *out != "" {
-		return b.write(*out)
-	}
-	return nil
-}
+const jobEnv = "ACKPOLICY_BENCH_JOB"
 
 // child is one run of one consumer.
 func child(text string) error {
@@ -237,7 +176,7 @@ func (b *bench) start(j job) (result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Env = append(os.Environ(), "ACKPOLICY_BENCH_JOB="+string(text))
+	cmd.Env = append(os.Environ(), jobEnv+"="+string(text))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); ctx.Err() != nil {

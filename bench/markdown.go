@@ -35,13 +35,7 @@ Each consumer ran %s in a separate process, in turn on one broker, to its last r
 	s.WriteString("What the consumers are set to, and how to run this: [bench/README.md](../bench/README.md).\n\n")
 	fmt.Fprintf(&s, "![rates by case](%s)\n", chart)
 	for _, t := range b.tables {
-		fmt.Fprintf(&s, "\n## %s\n\n%s.\n\n", t.c.name, t.c.describe())
-		for i, l := range t.lines() {
-			fmt.Fprintf(&s, "| %s |\n", strings.Join(l, " | "))
-			if i == 0 {
-				s.WriteString("|---|" + strings.Repeat("---:|", len(l)-2) + "---|\n")
-			}
-		}
+		fmt.Fprintf(&s, "\n## %s\n\n%s.\n\n%s\n", t.c.name, t.c.describe(), columns(t.lines()).RenderMarkdown())
 	}
 	for _, sec := range b.sections {
 		s.WriteString(sec.markdown())

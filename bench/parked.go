@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"runtime"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/spf13/pflag"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -48,8 +48,7 @@ type parkedResult struct {
 	PeakBefore   int64 // the peak when the first came again
 }
 
-func runParked(args []string) error {
-	flags := flag.NewFlagSet("parked", flag.ExitOnError)
+func parkedCommand(flags *pflag.FlagSet) (run func() error) {
 	spec := parkedSpec{}
 	flags.IntVar(&spec.Records, "records", 200_000, "records")
 	size := flags.Int("size", 10_000, "bytes of a record's value")
@@ -61,14 +60,14 @@ func runParked(args []string) error {
 	limit := flags.Int64("limit", 256, "MiB of resident memory that the consumer may reach")
 	flags.StringVar(&spec.Profile, "profile", "", "write a heap profile to this file while all wait")
 	timeout := flags.Duration("timeout", 20*time.Minute, "limit of one run")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	var err error
+	return func() error { return runParked(spec, *keys, *size, *limit, *timeout) }
+}
+
+func runParked(spec parkedSpec, keys string, size int, limit int64, timeout time.Duration) (err error) {
 	if spec.Brokers, err = brokersFromEnv(); err != nil {
 		return err
 	}
-	counts, err := parkedKeys(*keys, spec)
+	counts, err := parkedKeys(keys, spec)
 	if err != nil {
 		return err
 	}
@@ -81,17 +80,17 @@ func runParked(args []string) error {
 			key := i % spec.Keys
 			return &kgo.Record{
 				Topic: spec.Topic, Partition: int32(key % spec.Partitions),
-				Key: fmt.Appendf(nil, "key-%d", key), Value: stamp{key: uint32(key)}.encode(*size),
+				Key: fmt.Appendf(nil, "key-%d", key), Value: stamp{key: uint32(key)}.encode(size),
 			}
 		})
 		if err != nil {
 			return err
 		}
-		r, err := inChild[parkedResult]("parked", spec, *timeout, nil)
+		r, err := inChild[parkedResult]("parked", spec, timeout, nil)
 		if err != nil {
 			return err
 		}
-		r.report(&v, spec, *limit)
+		r.report(&v, spec, limit)
 	}
 	return v.err()
 }
@@ -103,11 +102,11 @@ func parkedKeys(text string, spec parkedSpec) (counts []int, err error) {
 		n := spec.Records
 		if word != "all" {
 			if n, err = strconv.Atoi(word); err != nil {
-				return nil, fmt.Errorf("-keys: %w", err)
+				return nil, fmt.Errorf("--keys: %w", err)
 			}
 		}
 		if n < spec.Partitions || n%spec.Partitions != 0 || spec.Records%n != 0 {
-			return nil, fmt.Errorf("-keys: %d must be a multiple of the %d partitions, and divide the %d records", n, spec.Partitions, spec.Records)
+			return nil, fmt.Errorf("--keys: %d must be a multiple of the %d partitions, and divide the %d records", n, spec.Partitions, spec.Records)
 		}
 		counts = append(counts, n)
 	}
@@ -121,14 +120,14 @@ func (r parkedResult) report(v *verdict, spec parkedSpec, limit int64) {
 	}
 	fmt.Printf("\nparked: %d records, %d keys, %d partitions, %s, MaxBufferedBytes %d MiB\n\n", spec.Records, spec.Keys, spec.Partitions, how, spec.Buffered>>20)
 	rate := func(n int, in time.Duration) string { return fmt.Sprintf("%.0f", float64(n)/max(in.Seconds(), 1e-3)) }
-	printTable([][]string{
+	fmt.Println(columns([][]string{
 		{"parked", "parked/s", "delivered again or behind", "of them/s", "peak MiB", "until the first is due", "live heap MiB"},
 		{fmt.Sprint(r.Parked), rate(r.Parked, r.ParkedIn), fmt.Sprint(r.Reread), rate(r.Reread, r.RereadIn),
 			fmt.Sprint(r.Peak >> 20), fmt.Sprint(r.PeakBefore >> 20), fmt.Sprint(r.Heap >> 20)},
-	})
+	}).Render())
 	fmt.Println()
 	if r.ParkedAtOnce < r.Parked {
-		fmt.Printf("note:    %d of %d waited when the first was due: a longer -delay shows more\n", r.ParkedAtOnce, r.Parked)
+		fmt.Printf("note:    %d of %d waited when the first was due: a longer --delay shows more\n", r.ParkedAtOnce, r.Parked)
 	}
 	v.want(r.Missing == 0, "%d records were never acked", r.Missing)
 	v.want(r.Duplicates == 0, "%d deliveries too many", r.Duplicates)

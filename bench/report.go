@@ -1,11 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
+
+	"github.com/dustin/go-humanize"
+	pretty "github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
 )
 
 type row struct {
@@ -21,25 +22,13 @@ type table struct {
 	rows []row
 }
 
-func median(rs []result, of func(result) float64) float64 {
-	values := make([]float64, len(rs))
-	for i, r := range rs {
-		values[i] = of(r)
-	}
-	slices.Sort(values)
-	middle := len(values) / 2
-	if len(values)%2 == 0 {
-		return (values[middle-1] + values[middle]) / 2
-	}
-	return values[middle]
-}
+func median(rs []result, of func(result) float64) float64 { return middle(figures(rs, of)) }
 
 // newTable has a row for each consumer. One that is no key of the results is not
 // there; one that is, without a result, failed in every run.
 func newTable(c bcase, who []string, results map[string][]result) table {
 	t := table{c: c}
 	rate := func(r result) float64 { return r.Rate }
-	byRate := func(a, b result) int { return cmp.Compare(a.Rate, b.Rate) }
 	var base, limit float64
 	if rs := results[c.baseline]; len(rs) > 0 {
 		base = median(rs, rate)
@@ -57,7 +46,8 @@ func newTable(c bcase, who []string, results map[string][]result) table {
 			r.missing = "failed"
 		default:
 			r.rate = median(rs, rate)
-			r.low, r.high = slices.MinFunc(rs, byRate).Rate, slices.MaxFunc(rs, byRate).Rate
+			rates := figures(rs, rate)
+			r.low, r.high = slices.Min(rates), slices.Max(rates)
 			r.allocs = median(rs, func(r result) float64 { return r.Allocs })
 			r.cpu = median(rs, func(r result) float64 { return r.CPUMicros })
 			r.peak = median(rs, func(r result) float64 { return r.PeakMiB })
@@ -74,7 +64,7 @@ func newTable(c bcase, who []string, results map[string][]result) table {
 }
 
 func (t table) lines() [][]string {
-	out := [][]string{{"consumer", "records/s", "min–max", "× stock", "% of limit", "allocs", "CPU s/M", "peak MiB", "guarantee"}}
+	out := [][]string{{"consumer", "records/s", "min–max", "× stock", "% of limit", "allocs", "CPU s/M", "peak MiB", guarantee}}
 	known := func(format string, v float64) string {
 		if v == 0 {
 			return "–"
@@ -95,34 +85,38 @@ func (t table) lines() [][]string {
 }
 
 // thousands writes a number with commas.
-func thousands(n int) string {
-	digits := strconv.Itoa(n)
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
+func thousands(n int) string { return humanize.Comma(int64(n)) }
+
+// columns is a table of lines, the first of which is the heading. Columns of text stand at the
+// left: the first one, and guarantees.
+func columns(lines [][]string) pretty.Writer {
+	w := pretty.NewWriter()
+	style := pretty.StyleDefault
+	style.Options, style.Format.Header = pretty.OptionsNoBordersAndSeparators, text.FormatDefault
+	w.SetStyle(style)
+	var configs []pretty.ColumnConfig
+	for i, heading := range lines[0] {
+		if i > 0 && heading != guarantee {
+			configs = append(configs, pretty.ColumnConfig{Number: i + 1, Align: text.AlignRight, AlignHeader: text.AlignRight})
+		}
 	}
-	return digits
+	w.SetColumnConfigs(configs)
+	for i, l := range lines {
+		row := make(pretty.Row, len(l))
+		for j, cell := range l {
+			row[j] = cell
+		}
+		if i == 0 {
+			w.AppendHeader(row)
+		} else {
+			w.AppendRow(row)
+		}
+	}
+	return w
 }
 
+const guarantee = "guarantee"
+
 func (t table) text() string {
-	lines := t.lines()
-	width := make([]int, len(lines[0]))
-	for _, l := range lines {
-		for i, cell := range l {
-			width[i] = max(width[i], len([]rune(cell)))
-		}
-	}
-	var s strings.Builder
-	fmt.Fprintf(&s, "\n%s: %s\n\n", t.c.name, t.c.describe())
-	for _, l := range lines {
-		for i, cell := range l {
-			pad := strings.Repeat(" ", width[i]-len([]rune(cell)))
-			if i == 0 || i == len(l)-1 {
-				s.WriteString(cell + pad + "  ")
-			} else {
-				s.WriteString(pad + cell + "  ")
-			}
-		}
-		s.WriteString("\n")
-	}
-	return s.String()
+	return fmt.Sprintf("\n%s: %s\n\n%s\n", t.c.name, t.c.describe(), columns(t.lines()).Render())
 }

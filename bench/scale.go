@@ -2,11 +2,12 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"slices"
 	"time"
+
+	"github.com/spf13/pflag"
 )
 
 // scale compares the processor time of a record over numbers of keys and of partitions.
@@ -19,7 +20,7 @@ type scale struct {
 
 func newScale() study { return &scale{records: 500_000, concurrency: 64, most: 1.15} }
 
-func (s *scale) flags(set *flag.FlagSet) {
+func (s *scale) flags(set *pflag.FlagSet) {
 	set.Int64Var(&s.records, "records", s.records, "records of each topic")
 	set.DurationVar(&s.work, "work", s.work, "the handler's waiting")
 	set.IntVar(&s.concurrency, "concurrency", s.concurrency, "handlers at once, over all partitions; a multiple of 32")
@@ -28,7 +29,7 @@ func (s *scale) flags(set *flag.FlagSet) {
 func (s *scale) measure(b *bench) (section, error) {
 	const who = "ackpolicy key"
 	if s.records < 1 || s.concurrency < 32 || s.concurrency%32 != 0 {
-		return section{}, errors.New("-records must be 1 or more, and -concurrency a multiple of 32")
+		return section{}, errors.New("--records must be 1 or more, and --concurrency a multiple of 32")
 	}
 	shape := func(keys, partitions int) bcase {
 		return bcase{name: "scale", records: s.records, work: s.work, concurrency: s.concurrency / partitions, partitions: partitions, size: 100, keys: keys}

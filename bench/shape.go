@@ -2,13 +2,14 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"strings"
+
+	"github.com/spf13/pflag"
 )
 
 // flags are those that change a case, or make one.
-func (c *bcase) flags(set *flag.FlagSet) {
+func (c *bcase) flags(set *pflag.FlagSet) {
 	set.Int64Var(&c.records, "records", c.records, "records of the topic")
 	set.DurationVar(&c.work, "work", c.work, "the handler's waiting")
 	set.DurationVar(&c.spin, "spin", c.spin, "the handler's computing")
@@ -22,25 +23,25 @@ func (c *bcase) flags(set *flag.FlagSet) {
 func (c bcase) check() error {
 	switch {
 	case c.records < 1, c.concurrency < 1, c.partitions < 1, c.keys < 1:
-		return errors.New("-records, -concurrency, -partitions and -keys must be 1 or more")
+		return errors.New("--records, --concurrency, --partitions and --keys must be 1 or more")
 	case c.work < 0, c.spin < 0, c.size < 0:
-		return errors.New("-work, -spin and -size must not be negative")
+		return errors.New("--work, --spin and --size must not be negative")
 	case c.zipf != 0 && (c.zipf <= 1 || c.keys < 2):
-		return fmt.Errorf("-zipf is %g: it must be above 1, and -keys 2 or more", c.zipf)
+		return fmt.Errorf("--zipf is %g: it must be above 1, and --keys 2 or more", c.zipf)
 	}
 	return nil
 }
 
 // chosen are the cases that a command line asks for: all, the named ones, or, where
 // it only has flags that change a case, the custom one.
-func chosen(given *flag.FlagSet, names string, all bool) ([]bcase, error) {
+func chosen(given *pflag.FlagSet, names string, all bool) ([]bcase, error) {
 	set := map[string]string{}
-	given.Visit(func(f *flag.Flag) { set[f.Name] = f.Value.String() })
+	given.Visit(func(f *pflag.Flag) { set[f.Name] = f.Value.String() })
 	var asked []bcase
 	_, named := set["case"]
 	switch {
 	case all && named:
-		return nil, errors.New("-all and -case exclude each other")
+		return nil, errors.New("--all and --case exclude each other")
 	case all:
 		asked = append(asked, cases...)
 	case !named && (&bcase{}).changedBy(set):
@@ -65,9 +66,9 @@ func chosen(given *flag.FlagSet, names string, all bool) ([]bcase, error) {
 
 // changedBy sets what the flags say, and reports whether they say anything.
 func (c *bcase) changedBy(set map[string]string) (changed bool) {
-	var own flag.FlagSet
+	var own pflag.FlagSet
 	c.flags(&own)
-	own.VisitAll(func(f *flag.Flag) {
+	own.VisitAll(func(f *pflag.Flag) {
 		if value, ok := set[f.Name]; ok {
 			changed = true
 			_ = f.Value.Set(value) // it comes from a flag of the same type

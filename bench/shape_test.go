@@ -1,15 +1,16 @@
 package main
 
 import (
-	"flag"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/spf13/pflag"
 )
 
 func parse(t *testing.T, args ...string) ([]bcase, error) {
 	t.Helper()
-	var set flag.FlagSet
+	var set pflag.FlagSet
 	names := set.String("case", "noop,1ms", "")
 	all := set.Bool("all", false, "")
 	shape := custom
@@ -32,10 +33,10 @@ func TestChosenCases(t *testing.T) {
 		want []string
 	}{
 		{nil, []string{"noop", "1ms"}},
-		{[]string{"-case", "zipf"}, []string{"zipf"}},
-		{[]string{"-case", "zipf", "-records", "10"}, []string{"zipf"}},
-		{[]string{"-records", "10"}, []string{"custom"}},
-		{[]string{"-all"}, names(cases)},
+		{[]string{"--case", "zipf"}, []string{"zipf"}},
+		{[]string{"--case", "zipf", "--records", "10"}, []string{"zipf"}},
+		{[]string{"--records", "10"}, []string{"custom"}},
+		{[]string{"--all"}, names(cases)},
 	} {
 		got, err := parse(t, c.args...)
 		if err != nil {
@@ -48,7 +49,7 @@ func TestChosenCases(t *testing.T) {
 }
 
 func TestFlagsChangeOnlyWhatTheySay(t *testing.T) {
-	got, err := parse(t, "-case", "zipf", "-work", "3ms", "-records", "10")
+	got, err := parse(t, "--case", "zipf", "--work", "3ms", "--records", "10")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +65,7 @@ func TestFlagsChangeOnlyWhatTheySay(t *testing.T) {
 
 func TestRefusedCommandLines(t *testing.T) {
 	for _, args := range [][]string{
-		{"-case", "nosuch"}, {"-case", "noop", "-all"}, {"-records", "0"}, {"-zipf", "1"}, {"-keys", "1", "-zipf", "2"}, {"-work", "-1s"},
+		{"--case", "nosuch"}, {"--case", "noop", "--all"}, {"--records", "0"}, {"--zipf", "1"}, {"--keys", "1", "--zipf", "2"}, {"--work", "-1s"},
 	} {
 		if got, err := parse(t, args...); err == nil {
 			t.Errorf("%v gives %v", args, got)

@@ -3,12 +3,12 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"sync/atomic"
 	"time"
 
+	"github.com/spf13/pflag"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -29,7 +29,7 @@ func newSiblings() study {
 	}
 }
 
-func (s *siblings) flags(set *flag.FlagSet) {
+func (s *siblings) flags(set *pflag.FlagSet) {
 	set.IntVar(&s.fast, "fast", s.fast, "fast partitions, whose handler does nothing")
 	set.IntVar(&s.records, "records", s.records, "records of each partition")
 	set.DurationVar(&s.work, "work", s.work, "waiting of the slow partition's handler")
@@ -69,7 +69,7 @@ func siblingsChild(text []byte) (any, error) {
 
 func (s *siblings) measure(b *bench) (section, error) {
 	if s.fast < 1 || s.records < 1 {
-		return section{}, errors.New("-fast and -records must be 1 or more")
+		return section{}, errors.New("--fast and --records must be 1 or more")
 	}
 	// Both topics have all the partitions: alone, the slow one is empty.
 	load := func(partitions int) (string, error) {

@@ -2,12 +2,13 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"math"
 	"os"
 	"sync"
 	"time"
+
+	"github.com/spf13/pflag"
 )
 
 // skew has records of few frequent and many rare keys come at a fixed rate that the
@@ -34,7 +35,7 @@ func newSkew() study {
 	}
 }
 
-func (s *skew) flags(set *flag.FlagSet) {
+func (s *skew) flags(set *pflag.FlagSet) {
 	set.Float64Var(&s.zipf, "zipf", s.zipf, "exponent of Zipf's law for the keys, above 1")
 	set.IntVar(&s.keys, "keys", s.keys, "distinct keys")
 	set.IntVar(&s.concurrency, "concurrency", s.concurrency, "handlers at once")
@@ -56,7 +57,7 @@ func (s *skew) measure(b *bench) (section, error) {
 		return section{}, err
 	}
 	if s.load <= 0 || s.work <= 0 || s.zipf == 0 {
-		return section{}, errors.New("-load and -work must be above 0, -zipf above 1")
+		return section{}, errors.New("--load and --work must be above 0, --zipf above 1")
 	}
 	topic, err := b.load(shape)
 	if err != nil {

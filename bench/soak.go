@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -12,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/spf13/pflag"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
@@ -42,8 +43,7 @@ func (n processName) String() string {
 	return fmt.Sprintf("member %d, process %d", n.member, n.kills+1)
 }
 
-func runSoak(args []string) error {
-	flags := flag.NewFlagSet("soak", flag.ExitOnError)
+func soakCommand(flags *pflag.FlagSet) (run func() error) {
 	length := flags.Duration("for", 30*time.Minute, "how long records are produced")
 	members := flags.Int("members", 3, "processes in the group")
 	rate := flags.Int("rate", 1000, "records per second, over both topics")
@@ -57,25 +57,25 @@ func runSoak(args []string) error {
 	ordering := flags.String("ordering", "key", "key or none")
 	flags.BoolVar(&s.spec.Cooperative, "cooperative", false, "cooperative-sticky rebalances instead of eager ones")
 	flags.DurationVar(&s.spec.Session, "session", 10*time.Second, "session timeout: how long a killed member's partitions stand still")
-	flags.DurationVar(&s.spec.Sample, "sample", 0, "between looks at the memory; 0: a sixtieth of -for, 1 s to 10 s")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
+	flags.DurationVar(&s.spec.Sample, "sample", 0, "between looks at the memory; 0: a sixtieth of --for, 1 s to 10 s")
+	return func() error { return s.start(*length, *every, *members, *ordering, soakLoad{*rate, *keys, *size}) }
+}
+
+func (s *soak) start(length, every time.Duration, members int, ordering string, load soakLoad) (err error) {
 	if s.spec.Sample <= 0 {
-		s.spec.Sample = min(max(*length/60, time.Second), 10*time.Second)
+		s.spec.Sample = min(max(length/60, time.Second), 10*time.Second)
 	}
-	switch *ordering {
+	switch ordering {
 	case "key":
 		s.spec.Ordering = ackpolicy.OrderByKey
 	case "none":
 		s.spec.Ordering = ackpolicy.Unordered
 	default:
-		return fmt.Errorf("-ordering %q: wanted key or none", *ordering)
+		return fmt.Errorf("--ordering %q: wanted key or none", ordering)
 	}
-	if *members < 2 || *members > 100 {
-		return fmt.Errorf("-members %d: wanted 2 to 100", *members)
+	if members < 2 || members > 100 {
+		return fmt.Errorf("--members %d: wanted 2 to 100", members)
 	}
-	var err error
 	if s.spec.Brokers, err = brokersFromEnv(); err != nil {
 		return err
 	}
@@ -92,8 +92,8 @@ func runSoak(args []string) error {
 	s.judge = newJudge(2*s.spec.Partitions, s.spec.Ordering == ackpolicy.OrderByKey)
 	s.ends = make([]int64, 2*s.spec.Partitions)
 	fmt.Printf("soak: seed %d, %v, %d members, %d records/s, kills %v, cooperative %v, order by %v\n",
-		s.spec.Seed, *length, *members, *rate, s.kills, s.spec.Cooperative, s.spec.Ordering)
-	return s.run(*length, *members, *every, soakLoad{*rate, *keys, *size})
+		s.spec.Seed, length, members, load.rate, s.kills, s.spec.Cooperative, s.spec.Ordering)
+	return s.run(length, members, every, load)
 }
 
 func (s *soak) run(length time.Duration, members int, every time.Duration, load soakLoad) error {

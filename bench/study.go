@@ -1,16 +1,17 @@
 package main
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"strings"
 	"time"
+
+	"github.com/spf13/pflag"
 )
 
 // study is an experiment whose table is published with the cases'.
 type study interface {
-	flags(*flag.FlagSet)
+	flags(*pflag.FlagSet)
 	measure(b *bench) (section, error)
 }
 
@@ -31,21 +32,18 @@ func (s *section) want(kept bool, format string, args ...any) {
 	s.goals = append(s.goals, goal{fmt.Sprintf(format, args...), kept})
 }
 
-func (s section) print() {
-	fmt.Printf("\n%s: %s\n\n", s.name, s.about)
-	printTable(s.lines)
-	fmt.Println()
+// print prints the table, and which goals are kept.
+func (s section) print() (v verdict) {
+	fmt.Printf("\n%s: %s\n\n%s\n\n", s.name, s.about, columns(s.lines).Render())
+	for _, g := range s.goals {
+		v.want(g.kept, "%s", g.text)
+	}
+	return v
 }
 
 func (s section) markdown() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "\n## %s\n\n%s.\n\n", s.name, s.about)
-	for i, l := range s.lines {
-		fmt.Fprintf(&text, "| %s |\n", strings.Join(l, " | "))
-		if i == 0 {
-			text.WriteString("|---|" + strings.Repeat("---:|", len(l)-1) + "\n")
-		}
-	}
+	fmt.Fprintf(&text, "\n## %s\n\n%s.\n\n%s\n", s.name, s.about, columns(s.lines).RenderMarkdown())
 	for _, g := range s.goals {
 		kept := "kept"
 		if !g.kept {
@@ -58,40 +56,35 @@ func (s section) markdown() string {
 
 // studied is the experiment that runs a study.
 func studied(name, about string, of func() study, child func([]byte) (any, error)) experiment {
-	return experiment{name: name, about: about, child: child, study: of, run: func(args []string) error {
-		s := of()
-		b := &bench{timeout: 2 * time.Minute, limit: 4 * time.Second}
-		flags := flag.NewFlagSet(name, flag.ExitOnError)
+	return experiment{name: name, about: about, child: child, study: of, prepare: func(flags *pflag.FlagSet) func() error {
+		s, b, out := of(), &bench{timeout: 2 * time.Minute, limit: 4 * time.Second}, ""
 		flags.IntVar(&b.runs, "runs", 3, "runs of each consumer")
-		flags.StringVar(&b.profile, "profile", "", "write a CPU profile of each consumer's last run to this folder, where the experiment can")
-		out := flags.String("o", "", "write the table as Markdown to this file")
+		flags.StringVar(&b.profile, "profile", "", "write a CPU profile of each consumer's last run to this `folder`, where the experiment can")
+		flags.StringVarP(&out, "output", "o", "", "write the table as Markdown to this `file`")
 		s.flags(flags)
-		if err := flags.Parse(args); err != nil {
-			return err
-		}
-		if b.runs < 1 {
-			return fmt.Errorf("-runs is %d: at least 1 is needed", b.runs)
-		}
-		var err error
-		if b.brokers, err = brokersFromEnv(); err != nil {
-			return err
-		}
-		sec, err := s.measure(b)
-		if err != nil {
-			return err
-		}
-		sec.print()
-		if *out != "" {
-			if err := os.WriteFile(*out, []byte(sec.markdown()), 0o644); err != nil {
-				return err
-			}
-		}
-		var v verdict
-		for _, g := range sec.goals {
-			v.want(g.kept, "%s", g.text)
-		}
-		return v.err()
+		return func() error { return b.study(s, out) }
 	}}
+}
+
+// study runs a study and prints it. A goal that is missed is an error.
+func (b *bench) study(s study, out string) (err error) {
+	if b.runs < 1 {
+		return fmt.Errorf("--runs is %d: at least 1 is needed", b.runs)
+	}
+	if b.brokers, err = brokersFromEnv(); err != nil {
+		return err
+	}
+	sec, err := s.measure(b)
+	if err != nil {
+		return err
+	}
+	v := sec.print()
+	if out != "" {
+		if err := os.WriteFile(out, []byte(sec.markdown()), 0o644); err != nil {
+			return err
+		}
+	}
+	return v.err()
 }
 
 // apart takes a study out of those that are published together: it takes too long.
@@ -112,10 +105,6 @@ func (b *bench) studies() error {
 			return fmt.Errorf("%s: %w", e.name, err)
 		}
 		sec.print()
-		var v verdict
-		for _, g := range sec.goals {
-			v.want(g.kept, "%s", g.text)
-		}
 		b.sections = append(b.sections, sec)
 	}
 	return nil

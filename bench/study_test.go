@@ -2,10 +2,11 @@ package main
 
 import (
 	"errors"
-	"flag"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spf13/pflag"
 )
 
 func TestPairedSwapsTheOrder(t *testing.T) {
@@ -39,11 +40,11 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-func TestSectionTellsOfEachGoal(t *testing.T) {
+func TestSectionNamesEachGoal(t *testing.T) {
 	s := section{name: "x", about: "About it", lines: [][]string{{"what", "a", "b"}, {"row", "1", "2"}}}
 	s.want(true, "%d is enough", 1)
 	s.want(false, "%d is too little", 2)
-	const want = "\n## x\n\nAbout it.\n\n| what | a | b |\n|---|---:|---:|\n| row | 1 | 2 |\n" +
+	const want = "\n## x\n\nAbout it.\n\n| what | a | b |\n| --- | ---:| ---:|\n| row | 1 | 2 |\n" +
 		"\nGoal, kept: 1 is enough.\n\nGoal, **missed**: 2 is too little.\n"
 	if got := s.markdown(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -53,16 +54,10 @@ func TestSectionTellsOfEachGoal(t *testing.T) {
 func TestExperimentsAreWhole(t *testing.T) {
 	seen := map[string]bool{}
 	for _, e := range experiments() {
-		if seen[e.name] || e.run == nil || strings.TrimSpace(e.about) == "" {
+		if seen[e.name] || e.prepare == nil || strings.TrimSpace(e.about) == "" {
 			t.Errorf("experiment %q is there twice, or not whole", e.name)
 		}
 		seen[e.name] = true
-		if e.study != nil { // its flags have names of their own
-			set := flag.NewFlagSet(e.name, flag.PanicOnError)
-			for _, name := range []string{"runs", "profile", "o"} {
-				set.String(name, "", "")
-			}
-			e.study().flags(set)
-		}
+		e.prepare(pflag.NewFlagSet(e.name, pflag.PanicOnError)) // panics if two flags have one name
 	}
 }
