@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -89,12 +88,13 @@ func measure(j job, run func(context.Context, job, *meter) error, each func(*met
 		spent := cpuTime() - cpu
 		runtime.ReadMemStats(&after)
 		pprof.StopCPUProfile()
+		_, peak := memoryOf("self") // not getrusage's, which begins with the parent's
 		n := float64(m.handled())
 		finished <- result{
 			Rate:      n / took.Seconds(),
 			Allocs:    float64(after.Mallocs-before.Mallocs) / n,
 			CPUMicros: float64(spent.Microseconds()) / n,
-			PeakMiB:   peakMiB(),
+			PeakMiB:   float64(peak) / (1 << 20),
 		}
 	}()
 	failed := make(chan error, 1)
@@ -131,22 +131,6 @@ func cpuTime() time.Duration {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-// peakMiB is the process's largest resident size; 0 where there is no /proc. The one
-// that getrusage gives begins with the parent's.
-func peakMiB() float64 {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(status)) {
-		var kib float64
-		if _, err := fmt.Sscanf(line, "VmHWM: %f kB", &kib); err == nil {
-			return kib / 1024
-		}
-	}
-	return 0
 }
 
 // command starts the program that has the job's consumer.
