@@ -12,6 +12,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/ackpolicytest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
@@ -28,18 +29,37 @@ func TestEveryCell(t *testing.T) {
 			for _, policy := range testkit.Policies {
 				t.Run(policy.String(), func(t *testing.T) {
 					t.Parallel()
-					testCell(t, o, policy)
+					group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
+					testCell(t, o, policy, topic, testkit.Config(group), func(want int64) { testkit.WantCommitted(t, group, topic, 0, want) })
 				})
 			}
 		})
 	}
 }
 
-func testCell(t *testing.T, o outcome, policy ackpolicy.Policy) {
-	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
+// TestEveryCellInMemory is TestEveryCell on the Kafka of package ackpolicytest.
+func TestEveryCellInMemory(t *testing.T) {
+	t.Parallel()
+	for _, o := range outcomes() {
+		for _, policy := range testkit.Policies {
+			t.Run(o.name+"/"+policy.String(), func(t *testing.T) {
+				t.Parallel()
+				ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {
+					k.Produce("topic", message.NewMessage("", []byte("0")), message.NewMessage("", []byte("1")))
+					testCell(t, o, policy, "topic", k.Config(testkit.Config("group")), func(want int64) {
+						if got := k.Committed("group", "topic", 0); got != want {
+							t.Errorf("stored offset: got %d, want %d", got, want)
+						}
+					})
+				})
+			})
+		}
+	}
+}
+
+func testCell(t *testing.T, o outcome, policy ackpolicy.Policy, topic string, cfg ackpolicy.SubscriberConfig, wantCommitted func(int64)) {
 	want := o.want[policy]
 	deliveries, stored := o.expect(policy)
-	cfg := testkit.Config(group)
 	if o.stopped {
 		cfg.DrainTimeout = 200 * time.Millisecond
 	}
@@ -57,7 +77,7 @@ func testCell(t *testing.T, o outcome, policy ackpolicy.Policy) {
 	s.Stop()
 
 	s.Want(t, deliveries...)
-	testkit.WantCommitted(t, group, topic, 0, stored)
+	wantCommitted(stored)
 	first := s.All()[0]
 	if got := first.Status(); got != want.Status() {
 		t.Errorf("status of the first delivery: got %v, want %v", got, want.Status())

@@ -29,6 +29,7 @@ type Kafka struct {
 	t       testing.TB
 	cluster *memkafka.Cluster
 	watched *recorder
+	atMost  time.Duration // that WaitSettled lets pass
 	goes    sync.WaitGroup
 
 	mu      sync.Mutex
@@ -50,7 +51,7 @@ func Run(t *testing.T, test func(t *testing.T, k *Kafka)) {
 	t.Helper()
 	metrics.NewMeter().Stop() // starts a goroutine for the process, which must not belong to the bubble
 	synctest.Test(t, func(t *testing.T) {
-		k := &Kafka{t: t, cluster: memkafka.New(), watched: newRecorder()}
+		k := &Kafka{t: t, cluster: memkafka.New(), watched: newRecorder(), atMost: 24 * time.Hour}
 		k.process = k.newProcess()
 		defer k.close()
 		test(t, k)
@@ -233,15 +234,12 @@ func (k *Kafka) Advance(d time.Duration) {
 	synctest.Wait()
 }
 
-// waitAtMost is for how long WaitSettled lets time pass.
-const waitAtMost = 24 * time.Hour
-
 // WaitSettled lets time pass until every record of a topic is acked or rejected, and the group
 // has stored that. It ends the test if that does not happen within a day. A group "", of a
 // Subscriber without one, stores nothing.
 func (k *Kafka) WaitSettled(group, topic string) {
 	k.t.Helper()
-	over := time.NewTimer(waitAtMost)
+	over := time.NewTimer(k.atMost)
 	defer over.Stop()
 	for {
 		next, committed := k.watched.next(), k.cluster.Commits(group)
@@ -254,7 +252,7 @@ func (k *Kafka) WaitSettled(group, topic string) {
 		case <-next:
 		case <-committed:
 		case <-over.C:
-			k.t.Fatalf("ackpolicytest: group %q has not settled topic %s after %v: %s", group, topic, waitAtMost, strings.Join(open, "; "))
+			k.t.Fatalf("ackpolicytest: group %q has not settled topic %s after %v: %s", group, topic, k.atMost, strings.Join(open, "; "))
 		}
 	}
 }

@@ -6,28 +6,29 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// consumer implements sarama.Consumer.
+// consumer implements of sarama.Consumer what the library calls.
 type consumer struct {
-	sarama.Client
+	sarama.Consumer
+	client  sarama.Client
 	cluster *Cluster
 	reads   sync.WaitGroup
-
-	mu      sync.Mutex
-	readers map[place]*partitionConsumer
 }
 
 // Consumer stands in for sarama.NewConsumerFromClient.
 func (l *Link) Consumer(client sarama.Client) (sarama.Consumer, error) {
-	return &consumer{Client: client, cluster: l.cluster, readers: map[place]*partitionConsumer{}}, nil
+	return &consumer{client: client, cluster: l.cluster}, nil
 }
+
+// Partitions implements sarama.Consumer.
+func (c *consumer) Partitions(topic string) ([]int32, error) { return c.client.Partitions(topic) }
 
 // ConsumePartition implements sarama.Consumer.
 func (c *consumer) ConsumePartition(topic string, partition int32, offset int64) (sarama.PartitionConsumer, error) {
-	oldest, err := c.GetOffset(topic, partition, sarama.OffsetOldest)
+	oldest, err := c.client.GetOffset(topic, partition, sarama.OffsetOldest)
 	if err != nil {
 		return nil, err
 	}
-	newest, err := c.GetOffset(topic, partition, sarama.OffsetNewest)
+	newest, err := c.client.GetOffset(topic, partition, sarama.OffsetNewest)
 	if err != nil {
 		return nil, err
 	}
@@ -39,61 +40,16 @@ func (c *consumer) ConsumePartition(topic string, partition int32, offset int64)
 	case offset < oldest || offset > newest:
 		return nil, sarama.ErrOffsetOutOfRange
 	}
-	at := place{topic, partition}
-	p := &partitionConsumer{partitionReader: c.cluster.newReader(c.Client, at, offset), errors: make(chan *sarama.ConsumerError)}
-	c.mu.Lock()
-	c.readers[at] = p
-	c.mu.Unlock()
-	p.goes = &c.reads
-	return p, nil
-}
-
-// HighWaterMarks implements sarama.Consumer.
-func (c *consumer) HighWaterMarks() map[string]map[int32]int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	marks := map[string]map[int32]int64{}
-	for at, p := range c.readers {
-		if marks[at.topic] == nil {
-			marks[at.topic] = map[int32]int64{}
-		}
-		marks[at.topic][at.partition] = p.end()
-	}
-	return marks
+	return &partitionConsumer{
+		partitionReader: c.cluster.newReader(c.client, place{topic, partition}, offset),
+		goes:            &c.reads, errors: make(chan *sarama.ConsumerError),
+	}, nil
 }
 
 // Close implements sarama.Consumer.
 func (c *consumer) Close() error {
 	c.reads.Wait()
 	return nil
-}
-
-// Pause implements sarama.Consumer.
-func (c *consumer) Pause(partitions map[string][]int32) { c.pause(partitions, true) }
-
-// Resume implements sarama.Consumer.
-func (c *consumer) Resume(partitions map[string][]int32) { c.pause(partitions, false) }
-
-// PauseAll implements sarama.Consumer.
-func (c *consumer) PauseAll() { c.pause(nil, true) }
-
-// ResumeAll implements sarama.Consumer.
-func (c *consumer) ResumeAll() { c.pause(nil, false) }
-
-// pause pauses or resumes partitions; all of them if partitions is nil.
-func (c *consumer) pause(partitions map[string][]int32, paused bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for at, p := range c.readers {
-		if partitions == nil {
-			p.pause(paused)
-		}
-		for _, n := range partitions[at.topic] {
-			if n == at.partition {
-				p.pause(paused)
-			}
-		}
-	}
 }
 
 // partitionConsumer implements sarama.PartitionConsumer.

@@ -8,8 +8,9 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// consumerGroup implements sarama.ConsumerGroup.
+// consumerGroup implements of sarama.ConsumerGroup what the library calls.
 type consumerGroup struct {
+	sarama.ConsumerGroup
 	client sarama.Client
 	member *member
 	errors chan error
@@ -46,7 +47,7 @@ func (g *consumerGroup) Consume(ctx context.Context, topics []string, handler sa
 		}
 	}
 	m, c := g.member, g.member.group.cluster
-	claims, generation, err := m.join(ctx, topics, g.client.Config().Consumer.Group.Rebalance.Timeout)
+	claims, generation, err := m.join(ctx, topics)
 	if err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func (g *consumerGroup) Consume(ctx context.Context, topics []string, handler sa
 	c.mu.Lock()
 	s.id = m.id
 	m.end = cancel
-	if m.gone != nil || generation != m.group.generation || m.group.waiting() { // others have joined since
+	if m.gone != nil || m.again {
 		cancel(errRebalance)
 	}
 	c.mu.Unlock()
@@ -87,12 +88,6 @@ func (g *consumerGroup) Pause(partitions map[string][]int32) { g.pause(partition
 // Resume implements sarama.ConsumerGroup.
 func (g *consumerGroup) Resume(partitions map[string][]int32) { g.pause(partitions, false) }
 
-// PauseAll implements sarama.ConsumerGroup.
-func (g *consumerGroup) PauseAll() { g.pause(g.all(), true) }
-
-// ResumeAll implements sarama.ConsumerGroup.
-func (g *consumerGroup) ResumeAll() { g.pause(g.all(), false) }
-
 func (g *consumerGroup) pause(partitions map[string][]int32, paused bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -107,18 +102,10 @@ func (g *consumerGroup) pause(partitions map[string][]int32, paused bool) {
 	}
 }
 
-func (g *consumerGroup) all() map[string][]int32 {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	all := map[string][]int32{}
-	for at := range g.claims {
-		all[at.topic] = append(all[at.topic], at.partition)
-	}
-	return all
-}
-
-// session implements sarama.ConsumerGroupSession.
+// session implements of sarama.ConsumerGroupSession what the library calls: it stores
+// positions itself.
 type session struct {
+	sarama.ConsumerGroupSession
 	group      *consumerGroup
 	ctx        context.Context
 	id         string
@@ -193,16 +180,11 @@ func (s *session) newClaim(at place, reads *sync.WaitGroup) (*claim, error) {
 	return c, nil
 }
 
-// Claims implements sarama.ConsumerGroupSession, as the methods below do. The positions are
-// not this session's to store.
-func (s *session) Claims() map[string][]int32                  { return s.claims }
-func (s *session) MemberID() string                            { return s.id }
-func (s *session) GenerationID() int32                         { return s.generation }
-func (s *session) Context() context.Context                    { return s.ctx }
-func (s *session) Commit()                                     {}
-func (s *session) MarkOffset(string, int32, int64, string)     {}
-func (s *session) ResetOffset(string, int32, int64, string)    {}
-func (s *session) MarkMessage(*sarama.ConsumerMessage, string) {}
+// Claims implements sarama.ConsumerGroupSession, as the methods below do.
+func (s *session) Claims() map[string][]int32 { return s.claims }
+func (s *session) MemberID() string           { return s.id }
+func (s *session) GenerationID() int32        { return s.generation }
+func (s *session) Context() context.Context   { return s.ctx }
 
 // claim implements sarama.ConsumerGroupClaim.
 type claim struct {

@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/IBM/sarama"
 )
 
 // group is a consumer group. Every change of its members is an eager rebalance: all sessions
-// end, and once all members have come back, or were given up, the next generation begins. The
-// cluster's lock guards it.
+// end, and once all members have come back, the next generation begins. None is given up,
+// since the library's claims end in time. The cluster's lock guards it.
 type group struct {
 	cluster    *Cluster
 	generation int32
@@ -73,9 +72,12 @@ func (c *Cluster) Take(name, topic string, partition int32, taken bool) {
 	g.rebalance()
 }
 
-// rebalance ends all sessions.
+// rebalance ends all sessions, also those that are about to begin.
 func (g *group) rebalance() {
 	for _, m := range g.members {
+		if m.joins == nil {
+			m.again = true
+		}
 		if m.end != nil {
 			m.end(errRebalance)
 		}
@@ -97,6 +99,7 @@ type member struct {
 	joins  chan struct{} // closed when its assignment is there; nil if it does not wait for one
 	claims map[string][]int32
 	end    context.CancelCauseFunc // of the session; nil outside of one
+	again  bool                    // its session has to end: the group rebalances
 }
 
 // leave takes the member out of its group for good.
@@ -108,7 +111,7 @@ func (m *member) leave(cause error) {
 		return
 	}
 	m.gone = cause
-	m.remove()
+	delete(m.group.members, m.id)
 	if m.end != nil {
 		m.end(cause)
 	}
@@ -120,61 +123,35 @@ func (m *member) leave(cause error) {
 	m.group.assign()
 }
 
-// remove takes the member out of its group.
-func (m *member) remove() { delete(m.group.members, m.id) }
-
 // join waits for an assignment, and returns it with its generation.
-func (m *member) join(ctx context.Context, topics []string, patience time.Duration) (claims map[string][]int32, generation int32, err error) {
+func (m *member) join(ctx context.Context, topics []string) (claims map[string][]int32, generation int32, err error) {
 	c, g := m.group.cluster, m.group
 	c.mu.Lock()
 	if m.gone != nil {
 		c.mu.Unlock()
 		return nil, 0, m.gone
 	}
-	joined := make(chan struct{})
-	m.topics, m.joins = topics, joined
-	if g.members[m.id] == nil {
+	if m.id == "" {
 		c.members++
 		m.id = fmt.Sprintf("member-%d", c.members)
 		g.members[m.id] = m
 	}
+	joined := make(chan struct{})
+	m.topics, m.joins, m.again = topics, joined, false
 	g.rebalance()
 	g.assign()
 	c.mu.Unlock()
-	slow := time.NewTimer(patience)
-	defer slow.Stop()
-	for {
-		select {
-		case <-joined:
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return m.claims, g.generation, m.gone
-		case <-ctx.Done():
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			m.joins = nil
-			return nil, 0, context.Cause(ctx)
-		case <-slow.C:
-			c.mu.Lock()
-			for _, other := range g.members {
-				if other.joins == nil {
-					other.remove() // until it joins again
-				}
-			}
-			g.assign()
-			c.mu.Unlock()
-		}
+	select {
+	case <-joined:
+	case <-ctx.Done():
 	}
-}
-
-// waiting reports whether a member waits for an assignment.
-func (g *group) waiting() bool {
-	for _, m := range g.members {
-		if m.joins != nil {
-			return true
-		}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m.joins != nil { // nobody has answered
+		m.joins = nil
+		return nil, 0, context.Cause(ctx)
 	}
-	return false
+	return m.claims, g.generation, m.gone
 }
 
 // assign begins the next generation once all members wait for it.
