@@ -60,7 +60,7 @@ const (
 )
 
 // Health returns what is wrong now. A deliberate Pause, a record that waits for its next
-// delivery while others are settled, and a handler that has run for less than HandlerSlow are
+// delivery while others are settled, one that waits as its producer asked, and a handler that has run for less than HandlerSlow are
 // not problems. It costs as much as State.
 func (s *Subscriber) Health() Health {
 	return s.State().health(s.config.HandlerSlow, s.lost())
@@ -147,7 +147,7 @@ func (p *PartitionState) problems(sub *SubscriptionState, now time.Time, slow ti
 	case p.Blocked && (p.InFlight == 0 && still > blockedAfter || p.Slow == nil && still > max(slow, leastStill)):
 		about(ProblemBlocked, old, old.Since, true, "MaxUncommitted is reached behind this record, which is %s", old.Status)
 	case p.Slow == nil && p.Queued > 0 && p.InFlight == 0 && still > max(slow, leastStill):
-		about(ProblemNoProgress, old, p.Moved, true, "%d records wait behind this one, which is %s, and none is settled", p.Queued, old.Status)
+		about(ProblemNoProgress, old, p.Moved, old.Status != RecordDelayed, "%d records wait behind this one, which is %s, and none is settled", p.Queued, old.Status)
 	}
 	if limit := max(slow, leastStill); now.Sub(old.Since) > limit {
 		switch old.Status {

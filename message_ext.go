@@ -284,7 +284,12 @@ func (d *Delivery) obey(sig *signal) {
 	case signalledAck:
 		d.Ack()
 	case signalledNack:
-		d.nack(sig.delay, nil)
+		if d.sub == nil || sig.delay != noDelay {
+			d.nack(sig.delay, nil)
+		} else {
+			d.byHand()
+			d.settle(d.verdictOn(d.msg, doNack, nil)) // d.msg was set before the message was sent
+		}
 	case signalledReject:
 		d.Reject(sig.reason)
 	}

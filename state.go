@@ -69,6 +69,7 @@ type PartitionState struct {
 
 	InFlight  int // deliveries whose handlers have not returned
 	Queued    int // records that were not delivered yet by this member
+	Delayed   int // records that wait for the time of their first delivery
 	Nacked    int // records that wait for their next delivery
 	Pending   int // records whose handlers returned without settling them
 	Letters   int // rejected records whose dead letters are not stored
@@ -95,7 +96,7 @@ type RecordState struct {
 	// Since is when the record got its Status, to a quarter of a second.
 	Since   time.Time
 	Attempt int // deliveries so far
-	// NextDelivery is when a nacked record is delivered again; zero if it is not nacked.
+	// NextDelivery is when a nacked or delayed record is delivered; zero if it is neither.
 	NextDelivery time.Time
 	LastErr      error // why the last delivery did not settle it; nil if there was none, or no error
 	Tries        []Try // the last four deliveries that did not settle it, oldest first
@@ -119,14 +120,15 @@ const (
 	RecordNacking                        // nacked, its handler has not returned
 	RecordPending                        // its handler returned without settling it
 	RecordParked                         // nacked, waits until NextDelivery
-	RecordDue                            // nacked, waits for a slot
+	RecordDue                            // nacked or delayed until now, waits for a slot
 	RecordRejecting                      // rejected, its dead letter is not stored yet
 	RecordConfirming                     // acked under ConfirmFirst, its commit is not confirmed yet
+	RecordDelayed                        // was never delivered, waits until NextDelivery
 	RecordSettled                        // settled, its handler has not returned
 )
 
 var recordStatusNames = [...]string{
-	"queued", "unverified", "in flight", "nacking", "pending", "parked", "due", "rejecting", "confirming", "settled",
+	"queued", "unverified", "in flight", "nacking", "pending", "parked", "due", "rejecting", "confirming", "delayed", "settled",
 }
 
 // String returns the status in lower case.
@@ -198,14 +200,14 @@ func (s *Subscriber) Window(topic string, partition int32, most int) (records []
 // (exclusive).
 type Section struct {
 	From, To                                            int64
-	Settled, InFlight, Queued, Nacked, Pending, Letters int
+	Settled, InFlight, Queued, Nacked, Pending, Letters int // Queued includes delayed records
 }
 
 func sectionOf(p partition.Section) Section {
 	n := countsOf(&p.Counts)
 	return Section{
 		From: p.From, To: p.To, Settled: p.Records - n.Unsettled,
-		InFlight: n.InFlight, Queued: n.Queued, Nacked: n.Nacked, Pending: n.Pending, Letters: n.Letters,
+		InFlight: n.InFlight, Queued: n.Queued + n.Delayed, Nacked: n.Nacked, Pending: n.Pending, Letters: n.Letters,
 	}
 }
 
@@ -214,8 +216,9 @@ func countsOf(counts *partition.Counts) (n PartitionState) {
 	n.Queued = counts[partition.Queued] + counts[partition.Unverified]
 	n.InFlight = counts[partition.InFlight] + counts[partition.Confirming] + counts[partition.NackedBusy]
 	n.Nacked = counts[partition.Parked] + counts[partition.Due]
+	n.Delayed = counts[partition.Delayed]
 	n.Pending, n.Letters = counts[partition.Pended], counts[partition.Rejecting]
-	n.Unsettled = n.Queued + n.InFlight + n.Nacked + n.Pending + n.Letters
+	n.Unsettled = n.Queued + n.InFlight + n.Delayed + n.Nacked + n.Pending + n.Letters
 	return n
 }
 

@@ -346,6 +346,9 @@ type subscription struct {
 	undecoded        undecoded
 	brokenBackoff    outage.Outage
 	brokenKey        outage.Outage
+	badDelays        outage.Outage // delay metadata that cannot be read
+	longDelays       outage.Outage // delay metadata that asks for more than MaxDelay
+	delayed          atomic.Bool   // a record was
 }
 
 func (s *subscription) consumerConfig(topic string) consumer.Config {
@@ -377,6 +380,9 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 	if c.Key != nil {
 		cfg.Key = s.orderKey
 	}
+	if s.delays() {
+		cfg.Due = s.due
+	}
 	if c.MaxUncommitted != Unlimited {
 		cfg.MaxUncommitted = uint64(c.MaxUncommitted)
 	}
@@ -387,24 +393,4 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 func inMemory(c *SubscriberConfig) (seam.Kafka, bool) {
 	memory, ok := c.Kafka.OverwriteSaramaConfig.Net.Proxy.Dialer.(seam.Kafka)
 	return memory, ok
-}
-
-// backoff returns the delay of a record that was nacked without one.
-func (s *subscription) backoff(d *Delivery, err error) time.Duration {
-	delay := s.sub.config.Kafka.NackResendSleep // NoSleep is negative
-	b := s.sub.config.Backoff
-	if b == nil {
-		return max(0, delay)
-	}
-	own := delay
-	failed := func(err error) {
-		if report, due := s.brokenBackoff.Failed(); due {
-			s.logger.Error("Backoff failed, Kafka.NackResendSleep is used instead", err, report.AddTo(nil).Add(d.fields()))
-		}
-	}
-	if broken := guard("SubscriberConfig.Backoff", func() { own = b(d.Attempt(), err) }, failed); broken != nil {
-		failed(broken)
-		own = delay
-	}
-	return max(0, own)
 }

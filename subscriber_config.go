@@ -149,6 +149,16 @@ type SubscriberConfig struct {
 	// MaxDeliveries is set too, whichever limit is reached first applies. The age
 	// continues over restarts and revocations, as the count of deliveries does.
 	MaxAge time.Duration
+	// MaxDelay is the longest delay of those that Watermill's delay metadata asks for
+	// (components/delay, DelayOnError) before the first delivery of a record, counted from
+	// its timestamp. A record that asks for more is delivered after MaxDelay, which is
+	// logged. The delay of a nack has no limit. 0 means 24 hours; a negative value ignores
+	// the metadata, as watermill-kafka does.
+	//
+	// A record that waits holds back what its Ordering puts behind it: with the default
+	// order, its whole partition. So set a negative value if producers are not trusted, and
+	// a retention of the topic well above MaxDelay.
+	MaxDelay time.Duration
 	// DeadLetter stores rejected records. Without one they are logged at error level.
 	// The offset of a rejected record is not committed before its letter is stored.
 	DeadLetter DeadLetter
@@ -207,6 +217,9 @@ func (c *SubscriberConfig) setDefaults() {
 	}
 	if c.HandlerSlow == 0 {
 		c.HandlerSlow = defaultHandlerSlow
+	}
+	if c.MaxDelay == 0 {
+		c.MaxDelay = defaultMaxDelay
 	}
 }
 

@@ -73,6 +73,7 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 	if d.sub.timed() {
 		d.began.Store(consumer.Now())
 	}
+	d.remind(msg)
 	select { // if somebody waits for a message already: a select of one case is the cheapest
 	case d.sub.output <- msg:
 	default:
@@ -138,13 +139,18 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 			p.err = errNacked
 		}
 	}
-	returned := d.returned
+	returned, msg := d.returned, d.msg
 	d.mu.Unlock()
 	a := p.onNack
 	if acked {
 		a = p.onAck
 	}
-	v := d.verdict(a, noDelay, p.err)
+	var v partition.Verdict
+	if early { // the handler may be writing the metadata
+		v = d.verdict(a, noDelay, p.err)
+	} else {
+		v = d.verdictOn(msg, a, p.err)
+	}
 	if v.Status == partition.Pending {
 		d.mu.Lock()
 		d.msg = nil // it may stay pending for long: do not keep its payload in memory

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
+
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
@@ -27,6 +29,39 @@ func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.V
 		return partition.Verdict{Status: partition.Nacked, DueAt: d.sub.dueIn(delay), First: d.firstBegan(), Reason: err}
 	}
 	return partition.Verdict{Reason: err}
+}
+
+// verdictOn is verdict for a message that nobody changes any more: its metadata may ask for a delay.
+func (d *Delivery) verdictOn(msg *message.Message, a action, err error) partition.Verdict {
+	if a != doNack {
+		return d.verdict(a, noDelay, err)
+	}
+	left, whole := d.asked(msg)
+	v := d.verdict(a, left, err)
+	if v.Status == partition.Nacked && whole > 0 {
+		d.kafka.Ask(whole)
+	}
+	return v
+}
+
+// backoff returns the delay of a record that was nacked without one.
+func (s *subscription) backoff(d *Delivery, err error) time.Duration {
+	delay := s.sub.config.Kafka.NackResendSleep // NoSleep is negative
+	b := s.sub.config.Backoff
+	if b == nil {
+		return max(0, delay)
+	}
+	own := delay
+	failed := func(err error) {
+		if report, due := s.brokenBackoff.Failed(); due {
+			s.logger.Error("Backoff failed, Kafka.NackResendSleep is used instead", err, report.AddTo(nil).Add(d.fields()))
+		}
+	}
+	if broken := guard("SubscriberConfig.Backoff", func() { own = b(d.Attempt(), err) }, failed); broken != nil {
+		failed(broken)
+		own = delay
+	}
+	return max(0, own)
 }
 
 // spent reports whether a nack becomes a reject.

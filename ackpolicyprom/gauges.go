@@ -49,6 +49,7 @@ var gauges = []gauge{
 	largest("work_lag_records_max", "The largest work lag of a partition.", func(p *partition) float64 { return float64(p.WorkLag) }),
 	sum("in_flight_deliveries", "Deliveries whose handlers have not returned.", func(p *partition) float64 { return float64(p.InFlight) }),
 	sum("queued_records", "Fetched records that this member has not delivered yet.", func(p *partition) float64 { return float64(p.Queued) }),
+	sum("delayed_records", "Records that wait for the time of their first delivery.", func(p *partition) float64 { return float64(p.Delayed) }),
 	sum("nacked_records", "Records that wait for their next delivery.", func(p *partition) float64 { return float64(p.Nacked) }),
 	sum("pending_records", "Records that their handlers left without settling them.", func(p *partition) float64 { return float64(p.Pending) }),
 	sum("unstored_letters", "Rejected records whose dead letters are not stored.", func(p *partition) float64 { return float64(p.Letters) }),

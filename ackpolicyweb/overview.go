@@ -218,7 +218,7 @@ func (h *Handler) headOf(s *snapshot, sub *subscription) head {
 		sum.WorkLag += p.WorkLag
 		sum.CommittedLag += p.CommittedLag
 		sum.InFlight += p.InFlight
-		sum.Queued += p.Queued
+		sum.Queued += p.Queued + p.Delayed
 		sum.Nacked += p.Nacked
 		sum.Pending += p.Pending
 		sum.Letters += p.Letters
@@ -292,7 +292,7 @@ type row struct {
 func rowOf(sub *subscription, p *ackpolicy.PartitionState, w *window, t *trouble) row {
 	r := row{
 		ID: rowID(sub, p.Partition), Place: place(sub.Topic, p.Partition), Link: link(sub.owner, sub.Topic, p.Partition, -1),
-		InFlight: count(p.InFlight), Queued: count(p.Queued), Nacked: count(p.Nacked), Pending: count(p.Pending), Letters: count(p.Letters),
+		InFlight: count(p.InFlight), Queued: count(p.Queued + p.Delayed), Nacked: count(p.Nacked), Pending: count(p.Pending), Letters: count(p.Letters),
 		WorkLag: count(p.WorkLag), Lag: count(p.CommittedLag),
 	}
 	switch {
@@ -313,6 +313,8 @@ func rowOf(sub *subscription, p *ackpolicy.PartitionState, w *window, t *trouble
 		r.Now = "retrying"
 	case p.Pending > 0:
 		r.Now = "pending"
+	case p.Delayed > 0:
+		r.Now = "delayed"
 	default:
 		r.Now = "behind"
 	}

@@ -106,7 +106,7 @@ func (h *Handler) windowOf(s *snapshot, sub *subscription, p *ackpolicy.Partitio
 	settled := p.Next - p.Watermark - int64(p.Unsettled)
 	v.Legend = []legend{
 		{"settled", "settled above the watermark", count(max(0, settled))},
-		{"queued", "queued", count(p.Queued)}, {"flight", "in flight", count(p.InFlight)},
+		{"queued", "queued", count(p.Queued + p.Delayed)}, {"flight", "in flight", count(p.InFlight)},
 		{"pending", "pending", count(p.Pending)}, {"nacked", "nacked", count(p.Nacked)}, {"letter", "letters", count(p.Letters)},
 	}
 	if n := p.Watermark - p.Committed; p.Committed >= 0 && n > 0 {

@@ -149,7 +149,7 @@ func (h *Handler) actionsFor(sub *subscription, p *ackpolicy.PartitionState, r *
 		ID: id, Subscriber: sub.owner, Topic: sub.Topic, Partition: p.Partition, Offset: r.Offset, Record: name(sub.Topic, p.Partition, r.Offset), Back: back,
 	}
 	switch r.Status {
-	case ackpolicy.RecordParked, ackpolicy.RecordPending:
+	case ackpolicy.RecordParked, ackpolicy.RecordDelayed, ackpolicy.RecordPending:
 		a.Retry, a.Reject = true, true
 	case ackpolicy.RecordQueued, ackpolicy.RecordInFlight, ackpolicy.RecordNacking, ackpolicy.RecordDue:
 		a.Reject = r.Rejected == nil

@@ -146,6 +146,7 @@ func (c *Claim) newPartition(left *ledger.Ledger, stored bool) *partition.Partit
 		Order:          c.cfg.Order,
 		Key:            func(r *sarama.ConsumerMessage) []byte { return r.Key },
 		OrderKey:       c.cfg.Key,
+		Due:            c.cfg.Due,
 		MaxInFlight:    c.cfg.MaxInFlight,
 		MaxUncommitted: c.cfg.MaxUncommitted,
 		Committed:      c.committer != nil,

@@ -45,8 +45,11 @@ type Config struct {
 	Tracer  Tracer // may be nil
 	Logger  watermill.LoggerAdapter
 
-	Order            partition.Order
-	Key              func(*sarama.ConsumerMessage) []byte // by which partition.ByKey orders; nil means the record's own
+	Order partition.Order
+	Key   func(*sarama.ConsumerMessage) []byte // by which partition.ByKey orders; nil means the record's own
+	// Due returns when a record may be delivered for the first time, by Now; 0 for at once. nil
+	// means at once. It is called when the record was fetched.
+	Due              func(r *sarama.ConsumerMessage) int64
 	MaxInFlight      int
 	MaxInFlightTotal int
 	MaxUncommitted   uint64 // 0: no bound

@@ -102,6 +102,11 @@ func (d *Delivery) Draining() <-chan struct{} {
 	return d.claim.draining
 }
 
+// Ask keeps, for the next deliveries of the record, which is about to be nacked, the delay that
+// its message asks for. Asked returns it, or 0.
+func (d *Delivery) Ask(delay time.Duration) { d.claim.part.Ask(&d.Delivery, int64(delay)) }
+func (d *Delivery) Asked() time.Duration    { return time.Duration(d.claim.part.Asked(&d.Delivery)) }
+
 // Ended returns why the assignment ended, once the status is Revoked.
 func (d *Delivery) Ended() error { return d.claim.ended }
 

@@ -2,7 +2,9 @@ package consumer
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -17,7 +19,7 @@ func (c *Claim) snapshot(room int) (*partition.Snapshot, string) {
 	s := c.part.Snapshot()
 	l := &ledger.Ledger{TopicID: c.topicID, Cluster: c.cluster, Blocks: s.Blocks}
 	wall, now := time.Now(), Now()
-	for _, o := range s.Open {
+	for i, o := range s.Open {
 		open := ledger.Open{Offset: o.Offset, Attempts: o.Attempts, InFlight: o.InFlight, Alone: o.Alone, Check: o.Check}
 		if o.DueAt > now {
 			// Rounded up to what a ledger stores: a record never comes early.
@@ -25,6 +27,10 @@ func (c *Claim) snapshot(room int) (*partition.Snapshot, string) {
 		}
 		if o.First != 0 {
 			open.First = wall.Add(-max(0, time.Duration(now-o.First)))
+		}
+		open.Delay = min(time.Duration(o.Asked), mostDelay)
+		if i < mostErrs && o.Err != nil {
+			open.Err = textOf(o.Err)
 		}
 		l.Open = append(l.Open, open)
 	}
@@ -75,6 +81,10 @@ func opens(l *ledger.Ledger) []partition.Open {
 		if wait := o.Due.Sub(wall); wait > 0 {
 			p.DueAt = now + int64(min(wait, mostDelay))
 		}
+		p.Asked = int64(o.Delay)
+		if o.Err != "" {
+			p.Err = errors.New(o.Err)
+		}
 		if !o.First.IsZero() {
 			p.First = now - int64(max(0, wall.Sub(o.First)))
 		}
@@ -92,6 +102,22 @@ func (c *Claim) tellDoubted(doubted []ledger.Run) {
 }
 
 var errOtherTopic = errors.New("it was stored for another topic of this name, in another cluster")
+
+// The errors of the first open records are stored, up to a number of bytes each: they are
+// for people who look at the group from outside.
+const (
+	mostErrs   = 4
+	mostErrLen = 120
+)
+
+// textOf returns the beginning of an error's text. Package fmt survives a panic in it.
+func textOf(err error) string {
+	text := fmt.Sprint(err)
+	if len(text) > mostErrLen {
+		text = strings.ToValidUTF8(text[:mostErrLen], "") + "…"
+	}
+	return text
+}
 
 // mostDelay is the longest delay that is stored.
 const mostDelay = 50 * 365 * 24 * time.Hour

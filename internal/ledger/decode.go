@@ -103,9 +103,6 @@ func (d *decoder) after(offset int64) int64 {
 
 func (d *decoder) ledger(offset int64, flags byte) *Ledger {
 	l := &Ledger{Clean: flags&flagClean != 0}
-	if flags >= flagUnknown {
-		d.fail()
-	}
 	if flags&flagRedrive != 0 {
 		l.Kind = Redrive
 	}
@@ -128,6 +125,9 @@ func (d *decoder) ledger(offset int64, flags byte) *Ledger {
 	}
 	l.Blocks = d.blocks(offset, runs)
 	l.Open = d.open(offset, flags&flagTimes != 0, l.Blocks)
+	if flags&flagNotes != 0 {
+		d.notes(l.Open)
+	}
 	return l
 }
 
@@ -215,7 +215,7 @@ func (d *decoder) timeAfter(base int64) time.Time {
 	switch {
 	case after == 0:
 		return time.Time{}
-	case after > math.MaxInt32*1000: // 68 years
+	case after > mostMillis:
 		d.fail()
 		return time.Time{}
 	}

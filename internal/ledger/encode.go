@@ -26,7 +26,7 @@ const (
 	flagDeflated             // the body is compressed
 	flagRedrive              // Kind
 	flagTimes                // open records have times
-	flagUnknown              // and above: of later versions
+	flagNotes                // open records have notes
 )
 
 const (
@@ -42,21 +42,28 @@ type Kept struct {
 	Blocks []bool // by index
 	Open   int    // how many, from the first
 	Times  bool   // whether it has their times
+	Delays bool   // whether it has their delays
+	Errs   bool   // and their errors
 }
 
 // Whole reports whether nothing of l was left out.
 func (k Kept) Whole(l *Ledger) bool {
-	return !slices.Contains(k.Blocks, false) && k.Open == len(l.Open) && k.Times
+	return !slices.Contains(k.Blocks, false) && k.Open == len(l.Open) && k.Times && k.Delays && k.Errs
 }
 
 // Encode returns a ledger as a text of at most room bytes. What does not fit is left out:
-// times first, then open records from the highest down, then blocks from the highest down,
+// errors first, then delays, times, open records from the highest down, then blocks from the highest down,
 // those of a higher rank last. The text is empty if nothing fits.
 func Encode(at Place, l *Ledger, room int) (string, Kept) {
 	e := encoder{at: at, l: l, room: room, blocks: make([]bool, len(l.Blocks)), open: len(l.Open), times: true}
 	e.keepBlocks(len(l.Blocks), Plain)
-	if text, _, ok := e.text(); ok {
-		return text, e.kept()
+	for e.notes = l.notes(); ; e.notes-- {
+		if text, _, ok := e.text(); ok {
+			return text, e.kept()
+		}
+		if e.notes == noNotes {
+			break
+		}
 	}
 	e.times = false
 	e.open = 0
@@ -91,9 +98,13 @@ type encoder struct {
 	blocks []bool
 	open   int
 	times  bool
+	notes  int
 }
 
-func (e *encoder) kept() Kept { return Kept{Blocks: e.blocks, Open: e.open, Times: e.times} }
+func (e *encoder) kept() Kept {
+	needed := e.l.notes()
+	return Kept{Blocks: e.blocks, Open: e.open, Times: e.times, Delays: e.notes >= min(needed, withDelays), Errs: e.notes >= needed}
+}
 
 // keepBlocks keeps, of the blocks with a rank, the first n, and all of a higher rank.
 func (e *encoder) keepBlocks(n int, rank Rank) {
@@ -134,6 +145,10 @@ func (e *encoder) text() (text string, size int, fits bool) {
 	head, flags := e.head()
 	runs, ends := e.runs()
 	rest := e.appendOpen(e.appendBlocks(nil, ends))
+	if e.notes > noNotes {
+		flags |= flagNotes
+		rest = e.appendNotes(rest)
+	}
 	body, form := append(appendRuns(nil, e.at.Offset, runs), rest...), byte(0)
 	bodies := [][]byte{body, nil}
 	if n := len(runs); n > 0 && runs[n-1].To-e.at.Offset < 8*maxBody/2 {

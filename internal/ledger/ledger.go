@@ -89,6 +89,10 @@ type Open struct {
 	Due      time.Time // when it may be delivered again, to a millisecond; zero for at once
 	InFlight bool      // a handler had it when this was stored, or when an earlier owner died
 	Alone    int       // how often it was handed out alone since, if in flight
+	// Delay is the delay, to a millisecond, that its message asked for at its last nack, and Err
+	// the error of its last delivery; zero if there is none. There may be no room for them.
+	Delay time.Duration
+	Err   string
 	// Check is the low half of the record's fingerprint.
 	Check uint16
 }

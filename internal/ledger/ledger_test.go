@@ -50,6 +50,12 @@ func random(rng *rand.Rand, at Place, n int, open float64) *Ledger {
 			if rng.IntN(3) == 0 {
 				o.First = now.Add(-time.Duration(rng.Int64N(int64(time.Hour)))).Truncate(time.Millisecond)
 			}
+			if rng.IntN(3) == 0 {
+				o.Delay = time.Duration(1+rng.Int64N(1e6)) * time.Millisecond
+			}
+			if rng.IntN(9) == 0 {
+				o.Err = strings.Repeat("boom", 1+rng.IntN(9))
+			}
 			l.Open = append(l.Open, o)
 		} else if run {
 			b.Runs[len(b.Runs)-1].To = offset + 1
@@ -90,6 +96,12 @@ func want(t testing.TB, got, l *Ledger, kept Kept) {
 	for _, o := range l.Open[:kept.Open] {
 		if !kept.Times {
 			o.Due, o.First = time.Time{}, time.Time{}
+		}
+		if !kept.Delays {
+			o.Delay = 0
+		}
+		if !kept.Errs {
+			o.Err = ""
 		}
 		w.Open = append(w.Open, o)
 	}

@@ -55,6 +55,9 @@ func (p *Partition[R, H]) left() Left {
 		case pending:
 			left.Pending++
 		case nacked, parked, due:
+			if e.attempt == 0 { // delayed, and now due
+				return true
+			}
 			left.Nacked++
 		case rejecting:
 			left.Letters++
@@ -109,7 +112,7 @@ func (p *Partition[R, H]) Drop() {
 	p.head, p.front, p.admitted, p.high, p.taken = p.tail, p.tail, p.tail, 0, 0
 	p.chunks, p.spares, p.inherited = nil, nil, inherited{}
 	p.lanes, p.spare, p.only, p.ready = nil, nil, lane{}, laneQueue{}
-	p.redo, p.timers, p.open, p.confirming, p.tries, p.condemned = nil, nil, nil, nil, nil, nil
+	p.redo, p.timers, p.open, p.confirming, p.tries, p.condemned, p.asked = nil, nil, nil, nil, nil, nil, nil
 }
 
 // each calls do for the unsettled records from a sequence number on, until do returns false.

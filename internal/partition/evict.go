@@ -20,8 +20,7 @@ func (b *Bytes) Add(n int64) {
 func (b *Bytes) Load() int64 { return b.own.Load() }
 
 // Evict pushes records out of memory that wait for long: those whose handler returned
-// without settling them, rejected ones whose letter is not stored, nacked ones that are due
-// after soon, and those behind them in their lanes. Such a record is read again, and
+// without settling them, rejected ones whose letter is not stored, those that are due after soon, and those behind them in their lanes. Such a record is read again, and
 // restored, when it is handed out.
 func (p *Partition[R, H]) Evict(soon int64) {
 	p.mu.Lock()
@@ -53,14 +52,14 @@ func (p *Partition[R, H]) waits(e *entry[R, H], soon int64) bool {
 		return true
 	case rejecting:
 		return e.d.finished // a verb may have rejected it in mid-handler
-	case parked:
+	case parked, delayed:
 		return e.dueAt > soon
 	case queued:
 		if p.cfg.Order == Unordered || !e.lane.parkedFirst() {
 			return false
 		}
 		first := p.at(uint64(e.lane.parked[0]))
-		return first.state == parked && first.dueAt > soon
+		return first.state.timed() && first.dueAt > soon
 	}
 	return false
 }

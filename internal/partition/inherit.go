@@ -16,6 +16,8 @@ type Open struct {
 	// how often it was handed out alone for that reason. Only with Config.Careful.
 	InFlight bool
 	Alone    int
+	Asked    int64 // see Partition.Ask; 0 if not known
+	Err      error // of the last delivery; nil if not known
 	// Check is the low half of its fingerprint, which differs for another record at the same
 	// offset, in a log that was cut or created again.
 	Check uint16
@@ -78,6 +80,7 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 			e.print = 0
 		} else {
 			e.attempt, e.dueAt, e.first = o.Attempts, o.DueAt, o.First
+			p.remember(seq, &o)
 			p.high = max(p.high, seq+1)
 			if o.InFlight && p.cfg.Careful > 0 {
 				e.suspect, e.alone = true, uint16(min(o.Alone, 1<<16-1))
@@ -99,6 +102,16 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 	p.forget(e)
 	if b := &i.blocks[0]; e.offset+1 == b.End() {
 		p.decide(i.sum == b.Sum)
+	}
+}
+
+// remember keeps what an earlier owner noted of a record.
+func (p *Partition[R, H]) remember(seq uint64, o *Open) {
+	if o.Asked > 0 {
+		p.ask(seq, o.Asked)
+	}
+	if o.Err != nil {
+		p.addTry(seq, Try{Attempt: o.Attempts, Err: o.Err})
 	}
 }
 

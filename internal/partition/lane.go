@@ -9,7 +9,8 @@ type lane struct {
 	keyed       bool           // it is in Partition.lanes under key
 	first, last uint64         // records that were never delivered, in order, as seq+1; 0 if there is none
 	n           int            // the number of these
-	parked      heap[sequence] // nacked records; they are handed out before the others
+	parked      heap[sequence] // nacked and delayed records
+	held        bool           // parkedFirst, when it was last weighed
 	live        int            // unsettled records
 	inFlight    int            // unfinished deliveries
 	queued      bool           // it is in the ready queue
@@ -76,8 +77,10 @@ func (p *Partition[R, H]) exit(e *entry[R, H]) {
 // join queues a record in its lane.
 func (p *Partition[R, H]) join(seq uint64, e *entry[R, H]) {
 	l := e.lane
-	if e.dueAt != 0 { // an earlier owner nacked it
-		p.taken = max(p.taken, seq+1)
+	if e.dueAt != 0 { // it is to be delayed, or an earlier owner nacked it
+		if e.attempt > 0 {
+			p.taken = max(p.taken, seq+1)
+		}
 		if p.park(seq, math.MinInt64) {
 			p.timer = true
 		}
@@ -90,13 +93,25 @@ func (p *Partition[R, H]) join(seq uint64, e *entry[R, H]) {
 	}
 	l.last = seq + 1
 	l.n++
-	if len(l.parked) == 0 {
+	if !l.held {
 		p.nready++
 	}
 	p.enqueue(l)
 }
 
-// parkedFirst reports whether the next record of the lane is a nacked one.
+// weigh makes the queued records of a lane count as ready, unless a parked one is before them.
+func (p *Partition[R, H]) weigh(l *lane) {
+	if held := l.parkedFirst(); held != l.held {
+		l.held = held
+		if held {
+			p.nready -= l.n
+		} else {
+			p.nready += l.n
+		}
+	}
+}
+
+// parkedFirst reports whether the next record of the lane is a nacked or delayed one.
 func (l *lane) parkedFirst() bool {
 	return len(l.parked) > 0 && (l.first == 0 || uint64(l.parked[0]) < l.first-1)
 }
@@ -185,23 +200,29 @@ func (p *Partition[R, H]) shift(l *lane) uint64 {
 		l.last = 0
 	}
 	l.n--
-	if len(l.parked) == 0 {
+	if !l.held {
 		p.nready--
+	}
+	if len(l.parked) > 0 {
+		p.weigh(l)
 	}
 	return seq
 }
 
-// park puts a nacked record in its place before the records that were never delivered.
+// park puts a record that waits for its time into its place: one that was delivered before the
+// records that never were, one that was not behind them.
 func (p *Partition[R, H]) park(seq uint64, now int64) (timer bool) {
 	e := p.at(seq)
-	p.set(e, parked)
+	if e.attempt == 0 {
+		p.set(e, delayed)
+	} else {
+		p.set(e, parked)
+		p.leave(seq)
+	}
 	e.d = nil
-	p.leave(seq)
-	if l := e.lane; p.cfg.Order != Unordered {
-		if len(l.parked) == 0 {
-			p.nready -= l.n
-		}
-		l.parked.push(sequence(seq))
+	if p.cfg.Order != Unordered {
+		e.lane.parked.push(sequence(seq))
+		p.weigh(e.lane)
 	}
 	if e.dueAt <= now {
 		p.fallDue(seq)
@@ -210,12 +231,10 @@ func (p *Partition[R, H]) park(seq uint64, now int64) (timer bool) {
 	return p.timers.push(redelivery{at: e.dueAt, seq: seq, attempt: e.attempt})
 }
 
-// unpark removes the first nacked record of a lane.
+// unpark removes the first nacked or delayed record of a lane.
 func (p *Partition[R, H]) unpark(l *lane) uint64 {
 	seq := l.parked.pop()
-	if len(l.parked) == 0 {
-		p.nready += l.n
-	}
+	p.weigh(l)
 	return uint64(seq)
 }
 
@@ -227,6 +246,9 @@ func (p *Partition[R, H]) fallDue(seq uint64) {
 	}
 	p.enqueue(e.lane)
 }
+
+// timed reports whether a record waits for its time.
+func (s state) timed() bool { return s == parked || s == delayed }
 
 // release recycles a lane once no record and no delivery belongs to it.
 func (p *Partition[R, H]) release(l *lane) {
@@ -256,7 +278,7 @@ func (p *Partition[R, H]) Tick(now int64) Work {
 	defer p.mu.Unlock()
 	for len(p.timers) > 0 && p.timers[0].at <= now {
 		t := p.timers.pop()
-		if e := p.live(t.seq); e != nil && e.state == parked && e.attempt == t.attempt {
+		if e := p.live(t.seq); e != nil && e.state.timed() && e.attempt == t.attempt {
 			p.fallDue(t.seq)
 		}
 	}

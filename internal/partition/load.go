@@ -64,9 +64,10 @@ var stateNames = [...]string{
 	nacked:     "nacked, its handler still runs",
 	pending:    "its handler returned without settling it",
 	parked:     "nacked, waiting for its next delivery",
-	due:        "nacked, waiting for a slot",
+	due:        "due, waiting for a slot",
 	rejecting:  "rejected, its dead letter is not stored yet",
 	confirming: "acked, its commit is not confirmed yet",
+	delayed:    "waiting for the time in its delay metadata",
 	settled:    "settled",
 }
 

@@ -30,6 +30,9 @@ func printOf(offset int64, salt int) uint32 {
 	return uint32(x ^ x>>32)
 }
 
+// asked is Config.Due.
+func asked(r *modelRec) int64 { return r.asks }
+
 func run(t testing.TB, data []byte) {
 	in := &source{data: data}
 	cfg := Config[*modelRec]{Key: keyOf, Committed: true, Start: 10}
@@ -42,6 +45,9 @@ func run(t testing.TB, data []byte) {
 		cfg.MaxUncommitted = uint64(1 + b/3%20)
 	}
 	cfg.Fingerprint = func(r *modelRec) uint32 { return r.print }
+	if in.next()%2 == 0 {
+		cfg.Due = asked
+	}
 	cfg.Detach = func(r *modelRec) *modelRec {
 		if r == nil || r.fate == inFlight || r.fate == settled {
 			t.Fatalf("record %v copied", r)
@@ -80,6 +86,7 @@ func begin(t testing.TB, cfg Config[*modelRec], now int64, log []string) *harnes
 	var bytes Bytes
 	cfg.Bytes = &bytes
 	m := &model{order: cfg.Order, max: cfg.MaxInFlight, bound: int(cfg.MaxUncommitted), now: now}
+	m.delays = cfg.Due != nil
 	m.blocks, m.open = slices.Clone(cfg.Marks), slices.Clone(cfg.Open)
 	return &harness{t: t, m: m, p: New[any](cfg), start: cfg.Start, bytes: &bytes, log: log}
 }
@@ -106,6 +113,9 @@ func (h *harness) verdict(in *source) Verdict {
 func (h *harness) push(rec *modelRec) {
 	h.logf("push %d", rec.offset)
 	h.m.recs = append(h.m.recs, rec)
+	if h.m.delays && rec.asks > 0 {
+		rec.fate, rec.dueAt = delayed, rec.asks
+	}
 	h.m.inherit(rec)
 	w, err := h.p.Push(rec.offset, rec, 10)
 	if err != nil {
@@ -132,6 +142,9 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 			rec := &modelRec{offset: offset, print: printOf(offset, 0)}
 			if k := b % 6; k > 0 {
 				rec.key = string(rune('a' + k))
+			}
+			if b%8 == 7 {
+				rec.asks = m.now + int64(b/8)
 			}
 			h.push(rec)
 		}
@@ -207,7 +220,7 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 			h.logf("doubt")
 			for _, r := range m.recs {
 				if r.fate == unverified {
-					r.fate = queued
+					r.doubt()
 				}
 			}
 			m.blocks = nil
@@ -231,7 +244,7 @@ func (h *harness) left(r *modelRec) *modelRun {
 }
 
 func (h *harness) retry(r *modelRec) {
-	want := r.fate == parked || r.fate == due || r.fate == pending
+	want := r.fate.timed() || r.fate == due || r.fate == pending
 	if r.fate == pending {
 		h.settle(h.left(r), Verdict{Status: Nacked, DueAt: h.m.now})
 	}
@@ -250,7 +263,7 @@ func (h *harness) retry(r *modelRec) {
 func (m *model) dueNow(r *modelRec) {
 	r.fate, r.dueAt = due, m.now
 	if slices.Index(m.recs, r) >= m.admitted {
-		r.fate = queued
+		r.fate, r.dueAt = queued, 0
 	}
 }
 
@@ -263,9 +276,9 @@ func (h *harness) condemn(r *modelRec) {
 		if run := slices.IndexFunc(append(slices.Clone(h.runs), h.old...), func(o *modelRun) bool { return o.d == d }); !ok || run < 0 {
 			h.failf("condemned record %d, fate %d: %v, %v", r.offset, r.fate, d, ok)
 		}
-	case queued, parked, due, nacked:
+	case queued, parked, due, nacked, delayed:
 		switch r.doomed = reason; r.fate {
-		case parked:
+		case parked, due, delayed:
 			h.m.dueNow(r)
 		case nacked:
 			r.dueAt = h.m.now
@@ -288,14 +301,17 @@ func (h *harness) overview() {
 	for i, r := range h.m.recs {
 		switch {
 		case r.fate == settled:
-		case i >= h.m.admitted && (r.fate == parked || r.fate == due):
+		case i >= h.m.admitted && (r.fate.timed() || r.fate == due):
 			want[queued]++ // it is parked when it is admitted
 		default:
 			want[r.fate]++
 		}
 	}
 	for _, c := range []*Counts{&want, &o.Counts} { // its timer may not have fired yet
-		c[due], c[parked] = c[due]+c[parked], 0
+		c[due], c[parked], c[delayed] = c[due]+c[parked]+c[delayed], 0, 0
+	}
+	if !h.m.stopped && o.Ready != h.m.ready() {
+		h.failf("%d records are ready, want %d", o.Ready, h.m.ready())
 	}
 	if o.Counts != want || o.Watermark != h.m.watermark(h.start) || o.Running != len(h.runs) || o.Paused != h.m.paused {
 		h.failf("overview %+v, want %v", o, want)
@@ -398,6 +414,9 @@ func (h *harness) end(in *source) {
 // restart is the next assignment, of what the last commit stored. The log may not be the same.
 func (h *harness) restart(in *source, cfg Config[*modelRec], coming []*modelRec) (Config[*modelRec], []*modelRec) {
 	cfg.Marks, cfg.Open = nil, nil
+	if cfg.Due = asked; in.next()%4 == 0 { // a member that does not know of delays
+		cfg.Due = nil
+	}
 	if h.snap != nil {
 		cfg.Start = h.snap.Offset
 		for i, b := range h.snap.Blocks {
@@ -420,11 +439,11 @@ func (h *harness) restart(in *source, cfg Config[*modelRec], coming []*modelRec)
 		case lose%4 == 0 && in.next()%16 == 0: // compaction, or retention
 			continue
 		case lose%4 == 1 && in.next()%16 == 0: // an unclean election
-			log = append(log, &modelRec{offset: r.offset, key: r.key, print: printOf(r.offset, 1+lose)})
+			log = append(log, &modelRec{offset: r.offset, key: r.key, asks: r.asks, print: printOf(r.offset, 1+lose)})
 			continue
 		}
 		unchanged[r.offset] = r
-		log = append(log, &modelRec{offset: r.offset, key: r.key, print: r.print, before: r.before || r.marked()})
+		log = append(log, &modelRec{offset: r.offset, key: r.key, asks: r.asks, print: r.print, before: r.before || r.marked()})
 	}
 	// What a mark says, if it holds, is true.
 	for _, b := range cfg.Marks {
@@ -455,7 +474,7 @@ func (h *harness) finale() {
 	h.m.blocks = nil
 	for _, r := range h.m.recs {
 		if r.fate == unverified {
-			r.fate = queued
+			r.doubt()
 		}
 	}
 	h.work(h.p.Doubt())
@@ -497,7 +516,7 @@ func (h *harness) finale() {
 	if l := h.p.Load(); l.Ready != 0 || l.Blocked || l.Unsettled != 0 {
 		h.failf("load left: %+v", l)
 	}
-	if o := h.p.Overview(); o.Unsettled() != 0 || h.p.naside != 0 || h.p.nrunning != 0 || h.p.awake != 0 || len(h.p.tries)+len(h.p.condemned) != 0 {
+	if o := h.p.Overview(); o.Unsettled() != 0 || h.p.naside != 0 || h.p.nrunning != 0 || h.p.awake != 0 || len(h.p.tries)+len(h.p.condemned)+len(h.p.asked) != 0 {
 		h.failf("left: %+v, aside %d, running %d, awake %d, tries %d, condemned %d", o, h.p.naside, h.p.nrunning, h.p.awake, len(h.p.tries), len(h.p.condemned))
 	}
 }

@@ -23,6 +23,7 @@ type model struct {
 	paused   bool
 	waiting  bool  // handlers wait for older records
 	skipped  int64 // offsets below hold no record that is to come
+	delays   bool  // modelRec.asks is honoured
 
 	blocks []ledger.Block // that an earlier owner left, and that are not decided
 	open   []Open
@@ -35,6 +36,7 @@ type modelRec struct {
 	attempt int
 	fate    state
 	dueAt   int64
+	asks    int64       // when its first delivery is to be; 0: at once
 	runs    []*modelRun // unfinished deliveries
 	known   bool        // it was nacked, rejected or left pending, here or before
 	doomed  error       // see Condemn
@@ -101,7 +103,7 @@ func (m *model) blocked() bool {
 // written for users.
 func (m *model) free(i int) bool {
 	r := m.recs[i]
-	if i >= m.admitted || r.fate != queued && !((r.fate == parked || r.fate == due) && r.dueAt <= m.now) {
+	if i >= m.admitted || r.fate != queued && !((r.fate.timed() || r.fate == due) && r.dueAt <= m.now) {
 		return false
 	}
 	for j, o := range m.recs {
@@ -109,11 +111,30 @@ func (m *model) free(i int) bool {
 		case j == i || !m.sameLane(o, r):
 		case len(o.runs) > 0:
 			return false
-		case j < i && (o.fate == queued || o.fate == parked || o.fate == due): // it goes first
+		case j < i && o.fate.waits(): // it goes first
 			return false
 		}
 	}
 	return len(r.runs) == 0
+}
+
+// waits reports whether a record is in its lane.
+func (s state) waits() bool { return s == queued || s == due || s.timed() }
+
+// heldUp returns the first record that waits in the lane of another one.
+func (m *model) heldUp(r *modelRec) *modelRec {
+	i := slices.IndexFunc(m.recs, func(o *modelRec) bool { return (o == r || m.sameLane(o, r)) && o.fate.waits() })
+	return m.recs[i]
+}
+
+// ready says how many queued records have no other one before them that waits for its time.
+func (m *model) ready() (n int) {
+	for _, r := range m.recs[:m.admitted] {
+		if r.fate == queued && m.heldUp(r).fate == queued {
+			n++
+		}
+	}
+	return n
 }
 
 // decide looks which blocks of marks are read to their end, with a record at offset.
@@ -129,7 +150,7 @@ func (m *model) decide(offset int64) {
 			}
 		}
 		for _, r := range all {
-			r.fate = queued
+			r.doubt()
 			if sum == b.Sum {
 				r.fate = settled
 				m.stored++
@@ -138,11 +159,18 @@ func (m *model) decide(offset int64) {
 	}
 }
 
+// doubt makes a record be delivered that an earlier owner had settled.
+func (r *modelRec) doubt() {
+	if r.fate = queued; r.dueAt > 0 {
+		r.fate = delayed
+	}
+}
+
 // inherit gives a record that comes what an earlier owner left of it.
 func (m *model) inherit(r *modelRec) {
 	for _, o := range m.open {
 		if o.Offset == r.offset && o.Check == uint16(r.print) {
-			r.attempt, r.known = o.Attempts, true
+			r.attempt, r.known, r.fate, r.dueAt = o.Attempts, true, queued, 0
 			if o.DueAt > 0 {
 				r.fate, r.dueAt = parked, o.DueAt
 			}
@@ -270,7 +298,7 @@ func (h *harness) idle() {
 		return
 	}
 	for i, r := range h.m.recs {
-		if r.fate == parked && r.dueAt <= h.m.now {
+		if r.fate.timed() && r.dueAt <= h.m.now {
 			continue // its timer has not fired yet
 		}
 		if (len(h.runs) < h.m.max || len(h.runs) == h.m.max && h.m.waiting && i == h.m.head()) && h.m.free(i) {
@@ -459,8 +487,8 @@ func (h *harness) cumulative(run *modelRun) {
 			}
 			switch r.fate {
 			case pending, parked, due:
-				if r.attempt == 0 {
-					h.failf("record %d, fate %d, was never delivered", r.offset, r.fate)
+				if r.attempt == 0 || r.fate != pending && h.m.order != Unordered && h.m.heldUp(r) != r {
+					continue // delayed, or behind a delayed one
 				}
 				others = append(others, Acknowledged{r.offset, r.attempt})
 				if r.fate == pending {
@@ -503,7 +531,7 @@ func (h *harness) release(r *modelRun) {
 func (h *harness) tick(by int64) {
 	h.m.now += by
 	for _, r := range h.m.recs {
-		if r.fate == parked && r.dueAt <= h.m.now {
+		if r.fate.timed() && r.dueAt <= h.m.now {
 			r.fate = due
 		}
 	}

@@ -45,6 +45,9 @@ type Config[R any] struct {
 	// OrderKey returns the key by which ByKey orders a record, once, before it is pushed. nil
 	// means Key. It is called without the lock.
 	OrderKey func(record R) []byte
+	// Due returns when a record may be delivered for the first time, by the caller's clock; 0
+	// for at once. It may be nil.
+	Due func(record R) int64
 	// MaxInFlight is how many deliveries may be unfinished at once.
 	MaxInFlight int
 	// Careful, if it is not 0, is a lower limit until Relax. While there are records that
@@ -117,6 +120,7 @@ const (
 	due                     // nacked, its time has come
 	rejecting               // rejected, its dead letter is not stored yet
 	confirming              // acked, and the handler must not run before that is stored
+	delayed                 // never delivered, waits for its time
 	settled
 )
 
@@ -161,10 +165,11 @@ type Partition[R, H any] struct {
 	only      lane             // ByPartition, Unordered
 	spare     *lane            // free list
 	ready     laneQueue
-	nready    int // records queued in lanes that no parked record holds
+	nready    int // records queued in lanes whose first record is not parked, delayed or due
 	redo      []uint64
 	tries     map[uint64][]Try // of records that are not settled
 	moved     int64            // see Overview.Moved
+	asked     map[uint64]int64 // see Ask; of records that are not settled
 	condemned map[uint64]error // records that are given up at their next delivery
 	paused    bool             // nothing is handed out
 	timers    heap[redelivery]
@@ -212,6 +217,10 @@ func (p *Partition[R, H]) OnGrant(wake func()) { p.waiter.Wake = wake }
 func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 	print, known := p.recognize(offset, record)
 	key := p.orderKey(record)
+	dueAt := int64(0)
+	if p.cfg.Due != nil {
+		dueAt = p.cfg.Due(record)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.phase >= draining {
@@ -221,7 +230,7 @@ func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 		return Work{}, fmt.Errorf("offset %d follows offset %d", offset, last)
 	}
 	seq, e := p.append()
-	e.offset, e.record, e.size, e.print, e.known = offset, record, size, print, known
+	e.offset, e.record, e.size, e.print, e.known, e.dueAt = offset, record, size, print, known, dueAt
 	p.enter(e, key)
 	if p.cfg.Bytes != nil {
 		p.cfg.Bytes.Add(int64(size))

@@ -57,6 +57,7 @@ type Delivery[R, H any] struct {
 	evicted   bool
 	aside     bool // its letter is refused for good
 	condemned bool // see Partition.Condemned
+	asked     bool // see Partition.Asked
 
 	prev, next *Delivery[R, H]
 }
@@ -320,7 +321,7 @@ func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64)
 	defer p.mu.Unlock()
 	version := p.version
 	first, _ = p.settle(d, v, now)
-	var rejected []uint64 // these stay open until their letters are stored
+	var kept []uint64 // these stay open
 	for d.status == Acked && p.phase != closed && len(p.open) > 0 && uint64(p.open[0]) < d.seq {
 		seq := uint64(p.open.pop())
 		e := p.live(seq)
@@ -334,12 +335,16 @@ func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64)
 			e.d.status = Acked
 			e.d.drop()
 			p.settledLate()
-		case parked, due: // it is the first of its lane: those before it are acked by now
+		case parked, due:
 			if p.cfg.Order != Unordered {
+				if uint64(l.parked[0]) != seq { // an earlier owner did not honour the delay of the first one
+					kept = append(kept, seq)
+					continue
+				}
 				p.unpark(l)
 			}
-		case rejecting:
-			rejected = append(rejected, seq)
+		case rejecting: // until its letter is stored
+			kept = append(kept, seq)
 			continue
 		default:
 			continue
@@ -348,7 +353,7 @@ func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64)
 		p.done(seq, e)
 		p.enqueue(l)
 	}
-	for _, seq := range rejected {
+	for _, seq := range kept {
 		p.leave(seq)
 	}
 	w = p.after(version)

@@ -119,7 +119,7 @@ func (w *walk[R, H]) chunk(at uint64) {
 			case seq+i < w.s.Seq:
 			case c.marked&bit == 0:
 				if o := e.asOpen(p.cfg.Careful > 0); e.known && o.Attempts > 0 && (len(w.s.Open) < MaxOpen || o.InFlight) {
-					w.s.Open = append(w.s.Open, o)
+					w.s.Open = append(w.s.Open, p.noted(seq+i, o))
 				}
 			case e.known: // otherwise it was the oldest one, and is below the front by now
 				w.run(seq+i, e.offset, e.offset, 1)
@@ -138,6 +138,17 @@ func (w *walk[R, H]) chunk(at uint64) {
 	if w.chunks++; w.chunks >= w.per {
 		w.endBlock()
 	}
+}
+
+// noted adds the notes on an open record.
+func (p *Partition[R, H]) noted(seq uint64, o Open) Open {
+	if len(p.asked) > 0 {
+		o.Asked = p.asked[seq]
+	}
+	if tries := p.tries[seq]; len(tries) > 0 {
+		o.Err = tries[len(tries)-1].Err
+	}
+	return o
 }
 
 // asOpen returns what to store about an open record. With Careful, only a delivery that was

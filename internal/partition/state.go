@@ -21,6 +21,7 @@ const (
 	Due        = due
 	Rejecting  = rejecting
 	Confirming = confirming
+	Delayed    = delayed
 	states     = int(settled)
 )
 
@@ -118,6 +119,11 @@ func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v Verdict) {
 	if e.state == inFlight {
 		try.Began = e.since
 	}
+	p.addTry(seq, try)
+}
+
+func (p *Partition[R, H]) addTry(seq uint64, try Try) {
+	tries := p.tries[seq]
 	if len(tries) == 0 && len(p.tries) >= mostTried {
 		return
 	}
@@ -138,12 +144,44 @@ func (p *Partition[R, H]) settledTries(seq uint64) {
 	if len(p.condemned) > 0 {
 		delete(p.condemned, seq)
 	}
+	if len(p.asked) > 0 {
+		delete(p.asked, seq)
+	}
+}
+
+// Ask keeps, for the next deliveries of a record that is about to be nacked, the delay that its
+// message asks for.
+func (p *Partition[R, H]) Ask(d *Delivery[R, H], delay int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.live(d.seq); e == nil || e.d != d || p.phase == closed {
+		return
+	}
+	p.ask(d.seq, delay)
+	p.version++
+}
+
+func (p *Partition[R, H]) ask(seq uint64, delay int64) {
+	if p.asked == nil {
+		p.asked = map[uint64]int64{}
+	}
+	p.asked[seq] = delay
+}
+
+// Asked returns what was passed to Ask at an earlier delivery of the record, or 0.
+func (p *Partition[R, H]) Asked(d *Delivery[R, H]) int64 {
+	if !d.asked {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[d.seq]
 }
 
 func (p *Partition[R, H]) held(seq uint64) *Held {
 	e := p.at(seq)
 	h := &Held{Offset: e.offset, State: e.state, Since: e.since, Attempt: e.attempt, Tries: slices.Clone(p.tries[seq]), Rejected: p.condemned[seq]}
-	if e.state == parked || e.state == nacked {
+	if e.state.timed() || e.state == nacked {
 		h.DueAt = e.dueAt
 	}
 	if e.lane.keyed {
@@ -282,7 +320,7 @@ func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) 
 	}
 	was = e.state
 	switch was {
-	case parked:
+	case parked, delayed:
 		p.version++
 		e.dueAt = now
 		p.fallDue(seq)
@@ -321,7 +359,7 @@ func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Del
 		e.dueAt = 0
 	case nacked:
 		e.dueAt = now
-	case parked:
+	case parked, delayed:
 		e.dueAt = now
 		p.fallDue(seq)
 	}

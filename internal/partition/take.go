@@ -90,6 +90,7 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	e.named = false
 	e.d = d
 	d.condemned = len(p.condemned) > 0 && p.condemned[seq] != nil
+	d.asked = len(p.asked) > 0 && p.asked[seq] != 0
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
 	d.first = e.first

@@ -176,16 +176,16 @@ func deduplicator(wrap func(middleware.ExpiringKeyRepository) middleware.Expirin
 
 // delayOnError returns what becomes of the metadata that the middleware writes.
 func delayOnError(c chain) message.HandlerMiddleware {
-	d := &middleware.DelayOnError{InitialInterval: time.Hour, MaxInterval: time.Hour, Multiplier: 2}
+	d := &middleware.DelayOnError{InitialInterval: 20 * time.Millisecond, MaxInterval: time.Hour, Multiplier: 2}
 	return func(h message.HandlerFunc) message.HandlerFunc {
 		delayed := d.Middleware(h)
 		return func(msg *message.Message) ([]*message.Message, error) {
 			if msg.Metadata.Get(delay.DelayedForKey) != "" {
-				c.note("an attempt sees the metadata of the one before")
+				c.note("the next attempt knows its delay")
 			}
 			produced, err := delayed(msg)
 			if msg.Metadata.Get(delay.DelayedForKey) != "" {
-				c.note("metadata written, no delay")
+				c.note("metadata written")
 			}
 			return produced, err
 		}

@@ -3,6 +3,7 @@ package group
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -96,6 +97,8 @@ type service struct {
 	handled []string
 }
 
+var errHeld = errors.New("no such customer")
+
 func (b *bed) service(held ...string) *service {
 	b.t.Helper()
 	cfg := wmkafka.DefaultSaramaSubscriberConfig()
@@ -105,7 +108,7 @@ func (b *bed) service(held ...string) *service {
 	sub, err := ackpolicy.NewSubscriber(ackpolicy.SubscriberConfig{
 		Kafka:    wmkafka.SubscriberConfig{Brokers: testkit.Shared.Addrs(), ConsumerGroup: b.group, OverwriteSaramaConfig: cfg},
 		Ordering: ackpolicy.OrderByKey, MaxDeliveries: 100, MaxAge: 24 * time.Hour, DeadLetter: ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}},
-		CommitInterval: 50 * time.Millisecond,
+		CommitInterval: 50 * time.Millisecond, Backoff: func(int, error) time.Duration { return time.Hour },
 	}, watermill.NopLogger{})
 	testkit.Check(b.t, err)
 	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
@@ -117,7 +120,7 @@ func (b *bed) service(held ...string) *service {
 		defer s.mu.Unlock()
 		s.handled = append(s.handled, string(msg.Payload))
 		if slices.Contains(held, string(msg.Payload)) {
-			return ackpolicy.NackAfter(time.Hour)
+			return errHeld
 		}
 		return nil
 	})

@@ -67,6 +67,7 @@ type Held struct {
 	First    *time.Time `json:"first_delivery,omitempty"`
 	Due      *time.Time `json:"due,omitempty"` // null: at once, or not known
 	InFlight bool       `json:"in_flight,omitempty"`
+	Err      string     `json:"last_error,omitempty"` // the beginning of it; "": not known
 }
 
 // Look asks Kafka for the state of a group, in one topic or, if that is "", in all.
@@ -197,7 +198,7 @@ func (p *Partition) stored(commit kafka.Stored, topic kafka.Topic) {
 	p.Holds = &Held{Offset: held}
 	for _, o := range l.Open {
 		if o.Offset == held {
-			p.Holds.Attempts, p.Holds.InFlight = o.Attempts, o.InFlight
+			p.Holds.Attempts, p.Holds.InFlight, p.Holds.Err = o.Attempts, o.InFlight, o.Err
 			p.Holds.First, p.Holds.Due = known(o.First), known(o.Due)
 		}
 	}

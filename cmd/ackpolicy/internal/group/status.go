@@ -124,6 +124,9 @@ func (s *State) print(w io.Writer) error {
 	}
 	err = errors.Join(err, table.Flush())
 	for _, p := range s.Partitions {
+		if p.Holds != nil && p.Holds.Err != "" {
+			fmt.Fprintf(w, "\n%s %d: the last error of record %d: %s", p.Topic, p.Partition, p.Holds.Offset, cli.Clean(p.Holds.Err))
+		}
 		if p.Ledger != "" {
 			fmt.Fprintf(w, "\n%s %d: what is stored with the committed offset is not used: %s", p.Topic, p.Partition, p.Ledger)
 		}

@@ -45,13 +45,13 @@ func TestStatus(t *testing.T) {
 		t.Errorf("while it is up: %+v", p)
 	}
 	h := p.Holds
-	if h == nil || h.Offset != 2 || h.Attempts != 1 || h.First == nil || h.Due == nil {
+	if h == nil || h.Offset != 2 || h.Attempts != 1 || h.First == nil || h.Due == nil || h.Err != errHeld.Error() {
 		t.Fatalf("what holds it: %+v", h)
 	}
 	if in := time.Until(*h.Due); in < 50*time.Minute || in > time.Hour {
 		t.Errorf("it is due in %v", in)
 	}
-	b.want(cli.Done, []string{": Stable, 1 member. Lag 8, work 2.\n", "TOPIC", " 2 ", " in ", "billing-app"}, "status", "--topic", b.topic)
+	b.want(cli.Done, []string{": Stable, 1 member. Lag 8, work 2.\n", "TOPIC", " 2 ", " in ", "billing-app", "the last error of record 2: " + h.Err}, "status", "--topic", b.topic)
 	s.stop()
 	state := b.state()
 	if p = state.Partitions[0]; state.State != "Empty" || len(state.Members) > 0 || p.Member != "" || !p.LeftCleanly || p.WorkLag != 2 || p.Holds.Offset != 2 {
@@ -123,7 +123,7 @@ func TestStored(t *testing.T) {
 	marks := []ledger.Block{{Runs: []ledger.Run{{From: 100, To: 103}, {From: 105, To: 110}}}}
 	first := time.UnixMilli(1_800_000_000_000).UTC()
 	own, _ := ledger.Encode(at, &ledger.Ledger{
-		TopicID: here, Blocks: marks, Crashes: 2, CrashedAt: first, Open: []ledger.Open{{Offset: 103, Attempts: 7, First: first, InFlight: true}, {Offset: 104}},
+		TopicID: here, Blocks: marks, Crashes: 2, CrashedAt: first, Open: []ledger.Open{{Offset: 103, Attempts: 7, First: first, InFlight: true, Err: "no such customer"}, {Offset: 104}},
 	}, ledger.DefaultRoom)
 	other, _ := ledger.Encode(at, &ledger.Ledger{TopicID: elsewhere, Blocks: marks}, ledger.DefaultRoom)
 	redrive, _ := ledger.Encode(at, &ledger.Ledger{Kind: ledger.Redrive, Blocks: marks}, ledger.DefaultRoom)
@@ -134,7 +134,7 @@ func TestStored(t *testing.T) {
 		held  Held
 		says  string
 	}{
-		{own, 0, 12, Held{Offset: 103, Attempts: 7, First: &first, InFlight: true}, ""},
+		{own, 0, 12, Held{Offset: 103, Attempts: 7, First: &first, InFlight: true, Err: "no such customer"}, ""},
 		{own, 104, 11, Held{Offset: 104}, ""}, // retention took what held it
 		{other, 0, 20, Held{Offset: 100}, "earlier topic"},
 		{redrive, 0, 20, Held{Offset: 100}, "not a ledger"},

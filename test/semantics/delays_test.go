@@ -1,0 +1,377 @@
+package semantics_test
+
+import (
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/components/delay"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+)
+
+var (
+	delays     = flag.Int("delays", 600, "records of TestManyDelays")
+	delayMax   = flag.Duration("delay-max", 4*time.Second, "their longest delay; the shortest is a sixtieth of it")
+	delayGrace = flag.Duration("delay-grace", 500*time.Millisecond, "how late they may be")
+)
+
+// delayedBy gives a record the metadata with which a publisher asks for a delay.
+func delayedBy(r brokertest.Record, d delay.Delay) brokertest.Record {
+	msg := message.NewMessage("", nil)
+	delay.Message(msg, d)
+	return withMetadata(r, msg.Metadata[delay.DelayedUntilKey], msg.Metadata[delay.DelayedForKey])
+}
+
+func withMetadata(r brokertest.Record, until, after string) brokertest.Record {
+	r.Headers = append(r.Headers,
+		sarama.RecordHeader{Key: []byte(delay.DelayedUntilKey), Value: []byte(until)},
+		sarama.RecordHeader{Key: []byte(delay.DelayedForKey), Value: []byte(after)})
+	return r
+}
+
+// times has when each attempt of each record began.
+type times struct {
+	mu  sync.Mutex
+	all map[int64][]time.Time
+}
+
+func (s *times) add(d *ackpolicy.Delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[int64][]time.Time{}
+	}
+	s.all[d.Offset()] = append(s.all[d.Offset()], time.Now())
+}
+
+func (s *times) of(offset int64) []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.all[offset])
+}
+
+// A record whose metadata asks for a delay is not delivered before that is over, and holds back what its ordering puts
+// behind it, also over a restart. What is settled meanwhile does not come again.
+func TestDelayedRecord(t *testing.T) {
+	t.Parallel()
+	for name, order := range orderings() {
+		for restart, restarts := range map[string]bool{"": false, ", restart": true} {
+			t.Run(name+restart, func(t *testing.T) {
+				t.Parallel()
+				const wait = 2500 * time.Millisecond
+				due := time.Now().Add(wait)
+				records := testkit.Keyed("a", "b", "a")
+				records[0] = delayedBy(records[0], delay.For(wait))
+				group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, records...)
+				var seen times
+				handler := func(msg *message.Message, d *ackpolicy.Delivery) error {
+					seen.add(d)
+					if after := msg.Metadata.Get(delay.DelayedForKey); d.Offset() == 0 && after != wait.String() {
+						t.Errorf("metadata %q", after)
+					}
+					return nil
+				}
+				run := func() *testkit.Service {
+					return testkit.Consume(t, testkit.Config(group, order), topic, handler, ackpolicy.NackOnError.Middleware)
+				}
+				s := run()
+				if name != "by partition" {
+					testkit.Eventually(t, "the record that does not wait", func() bool { return len(seen.of(1)) > 0 })
+				}
+				if restarts {
+					s.Stop()
+					if name != "by partition" { // nothing may have been committed yet
+						testkit.WantCommitted(t, group, topic, 0, 0)
+					}
+					s = run()
+				}
+				testkit.WaitCommitted(t, group, topic, 0, 3)
+				s.Stop()
+				for offset := range int64(3) {
+					if n := len(seen.of(offset)); n != 1 {
+						t.Fatalf("record %d was delivered %d times", offset, n)
+					}
+				}
+				first, other, behind := seen.of(0)[0], seen.of(1)[0], seen.of(2)[0]
+				if late := first.Sub(due); late < 0 || late > 4**delayGrace { // the group may take longer to form
+					t.Errorf("delivered %v after it was due", late)
+				}
+				if other.Before(first) != (name != "by partition") {
+					t.Errorf("the record of another key came %v after it", other.Sub(first))
+				}
+				if behind.Before(first) != (name == "unordered") {
+					t.Errorf("the record of the same key came %v after it", behind.Sub(first))
+				}
+			})
+		}
+	}
+}
+
+// Delays are as exact as Watermill's metadata: where its second and its duration agree with the record's timestamp, to the
+// millisecond.
+func TestDelayMetadata(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	at := func(d time.Duration) string { return now.Add(d).UTC().Format(time.RFC3339) }
+	for name, c := range map[string]struct {
+		until, after string
+		maxDelay     time.Duration
+		min, max     time.Duration // from now on
+		line         string
+	}{
+		"over":                   {until: at(-time.Minute), after: "1s"},
+		"garbage":                {until: "soon", after: "1s", line: "Delay metadata cannot be read"},
+		"another garbage":        {until: "", after: "a while", line: "Delay metadata cannot be read"},
+		"a second only":          {until: at(3 * time.Second), min: 2 * time.Second, max: 3 * time.Second},
+		"a duration only":        {after: "1300ms", min: 1300 * time.Millisecond, max: 1300 * time.Millisecond},
+		"both":                   {until: at(1500 * time.Millisecond), after: "1500ms", min: 1500 * time.Millisecond, max: 1500 * time.Millisecond},
+		"in disagreement":        {until: at(3 * time.Second), after: "1h", min: 2 * time.Second, max: 3 * time.Second},
+		"more than MaxDelay":     {until: "9999-12-31T23:59:59Z", after: "1h", maxDelay: time.Second, min: time.Second, max: time.Second, line: "more than MaxDelay"},
+		"a duration without end": {after: "2562047h47m16.854775807s", maxDelay: time.Second, min: time.Second, max: time.Second, line: "more than MaxDelay"},
+		"switched off":           {until: at(time.Hour), after: "1h", maxDelay: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := withMetadata(testkit.Keyed("a")[0], c.until, c.after)
+			r.Timestamp = now
+			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, r)
+			var seen times
+			s := testkit.Consume(t, testkit.Config(group, func(cfg *ackpolicy.SubscriberConfig) { cfg.MaxDelay = c.maxDelay }), topic,
+				func(_ *message.Message, d *ackpolicy.Delivery) error { seen.add(d); return nil }, ackpolicy.NackOnError.Middleware)
+			began := time.Since(now)
+			testkit.WaitCommitted(t, group, topic, 0, 1)
+			s.Stop()
+			took := seen.of(0)[0].Sub(now)
+			if took < c.min-2*time.Millisecond || took > max(c.max, began)+2*time.Second { // Kafka's timestamps are whole milliseconds
+				t.Errorf("delivered after %v, want %v to %v", took, c.min, c.max)
+			}
+			lines := testkit.Containing(s.Log.At("error"), "Delay metadata")
+			if len(lines) > 1 || (len(lines) == 1) != (c.line != "") || c.line != "" && !strings.Contains(lines[0], c.line) {
+				t.Errorf("lines %q", lines)
+			}
+		})
+	}
+}
+
+// DelayOnError works inside our middleware and outside it: each delay is kept, and grows from attempt to attempt, also over
+// a restart.
+func TestDelayOnError(t *testing.T) {
+	t.Parallel()
+	grows := middleware.DelayOnError{InitialInterval: 250 * time.Millisecond, MaxInterval: 2 * time.Second, Multiplier: 2}
+	policy := ackpolicy.NackOnError.Middleware
+	fails := func(*message.Message, *ackpolicy.Delivery) error { return testkit.ErrBoom }
+	for name, c := range map[string]struct {
+		mw       []message.HandlerMiddleware
+		err      func(*message.Message, *ackpolicy.Delivery) error
+		restarts bool
+	}{
+		"outside":                 {mw: []message.HandlerMiddleware{grows.Middleware, policy}},
+		"inside":                  {mw: []message.HandlerMiddleware{policy, grows.Middleware}},
+		"inside, with a signal":   {mw: []message.HandlerMiddleware{policy, grows.Middleware}, err: func(*message.Message, *ackpolicy.Delivery) error { return ackpolicy.ErrNack }},
+		"without a policy":        {mw: []message.HandlerMiddleware{grows.Middleware}},
+		"inside, over a restart":  {mw: []message.HandlerMiddleware{policy, grows.Middleware}, restarts: true},
+		"outside, over a restart": {mw: []message.HandlerMiddleware{grows.Middleware, policy}, restarts: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a")...)
+			if c.err == nil {
+				c.err = fails
+			}
+			var seen times
+			handler := func(msg *message.Message, d *ackpolicy.Delivery) error {
+				if seen.add(d); d.Attempt() < 5 {
+					return c.err(msg, d)
+				}
+				return nil
+			}
+			run := func() *testkit.Service {
+				return testkit.Consume(t, testkit.Config(group), topic, handler, c.mw...)
+			}
+			s := run()
+			if c.restarts {
+				testkit.Eventually(t, "the third attempt", func() bool { return len(seen.of(0)) == 3 })
+				s.Stop()
+				s = run()
+			}
+			testkit.WaitCommitted(t, group, topic, 0, 1)
+			s.Stop()
+			all := seen.of(0)
+			if len(all) != 5 {
+				t.Fatalf("%d attempts", len(all))
+			}
+			for i, want := range []time.Duration{250, 500, 1000, 2000} {
+				want *= time.Millisecond
+				if took := all[i+1].Sub(all[i]); took < want || took > want+want/2+*delayGrace {
+					t.Errorf("delay %d was %v, want %v", i+1, took, want)
+				}
+			}
+		})
+	}
+}
+
+// What a message came with says nothing of the delay of a nack, and NackAfter goes before the metadata.
+func TestDelayOfANack(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func(msg *message.Message) error{
+		"an error": func(*message.Message) error { return testkit.ErrBoom },
+		"NackAfter": func(msg *message.Message) error {
+			delay.Message(msg, delay.For(time.Hour))
+			return ackpolicy.NackAfter(10 * time.Millisecond)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			group := brokertest.Group(t)
+			topic := testkit.NewTopic(t, 1, withMetadata(testkit.Keyed("a")[0], time.Now().Add(-time.Second).UTC().Format(time.RFC3339), "1h"))
+			s := testkit.Consume(t, testkit.Config(group), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+				if d.Attempt() == 1 {
+					return fail(msg)
+				}
+				return nil
+			}, ackpolicy.NackOnError.Middleware)
+			testkit.WaitCommitted(t, group, topic, 0, 1)
+			s.Want(t, "0#1", "0#2")
+		})
+	}
+}
+
+// A cumulative ack does not settle a record that was never delivered.
+func TestAckCumulativeAndADelayedRecord(t *testing.T) {
+	t.Parallel()
+	records := testkit.Keyed("a", "b")
+	records[0] = delayedBy(records[0], delay.For(time.Hour))
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, records...)
+	s := testkit.Consume(t, testkit.Config(group, testkit.Ordering(ackpolicy.OrderByKey, 4)), topic,
+		func(_ *message.Message, d *ackpolicy.Delivery) error { d.AckCumulative(); return nil }, ackpolicy.Manual.Middleware)
+	testkit.SettledAll(t, s, 1)
+	s.Stop()
+	s.Want(t, "1#1")
+	testkit.WantCommitted(t, group, topic, 0, 0)
+	if left := testkit.Containing(s.Log.At("info", "error"), "unsettled records"); len(left) > 0 { // it was not delivered
+		t.Errorf("lines %q", left)
+	}
+}
+
+// Messages that are published with Watermill's own delay publisher come when they are due.
+func TestDelayPublisher(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1)
+	to, err := kafka.NewPublisher(kafka.PublisherConfig{Brokers: testkit.Shared.Addrs(), Marshaler: kafka.DefaultMarshaler{}}, nil)
+	testkit.Check(t, err)
+	publisher, err := delay.NewPublisher(to, delay.PublisherConfig{
+		DefaultDelayGenerator: func(delay.DefaultDelayGeneratorParams) (delay.Delay, error) {
+			return delay.For(1300 * time.Millisecond), nil
+		},
+	})
+	testkit.Check(t, err)
+	published := time.Now()
+	testkit.Check(t, publisher.Publish(topic, message.NewMessage("1", nil)))
+	testkit.Check(t, publisher.Close())
+	var seen times
+	testkit.Consume(t, testkit.Config(group), topic, func(_ *message.Message, d *ackpolicy.Delivery) error { seen.add(d); return nil }, ackpolicy.Ack.Middleware)
+	testkit.WaitCommitted(t, group, topic, 0, 1)
+	if took := seen.of(0)[0].Sub(published); took < 1300*time.Millisecond {
+		t.Errorf("delivered after %v", took)
+	}
+}
+
+// Many delays over a restart: none is early, each is kept to the moment, or to that of the restart, each record is delivered
+// once, and those of a key are in order.
+//
+//	go test ./test/semantics -run TestManyDelays -delays 10000 -delay-max 60s -delay-grace 50ms
+func TestManyDelays(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1)
+	due := make([]time.Time, *delays)
+	keys := len(due) / 3 // a record waits for its time, or for one before it
+	for from := 0; from < len(due); from += 100 {
+		var records []brokertest.Record
+		for i := from; i < min(from+100, len(due)); i++ {
+			// Not at random: those behind a longer delay of their key come with it.
+			d := *delayMax/60 + time.Duration(i*7919%len(due))*(*delayMax-*delayMax/60)/time.Duration(len(due))
+			due[i] = time.Now().Add(d)
+			records = append(records, delayedBy(brokertest.KeyValue(fmt.Sprint(i%keys), ""), delay.For(d)))
+		}
+		testkit.Produce(t, topic, 0, records...)
+	}
+	var mu sync.Mutex
+	handed := make([]time.Time, len(due))
+	var order []int64
+	handler := func(_ *message.Message, d *ackpolicy.Delivery) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if d.Attempt() != 1 || !handed[d.Offset()].IsZero() {
+			t.Errorf("record %d was delivered again", d.Offset())
+		}
+		handed[d.Offset()] = time.Now()
+		order = append(order, d.Offset())
+		return nil
+	}
+	done := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(order)
+	}
+	run := func() *testkit.Service {
+		return testkit.Consume(t, testkit.Config(group, testkit.Ordering(ackpolicy.OrderByKey, 64)), topic, handler, ackpolicy.NackOnError.Middleware)
+	}
+	wait := func(what string, n int) {
+		if !testkit.PollFor(testkit.Patience+*delayMax, func() bool { return done() >= n }) {
+			t.Fatalf("%s: %d of %d delivered", what, done(), len(due))
+		}
+	}
+	s := run()
+	wait("before the restart", len(due)/3)
+	s.Stop()
+	before := done()
+	s = run()
+	wait("the first one after the restart", before+1)
+	wait("all", len(due))
+	s.Stop()
+	testkit.WantCommitted(t, group, topic, 0, int64(len(due)))
+	latest := map[int]time.Time{}
+	var late []time.Duration
+	for n, offset := range order {
+		i, key := int(offset), int(offset)%keys
+		if handed[i].Before(due[i]) {
+			t.Errorf("record %d came %v too early", i, due[i].Sub(handed[i]))
+		}
+		from := due[i]
+		start := handed[order[0]]
+		if n >= before {
+			start = handed[order[before]]
+		}
+		for _, other := range []time.Time{latest[key], start} {
+			if other.After(from) {
+				from = other
+			}
+		}
+		late = append(late, handed[i].Sub(from))
+		latest[key] = handed[i]
+	}
+	slices.Sort(late)
+	t.Logf("%d before the restart; late by %v at most, %v for 99 of 100, %v for half", before, late[len(late)-1], late[len(late)*99/100], late[len(late)/2])
+	if most := late[len(late)-1]; most > *delayGrace {
+		t.Errorf("a record came %v late", most)
+	}
+	last := map[int]int64{}
+	for _, offset := range order {
+		key := int(offset) % keys
+		if before, ok := last[key]; ok && before > offset {
+			t.Errorf("record %d came after record %d of the same key", offset, before)
+		}
+		last[key] = offset
+	}
+}
