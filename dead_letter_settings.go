@@ -53,6 +53,9 @@ func askSource(ctx context.Context, client sarama.Client, d DeadLetterTopic, c *
 
 // ensure checks that the topic exists, and creates it if the configuration says so.
 func (t *letterTopic) ensure(ctx context.Context) error {
+	if t.create != nil && t.missing() {
+		return t.create(ctx)
+	}
 	err := t.client.RefreshMetadata(t.name)
 	if err == nil || errors.Is(err, sarama.ErrLeaderNotAvailable) {
 		if partitions, perr := t.client.Partitions(t.name); perr == nil && len(partitions) > 0 {
@@ -68,6 +71,24 @@ func (t *letterTopic) ensure(ctx context.Context) error {
 		return fmt.Errorf("it is not there: create it, or set DeadLetterTopic.Create: %w", errors.Join(err, sarama.ErrUnknownTopicOrPartition))
 	}
 	return t.create(ctx)
+}
+
+// missing reports whether a broker answers that it knows no such topic. sarama's client would ask it for
+// three quarters of a second, at each Subscribe.
+func (t *letterTopic) missing() bool {
+	if _, err := t.client.Controller(); err != nil {
+		return false // which creates topics, and is known once the metadata of any topic are
+	}
+	broker := t.client.LeastLoadedBroker()
+	if broker == nil {
+		return false
+	}
+	response, err := broker.GetMetadata(sarama.NewMetadataRequest(t.client.Config().Version, []string{t.name}))
+	if err != nil {
+		_ = broker.Close()
+		return false
+	}
+	return len(response.Topics) == 1 && response.Topics[0].Err == sarama.ErrUnknownTopicOrPartition
 }
 
 // createAgain creates the topic after somebody deleted it.

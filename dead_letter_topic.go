@@ -9,6 +9,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/connections"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/write"
 )
@@ -54,15 +55,15 @@ type letterTopic struct {
 	headers  func(Letter) []sarama.RecordHeader
 	reduce   bool
 	logger   watermill.LoggerAdapter
-	dialer   *dial.Dialer
-	client   sarama.Client
+	lease    *connections.Lease
+	client   sarama.Client // shared with other letterTopics
 	writer   *write.Writer
 	limit    int                             // max.message.bytes; 0 if not known
 	create   func(ctx context.Context) error // nil if the topic is not to be created
 	creating chan struct{}                   // a lock around creating it again
 }
 
-func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin string, logger watermill.LoggerAdapter) (DeadLetter, error) {
+func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin string, logger watermill.LoggerAdapter) (_ DeadLetter, err error) {
 	name := topicFor(t.Topic, origin)
 	if name == origin {
 		return nil, fmt.Errorf("ackpolicy: DeadLetter: the letters of topic %s would go to the topic itself", origin)
@@ -74,35 +75,31 @@ func (t DeadLetterTopic) open(ctx context.Context, c *SubscriberConfig, origin s
 	if cfg == nil {
 		cfg = c.Kafka.OverwriteSaramaConfig
 	}
-	cfg = letterConfig(cfg)
 	opened := &letterTopic{
 		name: name, headers: t.Headers, reduce: c.OnUnstorable == UnstorableReduce,
 		logger:   logger.With(watermill.LogFields{"dead_letter_topic": name}),
-		dialer:   dial.New(cfg),
 		creating: make(chan struct{}, 1),
 	}
 	if opened.headers == nil {
 		opened.headers = HeadersAckpolicy
 	}
-	defer context.AfterFunc(ctx, opened.dialer.Cut)()
-	err := opened.connect(ctx, t, c, brokers, cfg, origin)
-	if err != nil {
-		opened.dialer.Cut()
-		if opened.client != nil {
-			err = errors.Join(err, opened.client.Close())
+	if opened.lease, err = c.Connections.joinLetters(ctx, brokers, cfg); err == nil {
+		if err = opened.connect(ctx, t, c, origin); err != nil {
+			err = errors.Join(dial.Explain(cfg, err), opened.lease.Release())
 		}
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("ackpolicy: DeadLetter: topic %s on %v: %w", name, brokers, dial.Explain(cfg, err))
+		return nil, fmt.Errorf("ackpolicy: DeadLetter: topic %s on %v: %w", name, brokers, err)
 	}
 	return opened, nil
 }
 
-func (t *letterTopic) connect(ctx context.Context, d DeadLetterTopic, c *SubscriberConfig, brokers []string, cfg *sarama.Config, origin string) (err error) {
-	if t.client, err = sarama.NewClient(brokers, cfg); err != nil {
-		return err
-	}
+func (t *letterTopic) connect(ctx context.Context, d DeadLetterTopic, c *SubscriberConfig, origin string) error {
+	defer t.lease.AbortLate(ctx.Done())()
+	t.client = t.lease.Shared(0)
 	from, err := askSource(ctx, t.client, d, c, origin)
 	if err != nil {
 		return err
@@ -114,6 +111,9 @@ func (t *letterTopic) connect(ctx context.Context, d DeadLetterTopic, c *Subscri
 		return err
 	}
 	t.compare(from)
+	if ctx.Err() != nil { // the end of ctx ends one request at a time
+		return context.Cause(ctx)
+	}
 	if t.writer, err = write.New(t.client, t.name); err != nil {
 		return err
 	}
@@ -218,9 +218,12 @@ func tooLarge(err error) bool {
 	return errors.Is(err, sarama.ErrMessageSizeTooLarge) || errors.Is(err, sarama.ErrMessageSetSizeTooLarge)
 }
 
-// close is called once nobody sends any more. Requests under way are cut.
+// close is called once nobody sends any more. Requests under way have a moment to end.
 func (t *letterTopic) close() error {
-	t.dialer.Cut()
+	closing := make(chan struct{})
+	close(closing)
+	done := t.lease.AbortLate(closing)
 	t.writer.Close()
-	return t.client.Close()
+	done()
+	return t.lease.Release()
 }

@@ -29,7 +29,8 @@ type SubscriptionState struct {
 	Consuming bool
 	Since     time.Time
 	Failing   []Failure
-	// BufferedBytes is the size of unsettled records, which MaxBufferedBytes limits.
+	// BufferedBytes is the size of unsettled records. MaxBufferedBytes limits that of all
+	// subscriptions together.
 	BufferedBytes, MaxBufferedBytes int64
 	// The current limits, per partition and per record; see SetLimits. MaxUncommitted may be
 	// Unlimited, and MaxDeliveries 0, which means no limit.

@@ -98,6 +98,9 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	if config.Kafka.ConsumerGroup != "" {
 		s.stateful = statefulStrategies(config.Kafka.OverwriteSaramaConfig)
 	}
+	if err := config.Connections.join(&s.config); err != nil {
+		return nil, err
+	}
 	s.maxDeliveries.Store(int64(config.MaxDeliveries))
 	if memory, ok := inMemory(&s.config); ok {
 		s.watcher = memory.Watcher()
@@ -355,12 +358,11 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 	c := &s.sub.config
 	fetch, side := c.saramaConfigs()
 	cfg := consumer.Config{
-		Brokers: c.Kafka.Brokers, Sarama: fetch, Side: side,
+		Common: c.Connections.common, Brokers: c.Kafka.Brokers, Sarama: fetch, Side: side,
 		Group: c.Kafka.ConsumerGroup, Topic: topic,
 		Logger:           s.logger,
 		Order:            c.Ordering.lanes(),
 		MaxInFlight:      c.MaxInFlight,
-		MaxInFlightTotal: c.MaxInFlightTotal,
 		MaxBufferedBytes: c.MaxBufferedBytes,
 		MaxDeliveries:    c.MaxDeliveries,
 		CommitInterval:   c.CommitInterval,

@@ -102,8 +102,8 @@ type SubscriberConfig struct {
 	// 1 with OrderByPartition, where more is an error, and 64 with OrderByKey and
 	// Unordered.
 	MaxInFlight int
-	// MaxInFlightTotal is how many handlers run at once over all partitions of a
-	// subscription; 0 means no limit.
+	// MaxInFlightTotal is how many handlers run at once over all subscriptions of the
+	// Subscriber; 0 means no limit.
 	MaxInFlightTotal int
 	// MaxUncommitted is how many delivered records of a partition may be covered by
 	// no confirmed commit, neither by its offset nor by a mark: the most that a crash
@@ -112,8 +112,8 @@ type SubscriberConfig struct {
 	// many records may lie between the oldest unsettled record and the last delivered
 	// one. 0 means 100,000; Unlimited turns the limit off.
 	MaxUncommitted int
-	// MaxBufferedBytes is how many bytes of records per subscription holds before it
-	// pauses fetching; each record counts 160 bytes more than its content, and each
+	// MaxBufferedBytes is how many bytes of records all subscriptions of the Subscriber
+	// hold before they pause fetching; each record counts 160 bytes more than its content, and each
 	// header 56. Half of it is divided evenly among the assigned partitions. The
 	// other half goes to the partitions that need more, in turn.
 	//
@@ -179,6 +179,9 @@ type SubscriberConfig struct {
 	HandlerSlow time.Duration
 	// Hooks are called with what happens.
 	Hooks Hooks
+	// Connections are shared by all Subscribers whose configurations have the same
+	// pointer. If it is nil, only the subscriptions of this Subscriber share theirs.
+	Connections *Connections
 }
 
 func (c *SubscriberConfig) setDefaults() {
@@ -220,6 +223,9 @@ func (c *SubscriberConfig) setDefaults() {
 	}
 	if c.MaxDelay == 0 {
 		c.MaxDelay = defaultMaxDelay
+	}
+	if c.Connections == nil {
+		c.Connections = &Connections{}
 	}
 }
 

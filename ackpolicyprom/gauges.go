@@ -31,7 +31,7 @@ var subscriptionGauges = []subscriptionGauge{
 	{subscriptionDesc("subscriptions_consuming", "Subscriptions whose member has its assignment."), func(s *ackpolicy.SubscriptionState) float64 { return number(s.Consuming) }},
 	{subscriptionDesc("assigned_partitions", "Partitions that are assigned."), func(s *ackpolicy.SubscriptionState) float64 { return float64(len(s.Partitions)) }},
 	{subscriptionDesc("buffered_bytes", "What unsettled records take up in memory."), func(s *ackpolicy.SubscriptionState) float64 { return float64(s.BufferedBytes) }},
-	{subscriptionDesc("buffered_limit_bytes", "MaxBufferedBytes."), func(s *ackpolicy.SubscriptionState) float64 { return float64(s.MaxBufferedBytes) }},
+	{subscriptionDesc("buffered_limit_bytes", "MaxBufferedBytes, for all subscriptions together."), func(s *ackpolicy.SubscriptionState) float64 { return float64(s.MaxBufferedBytes) }},
 }
 
 // gauge is a value of each partition. Those of one topic are added up, or the largest counts.

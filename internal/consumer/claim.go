@@ -96,7 +96,7 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 		shared: s.shared, topic: cfg.Topic, partition: start.partition, from: start.position, began: time.Now(),
 		logger: cfg.Logger.With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset}),
 		gate:   start.gate, logEnd: start.logEnd, committer: start.committer, reconnect: start.reconnect,
-		reader:    reread.New(start.side, cfg.Topic, start.partition, s.sideDialer.AbortLate),
+		reader:    reread.New(start.side, cfg.Topic, start.partition, s.side.AbortLate),
 		draining:  make(chan struct{}),
 		spent:     make(chan struct{}),
 		fenced:    make(chan struct{}),

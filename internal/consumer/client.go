@@ -9,59 +9,67 @@ import (
 
 	"github.com/IBM/sarama"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/connections"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
 // clients has the clients of a subscription. sarama uses a connection for one request at a
 // time: commits would wait behind a fetch, and a fetch behind a JoinGroup, whose response comes
-// once all members have joined or were given up.
+// once all members have joined or were given up. So each has separate connections. They
+// share the metadata, also with other subscriptions.
 type clients struct {
 	fetch *fetchClient
 	side  sarama.Client // commits, and reads single records again
 }
 
-func open(cfg *Config, asked func(partition int32), worked func()) (_ *clients, err error) {
-	c := &clients{fetch: &fetchClient{topic: cfg.Topic, offsets: map[positionKey]int64{}, asked: asked}}
-	defer func() {
-		if err != nil {
-			_ = c.close()
-		}
-	}()
-	if c.fetch.Client, err = sarama.NewClient(cfg.Brokers, cfg.Sarama); err != nil {
-		return nil, err
+// The shared clients.
+const (
+	topicsClient  = iota // has the metadata of topics
+	membersClient        // finds coordinators, and has the metadata of what the leader of a group assigns
+)
+
+// sharedConfigs returns the configurations of the shared clients.
+func sharedConfigs(cfg *sarama.Config) []*sarama.Config {
+	members := narrowed(cfg)
+	// Callers that ask for the coordinator retry themselves. With retries inside each of
+	// these, nothing would be reported for more than a minute.
+	members.Metadata.Retry.Max = 0
+	return []*sarama.Config{topicsClient: cfg, membersClient: members}
+}
+
+func open(cfg *Config, lease *connections.Lease, asked func(partition int32)) (*clients, error) {
+	c := &clients{
+		fetch: &fetchClient{topic: cfg.Topic, offsets: map[positionKey]int64{}, asked: asked},
+		side:  lease.Short(),
 	}
-	worked()
-	if c.side, err = sarama.NewClient(cfg.Brokers, narrowed(cfg.Side)); err != nil {
-		return nil, err
-	}
-	c.fetch.side = c.side
+	c.fetch.Client, c.fetch.side = lease.Client(topicsClient, cfg.Sarama), c.side
 	if cfg.Group != "" {
-		member := narrowed(cfg.Sarama)
+		member := *cfg.Sarama
 		// A JoinGroup gets its response once the slowest member is back, after up to the rebalance
 		// timeout. A shorter read timeout never gets a response.
 		member.Net.ReadTimeout = max(member.Net.ReadTimeout, member.Consumer.Group.Rebalance.Timeout+5*time.Second)
-		// Callers that ask for the coordinator retry themselves. With retries inside each of
-		// these, nothing would be reported for more than a minute. The heartbeat uses the same
-		// setting for its own retries, so it gets that many more.
-		retries := member.Metadata.Retry.Max
-		member.Metadata.Retry.Max = 0
+		c.fetch.member = lease.Client(membersClient, &member)
+		// The heartbeat retries as often as this says, and the client that finds its
+		// coordinator does not retry.
 		group := *cfg.Sarama
+		retries := group.Metadata.Retry.Max
 		group.Metadata.Retry.Max = (retries+1)*(retries+1) - 1
 		c.fetch.config = &group
-		if c.fetch.member, err = sarama.NewClient(cfg.Brokers, member); err != nil {
-			return nil, err
-		}
 	}
-	if !knows(c.fetch, cfg.Topic) {
+	known := knows(c.fetch, cfg.Topic)
+	if !known || cfg.Group == "" { // without a group, all partitions there are now are read
 		// This creates the topic, if the brokers do that.
 		if err := c.fetch.RefreshMetadata(cfg.Topic); !responded(err) {
-			return nil, err
+			return nil, errors.Join(err, c.close())
+		}
+		known = knows(c.fetch, cfg.Topic)
+	}
+	if known {
+		if err := c.learn(cfg); err != nil {
+			return nil, errors.Join(err, c.close())
 		}
 	}
-	if !knows(c.fetch, cfg.Topic) {
-		return c, nil
-	}
-	return c, c.learn(cfg)
+	return c, nil
 }
 
 func knows(client sarama.Client, topic string) bool {
@@ -75,37 +83,38 @@ func responded(err error) bool {
 	return err == nil || errors.As(err, &refused) && !errors.Is(err, sarama.ErrSASLAuthenticationFailed)
 }
 
-// narrowed returns a copy of a configuration for a client that uses one topic. Otherwise
+// narrowed returns a copy of a configuration for a client that uses few topics. Otherwise
 // sarama loads the metadata of all topics, at the start and from time to time: with thousands
 // of them 50 ms and megabytes, for each client.
 func narrowed(cfg *sarama.Config) *sarama.Config {
 	own := *cfg
 	own.Metadata.Full = false
-	own.Metadata.AllowAutoTopicCreation = false // the fetching client creates what is missing
+	own.Metadata.AllowAutoTopicCreation = false // the client with the topics creates what is missing
 	return &own
 }
 
-// learn makes the clients that do not load all metadata load those of the topic, which
+// learn makes the client that finds coordinators load the metadata of one topic, which
 // exists. With them come the addresses of all brokers: without these, a client that loses
 // its broker has only the configured ones to turn to. Both are refreshed from then on.
 func (c *clients) learn(cfg *Config) error {
-	for _, client := range []sarama.Client{c.side, c.fetch.member} {
-		if client == nil || knows(client, cfg.Topic) {
-			continue
-		}
-		retry := &cfg.Sarama.Metadata.Retry
-		for attempt := client.Config().Metadata.Retry.Max; ; attempt++ {
-			err := client.RefreshMetadata(cfg.Topic)
-			if responded(err) {
-				break // what the client does not know of the topic now, it asks for when needed
-			}
-			if attempt >= retry.Max {
-				return err
-			}
-			time.Sleep(retry.Backoff) // as sarama does, with the retries that were taken away above
-		}
+	member := c.fetch.member
+	if member == nil {
+		return nil
 	}
-	return nil
+	if topics, err := member.Topics(); err == nil && len(topics) > 0 {
+		return nil
+	}
+	retry := &cfg.Sarama.Metadata.Retry
+	for attempt := 0; ; attempt++ {
+		err := member.RefreshMetadata(cfg.Topic)
+		if responded(err) {
+			return nil // what the client does not know of the topic now, it asks for when needed
+		}
+		if attempt >= retry.Max {
+			return err
+		}
+		time.Sleep(retry.Backoff) // as sarama does, with the retries that were taken away above
+	}
 }
 
 // probe asks the brokers whether partitions can be fetched from an offset on. See health.
@@ -130,9 +139,10 @@ func (c *clients) probe(topic string, from map[int32]int64) map[int32]error {
 	return errs
 }
 
+// close closes the subscription's own connections.
 func (c *clients) close() error {
 	var errs []error
-	for _, client := range []sarama.Client{c.fetch.Client, c.fetch.member, c.side} {
+	for _, client := range []sarama.Client{c.fetch.Client, c.fetch.member} {
 		if client != nil {
 			errs = append(errs, client.Close())
 		}

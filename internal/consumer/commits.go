@@ -23,7 +23,7 @@ func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
 		InstanceID:  instance,
 		Interval:    s.cfg.CommitInterval,
 		Cooperative: s.cooperative,
-		Abort:       s.sideDialer.Abort,
+		Abort:       s.side.Abort,
 		PutBack:     s.putBack,
 		Tried: func(_ string, partition int32, offset int64, err error) {
 			if err == nil {

@@ -37,9 +37,10 @@ type Tracer interface {
 
 // Config of a Subscription.
 type Config struct {
+	Common  *Common
 	Brokers []string
 	Sarama  *sarama.Config // a copy that may be changed
-	Side    *sarama.Config // the same for the coordinator's own connection
+	Side    *sarama.Config // the same for short requests
 	Group   string         // without one, every partition is read and nothing is committed
 	Topic   string
 	Tracer  Tracer // may be nil
@@ -51,10 +52,9 @@ type Config struct {
 	// means at once. It is called when the record was fetched.
 	Due              func(r *sarama.ConsumerMessage) int64
 	MaxInFlight      int
-	MaxInFlightTotal int
 	MaxUncommitted   uint64 // 0: no bound
-	MaxBufferedBytes int64
-	MaxDeliveries    int // 0: no limit
+	MaxBufferedBytes int64  // of Common
+	MaxDeliveries    int    // 0: no limit
 	CommitInterval   time.Duration
 	CommitEach       bool // commit at every ack
 	DrainTimeout     time.Duration

@@ -246,7 +246,7 @@ func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.C
 	defer cancel()
 	ctx, closing := s.untilClosing(ctx)
 	defer closing()
-	defer s.sideDialer.AbortLate(ctx.Done())()
+	defer s.side.AbortLate(ctx.Done())()
 	stored, err := h.positions.of(ctx, h, session, partition)
 	switch {
 	case err == nil && h.stale(partition, stored):

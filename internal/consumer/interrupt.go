@@ -19,20 +19,33 @@ type interrupter struct {
 	s       *Subscription
 	session atomic.Bool // one is under way
 
-	watches    sync.WaitGroup
 	ended      chan struct{} // closed by stop
+	stopped    func()        // waits for the watch of the membership
 	sessionEnd chan struct{} // closed at the end of the session
+	left       func()        // waits for the watch of the session
+}
+
+// after calls f in a goroutine once ctx ends. The caller must call done, which waits for f if it runs
+// and otherwise keeps it from running. Until ctx ends this takes no goroutine.
+func after(ctx context.Context, f func()) (done func()) {
+	var run sync.WaitGroup
+	run.Add(1)
+	stop := context.AfterFunc(ctx, func() {
+		defer run.Done()
+		f()
+	})
+	return func() {
+		if stop() {
+			run.Done()
+		}
+		run.Wait()
+	}
 }
 
 // interrupt begins to watch a membership, or a reader without a group, that ends with ctx.
 func (s *Subscription) interrupt(ctx context.Context) *interrupter {
 	i := &interrupter{s: s, ended: make(chan struct{})}
-	i.watches.Go(func() {
-		select {
-		case <-ctx.Done():
-		case <-i.ended:
-			return
-		}
+	i.stopped = after(ctx, func() {
 		for wait.For(interruptAfter/10, i.ended) {
 			if !i.session.Load() {
 				i.interrupt()
@@ -48,12 +61,7 @@ func (i *interrupter) begin(ctx context.Context) {
 	end := make(chan struct{})
 	i.sessionEnd = end
 	i.session.Store(true)
-	i.watches.Go(func() {
-		select {
-		case <-ctx.Done():
-		case <-end:
-			return
-		}
+	i.left = after(ctx, func() {
 		awaitClaims(i.s.shared, end)
 		for wait.For(i.patience(), end) {
 			i.interrupt()
@@ -73,6 +81,7 @@ func (i *interrupter) patience() time.Duration {
 // end follows the end of the session.
 func (i *interrupter) end() {
 	close(i.sessionEnd)
+	i.left()
 	i.session.Store(false)
 }
 
@@ -82,10 +91,10 @@ func (i *interrupter) stop() {
 		i.end()
 	}
 	close(i.ended)
-	i.watches.Wait()
+	i.stopped()
 }
 
 func (i *interrupter) interrupt() {
 	i.s.dialer.Break()
-	i.s.sideDialer.Break()
+	i.s.side.Break()
 }

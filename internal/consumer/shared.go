@@ -20,8 +20,9 @@ type shared struct {
 	closing    chan struct{} // closed by the subscription at the beginning of its end
 	closeBegan time.Time     // written before closing is closed, read after it
 
-	budget     *budget.Budget
-	limit      *partition.Limit // nil: none
+	common     *Common          // what is shared with other subscriptions
+	budget     *budget.Budget   // of common
+	limit      *partition.Limit // of common; nil: none
 	mail       *letters.Mail
 	health     *health
 	suspicion  suspicion
@@ -43,14 +44,11 @@ type shared struct {
 	maxInFlight  int             // 0: the configured one
 	stalls       map[int32]int64 // where a partition's watchdog had us reconnect
 	leaderless   leaderless      // written by sarama's goroutines, through the client
-
-	evicting  sync.Mutex // held by the claim that evicts
-	evictNext time.Time  // guarded by evicting
 }
 
 func newShared(cfg *Config) *shared {
 	s := &shared{
-		cfg: cfg, budget: budget.New(cfg.MaxBufferedBytes), closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
+		cfg: cfg, common: cfg.Common, budget: cfg.Common.budget, limit: cfg.Common.limit, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
 		stalls: map[int32]int64{}, running: map[int32]*Claim{}, pausedByHand: map[int32]struct{}{}, leaderless: leaderless{},
 		mail: letters.New(),
 	}
@@ -97,26 +95,6 @@ func (s *shared) closingNow() bool {
 		return true
 	default:
 		return false
-	}
-}
-
-// evict pushes all records that wait for long out of memory. All of them: a
-// record's bytes lie in the response that brought it, with those of every
-// partition on the broker, so that a few that stay would keep the rest.
-func (s *shared) evict() {
-	if !s.evicting.TryLock() {
-		return // another claim is at it
-	}
-	defer s.evicting.Unlock()
-	if time.Now().Before(s.evictNext) {
-		return
-	}
-	soon := Now() + int64(evictAfter)
-	for _, c := range s.assigned() {
-		c.part.Evict(soon)
-	}
-	if s.budget.Crowded() || s.budget.Scarce() { // it costs a look at every record: not again at once
-		s.evictNext = time.Now().Add(200 * time.Millisecond)
 	}
 }
 

@@ -59,13 +59,15 @@ type member struct {
 
 // State returns a snapshot.
 func (s *Subscription) State() State {
-	st := State{Bytes: s.budget.Held(), Failing: s.health.failures()}
+	st := State{Failing: s.health.failures()}
 	st.Consuming, st.Since = s.health.consumes()
 	if m := s.member.Load(); m != nil {
 		st.Member, st.Generation = m.id, m.generation()
 	}
 	for _, c := range s.assigned() {
-		st.Claims = append(st.Claims, c.state())
+		claim := c.state()
+		st.Bytes += claim.Bytes
+		st.Claims = append(st.Claims, claim)
 	}
 	slices.SortFunc(st.Claims, func(a, b ClaimState) int { return cmp.Compare(a.Partition, b.Partition) })
 	return st

@@ -11,8 +11,8 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/connections"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/strategy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
@@ -20,9 +20,9 @@ import (
 // Subscription reads one topic until the context given to Start ends, or its Subscriber closes.
 type Subscription struct {
 	*shared
-	values      context.Context // the context of Subscribe, for its values only
-	dialer      *dial.Dialer
-	sideDialer  *dial.Dialer
+	values      context.Context    // the context of Subscribe, for its values only
+	dialer      *dial.Dialer       // of its own connections
+	side        *connections.Lease // of those that it shares
 	cooperative bool
 
 	done chan struct{}
@@ -45,55 +45,57 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 		positions: map[int32]int64{},
 	}
 	s.end = sync.OnceFunc(func() { close(s.done) })
-	if cfg.MaxInFlightTotal > 0 {
-		s.limit = partition.NewLimit(cfg.MaxInFlightTotal)
-	}
 	// What a broker may send at once, compressed.
 	fetch := &cfg.Sarama.Consumer.Fetch
 	fetch.MaxBytes = min(fetch.MaxBytes, max(fetch.Default, int32(min(cfg.MaxBufferedBytes/4, math.MaxInt32))))
-	s.dialer, s.sideDialer = dial.New(cfg.Sarama), dial.New(cfg.Side)
-	s.sideDialer.Once = true
-	s.health.explain = func(err error) error { return s.dialer.Explain(s.cfg.Sarama, err) }
-	s.watchRetries()
 	s.cooperative = strategy.Cooperative(cfg.Sarama)
 	starting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(closing, func() { cancel(ErrClosing) })()
+	var err error
+	if s.side, err = cfg.Common.join(starting, &cfg); err != nil {
+		return nil, s.cannotConnect(err)
+	}
+	s.dialer = dial.New(cfg.Sarama)
+	s.dialer.Worked() // the brokers have accepted the same settings
+	s.health.explain = func(err error) error { return s.dialer.Explain(s.cfg.Sarama, err) }
+	s.watchRetries()
 	c, all, err := s.open(starting)
 	if err != nil {
 		s.cut()
-		return nil, err
+		return nil, errors.Join(err, s.side.Release())
 	}
 	go s.run(ctx, closing, c, all)
 	return s, nil
 }
 
-// cut closes all connections for good.
+// cut closes the subscription's own connections for good, and lets it use the shared ones no more.
 func (s *Subscription) cut() {
-	var side sync.WaitGroup
-	side.Go(s.sideDialer.Cut)
+	s.side.Cut()
 	s.dialer.Cut()
-	side.Wait()
+}
+
+func (s *Subscription) cannotConnect(err error) error {
+	return fmt.Errorf("cannot connect to Kafka brokers %v: %w", s.cfg.Brokers, err)
 }
 
 // Done is closed once nothing of the subscription runs any more or, if application code does
 // not let it end in time, once it hands nothing out any more.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 
-// open connects. The end of ctx interrupts it and cuts all connections for good.
+// open makes the clients. The end of ctx interrupts it and cuts all connections for good.
 func (s *Subscription) open(ctx context.Context) (*clients, *solo, error) {
 	connected := context.AfterFunc(ctx, s.cut)
 	defer connected()
-	c, err := open(s.cfg, s.fetched, s.dialer.Worked)
-	if c != nil {
-		c.fetch.unreadable, c.fetch.failing = s.unreadable, s.health.failing.Load
-	}
+	defer s.side.AbortLate(ctx.Done())()
+	c, err := open(s.cfg, s.side, s.fetched)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, nil, fmt.Errorf("cannot connect to Kafka brokers %v: %w", s.cfg.Brokers, s.dialer.Explain(s.cfg.Sarama, err))
+		return nil, nil, s.cannotConnect(s.dialer.Explain(s.cfg.Sarama, err))
 	}
+	c.fetch.unreadable, c.fetch.failing = s.unreadable, s.health.failing.Load
 	if s.cfg.Group != "" {
 		return c, nil, nil
 	}
@@ -110,23 +112,22 @@ func (s *Subscription) open(ctx context.Context) (*clients, *solo, error) {
 
 func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo) {
 	defer s.end()
+	s.common.enter(s.shared)
+	defer s.common.exit(s.shared)
 	go s.health.run()
 	defer s.health.close()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	var watch sync.WaitGroup
-	defer watch.Wait()
 	finished := make(chan struct{})
+	var clock sync.WaitGroup
+	defer clock.Wait()
+	clock.Go(func() { s.keepTime(finished) })
+	finish := sync.OnceFunc(func() { s.finish(ctx, cancel, finished) })
+	defer after(outer, finish)()
+	defer after(closing, finish)()
+	defer finish() // also if it ends for good: another process has our static id
 	defer close(finished)
-	watch.Go(func() { s.keepTime(finished) })
-	watch.Go(func() {
-		select {
-		case <-outer.Done():
-		case <-closing.Done():
-		case <-finished: // it ends for good: another process has our static id
-		}
-		s.finish(cancel, finished)
-	})
+	defer s.release()
 	for sleep := s.cfg.ReconnectSleep; ; {
 		if c != nil {
 			began := time.Now()
@@ -152,7 +153,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 
 // finish ends the subscription in time: first the claims, then the membership, then the
 // connections.
-func (s *Subscription) finish(cancel context.CancelFunc, finished <-chan struct{}) {
+func (s *Subscription) finish(ctx context.Context, cancel context.CancelFunc, finished <-chan struct{}) {
 	s.closeBegan = time.Now()
 	close(s.closing)
 	bound := s.closeBegan.Add(s.cfg.DrainTimeout + CloseGrace)
@@ -165,13 +166,23 @@ func (s *Subscription) finish(cancel context.CancelFunc, finished <-chan struct{
 	cancel()
 	// If the broker is gone, requests under way only end at their timeouts. What follows takes
 	// up to a second more.
-	if wait.For(time.Until(bound.Add(-time.Second)), finished) {
+	late := wait.For(time.Until(bound.Add(-time.Second)), finished)
+	if late {
 		s.cfg.Logger.Error("Kafka did not respond in time while closing: connections cut",
 			errors.New("close timed out"), watermill.LogFields{"timeout": (s.cfg.DrainTimeout + CloseGrace).String()})
+		s.side.Abort()
+		defer s.side.AbortLate(ctx.Done())()
 	}
 	s.cut()
 	if wait.For(time.Until(bound.Add(-100*time.Millisecond)), finished) {
 		s.abandon()
+	}
+}
+
+// release gives the shared connections back.
+func (s *Subscription) release() {
+	if err := s.side.Release(); err != nil {
+		s.cfg.Logger.Debug("The shared connections were closed with an error", watermill.LogFields{"err": err.Error()})
 	}
 }
 

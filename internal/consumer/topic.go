@@ -115,7 +115,7 @@ func (s *Subscription) watchTopic(ctx context.Context, client sarama.Client, cha
 	run.Go(w.run)
 	w.stop = func() {
 		cancel()
-		interrupted := s.sideDialer.AbortLate(w.ctx.Done()) // the broker may be silent
+		interrupted := s.side.AbortLate(w.ctx.Done()) // the broker may be silent
 		run.Wait()
 		interrupted()
 	}
@@ -309,7 +309,7 @@ func (h *groupHandler) store(ctx context.Context, p int32) (oldest int64, err er
 func (h *groupHandler) leave(p int32, tell bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), topicPatience)
 	defer cancel()
-	defer h.s.sideDialer.AbortLate(ctx.Done())()
+	defer h.s.side.AbortLate(ctx.Done())()
 	oldest, err := h.store(ctx, p)
 	if err == nil && tell {
 		h.s.reset(h.s.cfg.Topic, p, -1, oldest, errTopicRecreated)

@@ -25,7 +25,11 @@ const abortPatience = 250 * time.Millisecond
 
 // AbortLate calls Abort repeatedly, from a while after stop is closed until done is called,
 // so that what the caller does with a client meanwhile is cut. done waits for the end of it.
-func (d *Dialer) AbortLate(stop <-chan struct{}) (done func()) {
+func (d *Dialer) AbortLate(stop <-chan struct{}) (done func()) { return AbortLate(stop, d.Abort) }
+
+// AbortLate calls abort repeatedly, from a while after stop is closed until done is called. done waits
+// for the end of it.
+func AbortLate(stop <-chan struct{}, abort func()) (done func()) {
 	ended := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() {
@@ -35,7 +39,7 @@ func (d *Dialer) AbortLate(stop <-chan struct{}) (done func()) {
 			return
 		}
 		for wait.For(abortPatience, ended) {
-			d.Abort()
+			abort()
 		}
 	})
 	return func() {

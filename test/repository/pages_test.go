@@ -13,7 +13,7 @@ func TestPageShowsExamples(t *testing.T) {
 	t.Chdir("../..")
 	for page, files := range map[string][]string{
 		"docs/middlewares.md": {"example_middlewares_test.go", "test/middlewares/all_together_test.go"},
-		"docs/operations.md":  {"example_secure_test.go"},
+		"docs/operations.md":  {"example_connections_test.go", "example_secure_test.go"},
 		"docs/cqrs.md":        {"examples/cqrs/shop.go"},
 	} {
 		var code string

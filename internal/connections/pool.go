@@ -1,0 +1,165 @@
+// Package connections shares connections to Kafka among subscriptions: the clients that know the
+// cluster's metadata, and the connections of short requests.
+package connections
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
+)
+
+const (
+	// patience is how long a broker may take to send metadata: other users of the client wait meanwhile.
+	patience = 10 * time.Second
+	// bundles is how many connections to a broker carry the short requests of all users: commits,
+	// offsets, records that are read again. A connection has one request under way at a time, and a
+	// busy subscription commits 20 times per second, for 5 ms each.
+	bundles = 8
+)
+
+// Pool has clients that are opened for the first user and closed after the last one. The zero value
+// is not usable.
+type Pool struct {
+	turn chan struct{} // held by whoever opens, closes, or counts users; guards what follows
+	open *opened       // nil without users
+}
+
+// New returns a pool without connections.
+func New() *Pool { return &Pool{turn: make(chan struct{}, 1)} }
+
+// Config says what to connect to. The configurations are copied.
+type Config struct {
+	Brokers []string
+	Clients []*sarama.Config // of the shared clients
+	Short   *sarama.Config   // of the connections for short requests; nil: there are none
+}
+
+// opened is a pool's connections.
+type opened struct {
+	clients []sarama.Client
+	dialer  *dial.Dialer     // of the clients
+	bundles [bundles]*bundle // nil: not used yet
+	users   int
+}
+
+// bundle is a set of connections for short requests.
+type bundle struct {
+	dialer  *dial.Dialer
+	brokers *brokers
+	users   int
+}
+
+// Join returns a share of the pool's connections, which the first caller's configuration opens. The end
+// of ctx interrupts that.
+func (p *Pool) Join(ctx context.Context, cfg Config) (*Lease, error) {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if p.open == nil {
+		o, err := open(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		p.open = o
+	}
+	p.open.users++
+	return p.open.lease(p, cfg.Short), nil
+}
+
+func open(ctx context.Context, cfg Config) (o *opened, err error) {
+	o = &opened{}
+	var configs []*sarama.Config
+	for _, c := range cfg.Clients {
+		own := *c
+		own.Net.ReadTimeout = min(own.Net.ReadTimeout, patience)
+		configs = append(configs, &own)
+	}
+	o.dialer = dial.New(configs[0], configs[1:]...)
+	stop := context.AfterFunc(ctx, o.dialer.Cut)
+	for _, c := range configs {
+		var client sarama.Client
+		if client, err = sarama.NewClient(cfg.Brokers, c); err != nil {
+			err = o.dialer.Explain(c, err)
+			break
+		}
+		o.clients = append(o.clients, client)
+		o.dialer.Worked()
+	}
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, o.close())
+	}
+	return o, nil
+}
+
+// lease returns a share whose short requests go over the bundle with the fewest users.
+func (o *opened) lease(p *Pool, config *sarama.Config) *Lease {
+	l := &Lease{pool: p, of: o}
+	if config == nil {
+		return l
+	}
+	least := 0
+	for i := range o.bundles {
+		if o.bundles[i] == nil {
+			o.bundles[i] = newBundle(config)
+		}
+		if o.bundles[i].users < o.bundles[least].users {
+			least = i
+		}
+	}
+	l.bundle = o.bundles[least]
+	l.bundle.users++
+	own := *config
+	own.Net.Proxy.Enable, own.Net.Proxy.Dialer = true, l.bundle.dialer
+	l.short = &Client{Client: o.clients[0], config: &own, brokers: l.bundle.brokers, shared: true}
+	return l
+}
+
+func newBundle(config *sarama.Config) *bundle {
+	own := *config
+	l := &bundle{dialer: dial.New(&own)}
+	l.dialer.Once = true
+	l.brokers = newBrokers(&own)
+	return l
+}
+
+// leave closes the connections after the last user.
+func (p *Pool) leave(l *Lease) error {
+	p.turn <- struct{}{} // nobody opens anything while there is a user
+	defer func() { <-p.turn }()
+	if l.bundle != nil {
+		l.bundle.users--
+	}
+	if l.of.users--; l.of.users > 0 {
+		return nil
+	}
+	p.open = nil
+	return l.of.close()
+}
+
+func (o *opened) close() error {
+	var cuts sync.WaitGroup
+	for _, l := range o.bundles {
+		if l != nil {
+			cuts.Go(l.dialer.Cut)
+			l.brokers.close()
+		}
+	}
+	o.dialer.Cut()
+	cuts.Wait()
+	var errs []error
+	for _, c := range o.clients {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
