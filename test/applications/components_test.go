@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/components/cqrs"
+	"github.com/ThreeDotsLabs/watermill/components/fanin"
 	"github.com/ThreeDotsLabs/watermill/components/forwarder"
 	"github.com/ThreeDotsLabs/watermill/components/requeuer"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -127,6 +128,22 @@ func TestForwarder(t *testing.T) {
 	}
 }
 
+// Fan-in has a handler for each topic, by the name that docs/cqrs.md gives, and keeps the metadata.
+func TestFanIn(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), topicOf(t, &shop.Order{})
+	log, published := testkit.NewLog(t), make(chan string, 1)
+	service, err := fanin.NewFanIn(testkit.NewSubscriber(t, testkit.Config(group), log), publisherFunc(func(target string, msg *message.Message) error {
+		published <- message.HandlerNameFromCtx(msg.Context()) + " to " + target + ": " + msg.Metadata.Get("name")
+		return nil
+	}), fanin.Config{SourceTopics: []string{topic}, TargetTopic: "all"}, log)
+	testkit.Check(t, err)
+	run(t, service)
+	if got := testkit.Await(t, "the message", published); got != "fan_in_"+topic+" to all: Order" {
+		t.Error(got)
+	}
+}
+
 // A requeuer that is stopped while it waits leaves its record. One that cannot publish does not count that as a retry.
 func TestRequeuer(t *testing.T) {
 	t.Parallel()
@@ -150,7 +167,7 @@ func TestRequeuer(t *testing.T) {
 			Publisher: publisherFunc(func(topic string, msg *message.Message) error {
 				mu.Lock()
 				defer mu.Unlock()
-				published = append(published, topic+" "+msg.Metadata.Get(requeuer.RetriesKey))
+				published = append(published, message.HandlerNameFromCtx(msg.Context())+" to "+topic+" "+msg.Metadata.Get(requeuer.RetriesKey))
 				if fails--; fails >= 0 {
 					return testkit.ErrBoom
 				}
@@ -171,7 +188,7 @@ func TestRequeuer(t *testing.T) {
 	stop, _ = start(time.Millisecond)
 	testkit.WaitCommitted(t, group, topic, 0, 1)
 	stop()
-	if want := []string{"orders 1", "orders 1"}; !slices.Equal(published, want) {
+	if want := []string{"requeuer to orders 1", "requeuer to orders 1"}; !slices.Equal(published, want) {
 		t.Errorf("published %v, want %v", published, want)
 	}
 }

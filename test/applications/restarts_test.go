@@ -2,6 +2,7 @@ package applications_test
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"sync"
@@ -27,13 +28,14 @@ func TestRestarts(t *testing.T) {
 		t.Skip("restarts services for some seconds")
 	}
 	t.Parallel()
-	results := map[string]*restarted{}
+	results := map[string]*counts{}
 	t.Run("applications", func(t *testing.T) {
 		for name, app := range map[string]constructor{"watermill-kafka": before.SharedRouter, "ours": after.SharedRouter} {
-			results[name] = &restarted{started: map[string]bool{}, handled: map[string]bool{}}
+			results[name] = &counts{}
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				results[name].restart(t, app)
+				r := &restarted{started: map[string]bool{}, ended: map[string]bool{}}
+				*results[name] = r.restart(t, app)
 			})
 		}
 	})
@@ -45,19 +47,20 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
-type restarted struct {
-	records, twice, lost int
+type counts struct{ records, poisoned, twice, lost int }
 
+// restarted is what became of the orders so far.
+type restarted struct {
 	mu       sync.Mutex
 	poisoned int
 	began    int
 	started  map[string]bool // by order
-	handled  map[string]bool
+	ended    map[string]bool // handled or poisoned
 }
 
 const restartPartitions = 8
 
-func (r *restarted) restart(t *testing.T, app constructor) {
+func (r *restarted) restart(t *testing.T, app constructor) (c counts) {
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, restartPartitions)
 	for p := range int32(restartPartitions) {
 		orders := make([]string, 12*(*restarts+1))
@@ -65,7 +68,7 @@ func (r *restarted) restart(t *testing.T, app constructor) {
 			orders[i] = fmt.Sprintf(`{"ID":"%d-%d"}`, p, i)
 		}
 		testkit.Produce(t, topic, p, brokertest.Values(orders...)...)
-		r.records += len(orders)
+		c.records += len(orders)
 	}
 	log := testkit.NewLog(t)
 	start := func() (stop func()) {
@@ -82,11 +85,13 @@ func (r *restarted) restart(t *testing.T, app constructor) {
 		testkit.Eventually(t, "progress", func() bool { return r.count() >= want })
 		stop()
 	}
-	start()
-	testkit.Poll(func() bool { return r.ended() >= r.records })
+	stop := start()
+	testkit.Poll(func() bool { return r.gone() == c.records })
+	stop()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.twice, r.lost = r.began-len(r.started), max(0, r.records-len(r.handled)-r.poisoned)
+	c.poisoned, c.twice, c.lost = r.poisoned, r.began-len(r.started), c.records-len(r.ended)
+	return c
 }
 
 func (r *restarted) count() int {
@@ -95,17 +100,22 @@ func (r *restarted) count() int {
 	return r.began
 }
 
-func (r *restarted) ended() int {
+func (r *restarted) gone() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.handled) + r.poisoned
+	return len(r.ended)
 }
 
 // publish receives what the PoisonQueue publishes.
-func (r *restarted) publish(string, *message.Message) error {
+func (r *restarted) publish(_ string, msg *message.Message) error {
+	var o shop.Order
+	if err := json.Unmarshal(msg.Payload, &o); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.poisoned++
+	r.ended[o.ID] = true
 	return nil
 }
 
@@ -122,6 +132,6 @@ func (r *restarted) handle(ctx context.Context, _ string, o *shop.Order) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.handled[o.ID] = true
+	r.ended[o.ID] = true
 	return nil
 }
