@@ -73,6 +73,9 @@ func fail(span trace.Span, err error) {
 func (t *Telemetry) child(at ackpolicy.RecordRef, operation string, kind trace.SpanKind, class attribute.KeyValue) trace.Span {
 	ctx := context.Background()
 	if h, ok := t.spans.find(recordOf(at)); ok {
+		if !h.span.IsSampled() { // nor is its child
+			return trace.SpanFromContext(ctx)
+		}
 		ctx = trace.ContextWithSpanContext(ctx, h.span)
 	}
 	_, span := t.tracer.Start(ctx, operation+" "+at.Topic, trace.WithSpanKind(kind), trace.WithAttributes(

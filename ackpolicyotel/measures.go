@@ -3,6 +3,7 @@ package ackpolicyotel
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -21,10 +22,20 @@ type measures struct {
 	deliveries metric.Int64Counter
 	workLag    metric.Int64ObservableGauge
 	oldest     metric.Float64ObservableGauge
+	series     sync.Map // metric.MeasurementOption by series: making one costs more than a measurement
 }
+
+// series is what the measurements of a subscription differ in.
+type series struct{ group, topic, operation, class, status, errorType string }
 
 // buckets are those that the conventions advise.
 var buckets = metric.WithExplicitBucketBoundaries(.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10)
+
+// The types of operations, from the conventions.
+var (
+	processes = semconv.MessagingOperationTypeProcess.Value.AsString()
+	settles   = semconv.MessagingOperationTypeSettle.Value.AsString()
+)
 
 func newMeasures(meter metric.Meter) (*measures, error) {
 	var errs []error
@@ -52,35 +63,47 @@ func newMeasures(meter metric.Meter) (*measures, error) {
 	return m, errors.Join(errs...)
 }
 
-func at(group, topic, operation string, class attribute.KeyValue, more ...attribute.KeyValue) metric.MeasurementOption {
-	return metric.WithAttributes(append([]attribute.KeyValue{
-		semconv.MessagingSystemKafka, semconv.MessagingOperationName(operation), class,
-		semconv.MessagingDestinationName(topic), semconv.MessagingConsumerGroupName(group),
-	}, more...)...)
+func (m *measures) at(s series) metric.MeasurementOption {
+	if known, ok := m.series.Load(s); ok {
+		return known.(metric.MeasurementOption)
+	}
+	attributes := []attribute.KeyValue{
+		semconv.MessagingSystemKafka, semconv.MessagingOperationName(s.operation), semconv.MessagingOperationTypeKey.String(s.class),
+		semconv.MessagingDestinationName(s.topic), semconv.MessagingConsumerGroupName(s.group),
+	}
+	if s.status != "" {
+		attributes = append(attributes, statusKey.String(s.status))
+	}
+	if s.errorType != "" {
+		attributes = append(attributes, semconv.ErrorTypeKey.String(s.errorType))
+	}
+	known, _ := m.series.LoadOrStore(s, metric.WithAttributeSet(attribute.NewSet(attributes...)))
+	return known.(metric.MeasurementOption)
 }
 
 // processed measures a delivery whose handlers have returned.
 func (m *measures) processed(ctx context.Context, d *ackpolicy.Delivery, took time.Duration, kind attribute.KeyValue, failed bool) {
-	var more []attribute.KeyValue
+	s := series{group: d.Group(), topic: d.Topic(), operation: "process", class: processes}
 	if failed {
-		more = append(more, kind)
+		s.errorType = kind.Value.AsString()
 	}
-	where := at(d.Group(), d.Topic(), "process", semconv.MessagingOperationTypeProcess, more...)
+	where := m.at(s)
 	m.process.Record(ctx, took.Seconds(), where)
 	m.consumed.Add(ctx, 1, where)
 }
 
 func (m *measures) committed(of ackpolicy.PartitionRef, took time.Duration, err error) {
-	var more []attribute.KeyValue
+	s := series{group: of.Group, topic: of.Topic, operation: "commit", class: settles}
 	if err != nil {
-		more = append(more, semconv.ErrorType(err))
+		s.errorType = semconv.ErrorType(err).Value.AsString()
 	}
-	m.operation.Record(context.Background(), took.Seconds(), at(of.Group, of.Topic, "commit", semconv.MessagingOperationTypeSettle, more...))
+	m.operation.Record(context.Background(), took.Seconds(), m.at(s))
 }
 
 func (m *measures) settled(e ackpolicy.SettledEvent) {
-	m.deliveries.Add(context.Background(), 1, at(e.Group, e.Topic, operations[e.Status], semconv.MessagingOperationTypeSettle,
-		statusKey.String(e.Status.String())))
+	m.deliveries.Add(context.Background(), 1, m.at(series{
+		group: e.Group, topic: e.Topic, operation: operations[e.Status], class: settles, status: e.Status.String(),
+	}))
 }
 
 // Observe adds gauges of the state of a Subscriber, until stop is called.
