@@ -101,4 +101,3 @@ func traced(o ackpolicy.Ordering) func(context.Context, job, *meter) error {
 		return ours(o, watched, func(c *ackpolicy.SubscriberConfig) { c.Hooks = telemetry.Hooks() })(ctx, j, m)
 	}
 }
-
