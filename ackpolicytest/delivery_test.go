@@ -166,7 +166,7 @@ func TestVerbs(t *testing.T) {
 	d.Settlement().WantRejected(t, 1, errBoom)
 }
 
-// A handler is told that its partition is drained and taken away.
+// A handler learns that its partition is drained and taken away.
 func TestStops(t *testing.T) {
 	d := ackpolicytest.New(newMessage(), ackpolicytest.Record{})
 	err := d.HandleNoPublish(func(msg *message.Message) error {

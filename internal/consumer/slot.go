@@ -134,7 +134,7 @@ func (c *Claim) runNamed(d *Delivery, copies *record.Copies) (v partition.Verdic
 	return c.runTask(d, copies)
 }
 
-// readAgain tries until there is an answer or the claim drains.
+// readAgain tries until there is a response or the claim drains.
 func (c *Claim) readAgain(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessage, error) {
 	for attempt := 1; ; attempt++ {
 		read, err := c.reader.Read(stop, offset)

@@ -23,7 +23,7 @@ func (c *Cluster) accept() {
 	}
 }
 
-// serve answers the requests of a connection, one after the other.
+// serve responds to the requests of a connection, one after the other.
 func (c *Cluster) serve(conn connection) {
 	done := make(chan struct{})
 	var closes sync.WaitGroup
@@ -45,11 +45,11 @@ func (c *Cluster) serve(conn connection) {
 		if _, err := io.ReadFull(conn.Conn, request); err != nil {
 			return
 		}
-		answer, ok := c.answer(request)
+		response, ok := c.respond(request)
 		if !ok {
 			return
 		}
-		if _, err := conn.Conn.Write(answer); err != nil {
+		if _, err := conn.Conn.Write(response); err != nil {
 			return
 		}
 	}
@@ -58,7 +58,7 @@ func (c *Cluster) serve(conn connection) {
 // kind is a kind of request. There is one version of each, before those with tagged fields.
 type kind struct {
 	key, version int16
-	answer       func(c *Cluster, r *reader, w *writer)
+	respond      func(c *Cluster, r *reader, w *writer)
 }
 
 const keyAPIVersions = 18
@@ -76,8 +76,8 @@ var kinds = []kind{
 	{32, 1, (*Cluster).describeConfigs},
 }
 
-// answer answers a request. ok is false, and the connection ends, if it is not one of kinds.
-func (c *Cluster) answer(request []byte) (answer []byte, ok bool) {
+// respond returns the response to a request. ok is false, and the connection ends, if it is not one of kinds.
+func (c *Cluster) respond(request []byte) (response []byte, ok bool) {
 	defer func() {
 		if err := recover(); err != nil && err != errShort {
 			panic(err)
@@ -95,13 +95,13 @@ func (c *Cluster) answer(request []byte) (answer []byte, ok bool) {
 		if i < 0 {
 			return nil, false
 		}
-		kinds[i].answer(c, r, w)
+		kinds[i].respond(c, r, w)
 	}
 	binary.BigEndian.PutUint32(w.b, uint32(len(w.b)-4))
 	return w.b, true
 }
 
-// versions is the answer to versions 3 and 4 of the request, which have tagged fields.
+// versions is the response to versions 3 and 4 of the request, which have tagged fields.
 func versions(w *writer) {
 	w.i16(0)
 	w.i8(int8(len(kinds) + 2))
@@ -181,8 +181,8 @@ func (c *Cluster) findCoordinator(_ *reader, w *writer) {
 	w.i32(port)
 }
 
-// eachPartition reads an array of topics with partitions and writes the array that answers it.
-// one reads what the request has behind a partition's number, and writes what the answer has.
+// eachPartition reads an array of topics with partitions and writes the array of the response.
+// one reads what the request has behind a partition's number, and writes what the response has.
 func (c *Cluster) eachPartition(r *reader, w *writer, one func(at place)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

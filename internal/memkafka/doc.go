@@ -2,8 +2,8 @@
 // positions of groups, and one broker that speaks the protocol over connections in memory.
 //
 // It is made for a bubble of testing/synctest, in which sarama's own consumers cannot run:
-// sarama holds a mutex while it waits for an answer, and whoever waits for that mutex keeps the
-// bubble's time from advancing. So the broker answers everything at once, and what a client
+// sarama holds a mutex while it waits for a response, and whoever waits for that mutex keeps the
+// bubble's time from advancing. So the broker responds to everything at once, and what a client
 // waits for in Kafka does not go over a connection: [Link.ConsumerGroup] and [Link.Consumer]
 // replace sarama's, which join groups and poll.
 package memkafka

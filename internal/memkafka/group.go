@@ -34,7 +34,7 @@ func (g *group) position(at place) position {
 	return position{offset: -1}
 }
 
-// accepts returns the code with which a commit is answered.
+// accepts returns the code of the response to a commit.
 func (g *group) accepts(id string, generation int32) int16 {
 	switch {
 	case generation < 0 && len(g.members) == 0:

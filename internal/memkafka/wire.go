@@ -58,7 +58,7 @@ func (r *reader) each(do func()) {
 	}
 }
 
-// writer writes an answer.
+// writer writes a response.
 type writer struct{ b []byte }
 
 func (w *writer) i8(v int8)   { w.b = append(w.b, byte(v)) }

@@ -132,7 +132,7 @@ func (p *Partition[R, H]) decide(hold bool) {
 			p.ahead++
 			p.exit(e)
 			c, bit := p.chunk(seq), uint64(1)<<(seq%span)
-			c.wanted, c.told = c.wanted|bit, c.told|bit // somebody may have been told that it is stored
+			c.wanted, c.told = c.wanted|bit, c.told|bit // somebody may rely on it
 			p.mark(seq, e)
 			p.pass(seq, e)
 		default:

@@ -225,7 +225,7 @@ func (s *Snapshot) Covers(seq uint64) bool {
 func (s *Snapshot) Left() int { return s.left }
 
 // Want gives the mark of a record precedence if a commit has little room: somebody waits
-// until it is stored, or was told that it is.
+// until it is stored, or relies on it.
 func (p *Partition[R, H]) Want(d *Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,8 +10,8 @@ const span = 64
 type chunk[R, H any] struct {
 	entries *[span]entry[R, H] // nil once all are settled
 	marked  uint64             // one bit for each settled or confirming record
-	wanted  uint64             // marked records that somebody wants to be stored, or was told are
-	told    uint64             // marked records that somebody was told are stored
+	wanted  uint64             // marked records that somebody wants to be stored, or relies on
+	told    uint64             // marked records that were reported as stored, so that somebody relies on them
 	settled int                // how many are settled
 	sum     uint32             // of the fingerprints of marked records
 	first   int64              // the offsets of the first and last record, if all are settled

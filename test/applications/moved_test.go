@@ -40,7 +40,7 @@ var applications = map[string]struct {
 	"Requeuer":              {before.Requeuer, after.Requeuer, []string{"published"}, []string{""}},
 }
 
-// Each application gets three orders, of which it cannot handle the second. On watermill-kafka that one comes again for ever,
+// Each application gets three orders, of which it cannot handle the second. On watermill-kafka that one comes again forever,
 // and the third never, unless there is a PoisonQueue. After the move each handler gets each order once.
 func TestMovedApplications(t *testing.T) {
 	t.Parallel()

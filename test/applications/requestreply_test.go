@@ -17,7 +17,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/test/applications/shop"
 )
 
-// What a command handler returns, what the caller is told, and what becomes of the command. The backend acks errors, which
+// What a command handler returns, what the caller learns, and what becomes of the command. The backend acks errors, which
 // would swallow the signals.
 func TestReplies(t *testing.T) {
 	t.Parallel()
