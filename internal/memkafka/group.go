@@ -147,7 +147,7 @@ func (m *member) join(ctx context.Context, topics []string) (claims map[string][
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if m.joins != nil { // nobody has answered
+	if m.joins != nil { // nobody has responded
 		m.joins = nil
 		return nil, 0, context.Cause(ctx)
 	}
