@@ -73,7 +73,7 @@ func (t *letterTopic) ensure(ctx context.Context) error {
 	return t.create(ctx)
 }
 
-// missing reports whether a broker answers that it knows no such topic. sarama's client would ask it for
+// missing reports whether a broker responds that it knows no such topic. sarama's client would ask it for
 // three quarters of a second, at each Subscribe.
 func (t *letterTopic) missing() bool {
 	if _, err := t.client.Controller(); err != nil {

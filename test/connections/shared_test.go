@@ -115,7 +115,7 @@ func TestMaxInFlightTotalOfASubscriber(t *testing.T) {
 	s.Wait(t, subscriptions*records)
 }
 
-// The end of one subscription, while its requests are not answered, does not end the others.
+// The end of one subscription, while its requests get no response, does not end the others.
 func TestOneSubscriptionEndsAmongOthers(t *testing.T) {
 	t.Parallel()
 	const others = 10 // some of which commit over the same connection
