@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -85,6 +86,10 @@ type Limits struct {
 	// MaxDeliveries replaces SubscriberConfig.MaxDeliveries, from the next nack on. 0 leaves
 	// it as it is; Unlimited means no limit.
 	MaxDeliveries int
+	// MaxPerSecond limits the deliveries of each subscription, whatever their partition: they
+	// are spaced evenly, without bursts. A record that waits for its turn counts as in flight.
+	// 0 leaves it as it is; Unlimited means no limit, which is the default.
+	MaxPerSecond float64
 }
 
 // SetLimits changes the limits of all subscriptions, including later ones, until it is
@@ -96,9 +101,15 @@ func (s *Subscriber) SetLimits(by string, l Limits) error {
 	if l.MaxDeliveries < Unlimited {
 		return fmt.Errorf("ackpolicy: MaxDeliveries: %d: want 0, to leave it, a positive number or Unlimited", l.MaxDeliveries)
 	}
+	if l.MaxPerSecond < 0 && l.MaxPerSecond != Unlimited || math.IsNaN(l.MaxPerSecond) {
+		return fmt.Errorf("ackpolicy: MaxPerSecond: %v: want 0, to leave it, a positive number or Unlimited", l.MaxPerSecond)
+	}
 	s.mu.Lock()
 	if l.MaxInFlight > 0 {
 		s.maxInFlight = l.MaxInFlight
+	}
+	if l.MaxPerSecond != 0 {
+		s.maxPerSecond = max(0, l.MaxPerSecond)
 	}
 	s.mu.Unlock()
 	if l.MaxDeliveries != 0 {
@@ -108,6 +119,9 @@ func (s *Subscriber) SetLimits(by string, l Limits) error {
 	for _, sub := range s.live() {
 		if l.MaxInFlight > 0 {
 			sub.running.SetMaxInFlight(l.MaxInFlight)
+		}
+		if l.MaxPerSecond != 0 {
+			sub.running.SetPace(max(0, l.MaxPerSecond))
 		}
 		event.Topic = sub.topic
 		sub.acted(event)
@@ -120,6 +134,13 @@ func (s *Subscriber) mostInFlight() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return cmp.Or(s.maxInFlight, s.config.MaxInFlight)
+}
+
+// mostPerSecond returns the current Limits.MaxPerSecond; 0 means no limit.
+func (s *Subscriber) mostPerSecond() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.maxPerSecond
 }
 
 // act calls a function with the subscription that has the partition of a record.
@@ -154,7 +175,7 @@ func (s *subscription) acted(e ActedEvent) {
 		fields["reason"] = e.Reason
 	}
 	if e.Action == ActionLimit {
-		fields["max_in_flight"], fields["max_deliveries"] = e.Limits.MaxInFlight, e.Limits.MaxDeliveries
+		fields["max_in_flight"], fields["max_deliveries"], fields["max_per_second"] = e.Limits.MaxInFlight, e.Limits.MaxDeliveries, e.Limits.MaxPerSecond
 	}
 	s.logger.Info("Subscription changed by hand", fields)
 	e.Group = s.sub.config.Kafka.ConsumerGroup

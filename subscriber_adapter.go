@@ -45,6 +45,7 @@ type Subscriber struct {
 	ends          map[string]time.Time // when subscriptions of a topic ended, and nobody had closed them
 	done          sync.WaitGroup       // a subscription each; added to only while not closed
 	maxInFlight   int                  // by SetLimits; 0: the configured one
+	maxPerSecond  float64              // by SetLimits; 0: no limit
 	ended         chan struct{}        // closed once they have all ended; made by the first Close
 	bound         time.Time            // of Close
 }
@@ -176,10 +177,11 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	started = true
 	sub.running = running
 	s.mu.Lock()
-	maxInFlight := s.maxInFlight
+	maxInFlight, perSecond := s.maxInFlight, s.maxPerSecond
 	s.subscriptions = append(s.subscriptions, sub)
 	delete(s.ends, topic)
 	s.mu.Unlock()
+	running.SetPace(perSecond)
 	if maxInFlight > 0 {
 		running.SetMaxInFlight(maxInFlight)
 	}

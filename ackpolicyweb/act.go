@@ -96,7 +96,7 @@ func (h *Handler) do(by string, r *http.Request) (done string, err error) {
 	case "resume":
 		return fmt.Sprintf("Resumed %s.", what), sub.Resume(by, topic, partitions...)
 	case "limit":
-		limits, err := limitsOf(form("in_flight"), form("deliveries"))
+		limits, err := limitsOf(form("in_flight"), form("deliveries"), form("per_second"))
 		if err != nil {
 			return "", err
 		}
@@ -117,7 +117,7 @@ func (h *Handler) do(by string, r *http.Request) (done string, err error) {
 }
 
 // limitsOf reads limits. An empty one is left as it is.
-func limitsOf(inFlight, deliveries string) (l ackpolicy.Limits, err error) {
+func limitsOf(inFlight, deliveries, perSecond string) (l ackpolicy.Limits, err error) {
 	for _, f := range []struct {
 		text string
 		to   *int
@@ -126,6 +126,11 @@ func limitsOf(inFlight, deliveries string) (l ackpolicy.Limits, err error) {
 			continue
 		}
 		if *f.to, err = strconv.Atoi(f.text); err != nil {
+			return l, badForm("want numbers as limits")
+		}
+	}
+	if perSecond != "" {
+		if l.MaxPerSecond, err = strconv.ParseFloat(perSecond, 64); err != nil {
 			return l, badForm("want numbers as limits")
 		}
 	}

@@ -81,13 +81,13 @@ func TestActions(t *testing.T) {
 		{form("resume", "partition", "3"), "Resumed orders/3."},
 		{form("retry", "partition", "3", "offset", "1017"), "orders/3@1017 is delivered again now."},
 		{form("reject", "partition", "3", "offset", "1017", "reason", "no such order"), "orders/3@1017 is given up."},
-		{form("limit", "in_flight", "8", "deliveries", ""), "The limits are changed."},
+		{form("limit", "in_flight", "8", "deliveries", "", "per_second", "2.5"), "The limits are changed."},
 	} {
 		if code, body := post(h, c.form, sameOrigin); code != http.StatusOK || body != c.said {
 			t.Errorf("%v: %d %s", c.form, code, body)
 		}
 	}
-	want := []string{"ada pause orders []", "ada resume orders [3]", "ada retry orders/3@1017", "ada reject orders/3@1017: no such order", "ada limits 8 in flight, 0 deliveries"}
+	want := []string{"ada pause orders []", "ada resume orders [3]", "ada retry orders/3@1017", "ada reject orders/3@1017: no such order", "ada limits 8 in flight, 0 deliveries, 2.5 per second"}
 	if did := f.actions(); !slices.Equal(did, want) {
 		t.Errorf("done: %q, want %q", did, want)
 	}
@@ -114,7 +114,7 @@ func TestBadForms(t *testing.T) {
 		"no action": form("drop"), "no partition": form("retry", "offset", "1"), "no offset": form("retry", "partition", "1"),
 		"no number": form("reject", "partition", "x", "offset", "1", "reason", "x"), "no reason": form("reject", "partition", "1", "offset", "1", "reason", " "),
 		"a long reason": form("reject", "partition", "1", "offset", "1", "reason", strings.Repeat("x", 1001)), "no such subscriber": form("pause", "subscriber", "7"),
-		"no limit": form("limit"), "a limit that is no number": form("limit", "in_flight", "x"),
+		"no limit": form("limit"), "a limit that is no number": form("limit", "in_flight", "x"), "a pace that is none": form("limit", "per_second", "fast"),
 		"negative": form("pause", "subscriber", "-1"), "a flood": form("pause", "x", strings.Repeat("x", 20<<10)),
 	} {
 		if code, body := post(h, v, sameOrigin); code != http.StatusBadRequest {

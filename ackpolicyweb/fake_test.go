@@ -78,7 +78,7 @@ func (f *fake) Reject(by, topic string, p int32, offset int64, reason string) er
 }
 
 func (f *fake) SetLimits(by string, l ackpolicy.Limits) error {
-	return f.did("%s limits %d in flight, %d deliveries", by, l.MaxInFlight, l.MaxDeliveries)
+	return f.did("%s limits %d in flight, %d deliveries, %v per second", by, l.MaxInFlight, l.MaxDeliveries, l.MaxPerSecond)
 }
 
 // set changes what the fake says.

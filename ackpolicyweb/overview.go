@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"html/template"
+	"strconv"
 	"strings"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -241,7 +242,7 @@ func (h *Handler) headOf(s *snapshot, sub *subscription) head {
 	}
 	if h.options.AllowActions != nil {
 		hd.Act = &actions{ID: fmt.Sprintf("s-%d", sub.number), Subscriber: sub.owner, Topic: sub.Topic, Partition: -1, Record: "all of " + hd.Topic, Pause: true, Resume: hd.AnyPaused,
-			InFlight: count(sub.MaxInFlight), Deliveries: deliveries(sub)}
+			InFlight: count(sub.MaxInFlight), Deliveries: deliveries(sub), PerSecond: perSecond(sub.MaxPerSecond)}
 	}
 	return hd
 }
@@ -254,6 +255,13 @@ func deliveries(sub *subscription) string {
 		return "no limit"
 	}
 	return count(sub.MaxDeliveries)
+}
+
+func perSecond(limit float64) string {
+	if limit == 0 {
+		return "no limit"
+	}
+	return strconv.FormatFloat(limit, 'g', 4, 64)
 }
 
 func tone(n int, of string) string {

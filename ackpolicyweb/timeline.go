@@ -100,6 +100,11 @@ func (t *Timeline) Hooks() (h ackpolicy.Hooks) {
 		if l := e.Limits; l.MaxDeliveries != 0 {
 			text += ", deliveries: " + count(l.MaxDeliveries)
 		}
+		if l := e.Limits; l.MaxPerSecond < 0 {
+			text += ", per second: no limit"
+		} else if l.MaxPerSecond > 0 {
+			text += ", per second: " + perSecond(l.MaxPerSecond)
+		}
 		t.add("note", string(e.Action), e.Topic, e.Partition, text)
 	}
 	return h

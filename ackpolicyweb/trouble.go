@@ -58,6 +58,7 @@ type actions struct {
 	Back       string // where a browser without script goes: "partition" or ""
 	// InFlight and Deliveries are the limits as they are; "": it has no form to change them.
 	InFlight, Deliveries string
+	PerSecond            string
 }
 
 // PauseText is on the button that pauses.

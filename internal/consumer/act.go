@@ -50,6 +50,9 @@ func (s *Subscription) SetMaxInFlight(n int) {
 	}
 }
 
+// SetPace limits the deliveries per second of all partitions together; 0 means no limit.
+func (s *Subscription) SetPace(perSecond float64) { s.pace.set(perSecond) }
+
 // obey carries out the last request for the partition of the claim.
 func (c *Claim) obey() {
 	c.pausing.Lock() // two concurrent callers both carry out the last request

@@ -34,6 +34,9 @@ var handedOut, settledByVerb = &fate{}, &fate{}
 
 func (d *Delivery) isSettled() bool { return d.fate.Load() == settledByVerb }
 
+// decided reports whether somebody has rejected the record, or it was handed out.
+func (d *Delivery) decided() bool { return d.fate.Load() != nil }
+
 // handOut gives the delivery to the application and returns nil, or returns why the record is
 // rejected instead.
 func (d *Delivery) handOut() error {
@@ -47,6 +50,7 @@ func (d *Delivery) handOut() error {
 // slot. It reports whether this call rejects the record.
 func (d *Delivery) reject(reason error) bool {
 	if d.fate.CompareAndSwap(nil, &fate{reject: reason}) {
+		d.claim.pace.look()
 		return true
 	}
 	if f := d.fate.Load(); f != handedOut && f != settledByVerb {

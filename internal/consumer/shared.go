@@ -27,6 +27,7 @@ type shared struct {
 	health     *health
 	suspicion  suspicion
 	quarantine quarantine
+	pace       *pace
 
 	late   atomic.Bool            // the application settles late; see partition.Config
 	stamps atomic.Pointer[string] // the topic's message.timestamp.type, once a letter has asked
@@ -50,7 +51,7 @@ func newShared(cfg *Config) *shared {
 	s := &shared{
 		cfg: cfg, common: cfg.Common, budget: cfg.Common.budget, limit: cfg.Common.limit, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
 		stalls: map[int32]int64{}, running: map[int32]*Claim{}, pausedByHand: map[int32]struct{}{}, leaderless: leaderless{},
-		mail: letters.New(),
+		mail: letters.New(), pace: newPace(),
 	}
 	s.clock.Store(Now())
 	s.suspicion.turn = make(chan struct{}, 1)

@@ -106,8 +106,12 @@ func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v partition.Verdic
 	return c.runTask(d, copies)
 }
 
-// runTask runs a task, unless somebody has had its record rejected before.
+// runTask runs a task when the pace allows it, unless somebody has had its record rejected
+// before.
 func (c *Claim) runTask(d *Delivery, copies *record.Copies) (v partition.Verdict, sent bool) {
+	if !c.pace.wait(c.draining, d.decided) {
+		return v, false
+	}
 	if reason := d.handOut(); reason != nil {
 		return c.giveUp(d, reason)
 	}

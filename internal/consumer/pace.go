@@ -1,0 +1,111 @@
+package consumer
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// pace spaces the deliveries of a subscription evenly in time. Slots wait for their turn in
+// the order in which they come, whatever their partition.
+type pace struct {
+	interval atomic.Int64  // between two deliveries; 0: there is no limit
+	turn     chan struct{} // has one value; whoever took it is next
+
+	mu      sync.Mutex // guards what follows
+	next    int64      // when the next delivery may begin, by Now
+	changed chan struct{}
+}
+
+// paceSlack is how late a delivery may be, because of its timer, for the next one to be on
+// time. So there are no bursts but of what is due in as much time.
+const paceSlack = int64(10 * time.Millisecond)
+
+func newPace() *pace {
+	p := &pace{turn: make(chan struct{}, 1), changed: make(chan struct{})}
+	p.turn <- struct{}{}
+	return p
+}
+
+// set changes the limit to so many deliveries per second; 0 means no limit.
+func (p *pace) set(perSecond float64) {
+	interval := int64(0)
+	if perSecond > 0 {
+		interval = int64(max(1, min(float64(time.Second)/perSecond, math.MaxInt64/4)))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.interval.Store(interval)
+	p.next = min(p.next, Now()+interval)
+	p.wake()
+}
+
+// look makes those that wait look whether they still have to.
+func (p *pace) look() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wake()
+}
+
+func (p *pace) wake() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (p *pace) changes() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.changed
+}
+
+// take begins a delivery, and returns 0, or how long that must wait.
+func (p *pace) take() (left time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := Now()
+	if now < p.next {
+		return time.Duration(p.next - now)
+	}
+	p.next = max(p.next, now-paceSlack) + p.interval.Load()
+	return 0
+}
+
+// wait returns when a delivery may begin, or need not wait any more because over returns true.
+// It returns false if stop is closed before.
+func (p *pace) wait(stop <-chan struct{}, over func() bool) bool {
+	if p.interval.Load() == 0 {
+		return true
+	}
+	turn := p.turn
+	defer func() {
+		if turn == nil {
+			p.turn <- struct{}{}
+		}
+	}()
+	for {
+		changed := p.changes()
+		if p.interval.Load() == 0 || over() {
+			return true
+		}
+		due := time.NewTimer(time.Hour)
+		if turn == nil {
+			left := p.take()
+			if left <= 0 {
+				due.Stop()
+				return true
+			}
+			due.Reset(left)
+		}
+		select {
+		case <-turn:
+			turn = nil
+		case <-due.C:
+		case <-changed:
+		case <-stop:
+			due.Stop()
+			return false
+		}
+		due.Stop()
+	}
+}
