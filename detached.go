@@ -14,8 +14,9 @@ func init() { seam.Detach = detach } // for package ackpolicytest
 // destination, and calls no hooks.
 func detach(r seam.Record) seam.Delivery {
 	config := r.Config.(SubscriberConfig)
-	config.DeadLetter, config.Hooks = nil, Hooks{}
+	config.DeadLetter, config.Hooks, config.Connections = nil, Hooks{}, nil
 	config.setDefaults()
+	_ = config.Connections.join(&config) // nobody else has them
 	logger := watermill.NopLogger{}
 	s := &subscription{
 		sub:    &Subscriber{config: config, logger: logger, watcher: r.Watcher},
