@@ -1,8 +1,6 @@
 package ackpolicy
 
 import (
-	"github.com/ThreeDotsLabs/watermill"
-
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/seam"
@@ -15,15 +13,10 @@ func init() { seam.Detach = detach } // for package ackpolicytest
 func detach(r seam.Record) seam.Delivery {
 	config := r.Config.(SubscriberConfig)
 	config.DeadLetter, config.Hooks, config.Connections = nil, Hooks{}, nil
-	config.setDefaults()
-	_ = config.Connections.join(&config) // nobody else has them
-	logger := watermill.NopLogger{}
-	s := &subscription{
-		sub:    &Subscriber{config: config, logger: logger, watcher: r.Watcher},
-		topic:  r.Record.Topic,
-		logger: logger,
-	}
-	s.sub.maxDeliveries.Store(int64(config.MaxDeliveries))
+	sub := configured(config, nil)
+	sub.watcher = r.Watcher
+	_ = sub.config.Connections.join(&sub.config) // nobody else has them
+	s := &subscription{sub: sub, topic: r.Record.Topic, logger: sub.logger}
 	d := &Delivery{sub: s, msg: r.Message}
 	d.ctx.d, d.kafka.Handle = d, (*task)(d)
 	first := int64(0)

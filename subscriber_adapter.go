@@ -71,6 +71,32 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
+	s := configured(config, logger)
+	c := &s.config.Kafka
+	//lint:ignore SA1019 an application that moves over may still set it
+	if c.OTELEnabled && c.Tracer == nil {
+		c.Tracer = kafka.NewOTELSaramaTracer()
+	}
+	var err error
+	if s.upstream, err = kafka.NewSubscriber(*c, s.logger); err != nil {
+		return nil, err
+	}
+	s.logger = s.logger.With(watermill.LogFields{"subscriber_uuid": watermill.NewShortUUID()})
+	if c.ConsumerGroup != "" {
+		s.stateful = statefulStrategies(c.OverwriteSaramaConfig)
+	}
+	if err := s.config.Connections.join(&s.config); err != nil {
+		return nil, err
+	}
+	if memory, ok := inMemory(&s.config); ok {
+		s.watcher = memory.Watcher()
+	}
+	s.closing, s.close = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// configured returns a Subscriber that cannot subscribe yet.
+func configured(config SubscriberConfig, logger watermill.LoggerAdapter) *Subscriber {
 	config.setDefaults()
 	if config.Policy != nil {
 		config.Policy = new(*config.Policy)
@@ -78,36 +104,16 @@ func NewSubscriber(config SubscriberConfig, logger watermill.LoggerAdapter) (*Su
 	if logger == nil {
 		logger = watermill.NopLogger{}
 	}
-	logger = guardLogger(logger)
-	//lint:ignore SA1019 an application that moves over may still set it
-	if config.Kafka.OTELEnabled && config.Kafka.Tracer == nil {
-		config.Kafka.Tracer = kafka.NewOTELSaramaTracer()
-	}
-	upstream, err := kafka.NewSubscriber(config.Kafka, logger)
-	if err != nil {
-		return nil, err
-	}
 	s := &Subscriber{
 		config:   config,
-		logger:   logger.With(watermill.LogFields{"subscriber_uuid": watermill.NewShortUUID()}),
-		upstream: upstream,
+		logger:   guardLogger(logger),
 		contract: config.contract(),
 		ackFirst: config.Policy != nil && *config.Policy == AckFirst,
 		topics:   map[string]int{},
 		ends:     map[string]time.Time{},
 	}
-	if config.Kafka.ConsumerGroup != "" {
-		s.stateful = statefulStrategies(config.Kafka.OverwriteSaramaConfig)
-	}
-	if err := config.Connections.join(&s.config); err != nil {
-		return nil, err
-	}
 	s.maxDeliveries.Store(int64(config.MaxDeliveries))
-	if memory, ok := inMemory(&s.config); ok {
-		s.watcher = memory.Watcher()
-	}
-	s.closing, s.close = context.WithCancel(context.Background())
-	return s, nil
+	return s
 }
 
 // String returns "kafka.Subscriber", the name of watermill-kafka's Subscriber in

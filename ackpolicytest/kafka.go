@@ -190,18 +190,9 @@ func (k *Kafka) ProduceRecord(record *sarama.ProducerMessage) (offset int64) {
 }
 
 func (k *Kafka) append(m *sarama.ProducerMessage) (offset int64, err error) {
-	record := &sarama.ConsumerMessage{Topic: m.Topic, Partition: m.Partition, Timestamp: m.Timestamp}
-	if m.Key != nil {
-		record.Key, err = m.Key.Encode()
-	}
-	if m.Value != nil && err == nil {
-		record.Value, err = m.Value.Encode()
-	}
+	record, err := recordFrom(m)
 	if err != nil {
 		return 0, err
-	}
-	for _, h := range m.Headers {
-		record.Headers = append(record.Headers, &h)
 	}
 	return k.cluster.Append(record), nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -122,7 +123,12 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 	var clock sync.WaitGroup
 	defer clock.Wait()
 	clock.Go(func() { s.keepTime(finished) })
-	finish := sync.OnceFunc(func() { s.finish(ctx, cancel, finished) })
+	var finishing atomic.Bool
+	finish := func() { // no sync.Once: whoever comes second would wait for its mutex
+		if finishing.CompareAndSwap(false, true) {
+			s.finish(ctx, cancel, finished)
+		}
+	}
 	defer after(outer, finish)()
 	defer after(closing, finish)()
 	defer finish() // also if it ends for good: another process has our static id

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
 
 // Address is where the broker is.
@@ -115,21 +117,10 @@ func (c *Cluster) Records(name string) []*sarama.ConsumerMessage {
 	var all []*sarama.ConsumerMessage
 	for _, log := range t.partitions {
 		for _, r := range log.records {
-			all = append(all, copied(r))
+			all = append(all, record.Detached(r))
 		}
 	}
 	return all
-}
-
-// copied keeps consumers from sharing bytes.
-func copied(r *sarama.ConsumerMessage) *sarama.ConsumerMessage {
-	c := *r
-	c.Key, c.Value = slices.Clone(r.Key), slices.Clone(r.Value)
-	c.Headers = nil
-	for _, h := range r.Headers {
-		c.Headers = append(c.Headers, &sarama.RecordHeader{Key: slices.Clone(h.Key), Value: slices.Clone(h.Value)})
-	}
-	return &c
 }
 
 // Ends returns the end of each partition of a topic.

@@ -4,6 +4,8 @@ import (
 	"sync"
 
 	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
 
 // fetchRecords is how many records a fetch brings at most.
@@ -89,7 +91,7 @@ func (r *partitionReader) fetch() (records []*sarama.ConsumerMessage, wait <-cha
 		return nil, c.changed
 	}
 	for _, m := range log.records[r.from:min(int64(len(log.records)), r.from+fetchRecords)] {
-		records = append(records, copied(m))
+		records = append(records, record.Detached(m))
 	}
 	return records, nil
 }
