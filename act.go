@@ -83,8 +83,8 @@ type Limits struct {
 	// MaxInFlight replaces SubscriberConfig.MaxInFlight, and must not exceed it. 0 leaves it
 	// as it is. Running handlers continue; new ones start once fewer are running.
 	MaxInFlight int
-	// MaxDeliveries replaces SubscriberConfig.MaxDeliveries, from the next nack on. 0 leaves
-	// it as it is; Unlimited means no limit.
+	// MaxDeliveries replaces that of SubscriberConfig and of each Middleware, from the next
+	// nack on. 0 leaves it as it is; Unlimited means no limit.
 	MaxDeliveries int
 	// MaxPerSecond limits the deliveries of each subscription, whatever their partition: they
 	// are spaced evenly, without bursts. A record that waits for its turn counts as in flight.
@@ -113,7 +113,7 @@ func (s *Subscriber) SetLimits(by string, l Limits) error {
 	}
 	s.mu.Unlock()
 	if l.MaxDeliveries != 0 {
-		s.maxDeliveries.Store(int64(max(0, l.MaxDeliveries)))
+		s.maxDeliveries.Store(int64(l.MaxDeliveries))
 	}
 	event := ActedEvent{By: by, Action: ActionLimit, Partition: -1, Offset: -1, Limits: l}
 	for _, sub := range s.live() {

@@ -71,7 +71,7 @@ func (s *subscription) sendLetter(d *Delivery, reason error) {
 		RejectedAt: time.Now(),
 		Handler:    d.handler(),
 	}
-	dead := s.deadLetter
+	dead := s.destination(d.settings())
 	send := func(ctx context.Context) error {
 		record, err := d.kafka.Original(ctx, s.sub.config.Kafka.Tracer != nil)
 		if err != nil {
@@ -86,14 +86,14 @@ func (s *subscription) sendLetter(d *Delivery, reason error) {
 	})
 }
 
-// openDeadLetter returns the destination of a subscription's letters.
-func (s *subscription) openDeadLetter(ctx context.Context, topic string) (DeadLetter, error) {
+// openDeadLetter returns a destination that is ready for letters of the subscription.
+func (s *subscription) openDeadLetter(ctx context.Context, configured DeadLetter) (DeadLetter, error) {
 	c := &s.sub.config
-	switch dead := c.DeadLetter.(type) {
+	switch dead := configured.(type) {
 	case DeadLetterTopic:
-		return dead.open(ctx, c, topic, s.logger)
+		return dead.open(ctx, c, s.topic, s.logger)
 	case *DeadLetterTopic:
-		return dead.open(ctx, c, topic, s.logger)
+		return dead.open(ctx, c, s.topic, s.logger)
 	case DeadLetterPublisher:
 		return newLetterPublisher(dead), nil
 	case *DeadLetterPublisher:

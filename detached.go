@@ -16,7 +16,7 @@ func detach(r seam.Record) seam.Delivery {
 	sub := configured(config, nil)
 	sub.watcher = r.Watcher
 	_ = sub.config.Connections.join(&sub.config) // nobody else has them
-	s := &subscription{sub: sub, topic: r.Record.Topic, logger: sub.logger}
+	s := &subscription{sub: sub, topic: r.Record.Topic, logger: sub.logger, detached: true}
 	d := &Delivery{sub: s, msg: r.Message}
 	d.ctx.d, d.kafka.Handle = d, (*task)(d)
 	first := int64(0)

@@ -110,7 +110,7 @@ func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partiti
 		switch {
 		case errors.Is(reason, ErrRecordGone):
 			s.logger.Error("Record lost: it was pushed out of memory, and removed from Kafka before its next delivery. There is no dead letter", reason, fields)
-		case s.deadLetter == nil:
+		case s.destination(d.settings()) == nil:
 			s.logger.Error("Record rejected: it is given up, there is no dead letter destination", orNoReason(reason), fields)
 		default:
 			fields["reason"] = textOf(orNoReason(reason))

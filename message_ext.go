@@ -64,6 +64,7 @@ type Delivery struct {
 	first    bool             // acked by AckFirst; set by the middleware
 	canceled bool             // set by Cancel
 	stage    stage            // of Run, which sets it; read by the drain
+	own      uint8            // the number of its handler's settings, see handlerSettings
 }
 
 // plan says what to do when the Router acks or nacks. The middleware leaves it, since the
@@ -98,10 +99,11 @@ func (d *Delivery) Ack() bool {
 	return d.settle(partition.Verdict{Status: partition.Acked})
 }
 
-// Nack nacks the record: it is delivered again after SubscriberConfig.Backoff or, without
-// one, kafka.SubscriberConfig.NackResendSleep. If MaxDeliveries or MaxAge is reached, the
-// record is rejected instead. Nack returns true if the delivery is nacked or rejected for
-// that reason, and false if it was settled otherwise or its partition was released.
+// Nack nacks the record: it is delivered again after Backoff (of the Middleware or the
+// Subscriber) or, without one, kafka.SubscriberConfig.NackResendSleep. If MaxDeliveries or
+// MaxAge is reached, the record is rejected instead. Nack returns true if the delivery is
+// nacked or rejected for that reason, and false if it was settled otherwise or its partition
+// was released.
 func (d *Delivery) Nack() bool { return d.nack(noDelay, nil) }
 
 // NackAfter is Nack with a delay, which starts now. The next delivery never starts before
@@ -116,8 +118,8 @@ func (d *Delivery) nack(delay time.Duration, err error) bool {
 	return d.settle(d.verdict(doNack, delay, err))
 }
 
-// Reject gives the record up: it is not delivered again. The record goes to
-// SubscriberConfig.DeadLetter, and its offset may be committed once that has stored it.
+// Reject gives the record up: it is not delivered again. The record goes to the DeadLetter of
+// the Middleware or the Subscriber, and its offset may be committed once that has stored it.
 // Without a DeadLetter, the reason is logged as an error. The reason may be nil.
 func (d *Delivery) Reject(reason error) bool {
 	if d.sub == nil {
@@ -169,7 +171,7 @@ func (d *Delivery) Status() Status {
 	if d.sub == nil {
 		return d.foreign.state(d)
 	}
-	if d.sub.sub.ackFirst {
+	if d.sub.sub.config.acksFirst() {
 		d.ackUnwrapped()
 	}
 	return Status(d.kafka.Status())
@@ -255,7 +257,7 @@ func (d *Delivery) byHand() {
 	if msg != nil && !router {
 		d.settleAs(msg, p)
 	}
-	if d.sub.sub.ackFirst {
+	if d.sub.sub.config.acksFirst() {
 		d.ackUnwrapped()
 	}
 }
@@ -344,7 +346,7 @@ func (d *Delivery) position(err error) error {
 // middlewares, and whether the record was acked before it. ok is false, and nothing is
 // recorded, if the delivery belongs to another message: one that a handler created inherits
 // the delivery with the context.
-func (d *Delivery) enter(msg *message.Message, ctx context.Context) (depth int, acked, ok bool) {
+func (d *Delivery) enter(msg *message.Message, ctx context.Context, m *guarded) (depth int, acked, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.msg != msg {
@@ -357,17 +359,15 @@ func (d *Delivery) enter(msg *message.Message, ctx context.Context) (depth int, 
 	acked = d.first
 	d.entered = ctx
 	if d.running++; d.running == 1 {
-		d.depth = 0
+		d.depth, d.own = 0, noSettings
+	}
+	if m != nil && m.settings && d.sub != nil {
+		d.own = d.sub.settingsOf(m, d.own)
+		if m.MaxAge > 0 {
+			d.began.CompareAndSwap(0, consumer.Now())
+		}
 	}
 	return int(d.running), acked, true
-}
-
-// handlerName returns the name of the last handler that ran under our middleware.
-func (s *subscription) handlerName() string {
-	if name := s.handler.Load(); name != nil {
-		return *name
-	}
-	return ""
 }
 
 // handler returns the name of the last handler that had the delivery.

@@ -14,8 +14,8 @@ import (
 )
 
 // Validate returns one error that joins every problem of the configuration: invalid
-// policies, a Classify that is never called, a ConfirmFirst without AckFirst. Call it at
-// the start of the application. It does not know SubscriberConfig.Policy.
+// policies, a Classify or other settings that are never used, a ConfirmFirst without AckFirst.
+// Call it at the start of the application. It does not know SubscriberConfig.Policy.
 func (m Middleware) Validate() error {
 	errs := m.unknown()
 	policies := append(slices.Collect(maps.Values(m.Handlers)), m.Policy)
@@ -27,10 +27,34 @@ func (m Middleware) Validate() error {
 	if m.ConfirmFirst && !slices.Contains(policies, AckFirst) {
 		errs = append(errs, errors.New("setting ConfirmFirst does nothing: no handler has the policy AckFirst"))
 	}
+	if m.MaxDeliveries < Unlimited {
+		errs = append(errs, fmt.Errorf("setting MaxDeliveries: %d: want 0 (the Subscriber's), a positive number or Unlimited", m.MaxDeliveries))
+	}
+	if m.MaxAge < Unlimited {
+		errs = append(errs, fmt.Errorf("setting MaxAge: %v: want 0 (the Subscriber's), a positive duration or Unlimited", m.MaxAge))
+	}
+	if set := m.failureSettings(); set != "" && !slices.ContainsFunc(policies, others) {
+		errs = append(errs, fmt.Errorf("setting %s does nothing: no handler has another policy than AckFirst, the zero value: set Policy, to NackOnError for example", set))
+	}
 	if len(errs) == 0 {
 		return nil
 	}
 	return fmt.Errorf("ackpolicy: bad Middleware: %w", errors.Join(errs...))
+}
+
+// failureSettings returns the names of the settings for failing records that are set.
+func (m Middleware) failureSettings() string {
+	return failureSettings(m.Backoff != nil, m.DeadLetter != nil, m.MaxAge != 0, m.MaxDeliveries != 0)
+}
+
+func failureSettings(backoff, deadLetter, maxAge, maxDeliveries bool) string {
+	var set []string
+	for i, is := range []bool{backoff, deadLetter, maxAge, maxDeliveries} {
+		if is {
+			set = append(set, []string{"Backoff", "DeadLetter", "MaxAge", "MaxDeliveries"}[i])
+		}
+	}
+	return strings.Join(set, ", ")
 }
 
 // unknown returns an error for each invalid policy.
@@ -55,7 +79,11 @@ func (m *guarded) begin(d *Delivery, policy Policy, handler string) {
 	fields := watermill.LogFields{"handler_name": handler}
 	effective := m.Middleware
 	effective.Policy = m.usual(d)
-	if err := effective.Validate(); err != nil {
+	err := effective.Validate()
+	if m.settings && d.sub == nil {
+		err = errors.Join(err, fmt.Errorf("setting %s does nothing: it requires ackpolicy.NewSubscriber", m.failureSettings()))
+	}
+	if err != nil {
 		m.logger(d).Error("The middleware cannot do what it is configured to do", err, fields)
 	}
 	_, named := m.Handlers[handler]
@@ -81,16 +109,7 @@ func (d *Delivery) failureSettings() string {
 		return ""
 	}
 	c := &d.sub.sub.config
-	var set []string
-	for name, is := range map[string]bool{
-		"Backoff": c.Backoff != nil, "DeadLetter": c.DeadLetter != nil, "MaxAge": c.MaxAge > 0, "MaxDeliveries": c.MaxDeliveries > 0,
-	} {
-		if is {
-			set = append(set, name)
-		}
-	}
-	slices.Sort(set)
-	return strings.Join(set, ", ")
+	return failureSettings(c.Backoff != nil, c.DeadLetter != nil, c.MaxAge > 0, c.MaxDeliveries > 0)
 }
 
 // roll finds names in a Handlers map that no handler has. The name of a handler is known

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -44,6 +45,20 @@ type Middleware struct {
 	// an invalid policy, the usual policy applies. It is not called for signals, and
 	// never under AckFirst.
 	Classify func(err error) (Policy, bool)
+	// MaxDeliveries, MaxAge, Backoff and DeadLetter replace the fields of SubscriberConfig with
+	// the same names for this middleware's handlers. What is zero is that of a Middleware
+	// around this one, or of the Subscriber. Unlimited turns a limit off. They require this
+	// package's Subscriber.
+	//
+	// They apply to a record that has reached the middleware, or whose subscription's last one
+	// has. So records that cannot be decoded go to SubscriberConfig.DeadLetter, and only
+	// SubscriberConfig.MaxDeliveries makes a record be detected whose handler ends the process.
+	// DeadLetter is opened for the first letter: if that fails the record is kept, and the log
+	// says so.
+	MaxDeliveries int
+	MaxAge        time.Duration
+	Backoff       func(attempt int, err error) time.Duration
+	DeadLetter    DeadLetter
 	// Logger is used for warnings, and for rejected messages of other subscribers. If
 	// it is nil, the Subscriber's logger is used, and nothing is logged for messages of
 	// other subscribers.
@@ -55,12 +70,13 @@ type Middleware struct {
 // fifth of a message's time.
 type guarded struct {
 	Middleware
-	next   message.HandlerFunc
-	chosen bool  // the policy cannot have been forgotten
-	names  *roll // nil if Handlers is empty
-	begun  atomic.Bool
-	nested sync.Once // warned of
-	broken outage.Outage
+	next     message.HandlerFunc
+	chosen   bool  // the policy cannot have been forgotten
+	settings bool  // it has some, see handlerSettings
+	names    *roll // nil if Handlers is empty
+	begun    atomic.Bool
+	nested   sync.Once // warned of
+	broken   outage.Outage
 }
 
 func (m *guarded) logger(d *Delivery) watermill.LoggerAdapter {
@@ -82,14 +98,14 @@ func (m Middleware) wrap(h message.HandlerFunc, chosen bool) message.HandlerFunc
 		err = fmt.Errorf("ackpolicy: bad Middleware, nothing is acked: %w", err)
 		return func(msg *message.Message) ([]*message.Message, error) {
 			if d, ok := FromMessage(msg); ok && d.sub != nil { // nor is SubscriberConfig.Policy followed
-				if _, _, ok := d.enter(msg, msg.Context()); ok {
+				if _, _, ok := d.enter(msg, msg.Context(), nil); ok {
 					d.leave(0, plan{})
 				}
 			}
 			return nil, err
 		}
 	}
-	g := &guarded{Middleware: m, next: h, chosen: chosen || m.ConfirmFirst || m.Policy != AckFirst}
+	g := &guarded{Middleware: m, next: h, chosen: chosen || m.ConfirmFirst || m.Policy != AckFirst, settings: m.failureSettings() != ""}
 	if len(m.Handlers) > 0 {
 		g.names = rollOf(m.Handlers)
 	}
@@ -101,11 +117,11 @@ func (m *guarded) handle(msg *message.Message) ([]*message.Message, error) {
 	d, ok := FromContext(ctx)
 	depth, void := 0, false
 	if ok {
-		depth, void, ok = d.enter(msg, ctx)
+		depth, void, ok = d.enter(msg, ctx, m)
 	}
 	if !ok {
 		d = foreignDelivery(msg, m.logger(nil))
-		depth, void, _ = d.enter(msg, ctx)
+		depth, void, _ = d.enter(msg, ctx, m)
 	}
 	policy := m.Policy
 	if !m.chosen || len(m.Handlers) > 0 {

@@ -162,7 +162,7 @@ func (s *subscription) state() SubscriptionState {
 	c, of := &s.sub.config, s.running.State()
 	st := SubscriptionState{
 		Topic: s.topic, Handler: s.handlerName(), MemberID: of.Member, Generation: of.Generation, Consuming: of.Consuming, Since: of.Since,
-		BufferedBytes: of.Bytes, MaxBufferedBytes: c.MaxBufferedBytes, MaxInFlight: s.sub.mostInFlight(), MaxDeliveries: int(s.sub.maxDeliveries.Load()), MaxUncommitted: c.MaxUncommitted, MaxPerSecond: s.sub.mostPerSecond(),
+		BufferedBytes: of.Bytes, MaxBufferedBytes: c.MaxBufferedBytes, MaxInFlight: s.sub.mostInFlight(), MaxDeliveries: s.maxDeliveries(s.handlerSettings()), MaxUncommitted: c.MaxUncommitted, MaxPerSecond: s.sub.mostPerSecond(),
 	}
 	for _, f := range of.Failing {
 		st.Failing = append(st.Failing, Failure{f.Symptom, f.Text, f.Partitions, f.Since, f.Err})

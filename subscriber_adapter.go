@@ -32,9 +32,8 @@ type Subscriber struct {
 	watcher  *seam.Watcher            // of tests; nil otherwise
 	stateful []sarama.BalanceStrategy // of the application, for one member each
 	contract plan                     // what msg.Ack and msg.Nack mean where no middleware decides
-	ackFirst bool                     // the policy where no middleware decides
 
-	maxDeliveries atomic.Int64 // 0: no limit
+	maxDeliveries atomic.Int64 // by SetLimits; 0: as configured
 
 	closing context.Context // ends with Close
 	close   context.CancelFunc
@@ -108,11 +107,9 @@ func configured(config SubscriberConfig, logger watermill.LoggerAdapter) *Subscr
 		config:   config,
 		logger:   guardLogger(logger),
 		contract: config.contract(),
-		ackFirst: config.Policy != nil && *config.Policy == AckFirst,
 		topics:   map[string]int{},
 		ends:     map[string]time.Time{},
 	}
-	s.maxDeliveries.Store(int64(config.MaxDeliveries))
 	return s
 }
 
@@ -163,7 +160,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	defer cancel(nil)
 	defer context.AfterFunc(s.closing, func() { cancel(ErrClosing) })()
 	var letters DeadLetter
-	if broken := guard("the DeadLetter", func() { letters, err = sub.openDeadLetter(starting, topic) }, nil); broken != nil {
+	if broken := guard("the DeadLetter", func() { letters, err = sub.openDeadLetter(starting, s.config.DeadLetter) }, nil); broken != nil {
 		err = fmt.Errorf("ackpolicy: topic %s: %w", topic, broken)
 	}
 	if err != nil {
@@ -205,7 +202,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		}
 		stop()
 		end()
-		if err := closeDeadLetter(letters); err != nil {
+		if err := sub.closeLetters(); err != nil {
 			sub.logger.Error("Cannot close the dead letter destination", err, nil)
 		}
 		sub.hooks.close(deadline)
@@ -350,10 +347,12 @@ type subscription struct {
 	logger           watermill.LoggerAdapter
 	hooks            *hookCalls
 	debug            bool // somebody may read debug lines
+	detached         bool // see detach: nothing stores letters
 	output           chan *message.Message
 	defaultMarshaler bool
 	interceptors     interceptors
 	deadLetter       DeadLetter // nil: none
+	settings         atomic.Pointer[[]*handlerSettings]
 	undecoded        undecoded
 	brokenBackoff    outage.Outage
 	brokenKey        outage.Outage

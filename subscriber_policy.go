@@ -21,11 +21,13 @@ func (c *SubscriberConfig) contract() plan {
 	switch {
 	case c.Policy == nil, *c.Policy == NackOnError:
 		return watermills
-	case *c.Policy == AckFirst: // at the latest; see ackTaken
+	case c.acksFirst(): // at the latest; see ackTaken
 		return plan{onAck: doAck, onNack: doAck, err: errUnexplained}
 	}
 	return plan{onAck: decide(*c.Policy, succeeded), onNack: decide(*c.Policy, failed), err: errUnexplained}
 }
+
+func (c *SubscriberConfig) acksFirst() bool { return c.Policy != nil && *c.Policy == AckFirst }
 
 // contract returns what msg.Ack and msg.Nack mean now, unless the middleware left a plan. The
 // caller holds mu.

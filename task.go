@@ -86,7 +86,7 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 		}
 	}
 	d.kafka.Taken()
-	if d.sub.sub.ackFirst {
+	if d.sub.sub.config.acksFirst() {
 		d.ackTaken(msg)
 	}
 	select { // a third case, for the drain, would cost a tenth of the throughput; Cancel nacks the message instead

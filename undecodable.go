@@ -18,6 +18,7 @@ import (
 func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	c := &s.sub.config
 	r := d.kafka.Record()
+	d.likeTheSubscriber()
 	tell(s, "Hooks.Undecodable", c.Hooks.Undecodable, UndecodableEvent{d.ref(), err})
 	if c.OnUndecodable == UndecodableReject || (c.OnUndecodable == UndecodableAuto && s.deadLetter != nil) {
 		err = fmt.Errorf("cannot be decoded: %w", err)
@@ -26,7 +27,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	}
 	delay := wait.Backoff(d.Attempt(), 100*time.Millisecond, 30*time.Second)
 	if c.Backoff != nil {
-		delay = s.backoff(d, err)
+		delay = s.backoff(d, nil, err)
 	}
 	const text = "Record cannot be decoded, retrying: it is kept, and nothing is committed past it"
 	fields := watermill.LogFields{

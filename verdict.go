@@ -18,15 +18,16 @@ func (d *Delivery) verdict(a action, delay time.Duration, err error) partition.V
 	case doAck:
 		return partition.Verdict{Status: partition.Acked, Reason: err}
 	case doReject:
-		return partition.Verdict{Status: partition.Rejected, Hold: d.sub.deadLetter != nil, Reason: err}
+		return partition.Verdict{Status: partition.Rejected, Hold: d.sub.destination(d.settings()) != nil, Reason: err}
 	case doNack:
-		if d.spent() {
+		own := d.settings()
+		if d.spent(own) {
 			return d.verdict(doReject, noDelay, err)
 		}
 		if delay == noDelay {
-			delay = d.sub.backoff(d, err)
+			delay = d.sub.backoff(d, own, err)
 		}
-		return partition.Verdict{Status: partition.Nacked, DueAt: d.sub.dueIn(delay), First: d.firstBegan(), Reason: err}
+		return partition.Verdict{Status: partition.Nacked, DueAt: d.sub.dueIn(delay), First: d.firstBegan(own), Reason: err}
 	}
 	return partition.Verdict{Reason: err}
 }
@@ -45,46 +46,52 @@ func (d *Delivery) verdictOn(msg *message.Message, a action, err error) partitio
 }
 
 // backoff returns the delay of a record that was nacked without one.
-func (s *subscription) backoff(d *Delivery, err error) time.Duration {
+func (s *subscription) backoff(d *Delivery, own *handlerSettings, err error) time.Duration {
 	delay := s.sub.config.Kafka.NackResendSleep // NoSleep is negative
-	b := s.sub.config.Backoff
+	b, of := s.sub.config.Backoff, "SubscriberConfig.Backoff"
+	if own != nil && own.backoff != nil {
+		b, of = own.backoff, "Middleware.Backoff"
+	}
 	if b == nil {
 		return max(0, delay)
 	}
-	own := delay
+	chosen := delay
 	failed := func(err error) {
 		if report, due := s.brokenBackoff.Failed(); due {
 			s.logger.Error("Backoff failed, Kafka.NackResendSleep is used instead", err, report.AddTo(nil).Add(d.fields()))
 		}
 	}
-	if broken := guard("SubscriberConfig.Backoff", func() { own = b(d.Attempt(), err) }, failed); broken != nil {
+	if broken := guard(of, func() { chosen = b(d.Attempt(), err) }, failed); broken != nil {
 		failed(broken)
-		own = delay
+		chosen = delay
 	}
-	return max(0, own)
+	return max(0, chosen)
 }
 
 // spent reports whether a nack becomes a reject.
-func (d *Delivery) spent() bool {
-	c, most := &d.sub.sub.config, d.sub.sub.maxDeliveries.Load()
-	return most > 0 && int64(d.Attempt()) >= most ||
-		c.MaxAge > 0 && consumer.Now()-d.firstBegan() >= int64(c.MaxAge)
+func (d *Delivery) spent(own *handlerSettings) bool {
+	if most := d.sub.maxDeliveries(own); most > 0 && d.Attempt() >= most {
+		return true
+	}
+	age, first := d.sub.maxAge(own), d.firstBegan(own)
+	return age > 0 && first != 0 && consumer.Now()-first >= int64(age)
 }
 
 // firstBegan returns when the record's first delivery began; 0 if nobody needs it, see timed.
-func (d *Delivery) firstBegan() int64 {
+func (d *Delivery) firstBegan(own *handlerSettings) int64 {
 	if first := d.kafka.First(); first != 0 {
 		return first
 	}
-	if d.sub.sub.config.MaxAge > 0 {
+	if d.sub.maxAge(own) > 0 {
 		return d.began.Load()
 	}
 	return 0
 }
 
-// timed reports whether the beginning of deliveries is recorded.
+// timed reports whether the beginning of deliveries is recorded. The first ones of a handler
+// with a MaxAge of its own begin when they reach its middleware.
 func (s *subscription) timed() bool {
-	return s.sub.config.MaxAge > 0 || s.sub.config.Hooks.Settled != nil
+	return s.sub.config.MaxAge > 0 || s.sub.config.Hooks.Settled != nil || s.maxAge(s.handlerSettings()) > 0
 }
 
 // dueIn returns when a delay is over. A delay may be too long to be added to a time.

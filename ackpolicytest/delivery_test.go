@@ -198,3 +198,32 @@ func TestNoPolicy(t *testing.T) {
 	_ = d.HandleNoPublish(returns(nil))
 	d.Settlement().WantAcked(t, 1)
 }
+
+// Without a middleware, the Subscriber's policy counts.
+func TestSubscriberPolicy(t *testing.T) {
+	for policy, want := range map[ackpolicy.Policy]ackpolicy.Status{
+		ackpolicy.AckFirst: ackpolicy.Acked, ackpolicy.Ack: ackpolicy.Acked, ackpolicy.RejectOnError: ackpolicy.Rejected,
+		ackpolicy.NackOnError: ackpolicy.Nacked, ackpolicy.Manual: ackpolicy.Pending,
+	} {
+		d := ackpolicytest.New(newMessage(), ackpolicytest.Record{Config: ackpolicy.SubscriberConfig{Policy: &policy}})
+		_ = d.HandleNoPublish(returns(errBoom))
+		if got := d.Status(); got != want {
+			t.Errorf("%v: %v, want %v", policy, got, want)
+		}
+	}
+}
+
+// A handler's own settings take precedence over the Subscriber's.
+func TestHandlersSettings(t *testing.T) {
+	mw := ackpolicy.Middleware{
+		Policy: ackpolicy.NackOnError, MaxDeliveries: 3, Backoff: func(int, error) time.Duration { return time.Minute },
+		DeadLetter: ackpolicy.DeadLetterTopic{},
+	}.Middleware
+	handle := func(attempt int) ackpolicytest.Settlement {
+		d := ackpolicytest.New(newMessage(), ackpolicytest.Record{Attempt: attempt, Config: ackpolicy.SubscriberConfig{MaxDeliveries: 2}})
+		_ = d.HandleNoPublish(returns(errBoom), mw)
+		return d.Settlement()
+	}
+	handle(2).WantNacked(t, 2, time.Minute)
+	handle(3).WantRejected(t, 3, errBoom)
+}

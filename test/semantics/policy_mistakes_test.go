@@ -33,6 +33,10 @@ func TestMiddlewareValidate(t *testing.T) {
 			want: []string{"Classify", "Policy"},
 		},
 		"Classify for one handler":        {mw: ackpolicy.Middleware{Classify: never, Handlers: handlers{"orders": ackpolicy.Manual}}},
+		"settings alone":                  {mw: ackpolicy.Middleware{MaxAge: time.Minute, MaxDeliveries: 3}, want: []string{"MaxAge, MaxDeliveries", "Policy"}},
+		"settings for one handler":        {mw: ackpolicy.Middleware{MaxDeliveries: 3, Handlers: handlers{"orders": ackpolicy.NackOnError}}},
+		"settings out of range":           {mw: ackpolicy.Middleware{Policy: ackpolicy.NackOnError, MaxDeliveries: -2, MaxAge: -time.Hour}, want: []string{"MaxDeliveries: -2", "MaxAge: -1h"}},
+		"no limits":                       {mw: ackpolicy.Middleware{Policy: ackpolicy.NackOnError, MaxDeliveries: ackpolicy.Unlimited, MaxAge: ackpolicy.Unlimited}},
 		"ConfirmFirst":                    {mw: ackpolicy.Middleware{ConfirmFirst: true}},
 		"ConfirmFirst without AckFirst":   {mw: ackpolicy.Middleware{ConfirmFirst: true, Policy: ackpolicy.Ack}, want: []string{"ConfirmFirst"}},
 		"ConfirmFirst for one handler":    {mw: ackpolicy.Middleware{ConfirmFirst: true, Policy: ackpolicy.Ack, Handlers: handlers{"metrics": ackpolicy.AckFirst}}},
@@ -63,6 +67,7 @@ func TestForgottenPolicyIsTold(t *testing.T) {
 	}{
 		"Classify":               {mw: ackpolicy.Middleware{Classify: never}.Middleware, reported: []string{"Classify", "Policy", "handler_name=handler"}},
 		"not in Handlers":        {mw: ackpolicy.Middleware{Handlers: handlers{"hander": ackpolicy.NackOnError}}.Middleware, reported: []string{"Middleware.Handlers", "handlers=hander", "handler_name=handler"}},
+		"its own settings":       {mw: ackpolicy.Middleware{MaxDeliveries: 3}.Middleware, reported: []string{"MaxDeliveries", "Policy", "handler_name=handler"}},
 		"in Handlers":            {mw: ackpolicy.Middleware{Handlers: handlers{"handler": ackpolicy.AckFirst}}.Middleware, change: letters},
 		"DeadLetter":             {mw: ackpolicy.Middleware{}.Middleware, change: letters, reported: []string{"DeadLetter", "Policy", "handler_name=handler"}},
 		"limits":                 {mw: ackpolicy.Middleware{}.Middleware, change: limits, reported: []string{"MaxAge, MaxDeliveries", "handler_name=handler"}},
