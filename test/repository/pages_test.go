@@ -15,6 +15,7 @@ func TestPageShowsExamples(t *testing.T) {
 		"docs/middlewares.md": {"example_middlewares_test.go", "test/middlewares/all_together_test.go"},
 		"docs/operations.md":  {"example_connections_test.go", "example_secure_test.go"},
 		"docs/cqrs.md":        {"examples/cqrs/shop.go"},
+		"docs/testing.md":     {"examples/testing/shop_test.go", "ackpolicytest/conformance_test.go"},
 	} {
 		var code string
 		for _, file := range files {
