@@ -167,7 +167,7 @@ func (p publisher) Publish(topic string, messages ...*message.Message) error {
 // Close implements message.Publisher.
 func (publisher) Close() error { return nil }
 
-// CreateTopic creates a topic. Topics that do not exist are created with one partition when
+// CreateTopic creates a topic, or adds partitions to it. Topics that do not exist are created with one partition when
 // somebody writes to them or reads from them.
 func (k *Kafka) CreateTopic(topic string, partitions int) { k.cluster.CreateTopic(topic, partitions) }
 

@@ -295,6 +295,23 @@ func TestNoGroup(t *testing.T) {
 	})
 }
 
+// Partitions that are added are read.
+func TestAddedPartitions(t *testing.T) {
+	for _, group := range []string{"shop", ""} {
+		t.Run(fmt.Sprintf("group %q", group), func(t *testing.T) {
+			ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {
+				k.Produce("orders", newMessage())
+				s := start(t, k, ackpolicy.SubscriberConfig{Kafka: kafka.SubscriberConfig{ConsumerGroup: group}}, returns(nil), ackpolicy.NackOnError.Middleware)
+				k.WaitSettled(group, "orders")
+				k.CreateTopic("orders", 2)
+				k.ProduceRecord(&sarama.ProducerMessage{Topic: "orders", Partition: 1})
+				k.WaitSettled(group, "orders")
+				s.want(t, "0/0#1", "1/0#1")
+			})
+		})
+	}
+}
+
 // What waits for a commit gets it.
 func TestCommitsThatAreAwaited(t *testing.T) {
 	ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {

@@ -72,7 +72,7 @@ type Config struct {
 }
 
 // Memory replaces sarama.NewConsumerGroupFromClient and sarama.NewConsumerFromClient. Its
-// fetches never stall, and its topics are not created again, so nobody looks for that.
+// fetches never stall, and its topics are not created again, so nobody looks for the one, and seldom for the other.
 type Memory interface {
 	ConsumerGroup(name string, client sarama.Client) (sarama.ConsumerGroup, error)
 	Consumer(client sarama.Client) (sarama.Consumer, error)

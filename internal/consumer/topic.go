@@ -123,11 +123,12 @@ func (s *Subscription) watchTopic(ctx context.Context, client sarama.Client, cha
 }
 
 func (w *topicWatch) run() {
-	ticker := time.NewTicker(topicLook)
-	defer ticker.Stop()
-	if w.s.cfg.Memory != nil {
-		ticker.Stop()
+	every := topicLook
+	if w.s.cfg.Memory != nil { // an hour passes in no time, but for each look
+		every = time.Minute
 	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
 	for {
 		var waiting []chan struct{}
 		select {

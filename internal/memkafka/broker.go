@@ -304,8 +304,8 @@ func (c *Cluster) createTopics(r *reader, w *writer) {
 	end(topics)
 }
 
-// settings are those of every topic.
-var settings = [][2]string{{"max.message.bytes", "1048588"}, {"message.timestamp.type", "CreateTime"}}
+// settings are those of every topic. With this limit, no letter is compressed.
+var settings = [][2]string{{"max.message.bytes", "104857600"}, {"message.timestamp.type", "CreateTime"}}
 
 func (c *Cluster) describeConfigs(r *reader, w *writer) {
 	w.i32(0)

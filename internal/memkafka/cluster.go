@@ -1,6 +1,7 @@
 package memkafka
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -71,8 +72,16 @@ func (c *Cluster) grow(name string, partitions int) *topic {
 		t = &topic{}
 		c.topics[name] = t
 	}
+	if len(t.partitions) >= partitions {
+		return t
+	}
 	for len(t.partitions) < partitions {
 		t.partitions = append(t.partitions, &partitionLog{})
+	}
+	for _, g := range c.groups {
+		if slices.ContainsFunc(slices.Collect(maps.Values(g.members)), func(m *member) bool { return slices.Contains(m.topics, name) }) {
+			g.rebalance()
+		}
 	}
 	return t
 }
