@@ -19,7 +19,8 @@ import (
 // Signals settle a record from anywhere below its handler: return one, wrap one, or
 // panic with one. They are control flow, and are not logged as errors. If several are
 // joined, nack takes precedence over reject, and reject over ack. An error of the
-// application's own type is a signal if its method Is or As says so.
+// application's own type is a signal if its method Is or its method As says so: one of the
+// two is enough.
 //
 // They correspond to FastStream's exceptions AckMessage, NackMessage and RejectMessage.
 var (
@@ -52,6 +53,16 @@ var (
 	// ErrNotKafka is returned by AckSync on a message of another package's subscriber.
 	ErrNotKafka = errors.New("ackpolicy: the message does not come from an ackpolicy.Subscriber, which alone can commit Kafka offsets")
 )
+
+var errNoReason = errors.New("no reason given")
+
+// orNoReason returns the reason of a reject for logs and letters.
+func orNoReason(err error) error {
+	if err == nil {
+		return errNoReason
+	}
+	return err
+}
 
 // noDelay means that the nack itself has no delay.
 const noDelay = time.Duration(-1)
@@ -99,6 +110,24 @@ func IsSignal(err error) bool {
 	}
 	found, _ := search(err)
 	return found.signal != nil || found.stopped
+}
+
+// SignalOf returns which signal err is: ErrAck, ErrNack or ErrReject, or nil if it is none.
+// Among joined signals it is the one that takes precedence. Comparing err with errors.Is is
+// not enough: that misses a signal which only a method As reveals, and finds an ErrNack that
+// is merely the reason of a reject.
+func SignalOf(err error) error {
+	sig, _ := findSignal(err)
+	if sig == nil {
+		return nil
+	}
+	switch sig.kind {
+	case signalledNack:
+		return ErrNack
+	case signalledReject:
+		return ErrReject
+	}
+	return ErrAck
 }
 
 // Settle settles the Delivery of a message's context if err is a signal, and returns err.

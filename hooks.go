@@ -1,7 +1,5 @@
 package ackpolicy
 
-import "errors"
-
 // Hooks are functions that the application is called with: what happens to its
 // records and partitions. Each may be nil. More hooks may be added to the type.
 //
@@ -102,13 +100,4 @@ func both[E any](first, second func(E)) func(E) {
 		defer second(event) // also after a panic, which is then logged
 		first(event)
 	}
-}
-
-var errNoReason = errors.New("no reason given")
-
-func orNoReason(err error) error {
-	if err == nil {
-		return errNoReason
-	}
-	return err
 }

@@ -2,7 +2,6 @@ package ackpolicycqrs
 
 import (
 	"context"
-	"errors"
 
 	"github.com/ThreeDotsLabs/watermill/components/requestreply"
 
@@ -24,20 +23,19 @@ func Backend[Result any](b requestreply.Backend[Result]) requestreply.Backend[Re
 type backend[Result any] struct{ requestreply.Backend[Result] }
 
 func (b backend[Result]) OnCommandProcessed(ctx context.Context, p requestreply.BackendOnCommandProcessedParams[Result]) error {
-	signal := p.HandleErr
-	switch {
-	case !ackpolicy.IsSignal(signal):
+	err := p.HandleErr
+	if !ackpolicy.IsSignal(err) {
 		return b.Backend.OnCommandProcessed(ctx, p)
-	case errors.Is(signal, ackpolicy.ErrNack):
-		return signal
-	case errors.Is(signal, ackpolicy.ErrReject):
-	case errors.Is(signal, ackpolicy.ErrAck):
-		p.HandleErr = nil
-	default: // the handler was stopped
-		return signal
 	}
-	if err := b.Backend.OnCommandProcessed(ctx, p); err != nil && !ackpolicy.IsSignal(err) {
+	switch ackpolicy.SignalOf(err) {
+	case ackpolicy.ErrReject:
+	case ackpolicy.ErrAck:
+		p.HandleErr = nil
+	default: // a nack, or the subscriber stopped the handler
 		return err
 	}
-	return signal
+	if failed := b.Backend.OnCommandProcessed(ctx, p); failed != nil && !ackpolicy.IsSignal(failed) {
+		return failed
+	}
+	return err
 }

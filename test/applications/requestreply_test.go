@@ -2,6 +2,7 @@ package applications_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 
@@ -31,6 +32,12 @@ func TestReplies(t *testing.T) {
 		"ErrAck":     {ackpolicy.ErrAck, nil, "", []ackpolicy.Status{ackpolicy.Acked}},
 		"RejectWith": {ackpolicy.RejectWith(testkit.ErrBoom), nil, "ackpolicy: reject: boom", []ackpolicy.Status{ackpolicy.Rejected}},
 		"ErrNack":    {ackpolicy.ErrNack, nil, "", []ackpolicy.Status{ackpolicy.Nacked, ackpolicy.Acked}},
+		"a reject by the method As": {
+			asError{ackpolicy.RejectWith(testkit.ErrBoom)}, nil, "by As: ackpolicy: reject: boom", []ackpolicy.Status{ackpolicy.Rejected},
+		},
+		"a reject whose reason is a nack": {
+			ackpolicy.RejectWith(ackpolicy.ErrNack), nil, "ackpolicy: reject: ackpolicy: nack", []ackpolicy.Status{ackpolicy.Rejected},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -63,6 +70,13 @@ func TestReplies(t *testing.T) {
 		})
 	}
 }
+
+// asError is a signal by its method As only.
+type asError struct{ signal error }
+
+func (e asError) Error() string { return "by As: " + e.signal.Error() }
+
+func (e asError) As(target any) bool { return errors.As(e.signal, target) }
 
 // A subscriber for replies that is shared by many callers gives each its own reply. Positions in the topic of the replies are
 // not stored: a caller reads from where the topic ends as it subscribes, so that it misses no reply to its own command.

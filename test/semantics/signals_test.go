@@ -98,6 +98,10 @@ func TestSignalsByIs(t *testing.T) {
 				if !ackpolicy.IsSignal(c.err) {
 					t.Error("IsSignal says no")
 				}
+				statuses := map[error]ackpolicy.Status{ackpolicy.ErrAck: ackpolicy.Acked, ackpolicy.ErrNack: ackpolicy.Nacked, ackpolicy.ErrReject: ackpolicy.Rejected}
+				if sig := ackpolicy.SignalOf(c.err); statuses[sig] != c.want {
+					t.Errorf("SignalOf: %v", sig)
+				}
 				topic := testkit.NewTopic(t, 1, testkit.Numbered(2)...)
 				settled := make(chan ackpolicy.SettledEvent, 10)
 				cfg := testkit.Config(brokertest.Group(t))
