@@ -26,10 +26,10 @@ import (
 //
 // A Connections must not be copied after first use.
 type Connections struct {
-	mu      sync.Mutex
-	first   *SubscriberConfig // of the first Subscriber; nil: there was none
-	common  *consumer.Common
-	letters map[letterKey]*connections.Pool
+	mu        sync.Mutex
+	first     *SubscriberConfig // of the first Subscriber; nil: there was none
+	resources *consumer.Resources
+	letters   map[letterKey]*connections.Pool
 }
 
 // join adds a Subscriber. Its configuration has all defaults.
@@ -37,7 +37,7 @@ func (c *Connections) join(config *SubscriberConfig) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.first == nil {
-		c.first, c.common = config, consumer.NewCommon(config.MaxBufferedBytes, config.MaxInFlightTotal)
+		c.first, c.resources = config, consumer.NewResources(config.MaxBufferedBytes, config.MaxInFlightTotal)
 		return nil
 	}
 	var errs []error

@@ -365,7 +365,7 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 	c := &s.sub.config
 	fetch, side := c.saramaConfigs()
 	cfg := consumer.Config{
-		Common: c.Connections.common, Brokers: c.Kafka.Brokers, Sarama: fetch, Side: side,
+		Resources: c.Connections.resources, Brokers: c.Kafka.Brokers, Sarama: fetch, Side: side,
 		Group: c.Kafka.ConsumerGroup, Topic: topic,
 		Logger:           s.logger,
 		Order:            c.Ordering.lanes(),

@@ -60,8 +60,8 @@ type Config struct {
 	Failed    func(topic string, partition int32, offset int64, err error, attempt int, took time.Duration)
 }
 
-// linger is how long a commit waits for handlers that are about to wait for it too: many
-// the response to a small commit comes no sooner.
+// linger is how long a commit waits for handlers that are about to wait for it too. One
+// request then serves many. The response to a smaller commit comes no sooner.
 const linger = time.Millisecond
 
 // Committer sends the commits for the partitions of one session. Close ends it.

@@ -22,7 +22,7 @@ import (
 // calls run (see intake) and then drain; the watchdog; the slots, which hand records out; and
 // the workers of its letters. Handlers, the committer and operators call it from theirs.
 type Claim struct {
-	*shared
+	*base
 
 	// Set by newClaim, and not changed.
 	topic     string
@@ -93,7 +93,7 @@ type position struct {
 func (s *Subscription) newClaim(start claimStart) *Claim {
 	cfg := s.cfg
 	c := &Claim{
-		shared: s.shared, topic: cfg.Topic, partition: start.partition, from: start.position, began: time.Now(),
+		base: s.base, topic: cfg.Topic, partition: start.partition, from: start.position, began: time.Now(),
 		logger: cfg.Logger.With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset}),
 		gate:   start.gate, logEnd: start.logEnd, committer: start.committer, reconnect: start.reconnect,
 		reader:    reread.New(start.side, cfg.Topic, start.partition, s.side.AbortLate),

@@ -37,14 +37,14 @@ type Tracer interface {
 
 // Config of a Subscription.
 type Config struct {
-	Common  *Common
-	Brokers []string
-	Sarama  *sarama.Config // a copy that may be changed
-	Side    *sarama.Config // the same for short requests
-	Group   string         // without one, every partition is read and nothing is committed
-	Topic   string
-	Tracer  Tracer // may be nil
-	Logger  watermill.LoggerAdapter
+	Resources *Resources
+	Brokers   []string
+	Sarama    *sarama.Config // a copy that may be changed
+	Side      *sarama.Config // the same for short requests
+	Group     string         // without one, every partition is read and nothing is committed
+	Topic     string
+	Tracer    Tracer // may be nil
+	Logger    watermill.LoggerAdapter
 
 	Order partition.Order
 	Key   func(*sarama.ConsumerMessage) []byte // by which partition.ByKey orders; nil means the record's own
@@ -53,7 +53,7 @@ type Config struct {
 	Due              func(r *sarama.ConsumerMessage) int64
 	MaxInFlight      int
 	MaxUncommitted   uint64 // 0: no bound
-	MaxBufferedBytes int64  // of Common
+	MaxBufferedBytes int64  // of Resources
 	MaxDeliveries    int    // 0: no limit
 	CommitInterval   time.Duration
 	CommitEach       bool // commit at every ack

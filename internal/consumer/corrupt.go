@@ -24,7 +24,7 @@ type suspicion struct {
 const suspectAfter = time.Second
 
 // suspect makes all claims look whether their partition made a fetch fail.
-func (s *shared) suspect(err error) {
+func (s *base) suspect(err error) {
 	if !reread.IsUndecodable(err) {
 		return
 	}

@@ -102,7 +102,7 @@ func (d *Delivery) Status() partition.Status { return d.claim.part.Status(&d.Del
 // Draining returns a channel that is closed when the drain of the partition begins. Whoever
 // calls it may settle late, and a drain waits for that.
 func (d *Delivery) Draining() <-chan struct{} {
-	d.claim.shared.late.Store(true)
+	d.claim.base.late.Store(true)
 	return d.claim.draining
 }
 

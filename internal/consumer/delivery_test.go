@@ -45,7 +45,7 @@ func (t *tried) UnderWay() (call string, offering bool) { return "", false }
 func TestRejectOfARecordThatWaitsToBeAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &Claim{
-			shared:   newShared(&Config{Logger: watermill.NopLogger{}, Common: NewCommon(1<<20, 0)}),
+			base:     newBase(&Config{Logger: watermill.NopLogger{}, Resources: NewResources(1<<20, 0)}),
 			part:     partition.New[Task](partition.Config[*sarama.ConsumerMessage]{MaxInFlight: 1}),
 			draining: make(chan struct{}),
 			source: (&commit.Committer{}).NewSource(commit.SourceConfig{

@@ -18,7 +18,7 @@ func TestMarksUnderAPause(t *testing.T) {
 	for name, why := range map[string]reason{"no room": noRoom, "by hand": byHand} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := &Claim{shared: newShared(&Config{Logger: watermill.NopLogger{}, Common: NewCommon(1<<20, 0)}), logger: watermill.NopLogger{}}
+				c := &Claim{base: newBase(&Config{Logger: watermill.NopLogger{}, Resources: NewResources(1<<20, 0)}), logger: watermill.NopLogger{}}
 				c.logEnd = func() int64 { return 10 }
 				c.portion = c.budget.Portion(0, c.logEnd, func(bool) {})
 				c.gate = newGate(func(bool) {})

@@ -195,7 +195,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		// Either the member that had the partition had not noticed the new topic, or we had not until now.
 		use = h.again(session, partition)
 	} else if use {
-		if start, use = h.start(session, claim); start.stale {
+		if start, use = h.startPosition(session, claim); start.stale {
 			use = h.again(session, partition)
 		}
 	}
@@ -238,9 +238,9 @@ func (h *groupHandler) again(session sarama.ConsumerGroupSession, partition int3
 	return false
 }
 
-// start returns where a claim begins. ok is false if the session ended before that was known:
+// startPosition returns where a claim begins. ok is false if the session ended before that was known:
 // a claim that does not know what is stored must not store anything.
-func (h *groupHandler) start(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (at position, ok bool) {
+func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (at position, ok bool) {
 	s, topic, partition := h.s, claim.Topic(), claim.Partition()
 	ctx, cancel := context.WithTimeout(session.Context(), storedPatience)
 	defer cancel()

@@ -202,7 +202,7 @@ func (in *intake) count(m *sarama.ConsumerMessage, bytes, largest int) {
 // window is too full.
 func (in *intake) regulate() {
 	if in.budget.Crowded() {
-		in.common.evict()
+		in.resources.evict()
 	}
 	if in.taken >= within {
 		in.taken = 0
@@ -261,7 +261,7 @@ func (in *intake) rest() {
 	in.portion.Update()
 	// A claim that waits for room may be using it itself, below the crowded level.
 	if in.budget.Crowded() || in.gate.has(noRoom) {
-		in.common.evict()
+		in.resources.evict()
 	}
 	in.watch()
 }
@@ -285,7 +285,7 @@ func (in *intake) catchUp() {
 		}
 	}
 	if in.budget.Crowded() {
-		in.common.evict()
+		in.resources.evict()
 	}
 	in.portion.Looked()
 }

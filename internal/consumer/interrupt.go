@@ -62,7 +62,7 @@ func (i *interrupter) begin(ctx context.Context) {
 	i.sessionEnd = end
 	i.session.Store(true)
 	i.left = after(ctx, func() {
-		awaitClaims(i.s.shared, end)
+		awaitClaims(i.s.base, end)
 		for wait.For(i.patience(), end) {
 			i.interrupt()
 		}

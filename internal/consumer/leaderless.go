@@ -70,7 +70,7 @@ func (c *fetchClient) readable(topic string, partition int32) error {
 }
 
 // unreadable takes note of whether a partition can be begun.
-func (s *shared) unreadable(p int32, err error) {
+func (s *base) unreadable(p int32, err error) {
 	s.claimsMu.Lock()
 	last, was := s.leaderless[p]
 	if err != nil {

@@ -140,7 +140,7 @@ func (c *Claim) print(d *Delivery, status partition.Status) uint32 {
 
 // fingerprint is a number by which a record is known again. Headers are left out where a
 // tracer writes into them before they come here.
-func (s *shared) fingerprint(r *sarama.ConsumerMessage) uint32 {
+func (s *base) fingerprint(r *sarama.ConsumerMessage) uint32 {
 	var h ledger.Hash
 	if s.cfg.Tracer == nil {
 		for _, header := range r.Headers {

@@ -74,7 +74,7 @@ func (s *Subscription) State() State {
 }
 
 // assigned returns the claims.
-func (s *shared) assigned() []*Claim {
+func (s *base) assigned() []*Claim {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	return slices.Collect(maps.Keys(s.claims))
@@ -112,7 +112,7 @@ func (s *Subscription) Window(p int32, most int) (records []partition.Held, sect
 }
 
 // claim returns the claim of a partition that is not draining, or nil if there is none.
-func (s *shared) claim(p int32) *Claim {
+func (s *base) claim(p int32) *Claim {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	return s.running[p]

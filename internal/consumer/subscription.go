@@ -20,7 +20,7 @@ import (
 
 // Subscription reads one topic until the context given to Start ends, or its Subscriber closes.
 type Subscription struct {
-	*shared
+	*base
 	values      context.Context    // the context of Subscribe, for its values only
 	dialer      *dial.Dialer       // of its own connections
 	side        *connections.Lease // of those that it shares
@@ -40,7 +40,7 @@ type Subscription struct {
 // whose values messages inherit, or closing ends.
 func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	s := &Subscription{
-		shared:    newShared(&cfg),
+		base:      newBase(&cfg),
 		values:    ctx,
 		done:      make(chan struct{}),
 		positions: map[int32]int64{},
@@ -54,7 +54,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	defer cancel(nil)
 	defer context.AfterFunc(closing, func() { cancel(ErrClosing) })()
 	var err error
-	if s.side, err = cfg.Common.join(starting, &cfg); err != nil {
+	if s.side, err = cfg.Resources.join(starting, &cfg); err != nil {
 		return nil, s.cannotConnect(err)
 	}
 	s.dialer = dial.New(cfg.Sarama)
@@ -113,8 +113,8 @@ func (s *Subscription) open(ctx context.Context) (*clients, *solo, error) {
 
 func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo) {
 	defer s.end()
-	s.common.enter(s.shared)
-	defer s.common.exit(s.shared)
+	s.resources.enter(s.base)
+	defer s.resources.exit(s.base)
 	go s.health.run()
 	defer s.health.close()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -167,7 +167,7 @@ func (s *Subscription) finish(ctx context.Context, cancel context.CancelFunc, fi
 	// rebalance cannot commit any more.
 	// The generation of an eager member is valid throughout its drain.
 	if s.cooperative && s.cfg.Group != "" {
-		awaitClaims(s.shared, time.After(s.cfg.DrainTimeout+drainGrace))
+		awaitClaims(s.base, time.After(s.cfg.DrainTimeout+drainGrace))
 	}
 	cancel()
 	// If the broker is gone, requests under way only end at their timeouts. What follows takes
@@ -224,7 +224,7 @@ func (s *Subscription) abandon() {
 }
 
 // awaitClaims returns once no claim is left or done is closed.
-func awaitClaims[T any](s *shared, done <-chan T) {
+func awaitClaims[T any](s *base, done <-chan T) {
 	for {
 		s.claimsMu.Lock()
 		n, left := len(s.claims), s.left

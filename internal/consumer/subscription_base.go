@@ -11,18 +11,18 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// shared is what the claims of a subscription have in common.
+// base is what the claims of a subscription have in common.
 //
 // Its mutexes are leaves, see docs/design.md: nothing is called with one held but a
 // partition's Next.
-type shared struct {
+type base struct {
 	cfg        *Config       // not changed
 	closing    chan struct{} // closed by the subscription at the beginning of its end
 	closeBegan time.Time     // written before closing is closed, read after it
 
-	common     *Common          // what is shared with other subscriptions
-	budget     *budget.Budget   // of common
-	limit      *partition.Limit // of common; nil: none
+	resources  *Resources       // what is shared with other subscriptions
+	budget     *budget.Budget   // of resources
+	limit      *partition.Limit // of resources; nil: none
 	mail       *letters.Mail
 	health     *health
 	suspicion  suspicion
@@ -47,9 +47,9 @@ type shared struct {
 	leaderless   leaderless      // written by sarama's goroutines, through the client
 }
 
-func newShared(cfg *Config) *shared {
-	s := &shared{
-		cfg: cfg, common: cfg.Common, budget: cfg.Common.budget, limit: cfg.Common.limit, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
+func newBase(cfg *Config) *base {
+	s := &base{
+		cfg: cfg, resources: cfg.Resources, budget: cfg.Resources.budget, limit: cfg.Resources.limit, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
 		stalls: map[int32]int64{}, running: map[int32]*Claim{}, pausedByHand: map[int32]struct{}{}, leaderless: leaderless{},
 		mail: letters.New(), pace: newPace(),
 	}
@@ -60,7 +60,7 @@ func newShared(cfg *Config) *shared {
 }
 
 // partitions returns those that are consumed, and of each whether it is paused.
-func (s *shared) partitions() map[int32]bool {
+func (s *base) partitions() map[int32]bool {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	paused := make(map[int32]bool, len(s.claims))
@@ -76,7 +76,7 @@ func (s *shared) partitions() map[int32]bool {
 }
 
 // probe asks the brokers whether partitions can be fetched.
-func (s *shared) probe(c *clients) func(partitions []int32) map[int32]error {
+func (s *base) probe(c *clients) func(partitions []int32) map[int32]error {
 	return func(partitions []int32) map[int32]error {
 		from := map[int32]int64{}
 		s.claimsMu.Lock()
@@ -90,7 +90,7 @@ func (s *shared) probe(c *clients) func(partitions []int32) map[int32]error {
 	}
 }
 
-func (s *shared) closingNow() bool {
+func (s *base) closingNow() bool {
 	select {
 	case <-s.closing:
 		return true
@@ -101,7 +101,7 @@ func (s *shared) closingNow() bool {
 
 // fetched is called by sarama once it has handed out what a fetch brought for a
 // partition, before it sends the next one.
-func (s *shared) fetched(p int32) {
+func (s *base) fetched(p int32) {
 	s.health.asked(p)
 	s.claimsMu.Lock()
 	c := s.running[p]
@@ -112,7 +112,7 @@ func (s *shared) fetched(p int32) {
 }
 
 // reading records whether the goroutine of the claim reads its messages.
-func (s *shared) reading(c *Claim, on bool) {
+func (s *base) reading(c *Claim, on bool) {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	if on {
@@ -122,7 +122,7 @@ func (s *shared) reading(c *Claim, on bool) {
 	}
 }
 
-func (s *shared) enter(c *Claim) bool {
+func (s *base) enter(c *Claim) bool {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	if s.over {
@@ -133,14 +133,14 @@ func (s *shared) enter(c *Claim) bool {
 }
 
 // shut reports whether no claim is left. Then none enters any more.
-func (s *shared) shut() bool {
+func (s *base) shut() bool {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	s.over = s.over || len(s.claims) == 0
 	return s.over
 }
 
-func (s *shared) exit(c *Claim) {
+func (s *base) exit(c *Claim) {
 	c.portion.Exit()
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()

@@ -21,7 +21,7 @@ func TestNewTopicAsASessionBegins(t *testing.T) {
 	known, cancel := context.WithCancel(context.Background())
 	cancel()
 	for range 20000 {
-		s := &Subscription{shared: &shared{cfg: &Config{}}}
+		s := &Subscription{base: &base{cfg: &Config{}}}
 		s.topic.saw(sarama.Uuid{1}, 0)
 		session, end := context.WithCancelCause(context.Background())
 		h := &groupHandler{s: s, watch: &topicWatch{ctx: known}, committer: &commit.Committer{}, endSession: end}

@@ -13,7 +13,8 @@ func (p *Partition[R, H]) Take(d *Delivery[R, H]) (Work, bool) {
 //
 //  1. The partition hands out records at all: it is running and not paused.
 //  2. There is a free place: of MaxInFlight, or of the fewer ones of Careful; and of Limit.
-//  3. A record is ready: the first one of a lane that nothing holds.
+//  3. A record is ready: the first one of a lane that nothing holds. MaxUncommitted keeps
+//     records out of the lanes, see admit.
 //
 // One place beyond those is for the oldest record, see takeOldest.
 func (p *Partition[R, H]) take(d *Delivery[R, H]) bool {
