@@ -260,7 +260,7 @@ func (c wallClock) partition(p *consumer.ClaimState) PartitionState {
 	return st
 }
 
-func (c wallClock) record(h *partition.Held) *RecordState {
+func (c wallClock) record(h *partition.RecordState) *RecordState {
 	r := &RecordState{
 		Offset: h.Offset, Key: h.Key, Status: RecordStatus(h.State), Since: c.at(h.Since), Attempt: h.Attempt,
 		NextDelivery: c.at(h.DueAt), Rejected: h.Rejected,

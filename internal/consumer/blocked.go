@@ -20,13 +20,13 @@ type Blocked struct {
 	Commit  error // why the commit of Offset is not confirmed; nil if the record holds the partition
 }
 
-// held describes what keeps the window of a paused partition full.
-type held struct {
-	offset int64
-	passed uint64 // records that the limit has let pass
-	commit bool   // the commit of offset holds it, not the record
-	since  time.Time
-	told   bool
+// blocker describes what keeps the window of a paused partition full.
+type blocker struct {
+	offset   int64
+	passed   uint64 // records that the limit has let pass
+	commit   bool   // the commit of offset holds it, not the record
+	since    time.Time
+	reported bool
 }
 
 var errUnconfirmed = errors.New("the commit has no response yet")
@@ -35,7 +35,7 @@ var errUnconfirmed = errors.New("the commit has no response yet")
 // blockedAfter.
 func (in *intake) watch() {
 	if in.gate.has(byHand) {
-		in.held = held{} // nothing is settled because nothing is handed out
+		in.blocker = blocker{} // nothing is settled because nothing is handed out
 		return
 	}
 	load := in.part.Load()
@@ -57,16 +57,16 @@ func (in *intake) watch() {
 		now.Offset, now.Attempt = in.part.Mark().Offset, 0
 		now.State = "settled, but commits fail"
 	}
-	if in.held.since.IsZero() || in.held.offset != now.Offset || in.held.passed != load.Admitted || in.held.commit != byCommit {
-		in.held = held{offset: now.Offset, passed: load.Admitted, commit: byCommit, since: time.Now()}
+	if in.blocker.since.IsZero() || in.blocker.offset != now.Offset || in.blocker.passed != load.Admitted || in.blocker.commit != byCommit {
+		in.blocker = blocker{offset: now.Offset, passed: load.Admitted, commit: byCommit, since: time.Now()}
 		return
 	}
-	if in.held.told || time.Since(in.held.since) <= blockedAfter {
+	if in.blocker.reported || time.Since(in.blocker.since) <= blockedAfter {
 		return
 	}
-	in.held.told = true
+	in.blocker.reported = true
 	if !byCommit && in.blockedSince.IsZero() {
-		in.blockedSince = in.held.since
+		in.blockedSince = in.blocker.since
 	}
 	if byCommit {
 		if now.Commit = in.source.Failure(); now.Commit == nil {
@@ -79,8 +79,8 @@ func (in *intake) watch() {
 	}
 }
 
-// goesOn reports that a partition is no longer blocked by a record.
-func (in *intake) goesOn() {
+// continues reports that a partition is no longer blocked by a record.
+func (in *intake) continues() {
 	if !in.blockedSince.IsZero() {
 		in.logger.Info("Partition continues", watermill.LogFields{"failing_for": time.Since(in.blockedSince).Round(time.Millisecond).String()})
 		in.blockedSince = time.Time{}

@@ -159,7 +159,7 @@ func (c *Claim) newPartition(left *ledger.Ledger, stored bool) *partition.Partit
 		Fingerprint:    c.fingerprint,
 		Marks:          left.Blocks,
 		Open:           opens(left),
-		Held:           c.committer != nil && !stored,
+		Unopened:       c.committer != nil && !stored,
 	}
 	if c.careful.Load() {
 		cfg.Careful = carefulGroup

@@ -116,7 +116,7 @@ func (c *Claim) close(r *Released) (running []*Delivery) {
 	}
 	r.Left, r.Running = left, len(running)
 	close(c.spent)
-	c.part.Forget()
+	c.part.LeaveLimit()
 	c.cancel(r.Cause)
 	for _, d := range running {
 		d.Handle.Cancel()

@@ -106,12 +106,12 @@ func newHealth(logger watermill.LoggerAdapter, closing func() bool, claims func(
 		changed: time.Now(),
 		kick:    make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	h.forget()
+	h.reset()
 	return h
 }
 
-// forget resets everything after an outage.
-func (h *health) forget() {
+// reset clears everything after an outage.
+func (h *health) reset() {
 	for k := range symptoms {
 		h.open[k], h.had[k], h.reported[k] = map[int32]*failure{}, map[int32]struct{}{}, false
 	}
@@ -301,7 +301,7 @@ func (h *health) examine() bool {
 			had = append(had, at(k, h.had[k]))
 		}
 	}
-	h.forget()
+	h.reset()
 	if len(had) > 0 {
 		h.ended = now
 	}

@@ -46,7 +46,7 @@ type intake struct {
 	poll    *time.Ticker
 	due     *time.Timer // fires when the next redelivery is due
 
-	held         held
+	blocker      blocker
 	blockedSince time.Time // since when; zero if no record was reported as blocking
 }
 
@@ -76,7 +76,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	for {
 		in.follow()
 		select {
-		case m, ok := <-in.next():
+		case m, ok := <-in.incoming():
 			if !ok || !in.take(m) {
 				return
 			}
@@ -139,14 +139,14 @@ func (in *intake) follow() {
 		in.polling = true
 		in.poll.Reset(pollPaused)
 	default:
-		in.polling, in.held = false, held{}
+		in.polling, in.blocker = false, blocker{}
 		in.poll.Stop()
-		in.goesOn()
+		in.continues()
 	}
 }
 
-// next returns the channel of the next record, or nil if none is taken now.
-func (in *intake) next() <-chan *sarama.ConsumerMessage {
+// incoming returns the channel of the next record, or nil if none is taken now.
+func (in *intake) incoming() <-chan *sarama.ConsumerMessage {
 	if in.holding {
 		return nil
 	}

@@ -13,7 +13,7 @@ import (
 type Slow struct {
 	Topic     string
 	Partition int32
-	Oldest    partition.Held // the record whose handler began first
+	Oldest    partition.RecordState // the record whose handler began first
 	For       time.Duration
 	Handlers  int // the number of slow handlers
 }

@@ -44,8 +44,8 @@ type ClaimState struct {
 	CommitErr      error // of the last commit
 	Unmarked       int   // settled records whose marks had no room in it
 	Bytes          int64
-	Paused         []string        // why nothing is fetched
-	Slow           *partition.Held // the record whose handler has run longest, if longer than Config.HandlerSlow
+	Paused         []string               // why nothing is fetched
+	Slow           *partition.RecordState // the record whose handler has run longest, if longer than Config.HandlerSlow
 	SlowHandlers   int
 	Undecodable    bool // nothing is fetched because a batch cannot be decoded
 	partition.Overview
@@ -102,7 +102,7 @@ func (c *Claim) state() ClaimState {
 
 // Window describes at most so many records of an assigned partition, the oldest first. ok is
 // false if the partition is not assigned.
-func (s *Subscription) Window(p int32, most int) (records []partition.Held, sections []partition.Section, ok bool) {
+func (s *Subscription) Window(p int32, most int) (records []partition.RecordState, sections []partition.Section, ok bool) {
 	c := s.claim(p)
 	if c == nil {
 		return nil, nil, false

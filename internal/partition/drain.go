@@ -87,7 +87,7 @@ func (p *Partition[R, H]) Close() (Left, []*Delivery[R, H]) {
 		if e.d != nil && e.d.finished {
 			e.d.drop()
 		}
-		p.forget(e)
+		p.dropBytes(e)
 		return true
 	})
 	var unfinished []*Delivery[R, H]

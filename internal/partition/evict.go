@@ -33,7 +33,7 @@ func (p *Partition[R, H]) Evict(soon int64) {
 			if e.d != nil {
 				e.d.drop()
 			}
-			p.forget(e)
+			p.dropBytes(e)
 		}
 		return true
 	})
@@ -64,8 +64,8 @@ func (p *Partition[R, H]) waits(e *entry[R, H], soon int64) bool {
 	return false
 }
 
-// forget drops the bytes of a record that is settled or pushed out.
-func (p *Partition[R, H]) forget(e *entry[R, H]) {
+// dropBytes drops the bytes of a record that is settled or pushed out.
+func (p *Partition[R, H]) dropBytes(e *entry[R, H]) {
 	if e.evicted {
 		return
 	}

@@ -99,7 +99,7 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 	}
 	i.sum += e.print
 	p.set(e, unverified)
-	p.forget(e)
+	p.dropBytes(e)
 	if b := &i.blocks[0]; e.offset+1 == b.End() {
 		p.decide(i.sum == b.Sum)
 	}
@@ -116,10 +116,10 @@ func (p *Partition[R, H]) remember(seq uint64, o *Open) {
 }
 
 // decide ends the reading of a block: either its marks hold, or its records are delivered.
-func (p *Partition[R, H]) decide(hold bool) {
+func (p *Partition[R, H]) decide(valid bool) {
 	i := &p.inherited
 	b := &i.blocks[0]
-	if !hold {
+	if !valid {
 		p.rare.doubted = append(p.rare.doubted, ledger.Run{From: b.Runs[0].From, To: b.End()})
 	}
 	first := i.from(p.tail)
@@ -128,7 +128,7 @@ func (p *Partition[R, H]) decide(hold bool) {
 	for seq := first; seq < p.tail; seq++ {
 		switch e := p.at(seq); {
 		case e.state != unverified:
-		case hold:
+		case valid:
 			p.ahead++
 			p.exit(e)
 			c, bit := p.chunk(seq), uint64(1)<<(seq%span)

@@ -5,16 +5,16 @@ import "math"
 // lane is a queue of records that are handled one at a time. The lane of an Unordered
 // partition is an exception: any number of its records is handled at once.
 type lane struct {
-	key         string
-	keyed       bool           // it is in Partition.lanes under key
-	first, last uint64         // records that were never delivered, in order, as seq+1; 0 if there is none
-	n           int            // the number of these
-	parked      heap[sequence] // nacked and delayed records
-	held        bool           // parkedFirst, when it was last weighed
-	live        int            // unsettled records
-	inFlight    int            // unfinished deliveries
-	queued      bool           // it is in the ready queue
-	next        *lane          // in the ready queue or the free list
+	key          string
+	keyed        bool           // it is in Partition.lanes under key
+	first, last  uint64         // records that were never delivered, in order, as seq+1; 0 if there is none
+	n            int            // the number of these
+	parked       heap[sequence] // nacked and delayed records
+	behindParked bool           // parkedFirst, when it was last weighed
+	live         int            // unsettled records
+	inFlight     int            // unfinished deliveries
+	queued       bool           // it is in the ready queue
+	next         *lane          // in the ready queue or the free list
 }
 
 type laneQueue struct {
@@ -93,7 +93,7 @@ func (p *Partition[R, H]) join(seq uint64, e *entry[R, H]) {
 	}
 	l.last = seq + 1
 	l.n++
-	if !l.held {
+	if !l.behindParked {
 		p.nready++
 	}
 	p.enqueue(l)
@@ -101,9 +101,9 @@ func (p *Partition[R, H]) join(seq uint64, e *entry[R, H]) {
 
 // weigh makes the queued records of a lane count as ready, unless a parked one is before them.
 func (p *Partition[R, H]) weigh(l *lane) {
-	if held := l.parkedFirst(); held != l.held {
-		l.held = held
-		if held {
+	if behind := l.parkedFirst(); behind != l.behindParked {
+		l.behindParked = behind
+		if behind {
 			p.nready -= l.n
 		} else {
 			p.nready += l.n
@@ -163,7 +163,7 @@ func (p *Partition[R, H]) pop() (uint64, bool) {
 			p.release(l) // it was emptied, or a record is in flight, since it was queued
 			continue
 		}
-		seq, ok := p.next(l)
+		seq, ok := p.takeFrom(l)
 		if p.cfg.Order == Unordered {
 			p.enqueue(l)
 		}
@@ -174,8 +174,8 @@ func (p *Partition[R, H]) pop() (uint64, bool) {
 	return 0, false
 }
 
-// next removes the first deliverable record of a lane for which canTake reports true.
-func (p *Partition[R, H]) next(l *lane) (uint64, bool) {
+// takeFrom removes the first deliverable record of a lane for which canTake reports true.
+func (p *Partition[R, H]) takeFrom(l *lane) (uint64, bool) {
 	if p.cfg.Order == Unordered {
 		for len(p.redo) > 0 {
 			seq := p.redo[0]
@@ -200,7 +200,7 @@ func (p *Partition[R, H]) shift(l *lane) uint64 {
 		l.last = 0
 	}
 	l.n--
-	if !l.held {
+	if !l.behindParked {
 		p.nready--
 	}
 	if len(l.parked) > 0 {

@@ -110,8 +110,8 @@ func (l *Limit) passOn(w *Waiter) (granted []*Waiter) {
 	return granted
 }
 
-// Forget removes a closed partition from the queue and wakes all that can use its places.
-func (p *Partition[R, H]) Forget() {
+// LeaveLimit removes a closed partition from the queue and wakes all that can use its places.
+func (p *Partition[R, H]) LeaveLimit() {
 	l := p.cfg.Limit
 	if l == nil {
 		return

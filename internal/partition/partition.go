@@ -70,8 +70,8 @@ type Config[R any] struct {
 	Detach func(record R) R
 	// Clock has the time for the ages of states. It may be coarse. nil means no ages.
 	Clock *atomic.Int64
-	// Held makes the partition hand out nothing before Open.
-	Held bool
+	// Unopened makes the partition hand out nothing before Open.
+	Unopened bool
 	// Start is the offset of the first record that can come.
 	Start int64
 	// Marks has the blocks of records that an earlier owner settled, and Open the other
@@ -127,7 +127,7 @@ const (
 type phase uint8
 
 const (
-	held     phase = iota // nothing is handed out yet
+	unopened phase = iota // nothing is handed out yet
 	running               // records are handed out
 	draining              // nothing is handed out any more
 	closed                // nothing settles any more
@@ -203,8 +203,8 @@ func New[H, R any](cfg Config[R]) *Partition[R, H] {
 	}
 	p.moved = p.clock()
 	p.inherits.Store(len(cfg.Marks)+len(cfg.Open) > 0)
-	if cfg.Held {
-		p.phase = held
+	if cfg.Unopened {
+		p.phase = unopened
 	}
 	return p
 }
@@ -311,11 +311,11 @@ func (p *Partition[R, H]) Poke() Work {
 	return p.work()
 }
 
-// Open ends Config.Held.
+// Open ends Config.Unopened.
 func (p *Partition[R, H]) Open() Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.phase == held {
+	if p.phase == unopened {
 		p.phase = running
 	}
 	return p.work()

@@ -179,7 +179,7 @@ func (p *Partition[R, H]) settledLate() {
 
 // done settles a record.
 func (p *Partition[R, H]) done(seq uint64, e *entry[R, H]) {
-	p.forget(e)
+	p.dropBytes(e)
 	p.settledTries(seq)
 	if e.state != confirming {
 		p.mark(seq, e)

@@ -52,8 +52,8 @@ const (
 	mostKey   = 256
 )
 
-// Held describes an unsettled record.
-type Held struct {
+// RecordState describes an unsettled record.
+type RecordState struct {
 	Offset  int64
 	Key     []byte // a copy, cut at 256 bytes, of that of its lane, or its own; nil if it has none, or was pushed out of memory
 	State   State
@@ -67,7 +67,7 @@ type Held struct {
 
 // Overview is a snapshot of a window.
 type Overview struct {
-	Oldest      *Held // the record that holds the watermark; nil if everything is settled
+	Oldest      *RecordState // the record that holds the watermark; nil if everything is settled
 	Counts      Counts
 	Watermark   int64
 	Next        int64 // the offset after the last record
@@ -178,9 +178,9 @@ func (p *Partition[R, H]) Asked(d *Delivery[R, H]) int64 {
 	return p.asked[d.seq]
 }
 
-func (p *Partition[R, H]) held(seq uint64) *Held {
+func (p *Partition[R, H]) recordState(seq uint64) *RecordState {
 	e := p.at(seq)
-	h := &Held{Offset: e.offset, State: e.state, Since: e.since, Attempt: e.attempt, Tries: slices.Clone(p.tries[seq]), Rejected: p.condemned[seq]}
+	h := &RecordState{Offset: e.offset, State: e.state, Since: e.since, Attempt: e.attempt, Tries: slices.Clone(p.tries[seq]), Rejected: p.condemned[seq]}
 	if e.state.timed() || e.state == nacked {
 		h.DueAt = e.dueAt
 	}
@@ -206,14 +206,14 @@ func (p *Partition[R, H]) Overview() Overview {
 	}
 	o.Next, o.Ready, o.Uncommitted, o.Blocked = p.lastOffset()+1, p.nready, max(0, p.uncommitted(p.taken)), p.phase <= running && p.blocked()
 	if p.head < p.tail {
-		o.Oldest = p.held(p.head)
+		o.Oldest = p.recordState(p.head)
 	}
 	return o
 }
 
 // Slow returns the delivery whose handler has run longest, and how many handlers began before a
 // time, by Config.Clock. It returns nil if none did.
-func (p *Partition[R, H]) Slow(before int64) (oldest *Held, n int) {
+func (p *Partition[R, H]) Slow(before int64) (oldest *RecordState, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var first *Delivery[R, H]
@@ -231,9 +231,9 @@ func (p *Partition[R, H]) Slow(before int64) (oldest *Held, n int) {
 		return nil, 0
 	}
 	if e := p.live(first.seq); e != nil && e.d == first {
-		oldest = p.held(first.seq)
+		oldest = p.recordState(first.seq)
 	} else { // settled, and its handler continues
-		oldest = &Held{Offset: first.offset, State: settled, Attempt: int(first.attempt)}
+		oldest = &RecordState{Offset: first.offset, State: settled, Attempt: int(first.attempt)}
 	}
 	oldest.Since = since
 	return oldest, n
@@ -249,7 +249,7 @@ type Section struct {
 // Window describes at most so many unsettled records, the oldest first, and the sections
 // that contain them. The result is not of one moment: the lock is held for one section at a
 // time.
-func (p *Partition[R, H]) Window(most int) (records []Held, sections []Section) {
+func (p *Partition[R, H]) Window(most int) (records []RecordState, sections []Section) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for seq := p.head; seq < p.tail && p.chunks != nil; {
@@ -263,7 +263,7 @@ func (p *Partition[R, H]) Window(most int) (records []Held, sections []Section) 
 				if e := &c.entries[at%span]; e.state != settled {
 					s.Counts[e.state]++
 					if len(records) < most {
-						records = append(records, *p.held(at))
+						records = append(records, *p.recordState(at))
 					}
 				}
 			}
