@@ -269,7 +269,7 @@ func (k *Kafka) open(group, topic string) (texts []string) {
 	return texts
 }
 
-// Crash ends the process: its connections are cut, its groups go on without it, and nothing
+// Crash ends the process: its connections are cut, its groups continue without it, and nothing
 // that it still does has an effect. Its handlers are not stopped, which a test cannot do. The
 // next process needs new Subscribers and Routers.
 func (k *Kafka) Crash() {

@@ -66,10 +66,10 @@ const linger = time.Millisecond
 
 // Committer sends the commits for the partitions of one session. Close ends it.
 type Committer struct {
-	cfg     Config
-	session Session
-	teller  *teller
-	settle  time.Duration // settleAfter, except in tests
+	cfg      Config
+	session  Session
+	reporter *reporter
+	settle   time.Duration // settleAfter, except in tests
 
 	mu      sync.Mutex
 	sources map[*Source]struct{}
@@ -89,7 +89,7 @@ func New(cfg Config, session Session) *Committer {
 		cfg.Abort = func() {}
 	}
 	c := &Committer{
-		cfg: cfg, session: session, teller: newTeller(), cadence: newCadence(cfg.Interval), settle: settleAfter,
+		cfg: cfg, session: session, reporter: newReporter(), cadence: newCadence(cfg.Interval), settle: settleAfter,
 		sources: map[*Source]struct{}{},
 		urge:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
@@ -113,7 +113,7 @@ func (c *Committer) Close() {
 		select {
 		case <-c.done:
 			timer.Stop()
-			c.teller.close(closePatience)
+			c.reporter.close(closePatience)
 			return
 		case <-timer.C:
 			c.cfg.Abort()
@@ -268,17 +268,17 @@ func (c *Committer) commit() {
 		case o.err == nil:
 			d.source.confirm(confirmed)
 			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, nil)
-			c.tell(d.source, committed, func() { c.cfg.Committed(cfg.Topic, cfg.Partition, d.snapshot.Offset, took) })
+			c.report(d.source, committed, func() { c.cfg.Committed(cfg.Topic, cfg.Partition, d.snapshot.Offset, took) })
 		case c.fenced(o.err, member, generation):
 			if d.source.end(o.err) {
 				cfg.Fenced(o.err)
 			}
 			c.cfg.Fenced(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err)
-			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, 0, took) })
+			c.report(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, 0, took) })
 		default:
 			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err)
 			refresh = refresh || moved(o.err)
-			c.tell(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, attempt, took) })
+			c.report(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, attempt, took) })
 		}
 	}
 	if refresh {
@@ -310,8 +310,8 @@ func (c *Committer) learn(dues []due, errs map[string]map[int32]sarama.KError) {
 	}
 }
 
-func (c *Committer) tell(s *Source, kind kind, call func()) {
-	c.teller.tell(&s.told, event{kind, call})
+func (c *Committer) report(s *Source, kind kind, call func()) {
+	c.reporter.report(&s.reports, event{kind, call})
 }
 
 // fenced reports whether the group has continued without this member. An illegal

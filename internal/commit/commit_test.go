@@ -142,7 +142,7 @@ func (b *bed) waiting() int {
 // takeOver makes the test the committer.
 func (b *bed) takeOver() {
 	b.c.Close()
-	b.c.stop, b.c.done, b.c.teller = make(chan struct{}), make(chan struct{}), newTeller()
+	b.c.stop, b.c.done, b.c.reporter = make(chan struct{}), make(chan struct{}), newReporter()
 	close(b.c.done)
 }
 
@@ -266,7 +266,7 @@ func TestRetries(t *testing.T) {
 					t.Errorf("%d faults", fault.Hits())
 				}
 			}
-			b.s.Told()
+			b.s.Reported()
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			if !slices.Equal(b.attempts, []int{1, 2, 1, 2}) {

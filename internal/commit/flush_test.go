@@ -113,7 +113,7 @@ func TestSlowHook(t *testing.T) {
 		}
 	}
 	close(release)
-	b.s.Told()
+	b.s.Reported()
 	var last int64
 	n := len(entered)
 	for range n {

@@ -34,9 +34,9 @@ type SourceConfig struct {
 
 // Source is one partition of a committer, from the start of its claim to its end.
 type Source struct {
-	cfg  SourceConfig
-	c    *Committer
-	told told // guarded by the teller's lock
+	cfg     SourceConfig
+	c       *Committer
+	reports reports // guarded by the reporter's lock
 
 	// Guarded by the committer's lock.
 	has      bool           // a commit of this assignment, or the start position, is stored
@@ -252,5 +252,5 @@ func (s *Source) end(cause error) (first bool) {
 	return first
 }
 
-// Told waits a short time until the hooks of the partition's commits have returned.
-func (s *Source) Told() { s.c.teller.await(&s.told, closePatience) }
+// Reported waits a short time until the hooks of the partition's commits have returned.
+func (s *Source) Reported() { s.c.reporter.await(&s.reports, closePatience) }

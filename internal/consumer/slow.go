@@ -20,8 +20,8 @@ type Slow struct {
 
 // slowHandlers has what was reported of slow handlers. Only the goroutine of the clock uses it.
 type slowHandlers struct {
-	told   map[int32]struct{} // partitions, until no handler is slow
-	outage outage.Outage
+	reported map[int32]struct{} // partitions, until no handler is slow
+	outage   outage.Outage
 }
 
 // lookForSlow reports handlers that have run for longer than Config.HandlerSlow: when a
@@ -41,22 +41,22 @@ func (s *Subscription) lookForSlow() {
 		}
 		slow := Slow{Topic: c.topic, Partition: c.partition, Oldest: *oldest, For: time.Duration(now - oldest.Since), Handlers: n}
 		all = append(all, slow)
-		if _, before := s.slow.told[c.partition]; !before {
+		if _, before := s.slow.reported[c.partition]; !before {
 			news = append(news, slow)
 		}
 	}
 	if len(all) == 0 {
-		s.slow.told = nil
+		s.slow.reported = nil
 		if report, reported := s.slow.outage.Over(); reported {
 			s.cfg.Events.SlowOver(report.For + limit)
 		}
 		return
 	}
-	if s.slow.told == nil {
-		s.slow.told = map[int32]struct{}{}
+	if s.slow.reported == nil {
+		s.slow.reported = map[int32]struct{}{}
 	}
 	for _, slow := range news {
-		s.slow.told[slow.Partition] = struct{}{}
+		s.slow.reported[slow.Partition] = struct{}{}
 	}
 	_, due := s.slow.outage.Failed()
 	switch {

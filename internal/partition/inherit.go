@@ -132,7 +132,7 @@ func (p *Partition[R, H]) decide(valid bool) {
 			p.ahead++
 			p.exit(e)
 			c, bit := p.chunk(seq), uint64(1)<<(seq%span)
-			c.wanted, c.told = c.wanted|bit, c.told|bit // somebody may rely on it
+			c.wanted, c.promised = c.wanted|bit, c.promised|bit // somebody may rely on it
 			p.mark(seq, e)
 			p.pass(seq, e)
 		default:

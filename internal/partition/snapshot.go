@@ -132,7 +132,7 @@ func (w *walk[R, H]) chunk(at uint64) {
 		w.s.wanted = append(w.s.wanted, wanted{seq, ran, len(w.s.Blocks)})
 		w.block.Rank = max(w.block.Rank, ledger.Awaited)
 	}
-	if c.told != 0 {
+	if c.promised != 0 {
 		w.block.Rank = ledger.Promised
 	}
 	if w.chunks++; w.chunks >= w.per {
@@ -280,7 +280,7 @@ func (p *Partition[R, H]) Committed(s *Snapshot, waiting bool) Work {
 	})
 	for _, w := range s.wanted {
 		if w.block >= 0 && w.chunk+span > p.head {
-			p.chunk(w.chunk).told |= w.marks
+			p.chunk(w.chunk).promised |= w.marks
 		}
 	}
 	if p.cfg.Committed && s.Seq >= p.committed {

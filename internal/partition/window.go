@@ -8,14 +8,14 @@ const span = 64
 // chunk is a part of the window: the records with the same quotient of sequence number and
 // span.
 type chunk[R, H any] struct {
-	entries *[span]entry[R, H] // nil once all are settled
-	marked  uint64             // one bit for each settled or confirming record
-	wanted  uint64             // marked records that somebody wants to be stored, or relies on
-	told    uint64             // marked records that were reported as stored, so that somebody relies on them
-	settled int                // how many are settled
-	sum     uint32             // of the fingerprints of marked records
-	first   int64              // the offsets of the first and last record, if all are settled
-	last    int64
+	entries  *[span]entry[R, H] // nil once all are settled
+	marked   uint64             // one bit for each settled or confirming record
+	wanted   uint64             // marked records that somebody wants to be stored, or relies on
+	promised uint64             // marked records that were reported as stored, so that somebody relies on them
+	settled  int                // how many are settled
+	sum      uint32             // of the fingerprints of marked records
+	first    int64              // the offsets of the first and last record, if all are settled
+	last     int64
 }
 
 type entry[R, H any] struct {

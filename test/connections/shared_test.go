@@ -15,7 +15,7 @@ import (
 
 func handled(*message.Message, *ackpolicy.Delivery) error { return nil }
 
-// Subscribers with the same Connections share them. Those that the first one's end leaves go on with them, and the
+// Subscribers with the same Connections share them. Those that the first one's end leaves continue with them, and the
 // last one closes them.
 func TestSubscribersShareConnections(t *testing.T) {
 	t.Parallel()

@@ -200,8 +200,8 @@ func TestMiddlewareOnSubscriberPolicy(t *testing.T) {
 	s.Wait(t, 4)
 	s.Stop()
 	s.Want(t, "0#1", "1#1", "2#1", "2#2")
-	if told := append(testkit.Containing(s.Log.At("error"), "The middleware cannot"), testkit.Containing(s.Log.At("error"), "zero value")...); len(told) > 0 {
-		t.Errorf("nothing is wrong with it: %v", told)
+	if reported := append(testkit.Containing(s.Log.At("error"), "The middleware cannot"), testkit.Containing(s.Log.At("error"), "zero value")...); len(reported) > 0 {
+		t.Errorf("nothing is wrong with it: %v", reported)
 	}
 }
 

@@ -6,20 +6,20 @@ import (
 	"time"
 )
 
-// teller calls the hooks of commits from its own goroutine: a slow hook must not delay
+// reporter calls the hooks of commits from its own goroutine: a slow hook must not delay
 // commits and those who wait for them.
-type teller struct {
+type reporter struct {
 	mu      sync.Mutex
-	queue   []*told // the partitions that have events, in turn
-	calling *told
+	queue   []*reports // the partitions that have events, in turn
+	calling *reports
 	closed  bool
 	wake    chan struct{}
 	changed chan struct{} // closed, and replaced, after each call
 	done    chan struct{}
 }
 
-// told has the events to report of one partition.
-type told struct{ events []event }
+// reports are the events to report of one partition.
+type reports struct{ events []event }
 
 type kind uint8
 
@@ -37,13 +37,13 @@ type event struct {
 // oldest of their kind are dropped: the latest offset includes the earlier ones.
 const mostEvents = 16
 
-func newTeller() *teller {
-	t := &teller{wake: make(chan struct{}, 1), changed: make(chan struct{}), done: make(chan struct{})}
+func newReporter() *reporter {
+	t := &reporter{wake: make(chan struct{}, 1), changed: make(chan struct{}), done: make(chan struct{})}
 	go t.run()
 	return t
 }
 
-func (t *teller) tell(of *told, e event) {
+func (t *reporter) report(of *reports, e event) {
 	t.mu.Lock()
 	if len(of.events) == 0 {
 		t.queue = append(t.queue, of)
@@ -59,14 +59,14 @@ func (t *teller) tell(of *told, e event) {
 	t.rouse()
 }
 
-func (t *teller) rouse() {
+func (t *reporter) rouse() {
 	select {
 	case t.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (t *teller) run() {
+func (t *reporter) run() {
 	defer close(t.done)
 	for {
 		call, ok, closed := t.next()
@@ -82,7 +82,7 @@ func (t *teller) run() {
 }
 
 // next takes the next call from the queue; the one before it has returned.
-func (t *teller) next() (call func(), ok, closed bool) {
+func (t *reporter) next() (call func(), ok, closed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.calling != nil {
@@ -104,7 +104,7 @@ func (t *teller) next() (call func(), ok, closed bool) {
 }
 
 // await returns once all events of a partition were passed to their hooks, or after a while.
-func (t *teller) await(of *told, atMost time.Duration) {
+func (t *reporter) await(of *reports, atMost time.Duration) {
 	timer := time.NewTimer(atMost)
 	defer timer.Stop()
 	for {
@@ -124,7 +124,7 @@ func (t *teller) await(of *told, atMost time.Duration) {
 
 // close ends the goroutine and waits a short time for it: a hook may block, or may have
 // called the Close that leads here.
-func (t *teller) close(atMost time.Duration) {
+func (t *reporter) close(atMost time.Duration) {
 	t.mu.Lock()
 	t.closed = true
 	t.mu.Unlock()
