@@ -118,6 +118,26 @@ func TestConfigured(t *testing.T) {
 	handle(ackpolicytest.Record{Attempt: 2, Age: 61 * time.Minute}).WantRejected(t, 2, errBoom)
 }
 
+// The Subscriber's policy applies without a middleware; the middleware's own settings come first.
+func TestConfiguredByHandler(t *testing.T) {
+	rejects := ackpolicy.RejectOnError
+	config := ackpolicy.SubscriberConfig{Policy: &rejects, MaxDeliveries: 5}
+	d := ackpolicytest.New(newMessage(), ackpolicytest.Record{Config: config})
+	_ = d.HandleNoPublish(returns(errBoom))
+	d.Settlement().WantRejected(t, 1, nil)
+
+	m := ackpolicy.Middleware{
+		Policy: ackpolicy.NackOnError, MaxDeliveries: 2,
+		Backoff: func(int, error) time.Duration { return time.Minute },
+	}
+	d = ackpolicytest.New(newMessage(), ackpolicytest.Record{Config: config})
+	_ = d.HandleNoPublish(returns(errBoom), m.Middleware)
+	d.Settlement().WantNacked(t, 1, time.Minute)
+	d = ackpolicytest.New(newMessage(), ackpolicytest.Record{Config: config, Attempt: 2})
+	_ = d.HandleNoPublish(returns(errBoom), m.Middleware)
+	d.Settlement().WantRejected(t, 2, errBoom)
+}
+
 // What the handler returned could not be published.
 func TestPublishFailure(t *testing.T) {
 	var sent []*message.Message
