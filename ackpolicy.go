@@ -1,10 +1,5 @@
 package ackpolicy
 
-import (
-	"fmt"
-	"strings"
-)
-
 // Policy says what happens to a record when its handler ends. The zero value is AckFirst.
 //
 // The policies are those of FastStream (its page "Consuming Acknowledgements").
@@ -29,43 +24,7 @@ var policyNames = [...]string{"ack_first", "ack", "reject_on_error", "nack_on_er
 func (p Policy) valid() bool { return int(p) < len(policyNames) }
 
 // String returns the name of the policy, such as "nack_on_error".
-func (p Policy) String() string {
-	if p.valid() {
-		return policyNames[p]
-	}
-	return fmt.Sprintf("Policy(%d)", uint8(p))
-}
-
-// ParsePolicy returns the policy with the given name. It accepts the spellings
-// nack_on_error, NackOnError, nack-on-error and NACK_ON_ERROR.
-func ParsePolicy(s string) (Policy, error) {
-	fold := func(s string) string {
-		return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(strings.TrimSpace(s)))
-	}
-	for i, name := range policyNames {
-		if fold(s) == fold(name) {
-			return Policy(i), nil
-		}
-	}
-	return 0, fmt.Errorf("ackpolicy: unknown policy %q: want one of %s", s, strings.Join(policyNames[:], ", "))
-}
-
-// MarshalText implements encoding.TextMarshaler.
-func (p Policy) MarshalText() ([]byte, error) {
-	if !p.valid() {
-		return nil, fmt.Errorf("ackpolicy: no such policy: %d", uint8(p))
-	}
-	return []byte(p.String()), nil
-}
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (p *Policy) UnmarshalText(text []byte) error {
-	parsed, err := ParsePolicy(string(text))
-	if err == nil {
-		*p = parsed
-	}
-	return err
-}
+func (p Policy) String() string { return nameOf("Policy", policyNames[:], p) }
 
 // action is what to do with a record.
 type action uint8

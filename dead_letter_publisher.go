@@ -24,7 +24,7 @@ type DeadLetterPublisher struct {
 	// Topic returns the name of the topic to publish to. nil appends ".dlq".
 	Topic func(origin string) string
 	// Headers returns the headers of a letter. nil means HeadersWatermill.
-	Headers func(Letter) []sarama.RecordHeader
+	Headers HeaderProfile
 }
 
 // Send implements DeadLetter.

@@ -27,7 +27,7 @@ type DeadLetterTopic struct {
 	// Topic returns the name of the dead letter topic for a topic. nil appends ".dlq".
 	Topic func(origin string) string
 	// Headers returns the headers of a letter. nil means HeadersAckpolicy.
-	Headers func(Letter) []sarama.RecordHeader
+	Headers HeaderProfile
 	// Create creates the topic if it does not exist, now or after somebody deleted it.
 	// nil does not. NumPartitions 0 means as many as the source topic has, and
 	// ReplicationFactor 0 the broker's default.

@@ -31,12 +31,7 @@ const (
 var orderingNames = [...]string{"partition", "key", "none"}
 
 // String returns "partition", "key" or "none".
-func (o Ordering) String() string {
-	if int(o) < len(orderingNames) {
-		return orderingNames[o]
-	}
-	return fmt.Sprintf("Ordering(%d)", uint8(o))
-}
+func (o Ordering) String() string { return nameOf("Ordering", orderingNames[:], o) }
 
 // Undecodable says what happens to a record that the Unmarshaler cannot decode.
 type Undecodable uint8

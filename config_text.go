@@ -1,0 +1,220 @@
+package ackpolicy
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/settings"
+)
+
+// UnmarshalJSON fills the configuration from an object. Its keys are the names of the fields, in
+// any usual spelling: max_age, maxAge or MaxAge. Kafka has those of kafka.SubscriberConfig, and
+// its OverwriteSaramaConfig, or sarama for short, those of sarama.Config. Unknown keys are
+// errors. What is not mentioned keeps its value, so defaults may be set before, and what has no
+// text (functions, the Unmarshaler, TLS certificates) before or after.
+//
+//   - durations are texts such as "10s"; limits may be "unlimited"
+//   - policies and the like are texts: "nack_on_error", "key", "reject"
+//   - backoff is a duration, or an object with the fields of ExponentialBackoff
+//   - dead_letter is an object with the fields of DeadLetterTopic. Its topic is a text in which
+//     {topic} stands for the name of the record's topic, and its headers a name of a HeaderProfile
+//   - of the sarama configuration, Consumer.Offsets.Initial is "oldest", "newest" or a number,
+//     Version a text, and a balance strategy "range", "round_robin", "sticky" or
+//     "cooperative_sticky". It starts from kafka.DefaultSaramaSubscriberConfig.
+//
+// The error names each mistake with its path. Validate checks the values.
+func (c *SubscriberConfig) UnmarshalJSON(text []byte) error {
+	filled := *c
+	if err := decoder.Decode(text, &filled); err != nil {
+		return fmt.Errorf("ackpolicy: bad SubscriberConfig: %w", err)
+	}
+	*c = filled
+	return nil
+}
+
+// UnmarshalYAML fills the configuration from YAML, as UnmarshalJSON does from JSON. It is called
+// by the packages go.yaml.in/yaml, gopkg.in/yaml and github.com/goccy/go-yaml. Package
+// sigs.k8s.io/yaml calls UnmarshalJSON.
+func (c *SubscriberConfig) UnmarshalYAML(unmarshal func(any) error) error {
+	return fromYAML(unmarshal, c)
+}
+
+// UnmarshalJSON fills the middleware from an object, as SubscriberConfig.UnmarshalJSON does.
+func (m *Middleware) UnmarshalJSON(text []byte) error {
+	filled := *m
+	if err := decoder.Decode(text, &filled); err != nil {
+		return fmt.Errorf("ackpolicy: bad Middleware: %w", err)
+	}
+	*m = filled
+	return nil
+}
+
+// UnmarshalYAML fills the middleware from YAML, as SubscriberConfig.UnmarshalYAML does.
+func (m *Middleware) UnmarshalYAML(unmarshal func(any) error) error {
+	return fromYAML(unmarshal, m)
+}
+
+func fromYAML(unmarshal func(any) error, into json.Unmarshaler) error {
+	var tree any
+	if err := unmarshal(&tree); err != nil {
+		return err
+	}
+	text, err := json.Marshal(jsonTree(tree))
+	if err != nil {
+		return err
+	}
+	return into.UnmarshalJSON(text)
+}
+
+// jsonTree gives the maps of older YAML packages keys that JSON has.
+func jsonTree(tree any) any {
+	switch tree := tree.(type) {
+	case map[any]any:
+		of := map[string]any{}
+		for key, value := range tree {
+			of[fmt.Sprint(key)] = jsonTree(value)
+		}
+		return of
+	case map[string]any:
+		of := map[string]any{}
+		for key, value := range tree {
+			of[key] = jsonTree(value)
+		}
+		return of
+	case []any:
+		of := slices.Clone(tree)
+		for i := range of {
+			of[i] = jsonTree(of[i])
+		}
+		return of
+	}
+	return tree
+}
+
+type fill = func(d *settings.Decoder, value json.RawMessage, into reflect.Value) error
+
+var decoder = &settings.Decoder{
+	Types: map[reflect.Type]fill{
+		reflect.TypeFor[DeadLetter]():                     fillDeadLetter,
+		reflect.TypeFor[func(int, error) time.Duration](): fillBackoff,
+		reflect.TypeFor[func(string) string]():            fillTopic,
+		reflect.TypeFor[*sarama.Config]():                 fillSarama(sarama.NewConfig),
+		reflect.TypeFor[sarama.KafkaVersion]():            fillVersion,
+		reflect.TypeFor[sarama.BalanceStrategy]():         fillStrategy,
+		reflect.TypeFor[sarama.IsolationLevel]():          fillIsolation,
+	},
+	Fields: map[string]fill{
+		"Kafka.OverwriteSaramaConfig": fillSarama(kafka.DefaultSaramaSubscriberConfig),
+		"Consumer.Offsets.Initial":    fillInitial,
+	},
+	Names: map[string]string{"sarama": "OverwriteSaramaConfig"},
+}
+
+func fillDeadLetter(d *settings.Decoder, value json.RawMessage, into reflect.Value) error {
+	topic, _ := into.Interface().(DeadLetterTopic)
+	if err := d.Decode(value, &topic); err != nil {
+		return err
+	}
+	into.Set(reflect.ValueOf(topic))
+	return nil
+}
+
+func fillBackoff(d *settings.Decoder, value json.RawMessage, into reflect.Value) error {
+	if value[0] == '{' {
+		var grows ExponentialBackoff
+		err := d.Decode(value, &grows)
+		if err == nil {
+			into.Set(reflect.ValueOf(grows.Delay))
+		}
+		return err
+	}
+	var fixed time.Duration
+	err := d.Decode(value, &fixed)
+	if err == nil {
+		into.Set(reflect.ValueOf(func(int, error) time.Duration { return fixed }))
+	}
+	return err
+}
+
+func fillTopic(_ *settings.Decoder, value json.RawMessage, into reflect.Value) error {
+	pattern, err := settings.Text(value)
+	if err == nil && pattern == "" {
+		err = fmt.Errorf(`%s: want a name, such as "{topic}.dlq"`, value)
+	}
+	if err == nil {
+		into.Set(reflect.ValueOf(func(origin string) string { return strings.ReplaceAll(pattern, "{topic}", origin) }))
+	}
+	return err
+}
+
+// fillSarama changes a copy of the configuration that is there, or of a default.
+func fillSarama(defaults func() *sarama.Config) fill {
+	return func(d *settings.Decoder, value json.RawMessage, into reflect.Value) error {
+		filled := defaults()
+		if before := into.Interface().(*sarama.Config); before != nil {
+			*filled = *before
+		}
+		if err := d.Decode(value, filled); err != nil {
+			return err
+		}
+		into.Set(reflect.ValueOf(filled))
+		return nil
+	}
+}
+
+func fillVersion(_ *settings.Decoder, value json.RawMessage, into reflect.Value) error {
+	text, err := settings.Text(value)
+	if err != nil {
+		return err
+	}
+	version, err := sarama.ParseKafkaVersion(text)
+	if err != nil {
+		return fmt.Errorf(`%s: want a version such as "2.8.0"`, value)
+	}
+	into.Set(reflect.ValueOf(version))
+	return nil
+}
+
+var strategies = map[string]func() sarama.BalanceStrategy{
+	"range": sarama.NewBalanceStrategyRange, "round_robin": sarama.NewBalanceStrategyRoundRobin,
+	"sticky": sarama.NewBalanceStrategySticky, "cooperative_sticky": sarama.NewBalanceStrategyCooperativeSticky,
+}
+
+func fillStrategy(_ *settings.Decoder, value json.RawMessage, into reflect.Value) error {
+	return fillNamed(value, strategies, func(strategy func() sarama.BalanceStrategy) { into.Set(reflect.ValueOf(strategy())) })
+}
+
+func fillIsolation(_ *settings.Decoder, value json.RawMessage, into reflect.Value) error {
+	levels := map[string]sarama.IsolationLevel{"read_uncommitted": sarama.ReadUncommitted, "read_committed": sarama.ReadCommitted}
+	return fillNamed(value, levels, func(level sarama.IsolationLevel) { into.Set(reflect.ValueOf(level)) })
+}
+
+func fillInitial(_ *settings.Decoder, value json.RawMessage, into reflect.Value) error {
+	if json.Unmarshal(value, into.Addr().Interface()) == nil {
+		return nil
+	}
+	return fillNamed(value, map[string]int64{"oldest": sarama.OffsetOldest, "newest": sarama.OffsetNewest}, into.SetInt)
+}
+
+// fillNamed sets what has one of some names.
+func fillNamed[T any](value json.RawMessage, names map[string]T, set func(T)) error {
+	text, err := settings.Text(value)
+	if err != nil {
+		return err
+	}
+	for name, named := range names {
+		if fold(name) == fold(text) {
+			set(named)
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: want one of %s", value, strings.Join(slices.Sorted(maps.Keys(names)), ", "))
+}
