@@ -2,7 +2,6 @@ package observe_test
 
 import (
 	"math"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,7 +21,6 @@ func TestDeliveriesPerSecond(t *testing.T) {
 	for p := range int32(2) {
 		testkit.Produce(t, topic, p, testkit.OwnKeys(0, n)...)
 	}
-	var held atomic.Bool
 	began := make(chan time.Time, 2*n)
 	cfg := testkit.Config(group, testkit.Ordering(ackpolicy.OrderByKey, 16))
 	settled := make(chan ackpolicy.SettledEvent, 2*n)
@@ -32,9 +30,6 @@ func TestDeliveriesPerSecond(t *testing.T) {
 	testkit.Check(t, sub.SetLimits("alice", ackpolicy.Limits{MaxPerSecond: 100}))
 	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 	s.Router.AddConsumerHandler("orders", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error {
-		if held.Load() {
-			t.Error("delivered, though the limit is one in an hour")
-		}
 		began <- time.Now()
 		return nil
 	}))
@@ -58,7 +53,7 @@ func TestDeliveriesPerSecond(t *testing.T) {
 		b, _ := o.partition(1)
 		return a.InFlight == 16 && b.InFlight == 16 && len(s.All()) == len(settled)
 	})
-	held.Store(true)
+	before := len(s.All())
 	st, _ := o.partition(1)
 	testkit.Check(t, sub.Reject("alice", topic, 1, st.Oldest.Offset, "not needed"))
 	testkit.Eventually(t, "the reject", func() bool {
@@ -69,7 +64,9 @@ func TestDeliveriesPerSecond(t *testing.T) {
 		}
 		return false
 	})
-	held.Store(false)
+	if more := len(s.All()) - before; more > 1 { // one may have had its turn
+		t.Errorf("%d deliveries, though the limit is one in an hour", more)
+	}
 	testkit.Check(t, sub.SetLimits("alice", ackpolicy.Limits{MaxPerSecond: ackpolicy.Unlimited}))
 	for p := range int32(2) {
 		testkit.WaitCommitted(t, group, topic, p, n)
