@@ -77,12 +77,10 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 	select { // if somebody waits for a message already: a select of one case is the cheapest
 	case d.sub.output <- msg:
 	default:
-		select {
-		case d.sub.output <- msg:
-		case <-stop:
+		if !d.offer(msg, stop) {
 			d.at(nowhere)
 			d.ctx.end(context.Canceled)
-			return partition.Verdict{}, false
+			return partition.Verdict{}, d.kafka.Withdrawn() // then it is settled, and finished
 		}
 	}
 	d.kafka.Taken()
@@ -94,6 +92,26 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 		return d.finish(true), true
 	case <-msg.Nacked():
 		return d.finish(false), true
+	}
+}
+
+// offer sends the message, unless stop is closed, or the record is rejected by hand before.
+func (d *Delivery) offer(msg *message.Message, stop <-chan struct{}) (sent bool) {
+	for {
+		interrupted := d.kafka.Interrupted()
+		if d.kafka.Withdrawn() {
+			return false
+		}
+		select {
+		case d.sub.output <- msg:
+			return true
+		case <-interrupted:
+		}
+		select {
+		case <-stop:
+			return false
+		default:
+		}
 	}
 }
 

@@ -50,6 +50,7 @@ type Claim struct {
 
 	// Closed as the assignment continues.
 	draining chan struct{} // by the drain, when it begins
+	offers   *offers       // its end comes with the drain
 	fenced   chan struct{} // by the committer: the group has continued without us
 	spent    chan struct{} // by the drain, when the partition is no longer ours
 
@@ -98,6 +99,7 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 		gate:   start.gate, logEnd: start.logEnd, committer: start.committer, reconnect: start.reconnect,
 		reader:    reread.New(start.side, cfg.Topic, start.partition, s.side.AbortLate),
 		draining:  make(chan struct{}),
+		offers:    newOffers(),
 		spent:     make(chan struct{}),
 		fenced:    make(chan struct{}),
 		wake:      make(chan struct{}, cfg.MaxInFlight+1),

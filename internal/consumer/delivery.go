@@ -57,8 +57,14 @@ func (d *Delivery) reject(reason error) bool {
 		return true // another caller was faster
 	}
 	d.Handle.GiveUp(reason)
+	d.claim.offers.look()
 	return d.Status() == partition.Rejected
 }
+
+// Interrupted returns a channel that is closed when the drain begins, and when the record may
+// have been Withdrawn: rejected, though nobody has taken its message.
+func (d *Delivery) Interrupted() <-chan struct{} { return d.claim.offers.interrupted() }
+func (d *Delivery) Withdrawn() bool              { return d.isSettled() }
 
 // Taken takes note that the application has taken the message.
 func (d *Delivery) Taken() { d.Begin(d.claim.clock.Load()) }

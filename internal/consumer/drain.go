@@ -67,6 +67,7 @@ func discard(messages <-chan *sarama.ConsumerMessage) (discarded <-chan struct{}
 func (c *Claim) stop(cause error) (drained <-chan struct{}) {
 	drained, w := c.part.Stop()
 	close(c.draining)
+	c.offers.end()
 	c.letters.Hurry()
 	c.do(w)
 	if c.source != nil {
