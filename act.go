@@ -17,7 +17,7 @@ import (
 var ErrNotAssigned = consumer.ErrNotAssigned
 
 // ErrByHand is wrapped by the reason of a record that Subscriber.Reject has given up.
-var ErrByHand = errors.New("ackpolicy: rejected by hand")
+var ErrByHand = consumer.ErrByHand
 
 // Pause stops fetching from partitions of a topic and handing out their records; from all
 // partitions if none is given. Running handlers continue, what they settle is committed, and
@@ -70,8 +70,9 @@ func (s *Subscriber) Retry(by, topic string, partition int32, offset int64) erro
 // Reject gives up one unsettled record, whatever it waits for: it goes to the DeadLetter, and
 // the records that wait for it continue. If a handler has the record, it is settled at once,
 // and the records that wait for it continue when the handler returns. If no handler had it
-// yet, it is given up when its turn comes. by names the caller, and reason says why; both
-// are in the log, in the reason of the letter and in Hooks.Acted.
+// yet, it is given up when its turn comes, also by the next owner of the partition, if the
+// record is in memory and the commit has room. by names the caller, and reason says why;
+// both are in the log, in the reason of the letter and in Hooks.Acted.
 func (s *Subscriber) Reject(by, topic string, partition int32, offset int64, reason string) error {
 	why := fmt.Errorf("%w, by %s: %s", ErrByHand, by, reason)
 	return s.act(ActedEvent{By: by, Action: ActionReject, Topic: topic, Partition: partition, Offset: offset, Reason: reason},

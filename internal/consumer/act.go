@@ -10,6 +10,15 @@ import (
 // ErrNotAssigned is returned for a partition that is not assigned to this member.
 var ErrNotAssigned = errors.New("the partition is not assigned to this subscriber now")
 
+// ErrByHand is wrapped by the reason of a record that a person has rejected.
+var ErrByHand = errors.New("ackpolicy: rejected by hand")
+
+// storedReason is such a reason that an earlier owner stored.
+type storedReason string
+
+func (e storedReason) Error() string        { return string(e) }
+func (e storedReason) Is(target error) bool { return target == ErrByHand }
+
 // Pause stops or resumes fetching a partition and handing out its records. It applies to this
 // subscription, also after the partition was revoked and assigned again.
 func (s *Subscription) Pause(p int32, paused bool) {

@@ -32,6 +32,9 @@ func (c *Claim) snapshot(room int) (*partition.Snapshot, string) {
 		if i < mostErrs && o.Err != nil {
 			open.Err = textOf(o.Err)
 		}
+		if errors.Is(o.Rejected, ErrByHand) {
+			open.Rejected = textOf(o.Rejected)
+		}
 		l.Open = append(l.Open, open)
 	}
 	if c.cfg.MaxDeliveries > 0 {
@@ -84,6 +87,9 @@ func opens(l *ledger.Ledger) []partition.Open {
 		p.Asked = int64(o.Delay)
 		if o.Err != "" {
 			p.Err = errors.New(o.Err)
+		}
+		if o.Rejected != "" {
+			p.Rejected = storedReason(o.Rejected)
 		}
 		if !o.First.IsZero() {
 			p.First = now - int64(max(0, wall.Sub(o.First)))

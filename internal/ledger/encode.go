@@ -39,20 +39,21 @@ const (
 
 // Kept describes how much of a ledger its text contains.
 type Kept struct {
-	Blocks []bool // by index
-	Open   int    // how many, from the first
-	Times  bool   // whether it has their times
-	Delays bool   // whether it has their delays
-	Errs   bool   // and their errors
+	Blocks  []bool // by index
+	Open    int    // how many, from the first
+	Times   bool   // whether it has their times
+	Delays  bool   // whether it has their delays
+	Errs    bool   // and their errors
+	Rejects bool   // and which of them are rejected
 }
 
 // Whole reports whether nothing of l was left out.
 func (k Kept) Whole(l *Ledger) bool {
-	return !slices.Contains(k.Blocks, false) && k.Open == len(l.Open) && k.Times && k.Delays && k.Errs
+	return !slices.Contains(k.Blocks, false) && k.Open == len(l.Open) && k.Times && k.Delays && k.Errs && k.Rejects
 }
 
 // Encode returns a ledger as a text of at most room bytes. What does not fit is left out:
-// errors first, then delays, times, open records from the highest down, then blocks from the highest down,
+// errors first, then delays, rejects, times, open records from the highest down, then blocks from the highest down,
 // those of a higher rank last. The text is empty if nothing fits.
 func Encode(at Place, l *Ledger, room int) (string, Kept) {
 	e := encoder{at: at, l: l, room: room, blocks: make([]bool, len(l.Blocks)), open: len(l.Open), times: true}
@@ -103,7 +104,7 @@ type encoder struct {
 
 func (e *encoder) kept() Kept {
 	needed := e.l.notes()
-	return Kept{Blocks: e.blocks, Open: e.open, Times: e.times, Delays: e.notes >= min(needed, withDelays), Errs: e.notes >= needed}
+	return Kept{Blocks: e.blocks, Open: e.open, Times: e.times, Delays: e.notes >= min(needed, withDelays), Errs: e.notes >= needed, Rejects: e.notes >= min(needed, withRejects)}
 }
 
 // keepBlocks keeps, of the blocks with a rank, the first n, and all of a higher rank.

@@ -51,7 +51,7 @@ type Ledger struct {
 	CrashedAt time.Time
 	// Blocks are the settled records, in order.
 	Blocks []Block
-	// Open are the unsettled records that were delivered, in order.
+	// Open are the unsettled records that were delivered or rejected, in order.
 	Open []Open
 }
 
@@ -89,6 +89,8 @@ type Open struct {
 	Due      time.Time // when it may be delivered again, to a millisecond; zero for at once
 	InFlight bool      // a handler had it when this was stored, or when an earlier owner died
 	Alone    int       // how often it was handed out alone since, if in flight
+	// Rejected is why somebody has given it up, before a handler had it once more; "": nobody has.
+	Rejected string
 	// Delay is the delay, to a millisecond, that its message asked for at its last nack, and Err
 	// the error of its last delivery; zero if there is none. There may be no room for them.
 	Delay time.Duration

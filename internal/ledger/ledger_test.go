@@ -54,6 +54,9 @@ func random(rng *rand.Rand, at Place, n int, open float64) *Ledger {
 				o.Delay = time.Duration(1+rng.Int64N(1e6)) * time.Millisecond
 			}
 			if rng.IntN(9) == 0 {
+				o.Rejected = "rejected by hand"
+			}
+			if rng.IntN(9) == 0 {
 				o.Err = strings.Repeat("boom", 1+rng.IntN(9))
 			}
 			l.Open = append(l.Open, o)
@@ -102,6 +105,9 @@ func want(t testing.TB, got, l *Ledger, kept Kept) {
 		}
 		if !kept.Errs {
 			o.Err = ""
+		}
+		if !kept.Rejects {
+			o.Rejected = ""
 		}
 		w.Open = append(w.Open, o)
 	}

@@ -9,13 +9,15 @@ import (
 // Notes stand behind the open records, as sections. Each has a number that says what it is
 // about, and its length: a reader skips what it does not know.
 const (
-	sectionDelays = 1 + iota // Open.Delay
-	sectionErrs              // Open.Err
+	sectionDelays   = 1 + iota // Open.Delay
+	sectionErrs                // Open.Err
+	sectionRejected            // Open.Rejected
 )
 
 // How many of the sections a text has.
 const (
 	noNotes = iota
+	withRejects
 	withDelays
 	withErrs
 )
@@ -32,6 +34,8 @@ func (l *Ledger) notes() int {
 			return withErrs
 		case o.Delay > 0:
 			notes = withDelays
+		case o.Rejected != "":
+			notes = max(notes, withRejects)
 		}
 	}
 	return notes
@@ -40,6 +44,7 @@ func (l *Ledger) notes() int {
 // appendNotes writes the number of sections, and the sections.
 func (e *encoder) appendNotes(to []byte) []byte {
 	to = binary.AppendUvarint(to, uint64(e.notes))
+	to = e.appendSection(to, sectionRejected, func(to []byte, o *Open) ([]byte, bool) { return appendText(to, o.Rejected) })
 	if e.notes >= withDelays {
 		to = e.appendSection(to, sectionDelays, func(to []byte, o *Open) ([]byte, bool) {
 			millis := min((o.Delay+time.Millisecond-1)/time.Millisecond, mostMillis)
@@ -47,11 +52,13 @@ func (e *encoder) appendNotes(to []byte) []byte {
 		})
 	}
 	if e.notes >= withErrs {
-		to = e.appendSection(to, sectionErrs, func(to []byte, o *Open) ([]byte, bool) {
-			return append(binary.AppendUvarint(to, uint64(len(o.Err))), o.Err...), o.Err != ""
-		})
+		to = e.appendSection(to, sectionErrs, func(to []byte, o *Open) ([]byte, bool) { return appendText(to, o.Err) })
 	}
 	return to
+}
+
+func appendText(to []byte, text string) (with []byte, ok bool) {
+	return append(binary.AppendUvarint(to, uint64(len(text))), text...), text != ""
 }
 
 // appendSection writes, for each open record that has a note, its distance from the one before
@@ -81,15 +88,19 @@ func (d *decoder) notes(open []Open) {
 				return millis > 0 && millis <= mostMillis
 			})
 		case sectionErrs:
-			s.section(open, func(o *Open) bool {
-				o.Err = string(s.bytes(s.count(1)))
-				return o.Err != ""
-			})
+			s.section(open, func(o *Open) bool { return s.text(&o.Err) })
+		case sectionRejected:
+			s.section(open, func(o *Open) bool { return s.text(&o.Rejected) })
 		}
 		if s.failed {
 			d.fail()
 		}
 	}
+}
+
+func (d *decoder) text(to *string) bool {
+	*to = string(d.bytes(d.count(1)))
+	return *to != ""
 }
 
 func (d *decoder) section(open []Open, note func(o *Open) bool) {

@@ -6,7 +6,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 )
 
-// Open describes a record that was delivered and is not settled.
+// Open describes a record that was delivered, or condemned, and is not settled.
 type Open struct {
 	Offset   int64
 	Attempts int   // deliveries so far
@@ -16,6 +16,7 @@ type Open struct {
 	// how often it was handed out alone for that reason. Only with Config.Careful.
 	InFlight bool
 	Alone    int
+	Rejected error // why it is given up, see Condemn; nil if it is not
 	Asked    int64 // see Partition.Ask; 0 if not known
 	Err      error // of the last delivery; nil if not known
 	// Check is the low half of its fingerprint, which differs for another record at the same
@@ -79,7 +80,9 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 		if e.known = uint16(e.print) == o.Check; !e.known {
 			e.print = 0
 		} else {
-			e.attempt, e.dueAt, e.first = o.Attempts, o.DueAt, o.First
+			if o.Attempts > 0 || o.Rejected != nil {
+				e.attempt, e.dueAt, e.first = o.Attempts, o.DueAt, o.First
+			}
 			p.remember(seq, &o)
 			p.high = max(p.high, seq+1)
 			if o.InFlight && p.cfg.Careful > 0 {
@@ -107,6 +110,9 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 
 // remember keeps what an earlier owner noted of a record.
 func (p *Partition[R, H]) remember(seq uint64, o *Open) {
+	if o.Rejected != nil {
+		p.condemn(seq, o.Rejected)
+	}
 	if o.Asked > 0 {
 		p.ask(seq, o.Asked)
 	}

@@ -283,6 +283,8 @@ func (h *harness) condemn(r *modelRec) {
 		case nacked:
 			r.dueAt = h.m.now
 		}
+		_, e := h.p.find(r.offset)
+		r.known = e.known // unless it was pushed out of memory
 		if d != nil || !ok {
 			h.failf("condemned record %d, fate %d: %v, %v", r.offset, r.fate, d, ok)
 		}

@@ -170,7 +170,7 @@ func (r *modelRec) doubt() {
 func (m *model) inherit(r *modelRec) {
 	for _, o := range m.open {
 		if o.Offset == r.offset && o.Check == uint16(r.print) {
-			r.attempt, r.known, r.fate, r.dueAt = o.Attempts, true, queued, 0
+			r.attempt, r.known, r.doomed, r.fate, r.dueAt = o.Attempts, true, o.Rejected, queued, 0
 			if o.DueAt > 0 {
 				r.fate, r.dueAt = parked, o.DueAt
 			}
@@ -359,8 +359,8 @@ func (h *harness) snapshot() *Snapshot {
 			h.failf("record %d, fate %d: marked %v", r.offset, r.fate, marked)
 		case marked:
 			s.Blocks[block].Sum -= r.print // to be put back
-		case r.known && r.attempt > 0:
-			o := Open{Offset: r.offset, Attempts: r.attempt, Check: uint16(r.print)}
+		case r.known && (r.attempt > 0 || r.doomed != nil):
+			o := Open{Offset: r.offset, Attempts: r.attempt, Check: uint16(r.print), Rejected: r.doomed}
 			if r.fate == parked || r.fate == nacked {
 				o.DueAt = r.dueAt
 			}

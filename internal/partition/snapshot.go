@@ -118,8 +118,8 @@ func (w *walk[R, H]) chunk(at uint64) {
 			switch {
 			case seq+i < w.s.Seq:
 			case c.marked&bit == 0:
-				if o := e.asOpen(p.cfg.Careful > 0); e.known && o.Attempts > 0 && (len(w.s.Open) < MaxOpen || o.InFlight) {
-					w.s.Open = append(w.s.Open, p.noted(seq+i, o))
+				if o := p.noted(seq+i, e.asOpen(p.cfg.Careful > 0)); e.known && (o.Attempts > 0 || o.Rejected != nil) && (len(w.s.Open) < MaxOpen || o.InFlight) {
+					w.s.Open = append(w.s.Open, o)
 				}
 			case e.known: // otherwise it was the oldest one, and is below the front by now
 				w.run(seq+i, e.offset, e.offset, 1)
@@ -142,10 +142,13 @@ func (w *walk[R, H]) chunk(at uint64) {
 
 // noted adds the notes on an open record.
 func (p *Partition[R, H]) noted(seq uint64, o Open) Open {
+	if len(p.condemned) > 0 {
+		o.Rejected = p.condemned[seq]
+	}
 	if len(p.asked) > 0 {
 		o.Asked = p.asked[seq]
 	}
-	if tries := p.tries[seq]; len(tries) > 0 {
+	if tries := p.tries[seq]; len(tries) > 0 { // few records have any
 		o.Err = tries[len(tries)-1].Err
 	}
 	return o

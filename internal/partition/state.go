@@ -363,6 +363,11 @@ func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Del
 		e.dueAt = now
 		p.fallDue(seq)
 	}
+	if !e.known && !e.evicted { // otherwise the next owner is not told
+		e.print, e.known = p.cfg.Fingerprint(e.record), true
+	}
+	p.high = max(p.high, seq+1)
+	p.version++
 	p.condemn(seq, reason)
 	return nil, true, p.after(version)
 }

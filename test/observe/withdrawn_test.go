@@ -1,7 +1,10 @@
 package observe_test
 
 import (
+	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -33,4 +36,34 @@ func TestRejectBeforeTheMessageIsTaken(t *testing.T) {
 	}
 	msg.Ack()
 	testkit.WaitCommitted(t, group, topic, 0, 3)
+}
+
+// What was rejected by hand and waits for its turn is not delivered by the next owner, either.
+func TestRejectOverARestart(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "a", "a")...)
+	mended := make(chan struct{})
+	rejected := make(chan ackpolicy.SettledEvent, 3)
+	cfg := testkit.Config(group, backoff(time.Hour))
+	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
+		if e.Status == ackpolicy.Rejected {
+			rejected <- e
+		}
+	}
+	first := observe(t, cfg, topic, failing(testkit.ErrBoom, mended), ackpolicy.NackOnError.Middleware)
+	first.oldest(t, ackpolicy.RecordParked, 1)
+	testkit.Eventually(t, "the others", func() bool { st, _ := first.partition(0); return st.Queued == 2 })
+	testkit.Check(t, first.sub.Reject("alice", topic, 0, 1, "not this one"))
+	first.Stop()
+	next := observe(t, cfg, topic, failing(testkit.ErrBoom, mended), ackpolicy.NackOnError.Middleware)
+	if st := next.oldest(t, ackpolicy.RecordParked, 1); st.Oldest.LastErr == nil || st.Oldest.LastErr.Error() != testkit.ErrBoom.Error() {
+		t.Errorf("the error of the earlier owner: %+v", st.Oldest)
+	}
+	close(mended)
+	testkit.Check(t, next.sub.Retry("alice", topic, 0, 0))
+	testkit.WaitCommitted(t, group, topic, 0, 3)
+	next.Want(t, "0#2", "2#1")
+	if e := testkit.Await(t, "the reject", rejected); e.Offset != 1 || !errors.Is(e.Reason, ackpolicy.ErrByHand) || !strings.Contains(e.Reason.Error(), "by alice: not this one") {
+		t.Errorf("rejected: %+v", e)
+	}
 }
