@@ -42,7 +42,7 @@ func TestRejectBeforeTheMessageIsTaken(t *testing.T) {
 func TestRejectOverARestart(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "a", "a")...)
-	mended := make(chan struct{})
+	fixed := make(chan struct{})
 	rejected := make(chan ackpolicy.SettledEvent, 3)
 	cfg := testkit.Config(group, backoff(time.Hour))
 	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) {
@@ -50,16 +50,16 @@ func TestRejectOverARestart(t *testing.T) {
 			rejected <- e
 		}
 	}
-	first := observe(t, cfg, topic, failing(testkit.ErrBoom, mended), ackpolicy.NackOnError.Middleware)
+	first := observe(t, cfg, topic, failing(testkit.ErrBoom, fixed), ackpolicy.NackOnError.Middleware)
 	first.oldest(t, ackpolicy.RecordParked, 1)
 	testkit.Eventually(t, "the others", func() bool { st, _ := first.partition(0); return st.Queued == 2 })
 	testkit.Check(t, first.sub.Reject("alice", topic, 0, 1, "not this one"))
 	first.Stop()
-	next := observe(t, cfg, topic, failing(testkit.ErrBoom, mended), ackpolicy.NackOnError.Middleware)
+	next := observe(t, cfg, topic, failing(testkit.ErrBoom, fixed), ackpolicy.NackOnError.Middleware)
 	if st := next.oldest(t, ackpolicy.RecordParked, 1); st.Oldest.LastErr == nil || st.Oldest.LastErr.Error() != testkit.ErrBoom.Error() {
 		t.Errorf("the error of the earlier owner: %+v", st.Oldest)
 	}
-	close(mended)
+	close(fixed)
 	testkit.Check(t, next.sub.Retry("alice", topic, 0, 0))
 	testkit.WaitCommitted(t, group, topic, 0, 3)
 	next.Want(t, "0#2", "2#1")
