@@ -35,8 +35,8 @@
 // handler has returned. They take precedence over the policy, except for AckFirst, which
 // has settled the record already. The first settlement counts: an equal one later returns
 // true and does nothing, a different one returns false and does nothing. AckSync returns
-// only once the broker stores that the record is settled. AckCumulative acks the record and
-// everything before it in its partition that no handler is working on.
+// only once the broker stores that the record is settled. AckCumulative acks the record,
+// and every earlier one of its partition that is pending or waits after a nack.
 //
 // A verb settles a delivery; it does not finish it. In a Router, the delivery is finished
 // when the handler has returned. In a plain Subscribe loop it is finished by msg.Ack or
@@ -46,10 +46,10 @@
 //
 // Anything below a handler may return [ErrAck], [ErrNack], [ErrReject], [NackAfter] or
 // [RejectWith], wrapped, joined, or as the value of a panic. An error of the application's
-// own type is a signal if its method Is says so. A signal takes precedence over the policy,
-// except for AckFirst. It is control flow, not a failure, and is not logged as an error. If
-// several are joined, nack takes precedence over reject, and reject over ack. Messages
-// returned together with a signal are not published. Use [IsSignal] in the filters of
+// own type is a signal if its method Is or As says so. A signal takes precedence over the
+// policy, except for AckFirst. It is control flow, not a failure, and is not logged as an
+// error. If several are joined, nack takes precedence over reject, and reject over ack.
+// Messages returned together with a signal are not published. Use [IsSignal] in the filters of
 // middlewares that retry, poison or break circuits, and put [RestoreContext] inside them.
 // Where something else replaces a handler's error, call [Settle]; package ackpolicycqrs does
 // for Watermill's CQRS processors.

@@ -59,9 +59,9 @@ const (
 	leastStill = time.Minute
 )
 
-// Health returns what is wrong now. A deliberate Pause, a record that waits for its next
-// delivery while others are settled, one that waits as its producer asked, and a handler that has run for less than HandlerSlow are
-// not problems. It costs as much as State.
+// Health returns what is wrong now. It costs as much as State. A deliberate Pause, a record
+// that waits for its next delivery while others are settled, one that waits as its producer
+// asked, and a handler that has run for less than HandlerSlow are not problems.
 func (s *Subscriber) Health() Health {
 	return s.State().health(s.config.HandlerSlow, s.lost())
 }

@@ -1,7 +1,7 @@
 package ackpolicy
 
-// Hooks are functions that the application is called with: what happens to its
-// records and partitions. Each may be nil. More hooks may be added to the type.
+// Hooks are functions that are called when something happens to the application's records
+// and partitions. Each may be nil. More hooks may be added to the type.
 //
 // The hooks of a subscription are called one at a time, in the order of the events,
 // from a separate goroutine. So a hook runs shortly after its event, and it may
@@ -16,19 +16,19 @@ package ackpolicy
 //   - DeadLettered: the record's offset is not committed before the hook has returned.
 //   - The end of the subscription waits for up to a second for hooks that are due.
 //
-// Records stop waiting for a hook that has not returned for five seconds, and while
-// the subscription ends. When 4,096 events wait, further ones are dropped, which is
+// A record waits for a hook for at most five seconds, and not while the subscription
+// ends. When 4,096 events wait, further ones are dropped, which is
 // logged as an error with the name of the hook. A panic in a hook is logged with its
-// event. JoinHooks makes the hooks of several observers one.
+// event. JoinHooks combines the hooks of several observers.
 type Hooks struct {
 	// Assigned is called when a partition is assigned.
 	Assigned func(AssignedEvent)
 	// Settled is called when a delivery is acked, nacked or rejected. For
 	// AckCumulative it is called once for each record. Under ConfirmFirst it is called
-	// once the commit is confirmed.
+	// after the commit is confirmed.
 	Settled func(SettledEvent)
-	// Committed is called when Kafka has stored an offset, or marks at the same offset. It may
-	// be called before Settled is for the last records that the commit covers.
+	// Committed is called when Kafka has stored an offset, or marks at the same offset. For the
+	// last records that a commit covers, it may be called before Settled.
 	Committed func(CommittedEvent)
 	// CommitFailed is called when a commit is refused or gets no response. The commit is
 	// tried again until it succeeds or the partition is released.
@@ -37,8 +37,8 @@ type Hooks struct {
 	// revocation and on Close.
 	Revoked func(RevokedEvent)
 	// Blocked is called when a limit has kept a partition paused for some seconds,
-	// because one record is not settled or because commits fail. It is called once
-	// per record.
+	// because one record is not settled or because commits fail. It is called once for
+	// each time a record or a commit blocks it.
 	Blocked func(BlockedEvent)
 	// FetchStalled is called when a partition that is not paused has received nothing
 	// for half a minute although the broker has records for it, and again half a
@@ -49,8 +49,8 @@ type Hooks struct {
 	// SubscriberConfig.OnUndecodable says what happens to it.
 	Undecodable func(UndecodableEvent)
 	// PositionReset is called when the offset to continue from (the group's stored
-	// one, or the one reached) is outside the log. If Start is greater than Stored,
-	// the records between them are lost. It is also called when the topic was deleted
+	// one, or the one reached) is outside the log. If Stored is known and Start
+	// is greater, the records between them are lost. It is also called when the topic was deleted
 	// and created again; Start is then its beginning.
 	PositionReset func(PositionResetEvent)
 	// DeadLettered is called after each attempt to store a dead letter. A letter that

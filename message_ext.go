@@ -156,8 +156,8 @@ func (d *Delivery) AckSync(ctx context.Context) error {
 	return nil
 }
 
-// AckCumulative acks the record and every earlier record of its partition that was
-// delivered and whose handler is not running. It returns what Ack returns.
+// AckCumulative acks the record, and every earlier one of its partition that is pending or
+// waits after a nack. It returns what Ack returns.
 func (d *Delivery) AckCumulative() bool {
 	if d.sub == nil {
 		return false

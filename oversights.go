@@ -70,8 +70,9 @@ func (m Middleware) unknown() (errs []error) {
 	return errs
 }
 
-// begin is called with the first message of a handler, which has its name. It logs what
-// is probably an oversight, since AckFirst is the zero value and loses what fails.
+// begin is called with the first message of a handler, which has its name. It logs an AckFirst
+// that nobody chose, since that is the zero value and loses what fails: as an error if another
+// setting shows that it is an oversight.
 func (m *guarded) begin(d *Delivery, policy Policy, handler string) {
 	if !m.begun.CompareAndSwap(false, true) {
 		return
@@ -96,6 +97,8 @@ func (m *guarded) begin(d *Delivery, policy Policy, handler string) {
 		case set != "":
 			m.logger(d).Error("Middleware.Policy is the zero value: messages are acked before the handler runs, what fails is lost (ack_first), and the subscriber's "+set+" cannot help",
 				errors.New("set Policy; if AckFirst is meant, add ackpolicy.AckFirst.Middleware, or name the handler in Handlers"), fields)
+		case err == nil:
+			m.logger(d).Info("Messages are acked before the handler runs, and what fails is lost: Middleware.Policy is the zero value (ack_first)", fields)
 		}
 	}
 	if m.names != nil && handler != "" { // it runs in a Router

@@ -27,8 +27,8 @@ func (p Policy) Middleware(h message.HandlerFunc) message.HandlerFunc {
 // logged as an error: use Handlers instead.
 //
 // The zero value follows SubscriberConfig.Policy. Where that is not set it is AckFirst: what
-// fails is lost. A configuration that is probably an oversight is logged as an error, once
-// per handler. Validate finds some of these at the start of the application.
+// fails is lost. That is logged, once per handler: as an error if another setting shows that
+// it is an oversight. Validate finds some of these at the start of the application.
 type Middleware struct {
 	// Policy is the policy of every handler that is not in Handlers. If it is the zero
 	// value, AckFirst, a SubscriberConfig.Policy applies instead; AckFirst.Middleware,

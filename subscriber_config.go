@@ -98,19 +98,20 @@ type SubscriberConfig struct {
 	// Unordered.
 	MaxInFlight int
 	// MaxInFlightTotal is how many handlers run at once over all subscriptions of the
-	// Subscriber; 0 means no limit.
+	// Subscriber, or of all Subscribers with the same Connections; 0 means no limit.
 	MaxInFlightTotal int
-	// MaxUncommitted is how many delivered records of a partition may be covered by
-	// no confirmed commit, neither by its offset nor by a mark: the most that a crash
-	// replays. A record that waits for a long time counts as one; those that are
-	// settled and stored behind it do not count. Without a consumer group it is how
+	// MaxUncommitted limits the delivered records of a partition that no confirmed commit
+	// covers, by its offset or by a mark. A crash replays at most that many. A record that
+	// waits for a long time counts as one; those that are settled and stored behind it do
+	// not count. Without a consumer group it is how
 	// many records may lie between the oldest unsettled record and the last delivered
 	// one. 0 means 100,000; Unlimited turns the limit off.
 	MaxUncommitted int
-	// MaxBufferedBytes is how many bytes of records all subscriptions of the Subscriber
-	// hold before they pause fetching; each record counts 160 bytes more than its content, and each
-	// header 56. Half of it is divided evenly among the assigned partitions. The
-	// other half goes to the partitions that need more, in turn.
+	// MaxBufferedBytes is how many bytes of records all subscriptions of the Subscriber, or of
+	// all Subscribers with the same Connections, hold before they pause fetching. Each record
+	// counts 160 bytes more than its content, and each header 56. Half of it is divided evenly
+	// among the assigned partitions. The other half goes to the partitions that need more, in
+	// turn.
 	//
 	// A fetch counts as a whole, with its decompressed size. So memory may reach
 	// twice the limit, or two fetches if those are larger. Each running handler has a
@@ -118,13 +119,15 @@ type SubscriberConfig struct {
 	MaxBufferedBytes int64
 	// CommitInterval is the longest time until what is settled is committed. Most
 	// commits come sooner, the sooner the more is settled: after a fifth of the
-	// interval for one record, after half of that for two, and at most every 50 ms.
+	// interval for one record, after half of that for two, but not more often than every
+	// 50 ms.
 	// 0 means sarama's Consumer.Offsets.AutoCommit.Interval (1 s).
 	CommitInterval time.Duration
 	// Backoff returns how long a nacked record waits for its next delivery. It is
 	// called if the nack itself has no delay. attempt is the delivery that was just
-	// nacked, starting at 1; err is the handler's error, nil for a nack without one.
-	// If Backoff is nil, the delay is Kafka.NackResendSleep (100 ms).
+	// nacked, starting at 1. err says why: the handler's error, that of the Unmarshaler, or
+	// that publishing failed; nil for a nack without a reason. If Backoff is nil, the delay
+	// is Kafka.NackResendSleep (100 ms).
 	Backoff func(attempt int, err error) time.Duration
 	// MaxDeliveries is how often a record is delivered: a nack of the last delivery
 	// becomes a reject, with the handler's error as its reason. 0 means no limit.
@@ -134,9 +137,9 @@ type SubscriberConfig struct {
 	// ExponentialBackoff take 0.75 s on average, so a longer outage of whatever the
 	// handler needs rejects the records it meets; MaxAge does not.
 	//
-	// A record whose handler ends the process is detected too, after MaxDeliveries + 2
-	// deaths (at least 5), and rejected with ErrProcessDied. For this, each assignment starts with
-	// a commit.
+	// A record whose handler ends the process is detected too, after MaxDeliveries + 2 deaths
+	// (at least 5), and rejected with ErrProcessDied. For this, each assignment starts with a
+	// commit.
 	MaxDeliveries int
 	// MaxAge is for how long a record is delivered: once this much time has passed
 	// since its first delivery began, a nack becomes a reject, with the handler's
@@ -144,11 +147,10 @@ type SubscriberConfig struct {
 	// MaxDeliveries is set too, whichever limit is reached first applies. The age
 	// continues over restarts and revocations, as the count of deliveries does.
 	MaxAge time.Duration
-	// MaxDelay is the longest delay of those that Watermill's delay metadata asks for
-	// (components/delay, DelayOnError) before the first delivery of a record, counted from
-	// its timestamp. A record that asks for more is delivered after MaxDelay, which is
-	// logged. The delay of a nack has no limit. 0 means 24 hours; a negative value ignores
-	// the metadata, as watermill-kafka does.
+	// MaxDelay limits the delay that Watermill's delay metadata (components/delay) may ask for
+	// before the first delivery of a record, counted from its timestamp. A record that asks
+	// for more is delivered after MaxDelay, which is logged. The delay of a nack has no limit.
+	// 0 means 24 hours; a negative value ignores the metadata, as watermill-kafka does.
 	//
 	// A record that waits holds back what its Ordering puts behind it: with the default
 	// order, its whole partition. So set a negative value if producers are not trusted, and

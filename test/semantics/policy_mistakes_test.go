@@ -54,7 +54,7 @@ func TestMiddlewareValidate(t *testing.T) {
 	}
 }
 
-// AckFirst that nobody chose is logged once, at error level. AckFirst that was chosen is not.
+// AckFirst that nobody chose is logged once, at error level if a setting contradicts it. AckFirst that was chosen is not.
 func TestForgottenPolicyIsTold(t *testing.T) {
 	t.Parallel()
 	type handlers = map[string]ackpolicy.Policy
@@ -64,6 +64,7 @@ func TestForgottenPolicyIsTold(t *testing.T) {
 		mw       message.HandlerMiddleware
 		change   testkit.Option
 		reported []string // in the one error line of ours; nil: none
+		info     bool     // the same in an info line
 	}{
 		"Classify":               {mw: ackpolicy.Middleware{Classify: never}.Middleware, reported: []string{"Classify", "Policy", "handler_name=handler"}},
 		"not in Handlers":        {mw: ackpolicy.Middleware{Handlers: handlers{"hander": ackpolicy.NackOnError}}.Middleware, reported: []string{"Middleware.Handlers", "handlers=hander", "handler_name=handler"}},
@@ -73,7 +74,7 @@ func TestForgottenPolicyIsTold(t *testing.T) {
 		"limits":                 {mw: ackpolicy.Middleware{}.Middleware, change: limits, reported: []string{"MaxAge, MaxDeliveries", "handler_name=handler"}},
 		"chosen":                 {mw: ackpolicy.AckFirst.Middleware, change: letters},
 		"chosen by ConfirmFirst": {mw: testkit.ConfirmFirst, change: letters},
-		"nothing contradicts it": {mw: ackpolicy.Middleware{}.Middleware},
+		"nothing contradicts it": {mw: ackpolicy.Middleware{}.Middleware, info: true},
 		"another policy":         {mw: ackpolicy.NackOnError.Middleware, change: letters},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -89,6 +90,9 @@ func TestForgottenPolicyIsTold(t *testing.T) {
 			logged := s.Log.At("error")
 			if c.reported == nil && len(logged) > 0 || c.reported != nil && (len(logged) != 1 || len(testkit.Containing(logged, c.reported...)) != 1) {
 				t.Errorf("want %q, got:\n%s", c.reported, strings.Join(logged, "\n"))
+			}
+			if lines := testkit.Containing(s.Log.At("info"), "Messages are acked before the handler runs", "handler_name=handler"); len(lines) > 1 || len(lines) == 1 != c.info {
+				t.Errorf("info lines: %q", lines)
 			}
 			if len(testkit.Containing(s.Log.At("info"), "level=")) > 0 {
 				t.Error("a line of two levels")
