@@ -1,10 +1,9 @@
 // Package ackpolicytest helps to test applications of package ackpolicy, without a broker.
 //
-// [New] returns a Delivery for the test of one handler and its policy:
+// [New] returns a Delivery for the test of one handler and its policy. [Run] runs the test of
+// a service with a Kafka in memory and on virtual time, in which an hour takes milliseconds.
+// [Letters] is a DeadLetter that keeps what it is sent. [TestDeadLetter] and [TestUnmarshaler]
+// test an application's own implementations.
 //
-//	d := ackpolicytest.New(message.NewMessage("1", payload), ackpolicytest.Record{Attempt: 2})
-//	d.Handle(ackpolicy.NackOnError.Middleware(handler))
-//	d.Settlement().WantNacked(t, 2, 100*time.Millisecond)
-//
-// [Letters] is a DeadLetter that keeps what it is sent.
+// docs/testing.md shows how they are used, and examples/testing is a service with its tests.
 package ackpolicytest

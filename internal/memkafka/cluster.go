@@ -3,7 +3,6 @@ package memkafka
 import (
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -170,10 +169,5 @@ func (c *Cluster) group(name string) *group {
 func (c *Cluster) Topics() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var names []string
-	for name := range c.topics {
-		names = append(names, strings.Clone(name))
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(c.topics))
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 )
 
-// fetchRecords is how many records a fetch brings at most.
+// fetchRecords is how many records a fetch brings at most. Consumer.Fetch.Default bounds its size.
 const fetchRecords = 500
 
 // partitionReader hands out the records of a partition, as sarama's PartitionConsumer does.
@@ -90,8 +90,13 @@ func (r *partitionReader) fetch() (records []*sarama.ConsumerMessage, wait <-cha
 	if log == nil || r.from >= int64(len(log.records)) {
 		return nil, c.changed
 	}
-	for _, m := range log.records[r.from:min(int64(len(log.records)), r.from+fetchRecords)] {
+	size, most := 0, int(r.client.Config().Consumer.Fetch.Default)
+	for _, m := range log.records[r.from:] {
+		if len(records) == fetchRecords || size >= most {
+			break
+		}
 		records = append(records, record.Detached(m))
+		size += record.Size(m)
 	}
 	return records, nil
 }
