@@ -2,6 +2,7 @@ package connections
 
 import (
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 
@@ -172,12 +173,21 @@ func (c *Client) ask(ask func() error) error {
 	return err
 }
 
-// LeastLoadedBroker returns a broker of the shared client, or nil.
+// LeastLoadedBroker returns any broker, or nil. That is not one of the shared client's connections: who finds
+// one of those silent would keep it from everybody's metadata.
 func (c *Client) LeastLoadedBroker() *sarama.Broker {
-	if c.closed.Load() {
+	known := c.Client.Brokers()
+	if len(known) == 0 {
+		if c.closed.Load() {
+			return nil
+		}
+		return c.Client.LeastLoadedBroker()
+	}
+	own, err := c.over(known[rand.IntN(len(known))], nil)
+	if err != nil {
 		return nil
 	}
-	return c.Client.LeastLoadedBroker()
+	return own
 }
 
 // GetOffset returns the offset of a partition at a time, or one of its ends.

@@ -1,7 +1,7 @@
 package connections
 
 import (
-	"sync"
+	"sync/atomic"
 
 	"github.com/IBM/sarama"
 
@@ -14,8 +14,8 @@ type Lease struct {
 	of     *opened
 	bundle *bundle // nil without short requests
 	short  *Client // nil without short requests
-	once   sync.Once
-	err    error
+	cut    atomic.Bool
+	over   atomic.Bool
 }
 
 // Shared returns the pool's client with the number of its configuration. The user must not close it.
@@ -51,16 +51,23 @@ func (l *Lease) Abort() {
 // AbortLate calls Abort repeatedly, from a while after stop is closed until done is called.
 func (l *Lease) AbortLate(stop <-chan struct{}) (done func()) { return dial.AbortLate(stop, l.Abort) }
 
-// Cut lets the user send no more short requests.
+// Cut ends the user's short requests, and lets it send no more. If all users have called it, the connections are cut.
 func (l *Lease) Cut() {
+	if l.cut.Swap(true) {
+		return
+	}
 	if l.short != nil {
 		l.short.closed.Store(true)
 	}
 	l.Break()
+	l.pool.cut(l)
 }
 
 // Release returns the share. The last user closes the connections.
 func (l *Lease) Release() error {
-	l.once.Do(func() { l.err = l.pool.leave(l) })
-	return l.err
+	if l.over.Swap(true) {
+		return nil
+	}
+	l.Cut()
+	return l.pool.leave(l)
 }

@@ -25,8 +25,10 @@ const (
 // Pool has clients that are opened for the first user and closed after the last one. The zero value
 // is not usable.
 type Pool struct {
-	turn chan struct{} // held by whoever opens, closes, or counts users; guards what follows
-	open *opened       // nil without users
+	turn chan struct{} // held by whoever opens connections
+
+	mu   sync.Mutex
+	open *opened // nil without users that have not cut theirs
 }
 
 // New returns a pool without connections.
@@ -43,8 +45,9 @@ type Config struct {
 type opened struct {
 	clients []sarama.Client
 	dialer  *dial.Dialer     // of the clients
-	bundles [bundles]*bundle // nil: not used yet
-	users   int
+	bundles [bundles]*bundle // nil: not used yet; guarded by Pool.mu, as what follows
+	users   int              // that have not released their share
+	live    int              // of them, those that have not cut it
 }
 
 // bundle is a set of connections for short requests.
@@ -63,15 +66,29 @@ func (p *Pool) Join(ctx context.Context, cfg Config) (*Lease, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	if l := p.share(cfg.Short); l != nil {
+		return l, nil
+	}
+	o, err := open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	p.open = o
+	p.mu.Unlock()
+	return p.share(cfg.Short), nil
+}
+
+// share returns a share of the connections, or nil if there are none.
+func (p *Pool) share(short *sarama.Config) *Lease {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.open == nil {
-		o, err := open(ctx, cfg)
-		if err != nil {
-			return nil, err
-		}
-		p.open = o
+		return nil
 	}
 	p.open.users++
-	return p.open.lease(p, cfg.Short), nil
+	p.open.live++
+	return p.open.lease(p, short)
 }
 
 func open(ctx context.Context, cfg Config) (o *opened, err error) {
@@ -79,7 +96,7 @@ func open(ctx context.Context, cfg Config) (o *opened, err error) {
 	var configs []*sarama.Config
 	for _, c := range cfg.Clients {
 		own := *c
-		own.Net.ReadTimeout = min(own.Net.ReadTimeout, patience)
+		own.Net.ReadTimeout, own.Net.DialTimeout = min(own.Net.ReadTimeout, patience), min(own.Net.DialTimeout, patience)
 		configs = append(configs, &own)
 	}
 	o.dialer = dial.New(configs[0], configs[1:]...)
@@ -133,30 +150,54 @@ func newBundle(config *sarama.Config) *bundle {
 	return l
 }
 
+// cut takes note that a user sends nothing more. If that holds for all, the connections are cut.
+func (p *Pool) cut(l *Lease) {
+	p.mu.Lock()
+	l.of.live--
+	last := l.of.live == 0
+	if last && p.open == l.of {
+		p.open = nil
+	}
+	p.mu.Unlock()
+	if last {
+		l.of.cut()
+	}
+}
+
 // leave closes the connections after the last user.
 func (p *Pool) leave(l *Lease) error {
-	p.turn <- struct{}{} // nobody opens anything while there is a user
-	defer func() { <-p.turn }()
+	p.mu.Lock()
 	if l.bundle != nil {
 		l.bundle.users--
 	}
-	if l.of.users--; l.of.users > 0 {
+	l.of.users--
+	last := l.of.users == 0
+	p.mu.Unlock()
+	if !last {
 		return nil
 	}
-	p.open = nil
 	return l.of.close()
 }
 
-func (o *opened) close() error {
+// cut closes all connections for good.
+func (o *opened) cut() {
 	var cuts sync.WaitGroup
-	for _, l := range o.bundles {
-		if l != nil {
-			cuts.Go(l.dialer.Cut)
-			l.brokers.close()
+	for _, b := range o.bundles {
+		if b != nil {
+			cuts.Go(b.dialer.Cut)
 		}
 	}
 	o.dialer.Cut()
 	cuts.Wait()
+}
+
+func (o *opened) close() error {
+	o.cut()
+	for _, b := range o.bundles {
+		if b != nil {
+			b.brokers.close()
+		}
+	}
 	var errs []error
 	for _, c := range o.clients {
 		errs = append(errs, c.Close())

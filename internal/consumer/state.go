@@ -118,17 +118,25 @@ func (s *base) claim(p int32) *Claim {
 	return s.running[p]
 }
 
-// keepTime advances the coarse clock, and looks for slow handlers, until stop is closed.
-func (s *Subscription) keepTime(stop <-chan struct{}) {
-	ticker := time.NewTicker(pulse)
-	defer ticker.Stop()
-	for {
-		s.clock.Store(Now())
-		s.lookForSlow()
-		select {
-		case <-ticker.C:
-		case <-stop:
+// keepTime advances the coarse clock, and looks for slow handlers, until stop is called. It is a timer,
+// since a goroutine that waits takes memory in each subscription.
+func (s *Subscription) keepTime() (stop func()) {
+	s.clock.Store(Now())
+	turn := make(chan struct{}, 1) // closed by stop
+	var timer *time.Timer
+	timer = time.AfterFunc(pulse, func() {
+		if _, ok := <-turn; !ok {
 			return
 		}
+		s.clock.Store(Now())
+		s.lookForSlow()
+		timer.Reset(pulse)
+		turn <- struct{}{}
+	})
+	turn <- struct{}{}
+	return func() {
+		<-turn // not while it ticks
+		close(turn)
+		timer.Stop()
 	}
 }

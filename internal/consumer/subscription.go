@@ -120,9 +120,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	finished := make(chan struct{})
-	var clock sync.WaitGroup
-	defer clock.Wait()
-	clock.Go(func() { s.keepTime(finished) })
+	defer s.keepTime()()
 	var finishing atomic.Bool
 	finish := func() { // no sync.Once: whoever comes second would wait for its mutex
 		if finishing.CompareAndSwap(false, true) {

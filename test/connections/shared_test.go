@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -50,6 +51,33 @@ func TestSubscribersShareConnections(t *testing.T) {
 	network.Use(again.Kafka.OverwriteSaramaConfig)
 	s := testkit.Consume(t, again, topics[0], handled, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, 1)
+}
+
+// The start of a Router is not the sum of round trips: a Subscribe after the first one waits for no broker.
+func TestSubscribeDoesNotWaitForTheBrokers(t *testing.T) {
+	t.Parallel()
+	const subscriptions = 10
+	network := &brokertest.Network{}
+	cfg := testkit.Config(brokertest.Group(t))
+	network.Use(cfg.Kafka.OverwriteSaramaConfig)
+	var topics []string
+	for range subscriptions {
+		topics = append(topics, testkit.NewTopic(t, 1, testkit.Numbered(1)...))
+	}
+	sub := testkit.NewSubscriber(t, cfg, testkit.NewLog(t))
+	var outputs []<-chan *message.Message
+	for i, topic := range topics {
+		messages, err := sub.Subscribe(context.Background(), topic)
+		testkit.Check(t, err)
+		outputs = append(outputs, messages)
+		if i == 0 {
+			network.Delay(time.Hour)
+		}
+	}
+	network.Heal()
+	for _, messages := range outputs {
+		testkit.Await(t, "a message", messages).Ack()
+	}
 }
 
 // Subscribers can share connections only if they would make the same ones.
