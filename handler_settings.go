@@ -95,7 +95,7 @@ func (d *Delivery) settings() *handlerSettings {
 	defer d.mu.Unlock()
 	if d.own == noSettings {
 		d.own = subscribersSettings
-		if d.entered == nil {
+		if d.entered == nil && (d.batch == nil || !d.batch.wrapped.Load()) {
 			d.own = uint8(len(*all))
 		}
 	}

@@ -56,15 +56,18 @@ type Delivery struct {
 
 	mu       sync.Mutex       // guards what follows; no other lock is taken under it
 	msg      *message.Message // set by Run, read by all
+	batch    *Batch           // that the application has it in; nil: none
 	returned chan struct{}    // closed by the handler's end, or by Cancel: Run waits for that
-	plan     plan             // left by the middleware, carried out by Run
 	entered  context.Context  // of the handler that ran last: it knows its name
-	running  int16            // running handlers under our middleware
-	depth    int16            // of the nested middleware that left the plan; 0 if none did
-	first    bool             // acked by AckFirst; set by the middleware
-	canceled bool             // set by Cancel
-	stage    stage            // of Run, which sets it; read by the drain
-	own      uint8            // the number of its handler's settings, see handlerSettings
+	err      error            // of the plan
+	onAck    action           // of the plan, which the middleware leaves, and Run carries out
+	onNack   action
+	running  int8  // running handlers under our middleware
+	depth    int8  // of the nested middleware that left the plan; 0 if none did
+	first    bool  // acked by AckFirst; set by the middleware
+	canceled bool  // set by Cancel
+	stage    stage // of Run, which sets it; read by the drain
+	own      uint8 // the number of its handler's settings, see handlerSettings
 }
 
 // plan says what to do when the Router acks or nacks. The middleware leaves it, since the
@@ -373,11 +376,15 @@ func (d *Delivery) enter(msg *message.Message, ctx context.Context, m *guarded) 
 // handler returns the name of the last handler that had the delivery.
 func (d *Delivery) handler() string {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.entered == nil {
+	b, entered := d.batch, d.entered
+	d.mu.Unlock()
+	if b != nil {
+		return b.handlerName()
+	}
+	if entered == nil {
 		return "" // no handler ran under our middleware
 	}
-	return message.HandlerNameFromCtx(d.entered)
+	return message.HandlerNameFromCtx(entered)
 }
 
 // leave is called when the handler has returned, with the plan for the Router's ack or nack.
@@ -386,7 +393,8 @@ func (d *Delivery) leave(depth int, p plan) (counts bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if depth >= int(d.depth) {
-		d.depth, d.plan, counts = int16(depth), p, true
+		d.depth, counts = int8(depth), true
+		d.onAck, d.onNack, d.err = p.onAck, p.onNack, p.err
 	}
 	if d.running--; d.running == 0 && d.returned != nil {
 		close(d.returned)

@@ -102,6 +102,10 @@ func (m Middleware) wrap(h message.HandlerFunc, chosen bool) message.HandlerFunc
 					d.leave(0, plan{})
 				}
 			}
+			if b, ok := BatchFromMessage(msg); ok {
+				b.enter(msg.Context(), nil)
+				b.leave(0, batchPlan{})
+			}
 			return nil, err
 		}
 	}
@@ -114,10 +118,16 @@ func (m Middleware) wrap(h message.HandlerFunc, chosen bool) message.HandlerFunc
 
 func (m *guarded) handle(msg *message.Message) ([]*message.Message, error) {
 	ctx := msg.Context()
-	d, ok := FromContext(ctx)
 	depth, void := 0, false
-	if ok {
+	d, ok := (*Delivery)(nil), false
+	switch of := ctx.Value(deliveryKey{}).(type) {
+	case *Delivery:
+		d = of
 		depth, void, ok = d.enter(msg, ctx, m)
+	case *Batch:
+		if of.carrier == msg {
+			return m.handleBatch(of, msg, ctx)
+		}
 	}
 	if !ok {
 		d = foreignDelivery(msg, m.logger(nil))
@@ -352,8 +362,11 @@ func RestoreContext(h message.HandlerFunc) message.HandlerFunc {
 		if err == nil {
 			return produced, nil
 		}
-		if d, ok := FromContext(ctx); ok {
-			err = d.asStopped(err)
+		switch of := ctx.Value(deliveryKey{}).(type) {
+		case *Delivery:
+			err = of.asStopped(err)
+		case *Batch:
+			err = of.asStopped(err)
 		}
 		return produced, err
 	}

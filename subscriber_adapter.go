@@ -126,6 +126,11 @@ func (s *Subscriber) String() string { return "kafka.Subscriber" }
 // also closed when another process takes over the static member id
 // (Consumer.Group.InstanceId).
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	return s.subscribe(ctx, topic, nil)
+}
+
+// subscribe is Subscribe. Without batches, messages come one by one.
+func (s *Subscriber) subscribe(ctx context.Context, topic string, batches *BatchConfig) (<-chan *message.Message, error) {
 	instance, err := s.begin(topic)
 	if err != nil {
 		return nil, err
@@ -149,6 +154,9 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	sub.debug = debugging(s.logger)
 	_, sub.defaultMarshaler = s.config.Kafka.Unmarshaler.(kafka.DefaultMarshaler)
 	cfg := sub.consumerConfig(topic)
+	if batches != nil {
+		sub.setBatches(&cfg, batches)
+	}
 	cfg.Sarama.Consumer.Group.InstanceId = instance
 	if instance != "" {
 		sub.logger = sub.logger.With(watermill.LogFields{"group_instance_id": instance})
@@ -349,6 +357,7 @@ type subscription struct {
 	debug            bool // somebody may read debug lines
 	detached         bool // see detach: nothing stores letters
 	output           chan *message.Message
+	batches          bool // messages of output stand for batches
 	defaultMarshaler bool
 	interceptors     interceptors
 	deadLetter       DeadLetter // nil: none

@@ -32,7 +32,7 @@ func (c *SubscriberConfig) acksFirst() bool { return c.Policy != nil && *c.Polic
 // contract returns what msg.Ack and msg.Nack mean now, unless the middleware left a plan. The
 // caller holds mu.
 func (d *Delivery) contract() plan {
-	if d.entered != nil {
+	if d.entered != nil || d.batch != nil && d.batch.wrapped.Load() {
 		return watermills
 	}
 	return d.sub.sub.contract

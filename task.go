@@ -35,9 +35,14 @@ var calls = [...]string{
 }
 
 func (s *subscription) newDelivery() *consumer.Delivery {
-	d := &Delivery{sub: s}
-	d.ctx.d, d.kafka.Handle = d, (*task)(d)
+	d := &Delivery{}
+	s.initDelivery(d)
 	return &d.kafka
+}
+
+func (s *subscription) initDelivery(d *Delivery) {
+	d.sub = s
+	d.ctx.d, d.kafka.Handle = d, (*task)(d)
 }
 
 // Run implements consumer.Task.
@@ -152,7 +157,7 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 		// but the delivery is not finished before the handler has returned.
 		d.returned = make(chan struct{})
 	} else if d.depth > 0 {
-		p = d.plan
+		p = plan{d.onAck, d.onNack, d.err}
 		if !acked && p.err == nil {
 			p.err = errNacked
 		}
@@ -200,20 +205,30 @@ func (t *task) Settled(offset int64, attempt int, v partition.Verdict) {
 }
 
 // Finished implements consumer.Task.
-func (t *task) Finished() { t.ctx.end(context.Canceled) }
+func (t *task) Finished() {
+	t.ctx.end(context.Canceled)
+	if t.sub.batches { // a delivery that the application keeps keeps no batch
+		t.mu.Lock()
+		t.batch = nil
+		t.mu.Unlock()
+	}
+}
 
 // Cancel implements consumer.Task.
 func (t *task) Cancel() {
 	t.mu.Lock()
 	t.canceled = true
-	msg := t.msg
+	msg, b := t.msg, t.batch
 	if t.returned != nil {
 		close(t.returned)
 		t.returned = nil
 	}
 	t.mu.Unlock()
 	t.ctx.end(t.kafka.Ended())
-	if msg != nil {
+	switch {
+	case b != nil:
+		b.cancel(t.kafka.Ended())
+	case msg != nil:
 		msg.Nack() // wakes Run; it settles nothing, since the partition is closed
 	}
 }
@@ -227,8 +242,14 @@ func (d *Delivery) at(s stage) {
 // UnderWay implements consumer.Task.
 func (t *task) UnderWay() (call string, offers bool) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	return calls[t.stage], t.stage == offering
+	b, at := t.batch, t.stage
+	t.mu.Unlock()
+	if b != nil {
+		b.mu.Lock()
+		at = b.stage
+		b.mu.Unlock()
+	}
+	return calls[at], at == offering
 }
 
 // decode returns a new message for a delivery, decoded from the record as it is in Kafka,

@@ -65,7 +65,7 @@ func plain(d time.Duration) string {
 var cases = []bcase{
 	{name: "noop", about: "The bare cost of a record, in a Subscribe loop",
 		records: 3_000_000, concurrency: 1, partitions: 4, size: 100, keys: 10_000,
-		consumers: []string{"memory loop", "sarama group", "franz-go group", "stock loop", "ackpolicy loop",
+		consumers: []string{"memory loop", "sarama group", "franz-go group", "stock loop", "ackpolicy loop", "ackpolicy batch", "ackpolicy batch router", "ackpolicy batch key",
 			"ppc key", "spring batch", "spring record", "faststream ack", "faststream ack_first"},
 		baseline: "stock loop", limit: "memory loop"},
 	{name: "router", about: "The same through a Router; ackpolicy with NackOnError.Middleware",

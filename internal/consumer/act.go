@@ -49,8 +49,11 @@ func (s *Subscription) PauseAll(paused bool) {
 }
 
 // SetMaxInFlight changes Config.MaxInFlight, which n must not exceed, for all partitions,
-// including later ones.
+// including later ones. It does not apply to batches.
 func (s *Subscription) SetMaxInFlight(n int) {
+	if s.cfg.Batches != nil {
+		return
+	}
 	s.claimsMu.Lock()
 	s.maxInFlight = n
 	s.claimsMu.Unlock()

@@ -45,7 +45,7 @@ func (c *Claim) leaveCalls(running []*Delivery, deadline time.Time) {
 		defer close(ended)
 		c.slots.Wait()
 		<-letters
-		c.reader = nil // and what it has read ahead: a delivery that the application keeps keeps the claim
+		c.reader.Drop() // with what it has read ahead: a delivery that the application keeps keeps the claim
 	}()
 	for patience := callPatience; ; patience = callPatience / 10 {
 		timer := time.NewTimer(patience)

@@ -45,7 +45,7 @@ type Claim struct {
 	detached  bool                    // what is settled counts as stored, see Detach
 
 	cancel context.CancelCauseFunc
-	reader *reread.Reader // nil once all that serves the claim has ended
+	reader *reread.Reader // dropped once all that serves the claim has ended
 	ended  error          // why it ended: set before the partition is closed, read after
 
 	// Closed as the assignment continues.
@@ -162,6 +162,9 @@ func (c *Claim) newPartition(left *ledger.Ledger, stored bool) *partition.Partit
 		Marks:          left.Blocks,
 		Open:           opens(left),
 		Unopened:       c.committer != nil && !stored,
+	}
+	if c.cfg.Batches != nil {
+		cfg.Batches, cfg.Limit = true, nil
 	}
 	if c.careful.Load() {
 		cfg.Careful = carefulGroup

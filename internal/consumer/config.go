@@ -68,6 +68,7 @@ type Config struct {
 
 	// NewDelivery returns a delivery with which a slot takes a record. Only its Task is set.
 	NewDelivery func() *Delivery
+	Batches     *Batches // nil: records are handed out one by one
 	Events      Events
 }
 

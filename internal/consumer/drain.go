@@ -68,6 +68,7 @@ func (c *Claim) stop(cause error) (drained <-chan struct{}) {
 	drained, w := c.part.Stop()
 	close(c.draining)
 	c.offers.end()
+	c.batching.look() // a batch with records of this partition waits for no others
 	c.letters.Hurry()
 	c.do(w)
 	if c.source != nil {

@@ -173,6 +173,9 @@ func (c *Claim) do(w partition.Work) {
 		default:
 		}
 	}
+	if w.Ready {
+		c.batching.look()
+	}
 	if c.source != nil && w.Moved {
 		c.committer.Settled()
 	}

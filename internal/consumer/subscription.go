@@ -132,6 +132,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 	defer finish() // also if it ends for good: another process has our static id
 	defer close(finished)
 	defer s.release()
+	defer s.startBatchers()()
 	for sleep := s.cfg.ReconnectSleep; ; {
 		if c != nil {
 			began := time.Now()

@@ -28,6 +28,7 @@ type base struct {
 	suspicion  suspicion
 	quarantine quarantine
 	pace       *pace
+	batching   batching
 
 	late   atomic.Bool            // the application settles late; see partition.Config
 	stamps atomic.Pointer[string] // the topic's message.timestamp.type, once a letter has asked
@@ -51,7 +52,7 @@ func newBase(cfg *Config) *base {
 	s := &base{
 		cfg: cfg, resources: cfg.Resources, budget: cfg.Resources.budget, limit: cfg.Resources.limit, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
 		stalls: map[int32]int64{}, running: map[int32]*Claim{}, pausedByHand: map[int32]struct{}{}, leaderless: leaderless{},
-		mail: letters.New(), pace: newPace(),
+		mail: letters.New(), pace: newPace(), batching: newBatching(),
 	}
 	s.clock.Store(Now())
 	s.suspicion.turn = make(chan struct{}, 1)

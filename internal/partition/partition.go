@@ -61,6 +61,8 @@ type Config[R any] struct {
 	Committed bool
 	// Limit is shared by the partitions of a subscription. nil means no limit.
 	Limit *Limit
+	// Batches makes Collect hand out the records, not Take. It excludes a Limit.
+	Batches bool
 	// Bytes is the sum of the sizes of unsettled records; may be nil.
 	Bytes *Bytes
 	// Late is set once the application has settled a delivery after its handler returned:
@@ -90,6 +92,7 @@ type Work struct {
 	Low   bool // what ArmLow waits for has come
 	Moved bool // a record was settled
 	Full  bool // half of MaxUncommitted was used since the last commit: commit early
+	Ready bool // what Collect waits for has come
 
 	rare *rare // nil if there is none: a Work is returned for each record, and is to be small
 }
@@ -188,6 +191,8 @@ type Partition[R, H any] struct {
 	counts   [settled + 1]int // records by state
 	naside   int              // rejected records whose letters are refused for good
 	low      int              // set by ArmLow; -1 if not armed
+	need     int              // of records, for Work.Ready; set by Collect
+	called   bool             // Work.Ready came since
 
 	waiter  Waiter
 	rare    rare // what the next Work takes along

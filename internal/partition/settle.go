@@ -34,6 +34,8 @@ type Verdict struct {
 	// Fingerprint is that of the record, see Config.Fingerprint. It is not needed if the
 	// record is acked and was not Behind.
 	Fingerprint uint32
+
+	oldest bool // acked, and everything before it is settled: it needs no fingerprint
 }
 
 // Delivery is one handing out of a record. The zero value is ready for Take. It is guarded
@@ -58,6 +60,7 @@ type Delivery[R, H any] struct {
 	aside     bool // its letter is refused for good
 	condemned bool // see Partition.Condemned
 	asked     bool // see Partition.Asked
+	sealed    bool // see Seal
 
 	prev, next *Delivery[R, H]
 }
@@ -161,7 +164,7 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v Verdict, now int64) (first
 // know keeps the fingerprint of a record that stays open, or is settled behind an open one,
 // for when its bytes are gone.
 func (p *Partition[R, H]) know(e *entry[R, H], v Verdict) {
-	if v.Status == Acked && e.d != nil && !e.d.behind {
+	if v.Status == Acked && (v.oldest || e.d != nil && !e.d.behind) {
 		return
 	}
 	p.version++

@@ -95,7 +95,7 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
 	d.first = e.first
-	d.status, d.finished, d.behind, d.token = Pending, false, seq != p.head, false
+	d.status, d.finished, d.behind, d.token, d.sealed = Pending, false, seq != p.head, false, false
 	p.running.push(d)
 	p.nrunning++
 	if seq >= p.taken {
@@ -106,6 +106,10 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 // wake adds to w the slots that have to look for a record: as many as would find one and
 // have a place.
 func (p *Partition[R, H]) wake(w *Work) {
+	if p.cfg.Batches {
+		w.Ready = p.call()
+		return
+	}
 	looking := p.awake - p.nrunning
 	n := min(p.takeable()-looking, p.most()-p.awake)
 	if n > 0 && p.cfg.Limit != nil {

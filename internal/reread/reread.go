@@ -16,7 +16,7 @@ var ErrGone = errors.New("the record is no longer in the log: retention or compa
 // Reader reads the records of one partition. It keeps records that came with those that
 // were read lately, since records that waited together are due together.
 type Reader struct {
-	client    sarama.Client // not the client that consumes: a read would wait behind its fetch
+	client    sarama.Client // not the client that consumes: a read would wait behind its fetch; nil after Drop
 	topic     string
 	partition int32
 	abortLate func(stop <-chan struct{}) (done func())
@@ -45,7 +45,7 @@ func New(client sarama.Client, topic string, partition int32, abortLate func(sto
 	}
 }
 
-// ErrStopped is returned once stop is closed.
+// ErrStopped is returned once stop is closed, and after Drop.
 var ErrStopped = errors.New("stopped")
 
 // Read returns the record at an offset. The error is ErrGone if there is none; after any
@@ -55,6 +55,9 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 	case r.turn <- struct{}{}:
 		defer func() { <-r.turn }()
 	case <-stop:
+		return nil, ErrStopped
+	}
+	if r.client == nil {
 		return nil, ErrStopped
 	}
 	r.used = true
@@ -94,6 +97,14 @@ func (r *Reader) Rest() {
 		<-r.turn
 	default: // somebody is reading
 	}
+}
+
+// Drop drops fetched records and the client: whoever keeps the reader keeps neither. Read
+// returns ErrStopped from then on, and nothing else may be called.
+func (r *Reader) Drop() {
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
+	r.ahead, r.client = nil, nil
 }
 
 // take returns a record that was fetched already, and removes it.

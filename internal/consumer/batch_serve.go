@@ -1,0 +1,271 @@
+package consumer
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
+)
+
+// flushPatience is for how long a batch is offered once a partition of it drains: a Router takes
+// it at once, a loop that is busy may not come back in time.
+const flushPatience = 100 * time.Millisecond
+
+// end is the end of a delivery.
+type end = partition.End[*sarama.ConsumerMessage, Task]
+
+// serve hands a batch out and finishes its deliveries.
+func (b *batcher) serve(x *filling) {
+	var ds []*Delivery
+	for i := range x.parts {
+		p := &x.parts[i]
+		p.ds = b.prepare(p)
+		for _, d := range p.ds {
+			ds = append(ds, d.Handle.Delivery())
+		}
+	}
+	if len(ds) == 0 {
+		return
+	}
+	if c := x.parts[0].claim; c.careful.Load() {
+		leave, ok := b.name(c, x.parts[0].ds)
+		if !ok {
+			b.putBack(x)
+			return
+		}
+		defer leave()
+	}
+	ends, sent := b.cfg.Task.Run(ds, x.stop)
+	if !sent {
+		b.putBack(x)
+		return
+	}
+	for i := range x.parts {
+		p := &x.parts[i]
+		p.end(ends[:len(p.ds)])
+		ends = ends[len(p.ds):]
+		p.ds = nil
+	}
+}
+
+// prepare decodes the records of a part. It finishes those that no handler is to have, and
+// returns the others.
+func (b *batcher) prepare(p *part) []*handle {
+	c := p.claim
+	keep := p.ds[:0:0]
+	var early []end
+	var back []*handle
+	began := time.Now()
+	for i, h := range p.ds {
+		d := h.Handle.Delivery()
+		if i > 0 && c.pace.interval.Load() > 0 && time.Since(began) > max(b.cfg.Wait, time.Second) {
+			back = append(back, p.ds[i:]...) // a rate limit: the batch goes out with what it has
+			break
+		}
+		if c.waitsFor(d, early) {
+			back = append(back, h)
+			continue
+		}
+		v, out, ok := b.prepareOne(d)
+		if !ok { // draining, and it had to be read again
+			back = append(back, p.ds[i:]...)
+			break
+		}
+		if out {
+			keep = append(keep, h)
+		} else {
+			early = append(early, end{Delivery: h, Verdict: v})
+		}
+	}
+	c.endBatch(early)
+	c.giveBack(back)
+	return keep
+}
+
+// waitsFor reports whether a record comes after one of its lane that is nacked.
+func (c *Claim) waitsFor(d *Delivery, before []end) bool {
+	for _, e := range before {
+		if e.Verdict.Status == partition.Nacked && c.part.SameLane(e.Delivery, &d.Delivery) {
+			return true
+		}
+	}
+	return false
+}
+
+// SameLane reports whether the records of two deliveries are handled one after the other. Both
+// must be unfinished.
+func SameLane(a, b *Delivery) bool {
+	return a.claim == b.claim && a.claim.part.SameLane(&a.Delivery, &b.Delivery)
+}
+
+// prepareOne decodes a record, after reading it again if it was pushed out of memory. out reports
+// that a handler is to have it; otherwise the verdict settles it. ok is false if the partition
+// drains.
+func (b *batcher) prepareOne(d *Delivery) (v partition.Verdict, out, ok bool) {
+	c := d.claim
+	if d.Evicted() {
+		read, err := c.readAgain(c.draining, d.Offset())
+		switch {
+		case errors.Is(err, reread.ErrGone):
+			c.part.Restore(&d.Delivery, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()}, true)
+			d.describe(&b.copies)
+			d.Handle.Gone(err)
+			return v, false, true
+		case err != nil:
+			return v, false, false
+		}
+		c.part.Restore(&d.Delivery, read, false)
+	}
+	d.describe(&b.copies)
+	if !c.pace.wait(c.draining, d.decided) {
+		return v, false, false
+	}
+	reason := c.doomed(d)
+	if reason == nil {
+		reason = d.handOut()
+	}
+	if reason != nil {
+		v, _ = c.giveUp(d, reason)
+		return v, false, true
+	}
+	v, out = b.cfg.Task.Decode(d, &b.copies)
+	return v, out, true
+}
+
+// name waits until a commit says that the records are in flight, see crash.go. leave ends that.
+func (b *batcher) name(c *Claim, ds []*handle) (leave func(), ok bool) {
+	alone := c.part.Suspects()
+	if !b.quarantine.enter(alone, c.draining) {
+		return nil, false
+	}
+	var last partition.Mark
+	for _, d := range ds {
+		last = c.part.Name(d, c.fingerprint(d.Record()), alone)
+	}
+	if c.source.WaitNamed(last) != nil {
+		b.quarantine.leave()
+		return nil, false
+	}
+	return b.quarantine.leave, true
+}
+
+// stop returns a channel that is closed soon after the first partition of the batch begins to
+// drain. done ends the wait.
+func (x *filling) stop() (stop <-chan struct{}, done func()) {
+	stopped, over := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	var waiting sync.WaitGroup
+	for _, p := range x.parts {
+		if len(p.ds) == 0 {
+			continue
+		}
+		waiting.Go(func() {
+			select {
+			case <-p.claim.draining:
+			case <-over:
+				return
+			}
+			patience := time.NewTimer(flushPatience)
+			defer patience.Stop()
+			select {
+			case <-patience.C:
+				once.Do(func() { close(stopped) })
+			case <-over:
+			}
+		})
+	}
+	return stopped, func() {
+		close(over)
+		waiting.Wait()
+	}
+}
+
+// putBack returns a batch that nobody has taken.
+func (b *batcher) putBack(x *filling) {
+	for i := range x.parts {
+		p := &x.parts[i]
+		p.claim.giveBack(p.ds)
+		p.ds = nil
+	}
+}
+
+// giveBack returns records that no handler had.
+func (c *Claim) giveBack(ds []*handle) {
+	if len(ds) == 0 {
+		return
+	}
+	c.do(c.part.Return(ds))
+	for _, d := range ds {
+		if f := d.Handle.Delivery().fate.Load(); f != nil && f.reject != nil { // by hand, meanwhile
+			_, _, w := c.part.Condemn(d.Offset(), f.reject, Now())
+			c.do(w)
+		}
+		d.Handle.Finished()
+	}
+}
+
+// end finishes the deliveries of a part.
+func (p *part) end(ends []BatchEnd) {
+	all := make([]end, 0, len(ends))
+	var back []*handle
+	for i, e := range ends {
+		if e.Return {
+			back = append(back, p.ds[i])
+		} else {
+			all = append(all, end{Delivery: p.ds[i], Verdict: e.Verdict})
+		}
+	}
+	p.claim.endBatch(all)
+	p.claim.giveBack(back)
+}
+
+// endBatch finishes deliveries, which are in the order of their records.
+func (c *Claim) endBatch(ends []end) {
+	if len(ends) == 0 {
+		return
+	}
+	for i := range ends {
+		if e := &ends[i]; e.Verdict.Status != partition.Acked {
+			c.printed(e)
+		}
+	}
+	now := Now()
+	for rest := ends; ; {
+		n, w := c.part.EndBatch(rest, now)
+		c.do(w)
+		if rest = rest[n:]; len(rest) == 0 {
+			break
+		}
+		for i := range rest { // an older record is not settled: these need marks
+			c.printed(&rest[i])
+		}
+	}
+	for _, e := range ends {
+		e.Delivery.Handle.Finished()
+	}
+}
+
+// printed adds the fingerprint to a verdict that may need it.
+func (c *Claim) printed(e *end) {
+	d := e.Delivery.Handle.Delivery()
+	if !e.Printed && c.source != nil && (e.Verdict.Status != partition.Pending || !d.isSettled()) {
+		e.Verdict.Fingerprint = c.print(d, partition.Nacked)
+	}
+	e.Printed = true
+}
+
+// doomed returns why a record is given up without a handler, or nil.
+func (c *Claim) doomed(d *Delivery) error {
+	switch reason := c.part.Condemned(&d.Delivery); {
+	case reason != nil:
+		return reason
+	case c.crashes.tries > 0 && d.Offset() == c.crashes.culprit && d.Attempt() == c.crashes.tries+1:
+		return fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries)
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+package partition
+
+import "slices"
+
+// With Config.Batches, records are handed out in batches: Collect takes records for a batch
+// that is being filled, Seal ends that, and EndBatch finishes the deliveries when the handler
+// of the batch has returned. Return takes back what no handler had.
+//
+// A lane hands out any number of its records to the same batch, in their order, and none to
+// another one before they are finished. For that, a lane does not count collected records as
+// in flight before Seal; so only one batch may be collected at a time.
+
+// Collect hands out at most len(ds) records, with at most so many bytes. With first, the
+// batch is empty: it hands out one that is larger, too. It returns how many, their bytes, and
+// whether the next one had no room. Work.Ready comes once the batch needs to be looked after
+// again: with the first record, then with about the partition's share of what is missing. It
+// shares that with others, so many in all.
+func (p *Partition[R, H]) Collect(ds []*Delivery[R, H], bytes int, first bool, share int) (n, size int, full bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n < len(ds) && p.handsOut() && p.nrunning < p.most() {
+		seq, ok := p.pop()
+		if !ok {
+			break
+		}
+		e := p.at(seq)
+		if size+e.size > bytes && !(first && n == 0) {
+			p.putBack(seq)
+			full = true
+			break
+		}
+		p.deliver(ds[n], seq)
+		e.lane.inFlight--
+		p.enqueue(e.lane)
+		size += e.size
+		n++
+	}
+	p.need, p.called = 1, false
+	if n > 0 || !first {
+		p.need = max(1, (len(ds)-n)/share)
+	}
+	return n, size, full
+}
+
+// call reports whether whoever fills a batch is to be called, once after each Collect.
+func (p *Partition[R, H]) call() bool {
+	if p.called || p.ready.first == nil || p.need > 1 && p.nready+p.counts[due] < p.need && !p.blocked() {
+		return false
+	}
+	p.called = true
+	return true
+}
+
+// Seal makes lanes wait until these deliveries, which were collected, are finished.
+func (p *Partition[R, H]) Seal(ds []*Delivery[R, H]) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, d := range ds {
+		d.sealed = true
+		d.lane.inFlight++
+	}
+}
+
+// SameLane reports whether two unfinished deliveries are of one lane.
+func (p *Partition[R, H]) SameLane(a, b *Delivery[R, H]) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cfg.Order != Unordered && a.lane == b.lane
+}
+
+// End is the end of a delivery of a batch.
+type End[R, H any] struct {
+	Delivery *Delivery[R, H]
+	Verdict  Verdict
+	// Printed reports that the verdict has the fingerprint, or needs none.
+	Printed bool
+}
+
+// EndBatch finishes deliveries, and settles those that are not settled. They are in
+// the order of their sequence numbers. It stops at the first one that needs a fingerprint and
+// has none, and returns how many are finished.
+func (p *Partition[R, H]) EndBatch(ends []End[R, H], now int64) (n int, w Work) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	version, timer := p.version, false
+	for i := range ends {
+		d, v := ends[i].Delivery, ends[i].Verdict
+		if v.Status == Acked && d.status == Pending && p.phase != closed {
+			v.oldest = d.seq == p.head
+			if !v.oldest && !ends[i].Printed && p.cfg.Committed {
+				break
+			}
+		}
+		_, due := p.settle(d, v, now)
+		p.end(d)
+		later := p.finish(d, v, now)
+		timer = timer || due || later
+		n++
+	}
+	w = p.after(version)
+	w.Timer = w.Timer || timer
+	return n, w
+}
+
+// Return takes back records of a batch that no handler had. They are in the order of their
+// sequence numbers. These deliveries do not count, and are Revoked: each record is the next one
+// of its lane again.
+func (p *Partition[R, H]) Return(ds []*Delivery[R, H]) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	version := p.version
+	for _, d := range slices.Backward(ds) {
+		d.finished = true
+		p.running.remove(d)
+		p.nrunning--
+		l := d.lane
+		if d.sealed {
+			l.inFlight--
+		}
+		if e := p.live(d.seq); p.phase != closed && d.status == Pending && e.d == d {
+			d.status = Revoked
+			p.takeBack(d.seq, e)
+		}
+		d.drop()
+		if d.lane = nil; p.phase != closed {
+			p.enqueue(l)
+			p.release(l)
+		}
+	}
+	return p.after(version)
+}
+
+func (p *Partition[R, H]) takeBack(seq uint64, e *entry[R, H]) {
+	if e.attempt--; e.known {
+		p.version++
+	}
+	e.d = nil
+	if e.attempt > 0 || e.dueAt != 0 {
+		p.set(e, due)
+	} else {
+		p.set(e, queued)
+	}
+	p.putBack(seq)
+}
+
+// putBack makes a record the next one of its lane, out of which it was taken.
+func (p *Partition[R, H]) putBack(seq uint64) {
+	e := p.at(seq)
+	l := e.lane
+	switch {
+	case e.state == due && p.cfg.Order == Unordered:
+		p.redo = append(p.redo, seq)
+	case e.state == due:
+		if len(l.parked) == 0 {
+			p.nready -= l.n
+		}
+		l.parked.push(sequence(seq))
+	default:
+		if e.next = l.first; l.last == 0 {
+			l.last = seq + 1
+		}
+		l.first = seq + 1
+		if l.n++; len(l.parked) == 0 {
+			p.nready++
+		}
+	}
+	p.enqueue(l)
+}

@@ -1,0 +1,12 @@
+package batches_test
+
+import (
+	"testing"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+)
+
+func TestMain(m *testing.M) {
+	testkit.RunChild[killSpec](killChildEnv) // the process that TestKill kills
+	testkit.Main(m)
+}
