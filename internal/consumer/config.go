@@ -72,8 +72,9 @@ type Config struct {
 	Events      Events
 }
 
-// Memory replaces sarama.NewConsumerGroupFromClient and sarama.NewConsumerFromClient. Its
-// fetches never stall, and its topics are not created again, so nobody looks for the one, and seldom for the other.
+// Memory replaces sarama.NewConsumerGroupFromClient and sarama.NewConsumerFromClient. With it,
+// hours pass in milliseconds, so what is done periodically is done less often. Its fetches
+// never stall, so nobody looks for that.
 type Memory interface {
 	ConsumerGroup(name string, client sarama.Client) (sarama.ConsumerGroup, error)
 	Consumer(client sarama.Client) (sarama.Consumer, error)

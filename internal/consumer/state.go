@@ -122,15 +122,19 @@ func (s *base) claim(p int32) *Claim {
 // since a goroutine that waits takes memory in each subscription.
 func (s *Subscription) keepTime() (stop func()) {
 	s.clock.Store(Now())
+	every := pulse
+	if s.cfg.Memory != nil {
+		every *= 4
+	}
 	turn := make(chan struct{}, 1) // closed by stop
 	var timer *time.Timer
-	timer = time.AfterFunc(pulse, func() {
+	timer = time.AfterFunc(every, func() {
 		if _, ok := <-turn; !ok {
 			return
 		}
 		s.clock.Store(Now())
 		s.lookForSlow()
-		timer.Reset(pulse)
+		timer.Reset(every)
 		turn <- struct{}{}
 	})
 	turn <- struct{}{}
