@@ -251,6 +251,28 @@ func testTwoMembers(t *testing.T, strategy func() sarama.BalanceStrategy) {
 	})
 }
 
+// Subscribers may share their connections.
+func TestSharedConnections(t *testing.T) {
+	ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {
+		var shared ackpolicy.Connections
+		router, err := message.NewRouter(message.RouterConfig{}, k.Logger())
+		if err != nil {
+			t.Fatal(err)
+		}
+		router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+		topics := []string{"orders", "returns"}
+		for _, topic := range topics {
+			sub := k.Subscriber(inGroup(func(c *ackpolicy.SubscriberConfig) { c.Connections = &shared }))
+			router.AddConsumerHandler(topic, topic, sub, returns(nil))
+		}
+		k.Start(router)
+		for _, topic := range topics {
+			k.Produce(topic, newMessage())
+			k.WaitSettled("shop", topic)
+		}
+	})
+}
+
 // Rejected records reach a DeadLetter of the test's, and the topic of a DeadLetterTopic.
 func TestDeadLetters(t *testing.T) {
 	var letters ackpolicytest.Letters
