@@ -19,15 +19,7 @@ func (s *subscription) delays() bool { return s.sub.config.MaxDelay > 0 }
 // due returns when a record may be delivered for the first time, as its headers say, by
 // consumer.Now; 0 for at once.
 func (s *subscription) due(r *sarama.ConsumerMessage) int64 {
-	var until, after string
-	for _, h := range r.Headers {
-		switch string(h.Key) {
-		case delay.DelayedUntilKey:
-			until = string(h.Value)
-		case delay.DelayedForKey:
-			after = string(h.Value)
-		}
-	}
+	until, after := delayHeaders(r)
 	if until == "" && after == "" {
 		return 0
 	}
@@ -62,6 +54,19 @@ func (s *subscription) due(r *sarama.ConsumerMessage) int64 {
 	return max(1, s.dueIn(at.Sub(now)))
 }
 
+// delayHeaders returns the delay metadata that the producer of a record wrote.
+func delayHeaders(r *sarama.ConsumerMessage) (until, after string) {
+	for _, h := range r.Headers {
+		switch string(h.Key) {
+		case delay.DelayedUntilKey:
+			until = string(h.Value)
+		case delay.DelayedForKey:
+			after = string(h.Value)
+		}
+	}
+	return until, after
+}
+
 // dueBy returns when a message is due whose delay metadata was written at about a time. The
 // metadata has the second in which that is, rounded down, and how long the message is to be
 // delayed. Where the two agree, their sum is exact; otherwise, the second counts.
@@ -82,13 +87,18 @@ func dueBy(until, after string, written time.Time) (time.Time, error) {
 }
 
 // asked returns the delay that the metadata of a nacked message asks for: that of
-// DelayOnError, or of the handler; noDelay if there is none. What the message came with is
-// over by now. whole is the delay as it was written, on which DelayOnError builds at the next
+// DelayOnError, or of the handler; noDelay if there is none. What the producer wrote was for
+// the first delivery. whole is the delay as it was written, on which DelayOnError builds at the next
 // delivery.
 func (d *Delivery) asked(msg *message.Message) (left, whole time.Duration) {
 	until, after := msg.Metadata[delay.DelayedUntilKey], msg.Metadata[delay.DelayedForKey]
 	if until == "" && after == "" || !d.sub.delays() {
 		return noDelay, 0
+	}
+	if r := d.kafka.Held(); r != nil {
+		if came, cameAfter := delayHeaders(r); came == until && cameAfter == after {
+			return noDelay, 0
+		}
 	}
 	now := time.Now()
 	at, err := dueBy(until, after, now)

@@ -283,23 +283,6 @@ func (d *Delivery) settleAs(msg *message.Message, p plan) {
 	}
 }
 
-// obey settles as a signal says. It does nothing under AckFirst, which has acked already.
-func (d *Delivery) obey(sig *signal) {
-	switch sig.kind {
-	case signalledAck:
-		d.Ack()
-	case signalledNack:
-		if d.sub == nil || sig.delay != noDelay {
-			d.nack(sig.delay, nil)
-		} else {
-			d.byHand()
-			d.settle(d.verdictOn(d.msg, doNack, nil)) // d.msg was set before the message was sent
-		}
-	case signalledReject:
-		d.Reject(sig.reason)
-	}
-}
-
 // settle carries a verdict out. It reports whether the delivery is settled that way.
 func (d *Delivery) settle(v partition.Verdict) bool { return d.kafka.Settle(v) == v.Status }
 

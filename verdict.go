@@ -66,6 +66,26 @@ func (s *subscription) backoff(d *Delivery, own *handlerSettings, err error) tim
 	return max(0, chosen)
 }
 
+// obey settles as a signal says. It does nothing under AckFirst, which has acked already.
+func (d *Delivery) obey(sig *signal) {
+	switch sig.kind {
+	case signalledAck:
+		d.Ack()
+	case signalledNack:
+		d.mu.Lock()
+		msg := d.msg
+		d.mu.Unlock()
+		if d.sub == nil || sig.delay != noDelay || msg == nil {
+			d.nack(sig.delay, nil)
+		} else {
+			d.byHand()
+			d.settle(d.verdictOn(msg, doNack, nil))
+		}
+	case signalledReject:
+		d.Reject(sig.reason)
+	}
+}
+
 // spent reports whether a nack becomes a reject.
 func (d *Delivery) spent(own *handlerSettings) bool {
 	if most := d.sub.maxDeliveries(own); most > 0 && d.Attempt() >= most {

@@ -112,6 +112,12 @@ func (d *Delivery) Draining() <-chan struct{} {
 	return d.claim.draining
 }
 
+// Held returns the record, at any time; nil if it is not in memory, or nobody needs it any more.
+func (d *Delivery) Held() *sarama.ConsumerMessage {
+	r, _ := d.claim.part.Record(&d.Delivery)
+	return r
+}
+
 // Ask keeps, for the next deliveries of the record, which is about to be nacked, the delay that
 // its message asks for. Asked returns it, or 0.
 func (d *Delivery) Ask(delay time.Duration) { d.claim.part.Ask(&d.Delivery, int64(delay)) }

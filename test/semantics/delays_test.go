@@ -224,20 +224,28 @@ func TestDelayOnError(t *testing.T) {
 // What a message came with says nothing of the delay of a nack, and NackAfter goes before the metadata.
 func TestDelayOfANack(t *testing.T) {
 	t.Parallel()
-	for name, fail := range map[string]func(msg *message.Message) error{
-		"an error": func(*message.Message) error { return testkit.ErrBoom },
-		"NackAfter": func(msg *message.Message) error {
+	boom := func(*message.Message) error { return testkit.ErrBoom }
+	past := time.Now().Add(-time.Second).UTC().Format(time.RFC3339)
+	for name, c := range map[string]struct {
+		until string
+		fail  func(msg *message.Message) error
+	}{
+		"an error":                       {past, boom},
+		"an error, and a delay too long": {"9999-12-31T23:59:59Z", boom},
+		"a signal":                       {"9999-12-31T23:59:59Z", func(*message.Message) error { return ackpolicy.ErrNack }},
+		"NackAfter": {past, func(msg *message.Message) error {
 			delay.Message(msg, delay.For(time.Hour))
 			return ackpolicy.NackAfter(10 * time.Millisecond)
-		},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			group := brokertest.Group(t)
-			topic := testkit.NewTopic(t, 1, withMetadata(testkit.Keyed("a")[0], time.Now().Add(-time.Second).UTC().Format(time.RFC3339), "1h"))
-			s := testkit.Consume(t, testkit.Config(group), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+			topic := testkit.NewTopic(t, 1, withMetadata(testkit.Keyed("a")[0], c.until, "1h"))
+			short := func(c *ackpolicy.SubscriberConfig) { c.MaxDelay = 300 * time.Millisecond }
+			s := testkit.Consume(t, testkit.Config(group, short), topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
 				if d.Attempt() == 1 {
-					return fail(msg)
+					return c.fail(msg)
 				}
 				return nil
 			}, ackpolicy.NackOnError.Middleware)
