@@ -116,20 +116,28 @@ func (s *subscription) setBatches(cfg *consumer.Config, c *BatchConfig) {
 // batchTask is what the consumer calls for batches.
 type batchTask struct{ sub *subscription }
 
-// deliveries in one allocation: an application that keeps one keeps them all.
+// inBatch is a delivery with its message. The message has no channels: Ack and Nack work
+// without, and nobody waits for a single message of a batch.
+type inBatch struct {
+	delivery Delivery
+	message  message.Message
+}
+
+// deliveriesAtOnce are in one allocation: an application that keeps one keeps them all.
 const deliveriesAtOnce = 16
 
 func (s *subscription) newDeliveries(n int) []*consumer.Delivery {
 	all := make([]*consumer.Delivery, 0, n)
-	var some []Delivery
+	var some []inBatch
 	for range n {
 		if len(some) == 0 {
-			some = make([]Delivery, min(n-len(all), deliveriesAtOnce))
+			some = make([]inBatch, min(n-len(all), deliveriesAtOnce))
 		}
-		d := &some[0]
+		x := &some[0]
 		some = some[1:]
-		s.initDelivery(d)
-		all = append(all, &d.kafka)
+		s.initDelivery(&x.delivery)
+		x.delivery.msg = &x.message
+		all = append(all, &x.delivery.kafka)
 	}
 	return all
 }
@@ -140,7 +148,16 @@ func (batchTask) Decode(k *consumer.Delivery, copies *record.Copies) (v partitio
 	if !d.sub.defaultMarshaler || len(d.sub.interceptors.all) > 0 {
 		d.at(decoding)
 	}
-	msg, err := d.sub.decode(k.Record(), copies)
+	var msg *message.Message
+	var err error
+	if d.sub.defaultMarshaler && len(d.sub.interceptors.all) == 0 {
+		msg = d.msg // made with the delivery, and not given to anybody yet
+		r := k.Record()
+		msg.Metadata, msg.Payload = message.Metadata{}, copies.Bytes(r.Value)
+		addHeaders(msg, r)
+	} else {
+		msg, err = d.sub.decode(k.Record(), copies)
+	}
 	if err == nil {
 		err = d.ctx.adopt(msg)
 	}
@@ -292,7 +309,9 @@ func (b *Batch) finish(acked bool) []consumer.BatchEnd {
 	first := -1 // of those that failed
 	failed := 0
 	for i, d := range b.all {
-		d.settleAs(d.msg, contract)
+		if common != doAck || results != nil || !d.msg.Ack() { // which is false if it was nacked
+			d.settleAs(d.msg, contract)
+		}
 		r := result{act: common, delay: p.delay, reason: p.err}
 		if results != nil {
 			r = results[i].or(r, contract)

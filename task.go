@@ -285,6 +285,11 @@ func (s *subscription) decode(r *sarama.ConsumerMessage, copies *record.Copies) 
 // decodeDefault is kafka.DefaultMarshaler's Unmarshal with one map fewer.
 func decodeDefault(record *sarama.ConsumerMessage, payload []byte) *message.Message {
 	msg := message.NewMessage("", payload)
+	addHeaders(msg, record)
+	return msg
+}
+
+func addHeaders(msg *message.Message, record *sarama.ConsumerMessage) {
 	for _, h := range record.Headers {
 		if string(h.Key) == kafka.UUIDHeaderKey {
 			msg.UUID = string(h.Value)
@@ -292,5 +297,4 @@ func decodeDefault(record *sarama.ConsumerMessage, payload []byte) *message.Mess
 			msg.Metadata.Set(string(h.Key), string(h.Value))
 		}
 	}
-	return msg
 }
