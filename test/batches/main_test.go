@@ -7,6 +7,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testkit.RunChild[killSpec](killChildEnv) // the process that TestKill kills
+	testkit.RunChild[killSpec](killChildEnv)   // the process that TestKill kills
+	testkit.RunChild[crashSpec](crashChildEnv) // the one that ends itself in TestCrashLoop
 	testkit.Main(m)
 }
