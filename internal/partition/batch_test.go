@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 )
 
 // batchModel is the naive truth about a partition that hands out batches.
@@ -87,6 +89,19 @@ func (m *batchModel) check() {
 	}
 	if got := m.p.Mark().Offset; got != watermark {
 		m.failf("watermark %d, want %d", got, watermark)
+	}
+	for _, b := range m.p.Snapshot().Blocks {
+		sum := uint32(0)
+		for _, r := range m.recs {
+			if _, marked := ledger.Marked([]ledger.Block{b}, r.offset); marked {
+				if sum += uint32(r.offset) + 1; r.where != isSettled {
+					m.failf("record %d has a mark, and is not settled", r.offset)
+				}
+			}
+		}
+		if sum != b.Sum {
+			m.failf("fingerprints of the marks %v: %d, want %d", b.Runs, b.Sum, sum)
+		}
 	}
 	if len(m.filling) == 0 && !m.called && m.place() {
 		for i := range m.recs {
