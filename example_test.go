@@ -347,3 +347,23 @@ func ExampleNackAfter() {
 	run(ackpolicy.SubscriberConfig{Kafka: config}, topic, ackpolicy.RejectOnError.Middleware, handler, done)
 	// Output: handled at attempt 3
 }
+
+// A handler of batches: what fails is named by its index.
+func ExampleHandleBatch() {
+	insert := func(context.Context, *message.Message) error { return nil }
+	handler := ackpolicy.HandleBatch(func(ctx context.Context, orders []*message.Message) error {
+		failed := ackpolicy.BatchError{}
+		for i, order := range orders {
+			if err := insert(ctx, order); err != nil {
+				failed[i] = err
+			}
+		}
+		if len(failed) > 0 {
+			return failed
+		}
+		return nil
+	})
+	// router.AddConsumerHandler("orders", "orders", subscriber.Batches(ackpolicy.BatchConfig{Size: 500}), handler)
+	fmt.Println(handler(message.NewMessage("1", nil)))
+	// Output: <nil>
+}
