@@ -38,17 +38,18 @@ const (
 // Validate returns one error that joins every problem of the configuration.
 func (c BatchConfig) Validate() error {
 	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if c.Size < 0 {
-		errs = append(errs, fmt.Errorf("Size: %d: want 0 (500) or a positive number", c.Size))
+		bad("Size: %d: want 0 (500) or a positive number", c.Size)
 	}
 	if c.Bytes < 0 {
-		errs = append(errs, fmt.Errorf("Bytes: %d: want 0 (4 MiB) or a positive number", c.Bytes))
+		bad("Bytes: %d: want 0 (4 MiB) or a positive number", c.Bytes)
 	}
 	if c.Wait < 0 && c.Wait != NoWait {
-		errs = append(errs, fmt.Errorf("Wait: %v: want 0 (100ms), a positive duration or NoWait", c.Wait))
+		bad("Wait: %v: want 0 (100ms), a positive duration or NoWait", c.Wait)
 	}
 	if c.Concurrency < 0 {
-		errs = append(errs, fmt.Errorf("Concurrency: %d: want 0 (1) or a positive number", c.Concurrency))
+		bad("Concurrency: %d: want 0 (1) or a positive number", c.Concurrency)
 	}
 	if len(errs) == 0 {
 		return nil
