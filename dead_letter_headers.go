@@ -36,6 +36,16 @@ func header(key, value string) sarama.RecordHeader {
 	return sarama.RecordHeader{Key: []byte(key), Value: []byte(value)}
 }
 
+// HeaderProfile returns the headers of a letter: HeadersAckpolicy, HeadersWatermill,
+// HeadersSpring, HeadersKafka, or a function of the application. The first four have names:
+// ackpolicy, watermill, spring and kafka.
+type HeaderProfile func(Letter) []sarama.RecordHeader
+
+var (
+	profileNames = []string{"ackpolicy", "watermill", "spring", "kafka"}
+	profiles     = []HeaderProfile{HeadersAckpolicy, HeadersWatermill, HeadersSpring, HeadersKafka}
+)
+
 // HeadersAckpolicy returns the headers of this package's own profile.
 func HeadersAckpolicy(l Letter) []sarama.RecordHeader {
 	headers := []sarama.RecordHeader{

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
-
-	"github.com/IBM/sarama"
 )
 
 // The names of settings may be spelt nack_on_error, NackOnError, nack-on-error or NACK_ON_ERROR.
@@ -116,16 +114,6 @@ func (u *Unstorable) UnmarshalText(text []byte) error {
 	parsed, err := ParseUnstorable(string(text))
 	return unmarshal(u, parsed, err)
 }
-
-// HeaderProfile returns the headers of a letter: HeadersAckpolicy, HeadersWatermill,
-// HeadersSpring, HeadersKafka, or a function of the application. The first four have names:
-// ackpolicy, watermill, spring and kafka.
-type HeaderProfile func(Letter) []sarama.RecordHeader
-
-var (
-	profileNames = []string{"ackpolicy", "watermill", "spring", "kafka"}
-	profiles     = []HeaderProfile{HeadersAckpolicy, HeadersWatermill, HeadersSpring, HeadersKafka}
-)
 
 // ParseHeaderProfile returns the profile with the given name: ackpolicy, watermill, spring or
 // kafka, or the name of its function.

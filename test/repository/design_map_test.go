@@ -81,9 +81,7 @@ func TestPagesNameWhatExists(t *testing.T) {
 	pages, err := filepath.Glob("docs/*.md")
 	testkit.Check(t, err)
 	members, public, internal := map[string]bool{}, map[string]bool{}, map[string]bool{}
-	var files strings.Builder
 	for _, file := range sources(t) {
-		files.WriteString("/" + file + "\n")
 		types := internal
 		if regexp.MustCompile(`^(ackpolicy[a-z]+/)?[a-z_]+\.go$`).MatchString(file) {
 			types = public
@@ -103,7 +101,7 @@ func TestPagesNameWhatExists(t *testing.T) {
 			of, _, _ := strings.Cut(name, ".")
 			switch {
 			case strings.HasSuffix(name, ".go"):
-				if !strings.Contains(files.String(), "/"+name+"\n") && !strings.Contains(name, "*") {
+				if found, err := filepath.Glob(name); err != nil || len(found) == 0 {
 					t.Errorf("%s: no file %s", page, name)
 				}
 			case regexp.MustCompile(`^[A-Za-z]+\.[A-Za-z]+$`).MatchString(name):

@@ -1,0 +1,90 @@
+package partition
+
+// Retry makes a record deliverable now that waits for its next delivery or is pending. It
+// returns the state that the record was in. ok is false if that is another one, or the
+// record is not in the window.
+func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	version := p.version
+	seq, e := p.find(offset)
+	if e == nil {
+		return settled, false, Work{}
+	}
+	was = e.state
+	switch was {
+	case parked, delayed:
+		p.version++
+		e.dueAt = now
+		p.fallDue(seq)
+	case due:
+	case queued: // held back: it waits for its delay once it is admitted
+		if e.dueAt == 0 {
+			return was, false, Work{}
+		}
+		p.version++
+		e.dueAt = 0
+	case pending:
+		p.settle(e.d, Verdict{Status: Nacked, DueAt: now, ByHand: true}, now)
+	default:
+		return was, false, Work{}
+	}
+	return was, true, p.after(version)
+}
+
+// Condemn gives up a record that no handler has: its next delivery, which is due at once, is
+// Condemned. A record with a handler, or a pending one, has to be settled by the caller: d is
+// its delivery. ok is false if the record is not in the window, or is rejected already.
+func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Delivery[R, H], ok bool, w Work) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	version := p.version
+	seq, e := p.find(offset)
+	if e == nil {
+		return nil, false, Work{}
+	}
+	switch e.state {
+	case inFlight, pending:
+		return e.d, true, Work{}
+	case rejecting, confirming, unverified:
+		return nil, false, Work{}
+	case queued:
+		e.dueAt = 0
+	case nacked:
+		e.dueAt = now
+	case parked, delayed:
+		e.dueAt = now
+		p.fallDue(seq)
+	}
+	if !e.known && !e.evicted { // otherwise the next owner is not told
+		e.print, e.known = p.cfg.Fingerprint(e.record), true
+	}
+	p.high = max(p.high, seq+1)
+	p.version++
+	p.condemn(seq, reason)
+	return nil, true, p.after(version)
+}
+
+func (p *Partition[R, H]) condemn(seq uint64, reason error) {
+	if p.condemned == nil {
+		p.condemned = map[uint64]error{}
+	}
+	p.condemned[seq] = reason
+}
+
+// SetMaxInFlight changes Config.MaxInFlight. It must not exceed the configured number, for
+// which slots were made.
+func (p *Partition[R, H]) SetMaxInFlight(n int) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cfg.MaxInFlight = n
+	return p.work()
+}
+
+// Pause stops or resumes the handing out of records. It does not delay a drain.
+func (p *Partition[R, H]) Pause(paused bool) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.paused = paused
+	return p.work()
+}
