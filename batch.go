@@ -104,6 +104,9 @@ func (s *BatchSubscriber) Subscribe(ctx context.Context, topic string) (<-chan *
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
+	if s.Subscriber.config.Transactions != nil {
+		return nil, errors.New("ackpolicy: batches are not supported with SubscriberConfig.Transactions: subscribe without Batches, or leave Transactions nil")
+	}
 	config.setDefaults()
 	return s.subscribe(ctx, topic, &config)
 }

@@ -71,7 +71,7 @@ func (s *subscription) sendLetter(d *Delivery, reason error) {
 		RejectedAt: time.Now(),
 		Handler:    d.handler(),
 	}
-	dead := s.destination(d.settings())
+	dead, transactional := s.destination(d.settings()), d.transactional()
 	send := func(ctx context.Context) error {
 		record, err := d.kafka.Original(ctx, s.sub.config.Kafka.Tracer != nil)
 		if err != nil {
@@ -79,6 +79,9 @@ func (s *subscription) sendLetter(d *Delivery, reason error) {
 		}
 		letter.LogAppendTime = d.kafka.LogAppendTime()
 		defer d.kafka.Calls("DeadLetter.Send")()
+		if transactional {
+			return s.joinLetter(ctx, d, dead, record, letter)
+		}
 		return dead.Send(ctx, record, letter)
 	}
 	d.kafka.Letter(send, func(err error, givenUp bool) {

@@ -136,6 +136,11 @@ func letterConfig(user *sarama.Config) *sarama.Config {
 // Send implements DeadLetter. It returns when ctx ends, whether or not a letter that is
 // under way will be stored.
 func (t *letterTopic) Send(ctx context.Context, record *sarama.ConsumerMessage, letter Letter) error {
+	return t.send(ctx, record, letter, t.write)
+}
+
+// send stores a letter by a function that writes a record.
+func (t *letterTopic) send(ctx context.Context, record *sarama.ConsumerMessage, letter Letter, store func(context.Context, write.Record) error) error {
 	partition, err := t.partition(record)
 	if err == nil || t.create != nil {
 		r := write.Record{
@@ -149,9 +154,9 @@ func (t *letterTopic) Send(ctx context.Context, record *sarama.ConsumerMessage, 
 		if r.Timestamp.After(lastTime) {
 			replaceTimestamp(&r, letter)
 		}
-		err = t.write(ctx, r)
+		err = store(ctx, r)
 		for less := 0; t.reduce && less < mostReductions && t.reduced(err, &r, record, letter); less++ {
-			if err = t.write(ctx, r); err == nil {
+			if err = store(ctx, r); err == nil {
 				t.tellReduced(r, record)
 			}
 		}

@@ -176,6 +176,9 @@ func (d *Delivery) ofSubscriber() *Policy {
 }
 
 func (m *guarded) ackFirst(d *Delivery) error {
+	if d.transactional() {
+		return d.position(fmt.Errorf("ackpolicy: ack_first, and SubscriberConfig.Transactions: nothing was acked: choose another policy: %w", errAckFirst))
+	}
 	d.mu.Lock()
 	d.first = true
 	d.mu.Unlock()
@@ -318,6 +321,12 @@ func (m *guarded) tellBroken(d *Delivery, err error) {
 
 // end leaves the plan on the delivery.
 func (m *guarded) end(d *Delivery, depth int, policy Policy, p plan, produced []*message.Message) ([]*message.Message, error) {
+	if d.transactional() {
+		if p.err != nil {
+			d.kafka.Discard() // a handler that fails has published nothing
+		}
+		d.join(produced)
+	}
 	if d.leave(depth, p) && d.sub == nil {
 		return m.endForeign(d, policy, p, produced, p.err)
 	}
@@ -351,6 +360,8 @@ func (m *guarded) endForeign(d *Delivery, policy Policy, p plan, produced []*mes
 //   - it makes the error of a handler whose context we ended (the partition was revoked,
 //     or the subscriber closes) a signal, as reported by [IsSignal], whatever library
 //     created it. The record is left to the next owner, and is neither poisoned nor retried.
+//   - with SubscriberConfig.Transactions it throws away what a handler published that failed:
+//     a Retry around it runs the handler again for the same delivery.
 //
 // Without it, IsSignal recognizes ctx.Err() and context.Cause(ctx) of the message's context
 // and of contexts derived from it, but not an error that a library returns in their place.
@@ -364,6 +375,9 @@ func RestoreContext(h message.HandlerFunc) message.HandlerFunc {
 		}
 		switch of := ctx.Value(deliveryKey{}).(type) {
 		case *Delivery:
+			if of.transactional() && !IsSignal(err) {
+				of.kafka.Discard() // the next try publishes it again
+			}
 			err = of.asStopped(err)
 		case *Batch:
 			err = of.asStopped(err)

@@ -46,6 +46,8 @@ type Subscriber struct {
 	maxPerSecond  float64              // by SetLimits; 0: no limit
 	ended         chan struct{}        // closed once they have all ended; made by the first Close
 	bound         time.Time            // of Close
+	producing     *sarama.Config       // of the Publishers; nil if there are none
+	subscribed    bool                 // with Transactions: too late for a Publisher
 }
 
 var (
@@ -354,6 +356,7 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		Look:             s.sub.look,
 		HandlerSlow:      c.HandlerSlow,
 		Tracer:           c.Kafka.Tracer,
+		Transactions:     s.sub.transactions(),
 		NewDelivery:      s.newDelivery,
 		Events:           s.events(),
 	}

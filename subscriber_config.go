@@ -169,6 +169,9 @@ type SubscriberConfig struct {
 	// their contexts end, with ErrClosing or ErrRevoked as the cause. A drain does not
 	// wait for nacked records. 0 means 10 s.
 	DrainTimeout time.Duration
+	// Transactions makes what handlers publish through Subscriber.Publisher appear exactly
+	// once. nil does not.
+	Transactions *Transactions
 	// HandlerSlow is how long a handler may run before the log and Hooks.HandlerSlow
 	// report it, at growing intervals, and once more when all slow handlers have
 	// returned. Nothing else happens to the handler. 0 means 1 minute; a negative
@@ -214,6 +217,10 @@ func (c *SubscriberConfig) setDefaults() {
 	}
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = defaultDrainTimeout
+	}
+	if c.Transactions != nil {
+		c.Transactions = c.Transactions.setDefaults(c.DrainTimeout)
+		c.CommitInterval = c.Transactions.Interval
 	}
 	if c.HandlerSlow == 0 {
 		c.HandlerSlow = defaultHandlerSlow
@@ -263,6 +270,9 @@ func (c SubscriberConfig) Validate() error {
 		case *c.Policy == AckFirst && c.MaxAge > 0:
 			bad("MaxAge: %v: with the Policy AckFirst no record is delivered again: choose another Policy, or leave MaxAge at 0", c.MaxAge)
 		}
+	}
+	if c.Transactions != nil {
+		c.Transactions.validate(&c, bad)
 	}
 	if int(c.Ordering) >= len(orderingNames) {
 		bad("Ordering: %d: want OrderByPartition, OrderByKey or Unordered", uint8(c.Ordering))
@@ -333,6 +343,9 @@ func (c *SubscriberConfig) saramaConfigs() (fetch, side *sarama.Config) {
 	fetch = copySarama(c.Kafka.OverwriteSaramaConfig)
 	side = copySarama(c.Kafka.OverwriteSaramaConfig)
 	// Commits and re-reads take milliseconds; a drain must not wait longer.
+	if c.Transactions != nil {
+		fetch.Consumer.IsolationLevel = sarama.ReadCommitted // also for what the group has stored
+	}
 	side.Net.ReadTimeout = min(side.Net.ReadTimeout, 10*time.Second)
 	return fetch, side
 }

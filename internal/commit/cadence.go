@@ -25,6 +25,7 @@ const (
 // cadence decides when a commit is worth its cost if nobody waits for it.
 type cadence struct {
 	interval time.Duration // the longest time without a commit
+	share    int           // share; 1 with transactions, which come once per interval
 	last     time.Time     // when the last commit ended
 	rest     time.Duration // the pause after it
 
@@ -32,8 +33,11 @@ type cadence struct {
 	woken  chan struct{}
 }
 
-func newCadence(interval time.Duration) *cadence {
-	c := &cadence{interval: interval, last: time.Now(), woken: make(chan struct{}, 1)}
+func newCadence(interval time.Duration, transactions bool) *cadence {
+	c := &cadence{interval: interval, share: share, last: time.Now(), woken: make(chan struct{}, 1)}
+	if transactions {
+		c.share = 1
+	}
 	c.asleep.Store(true)
 	return c
 }
@@ -51,12 +55,16 @@ func (c *Committer) Settled() {
 // committed records a commit and when it began.
 func (c *cadence) committed(began time.Time) {
 	c.last = time.Now()
+	if c.share == 1 {
+		c.rest = max(0, c.interval-c.last.Sub(began))
+		return
+	}
 	c.rest = min(max(leastPause, restFactor*c.last.Sub(began)), c.interval/share)
 }
 
 // wait returns how long a commit of that many changes may still wait.
 func (c *cadence) wait(changes uint64) time.Duration {
-	return time.Until(c.last.Add(max(c.rest, c.interval/share/time.Duration(min(changes, 1<<20)))))
+	return time.Until(c.last.Add(max(c.rest, c.interval/time.Duration(c.share)/time.Duration(min(changes, 1<<20)))))
 }
 
 // pending returns the number of changes that are not stored, of partitions whose commits do not fail.

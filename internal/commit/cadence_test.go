@@ -10,7 +10,7 @@ import (
 
 // The more is settled, the sooner a commit comes; never sooner than the pause, nor later than the interval.
 func TestCadence(t *testing.T) {
-	c := newCadence(time.Second)
+	c := newCadence(time.Second, false)
 	c.committed(time.Now())
 	for changes, want := range map[uint64]time.Duration{
 		1: 200 * time.Millisecond, 2: 100 * time.Millisecond, 10: leastPause, 1000: leastPause, 1 << 40: leastPause,

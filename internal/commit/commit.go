@@ -43,6 +43,11 @@ type Config struct {
 	// Abort closes the client's connections; the client may open new ones. It ends a
 	// request whose response nobody can wait for any longer. It may be nil.
 	Abort func()
+	// Transact stores offsets in a transaction with the output of their records, all of it or
+	// nothing, unless the error is an *Unknown. It gives up when stop is closed. nil means
+	// that offsets are stored by OffsetCommit. There is then one transaction per Interval
+	// unless somebody waits.
+	Transact func(stop <-chan struct{}, t Transaction) error
 
 	// Tried is called for each partition after each request, with nil if the commit is
 	// stored. Fenced is called after the request that shows that the group has continued
@@ -89,7 +94,7 @@ func New(cfg Config, session Session) *Committer {
 		cfg.Abort = func() {}
 	}
 	c := &Committer{
-		cfg: cfg, session: session, reporter: newReporter(), cadence: newCadence(cfg.Interval), settle: settleAfter,
+		cfg: cfg, session: session, reporter: newReporter(), cadence: newCadence(cfg.Interval, cfg.Transact != nil), settle: settleAfter,
 		sources: map[*Source]struct{}{},
 		urge:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
@@ -204,6 +209,9 @@ func (c *Committer) gather() []due {
 	for i := range dues {
 		d := &dues[i]
 		d.snapshot, d.text = d.source.cfg.Snapshot(int(c.room.Load()))
+	}
+	if c.cfg.Transact != nil {
+		dues = c.whole(dues)
 	}
 	return dues
 }

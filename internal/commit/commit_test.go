@@ -423,7 +423,7 @@ func TestPositions(t *testing.T) {
 	b := newBed(t, true, false)
 	get := func() map[int32]Position {
 		t.Helper()
-		got, err := Positions(deadline(t), b.client, b.group, b.topic, []int32{0, 1})
+		got, err := Positions(deadline(t), b.client, b.group, b.topic, []int32{0, 1}, false)
 		if err != nil {
 			t.Fatal(err)
 		}

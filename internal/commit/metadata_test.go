@@ -13,7 +13,7 @@ import (
 // storedText returns the metadata that the broker stores with the offset.
 func (b *bed) storedText(t *testing.T) string {
 	t.Helper()
-	response, err := fetchOffsets(b.client, b.group, map[string][]int32{b.topic: {0}})
+	response, err := fetchOffsets(b.client, b.group, map[string][]int32{b.topic: {0}}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func (c *Committer) readBack() {
 		return
 	}
 	defer c.request.begin()()
-	response, err := fetchOffsets(c.cfg.Client, c.cfg.Group, asked)
+	response, err := fetchOffsets(c.cfg.Client, c.cfg.Group, asked, false)
 	for _, s := range sources {
 		found, perr := Position{}, err
 		if err == nil {

@@ -10,9 +10,12 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// send returns the broker's response for each partition, or the error because of which there
+// send stores what is due. It returns the broker's response for each partition, or the error because of which there
 // is none, and whether the request was sent.
 func (c *Committer) send(dues []due, member string, generation int32) (errs map[string]map[int32]sarama.KError, sent bool, err error) {
+	if c.cfg.Transact != nil {
+		return c.transact(dues, member, generation)
+	}
 	request := sarama.NewOffsetCommitRequest(c.cfg.Client.Config(), c.cfg.Group)
 	request.ConsumerID = member
 	request.ConsumerGroupGeneration = generation
@@ -102,10 +105,11 @@ type Position struct {
 }
 
 // Positions returns what the group has stored for partitions of a topic. It repeats
-// requests whose failure may pass, until ctx ends.
-func Positions(ctx context.Context, client sarama.Client, group, topic string, partitions []int32) (map[int32]Position, error) {
+// requests whose failure may pass, until ctx ends. With stable it waits for transactions that
+// may change the result.
+func Positions(ctx context.Context, client sarama.Client, group, topic string, partitions []int32, stable bool) (map[int32]Position, error) {
 	for attempt := 1; ; attempt++ {
-		positions, err := fetchPositions(client, group, topic, partitions)
+		positions, err := fetchPositions(client, group, topic, partitions, stable)
 		if err == nil {
 			return positions, nil
 		}
@@ -118,8 +122,8 @@ func Positions(ctx context.Context, client sarama.Client, group, topic string, p
 	}
 }
 
-func fetchPositions(client sarama.Client, group, topic string, partitions []int32) (map[int32]Position, error) {
-	response, err := fetchOffsets(client, group, map[string][]int32{topic: partitions})
+func fetchPositions(client sarama.Client, group, topic string, partitions []int32, stable bool) (map[int32]Position, error) {
+	response, err := fetchOffsets(client, group, map[string][]int32{topic: partitions}, stable)
 	if err != nil {
 		return nil, err
 	}
@@ -132,12 +136,21 @@ func fetchPositions(client sarama.Client, group, topic string, partitions []int3
 	return positions, nil
 }
 
-func fetchOffsets(client sarama.Client, group string, partitions map[string][]int32) (*sarama.OffsetFetchResponse, error) {
+// StablePosition returns what the group has stored for a partition, or an error while a
+// transaction may change it.
+func StablePosition(client sarama.Client, group, topic string, partition int32) (Position, error) {
+	positions, err := fetchPositions(client, group, topic, []int32{partition}, true)
+	return positions[partition], err
+}
+
+func fetchOffsets(client sarama.Client, group string, partitions map[string][]int32, stable bool) (*sarama.OffsetFetchResponse, error) {
 	coordinator, err := client.Coordinator(group)
 	if err != nil {
 		return nil, err
 	}
-	response, err := coordinator.FetchOffset(sarama.NewOffsetFetchRequest(client.Config().Version, group, partitions))
+	request := sarama.NewOffsetFetchRequest(client.Config().Version, group, partitions)
+	request.RequireStable = stable && request.Version >= 7
+	response, err := coordinator.FetchOffset(request)
 	if err != nil {
 		_ = coordinator.Close()
 		return nil, err

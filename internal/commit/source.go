@@ -28,6 +28,8 @@ type SourceConfig struct {
 	Confirmed func(s *partition.Snapshot, left bool)
 	// Fenced is called when the group has continued without this member.
 	Fenced func(error)
+	// Crowded is called when a transaction would need more metadata than there is room for.
+	Crowded func()
 	// Stored is false if the start position has to be committed first.
 	Stored bool
 }
@@ -171,6 +173,9 @@ func (s *Source) endHopeless() {
 // hopeless returns the error of the last commit if it will be refused again. A broker that
 // has just started may not know a topic for a moment.
 func (s *Source) hopeless() error {
+	if errors.Is(s.failure, errCrowded) {
+		return s.failure
+	}
 	if !lasts(s.failure) || s.attempts < 2 && errors.Is(s.failure, sarama.ErrUnknownTopicOrPartition) {
 		return nil
 	}

@@ -162,6 +162,7 @@ func (c *Claim) newPartition(left *ledger.Ledger, stored bool) *partition.Partit
 		Marks:          left.Blocks,
 		Open:           opens(left),
 		Unopened:       c.committer != nil && !stored,
+		Output:         c.cfg.Transactions != nil,
 	}
 	if c.cfg.Batches != nil {
 		cfg.Batches, cfg.Limit = true, nil
@@ -181,6 +182,7 @@ func (c *Claim) newSource(stored bool) *commit.Source {
 		Snapshot:  c.snapshot,
 		Reverted:  c.part.Reverted,
 		Confirmed: func(s *partition.Snapshot, left bool) { c.do(c.part.Committed(s, left)) },
+		Crowded:   func() { c.do(c.part.Crowded()) },
 		Fenced: func(error) {
 			_, w := c.part.Stop() // others may own the partition by now
 			c.do(w)

@@ -54,6 +54,10 @@ func open(cfg *Config, lease *connections.Lease, asked func(partition int32)) (*
 		group := *cfg.Sarama
 		retries := group.Metadata.Retry.Max
 		group.Metadata.Retry.Max = (retries+1)*(retries+1) - 1
+		if t, pause := cfg.Transactions, group.Metadata.Retry.Backoff; t != nil && pause > 0 {
+			// A session begins once the transactions of the partitions' last owners have ended.
+			group.Metadata.Retry.Max = max(group.Metadata.Retry.Max, int(t.wait()/pause)+1)
+		}
 		c.fetch.config = &group
 	}
 	known := knows(c.fetch, cfg.Topic)

@@ -17,13 +17,23 @@ func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
 	if id := s.cfg.Sarama.Consumer.Group.InstanceId; id != "" {
 		instance = &id
 	}
+	abort := s.side.Abort
+	var transact func(<-chan struct{}, commit.Transaction) error
+	if s.transactions != nil {
+		abort = func() {
+			s.side.Abort()
+			s.transactions.Abort()
+		}
+		transact = s.transactions.Send
+	}
 	return commit.New(commit.Config{
 		Client:      h.clients.side,
 		Group:       s.cfg.Group,
 		InstanceID:  instance,
 		Interval:    s.cfg.CommitInterval,
 		Cooperative: s.cooperative,
-		Abort:       s.side.Abort,
+		Abort:       abort,
+		Transact:    transact,
 		PutBack:     s.putBack,
 		Tried: func(_ string, partition int32, offset int64, err error) {
 			if err == nil {

@@ -59,9 +59,11 @@ type Config struct {
 	CommitEach       bool // commit at every ack
 	DrainTimeout     time.Duration
 	GiveUpLetters    bool // that are refused for good
-	ReconnectSleep   time.Duration
-	Look             time.Duration // interval of the watchdog; 0 means 15 s
-	HandlerSlow      time.Duration // handlers that run for longer are reported; 0 for none
+	// Transactions stores offsets in transactions, with what deliveries publish; nil does not.
+	Transactions   *Transactions
+	ReconnectSleep time.Duration
+	Look           time.Duration // interval of the watchdog; 0 means 15 s
+	HandlerSlow    time.Duration // handlers that run for longer are reported; 0 for none
 
 	// Memory is what tests without a broker have instead of sarama's consumers; nil means sarama's.
 	Memory Memory

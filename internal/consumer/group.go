@@ -70,6 +70,7 @@ func (h *groupHandler) sessions(ctx context.Context, handler sarama.ConsumerGrou
 		began := time.Now()
 		var session context.Context
 		session, h.endSession = context.WithCancelCause(ctx)
+		h.s.recover(session)
 		joined := h.joining(session)
 		err = h.group.Consume(session, []string{h.s.cfg.Topic}, handler)
 		if session.Err() != nil && ctx.Err() == nil {
@@ -102,6 +103,9 @@ func (h *groupHandler) quit(cause, err error) error {
 	}
 	return err
 }
+
+// errUnstable ends a session of a subscription with transactions that does not know what is stored.
+var errUnstable = errors.New("the group's stored position is not known")
 
 // storedPatience is how long a claim without a position asks what the group has stored. Others
 // on the same broker wait meanwhile.
@@ -254,6 +258,13 @@ func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim 
 	case err != nil && (s.closingNow() || session.Context().Err() != nil):
 		return position{}, false
 	}
+	if offset := claim.InitialOffset(); s.transactions != nil && (err != nil || offset >= 0 && offset != stored.Offset) {
+		// Without its marks, records would be delivered again whose output is stored.
+		s.cfg.Logger.Error("The group's stored position cannot be read, and transactions need it: joining again",
+			err, watermill.LogFields{"kafka_partition": partition, "kafka_partition_offset": offset})
+		h.endSession(errors.Join(errUnstable, err))
+		return position{}, false
+	}
 	if offset := claim.InitialOffset(); offset >= 0 {
 		if err != nil {
 			s.cfg.Logger.Error("The group's stored position cannot be read: records that were delivered before start with attempt 1 and without their delays",
@@ -307,7 +318,7 @@ func (p *positions) of(ctx context.Context, h *groupHandler, session sarama.Cons
 	if !slices.Contains(all, partition) {
 		all = append(slices.Clone(all), partition)
 	}
-	known, err := commit.Positions(ctx, h.clients.side, h.s.cfg.Group, topic, all)
+	known, err := commit.Positions(ctx, h.clients.side, h.s.cfg.Group, topic, all, h.s.transactions != nil)
 	if err != nil {
 		return commit.Position{}, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/connections"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/strategy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/transact"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
@@ -25,6 +26,9 @@ type Subscription struct {
 	dialer      *dial.Dialer       // of its own connections
 	side        *connections.Lease // of those that it shares
 	cooperative bool
+	// transactions writes them; nil without. The committer uses it and, between two sessions,
+	// the subscription.
+	transactions *transact.Sender
 
 	done chan struct{}
 	end  func() // closes done
@@ -58,6 +62,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 		return nil, s.cannotConnect(err)
 	}
 	s.dialer = dial.New(cfg.Sarama)
+	s.transactions = newSender(&cfg)
 	s.dialer.Worked() // the brokers have accepted the same settings
 	s.health.explain = func(err error) error { return s.dialer.Explain(s.cfg.Sarama, err) }
 	s.watchRetries()
@@ -74,6 +79,9 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 func (s *Subscription) cut() {
 	s.side.Cut()
 	s.dialer.Cut()
+	if s.transactions != nil {
+		s.transactions.Cut()
+	}
 }
 
 func (s *Subscription) cannotConnect(err error) error {
@@ -132,6 +140,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 	defer finish() // also if it ends for good: another process has our static id
 	defer close(finished)
 	defer s.release()
+	defer s.closeTransactions()
 	defer s.startBatchers()()
 	for sleep := s.cfg.ReconnectSleep; ; {
 		if c != nil {

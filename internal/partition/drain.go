@@ -112,6 +112,9 @@ func (p *Partition[R, H]) Drop() {
 	p.head, p.front, p.admitted, p.high, p.taken = p.tail, p.tail, p.tail, 0, 0
 	p.chunks, p.spares, p.inherited = nil, nil, inherited{}
 	p.lanes, p.spare, p.only, p.ready = nil, nil, lane{}, laneQueue{}
+	if p.out != nil {
+		p.throwAway()
+	}
 	p.redo, p.timers, p.open, p.confirming, p.tries, p.condemned, p.asked = nil, nil, nil, nil, nil, nil, nil
 }
 

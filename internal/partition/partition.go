@@ -80,6 +80,9 @@ type Config[R any] struct {
 	// records that it had delivered, both in the order of their offsets.
 	Marks []ledger.Block
 	Open  []Open
+	// Output makes the partition hold what deliveries publish, see output.go. A snapshot is
+	// then of one moment.
+	Output bool
 	// Fingerprint returns a number that identifies a record. Marks and Open require it.
 	Fingerprint func(record R) uint32
 }
@@ -190,6 +193,7 @@ type Partition[R, H any] struct {
 	suspects int              // records that an earlier owner had in flight, and whose handlers have not returned since
 	counts   [settled + 1]int // records by state
 	naside   int              // rejected records whose letters are refused for good
+	out      *outputs         // nil without Config.Output
 	low      int              // set by ArmLow; -1 if not armed
 	need     int              // of records, for Work.Ready; set by Collect
 	called   bool             // Work.Ready came since
@@ -210,6 +214,9 @@ func New[H, R any](cfg Config[R]) *Partition[R, H] {
 	p.inherits.Store(len(cfg.Marks)+len(cfg.Open) > 0)
 	if cfg.Unopened {
 		p.phase = unopened
+	}
+	if cfg.Output {
+		p.out = &outputs{held: map[uint64]parcel{}}
 	}
 	return p
 }
@@ -293,6 +300,9 @@ func (p *Partition[R, H]) work() Work {
 			w.Low = true
 		}
 		if m := int(p.cfg.MaxUncommitted); m > 0 && p.cfg.Committed && 2*(p.uncommitted(p.taken)-p.uncovered) >= m {
+			w.Full = true
+		}
+		if p.out != nil && p.out.bytes >= mostReady {
 			w.Full = true
 		}
 	}

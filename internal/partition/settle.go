@@ -132,6 +132,9 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v Verdict, now int64) (first
 	if v.Status == Nacked || v.Hold {
 		p.tried(d.seq, e, v)
 	}
+	if p.out != nil && v.Status != Acked {
+		p.discard(d.seq)
+	}
 	switch {
 	case v.Status == Nacked:
 		e.dueAt = v.DueAt
@@ -184,6 +187,9 @@ func (p *Partition[R, H]) settledLate() {
 func (p *Partition[R, H]) done(seq uint64, e *entry[R, H]) {
 	p.dropBytes(e)
 	p.settledTries(seq)
+	if p.out != nil {
+		p.emit(seq)
+	}
 	if e.state != confirming {
 		p.mark(seq, e)
 	}

@@ -37,8 +37,8 @@ const (
 	step = 64
 )
 
-// Snapshot is what a commit stores of a partition. It is not of one moment: a record that was
-// settled while it was made may be in it or not.
+// Snapshot is what a commit stores of a partition. Without Config.Output it is not of one
+// moment: a record that was settled while it was made may be in it or not.
 type Snapshot struct {
 	Mark
 	Blocks []ledger.Block
@@ -50,6 +50,7 @@ type Snapshot struct {
 	reverts uint64
 	stored  int
 	left    int
+	output  []parcel // what was ready
 }
 
 type wanted struct {
@@ -63,12 +64,15 @@ func (p *Partition[R, H]) Snapshot() *Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := &Snapshot{Mark: p.now(), Last: p.phase == closed, reverts: p.reverts}
+	if p.out != nil {
+		s.output = p.out.ready
+	}
 	first := p.front / span
 	end := max(p.high, p.taken)
 	w := walk[R, H]{p: p, s: s, per: max(1, ((end+span-1)/span-first)/blocks)}
 	for at := first; at*span < end; at++ {
 		// What an earlier owner left must not move meanwhile.
-		if (at-first)%step == step-1 && len(p.inherited.blocks)+len(p.inherited.open) == 0 {
+		if p.out == nil && (at-first)%step == step-1 && len(p.inherited.blocks)+len(p.inherited.open) == 0 {
 			p.mu.Unlock()
 			p.mu.Lock()
 			at = max(at, p.head/span) // what is settled meanwhile is left to the next commit
@@ -270,6 +274,9 @@ func (p *Partition[R, H]) Reverted(s *Snapshot) bool {
 func (p *Partition[R, H]) Committed(s *Snapshot, waiting bool) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.out != nil {
+		p.put(len(s.output))
+	}
 	if p.phase == closed {
 		return Work{}
 	}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -112,6 +113,12 @@ func (c *Child) Kill() {
 	_ = c.cmd.Process.Kill()
 	<-c.ended
 }
+
+// Pause stops the process where it is, until Resume.
+func (c *Child) Pause() { _ = c.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume has a paused process go on.
+func (c *Child) Resume() { _ = c.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Ended is closed once the process has ended and all that it wrote is in the ledger.
 func (c *Child) Ended() <-chan struct{} { return c.ended }

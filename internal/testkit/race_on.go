@@ -4,3 +4,6 @@ package testkit
 
 // Slower is by how much the race detector slows down what a test measures.
 const Slower = 5
+
+// Race reports whether the race detector is on.
+const Race = true
