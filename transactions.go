@@ -125,7 +125,6 @@ func (s *Subscriber) Publisher(config kafka.PublisherConfig) (message.Publisher,
 	if len(config.Brokers) > 0 && !slices.Equal(config.Brokers, s.config.Kafka.Brokers) {
 		return bad("Brokers: %v: a transaction stays within one cluster: leave them empty, or give those of the Subscriber", config.Brokers)
 	}
-	//lint:ignore SA1019 an application may still set it
 	if config.Tracer != nil || config.OTELEnabled {
 		return bad("Tracer, OTELEnabled: not supported with Transactions: leave them out")
 	}
