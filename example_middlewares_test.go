@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 	"github.com/sony/gobreaker"
@@ -136,6 +137,37 @@ func ExampleFromContext_deduplicator() {
 	}
 	fmt.Println("calls:", calls)
 	// Output: calls: 2
+}
+
+// mailbox prints the letters that it gets.
+type mailbox struct{ stored chan struct{} }
+
+func (m mailbox) Send(_ context.Context, record *sarama.ConsumerMessage, letter ackpolicy.Letter) error {
+	fmt.Printf("%s: %v, %d attempts\n", record.Value, letter.Reason, letter.Attempts)
+	close(m.stored)
+	return nil
+}
+
+// A handler with settings of its own.
+func ExampleMiddleware_settings() {
+	config, topic, stop := exampleTopic("mail 1")
+	defer stop()
+	router := must(message.NewRouter(message.RouterConfig{}, nil))
+	subscriber := must(ackpolicy.NewSubscriber(ackpolicy.SubscriberConfig{Kafka: config}, nil))
+	sendMail := func(*message.Message) error { return errors.New("no such address") }
+	mailLetters := mailbox{make(chan struct{})}
+
+	h := router.AddConsumerHandler("mail", topic, subscriber, sendMail)
+	h.AddMiddleware(ackpolicy.Middleware{Policy: ackpolicy.NackOnError, MaxDeliveries: 3, DeadLetter: mailLetters}.Middleware)
+
+	go func() {
+		<-mailLetters.stored
+		_ = router.Close()
+	}()
+	if err := router.Run(context.Background()); err != nil {
+		panic(err)
+	}
+	// Output: mail 1: no such address, 3 attempts
 }
 
 // byRecord lets a record that comes again pass: a duplicate is the same key at another offset.

@@ -17,7 +17,7 @@ func TestService(t *testing.T) {
 // Each block of Go in the README is code that compiles here or among the root's examples.
 func TestREADMEShowsCodeThatCompiles(t *testing.T) {
 	var sources string
-	for _, name := range []string{"service.go", "../../example_test.go"} {
+	for _, name := range []string{"service.go", "../../example_test.go", "../../example_middlewares_test.go"} {
 		sources += flat(t, name)
 	}
 	blocks := strings.Split(flat(t, "../../README.md"), "\n```go\n")[1:]
@@ -26,7 +26,7 @@ func TestREADMEShowsCodeThatCompiles(t *testing.T) {
 	}
 	for _, block := range blocks {
 		if code, _, _ := strings.Cut(block, "\n```"); !strings.Contains(sources, code) {
-			t.Errorf("neither in service.go nor in example_test.go:\n%s", code)
+			t.Errorf("neither in service.go nor among the root's examples:\n%s", code)
 		}
 	}
 }
