@@ -1,5 +1,17 @@
 package ackpolicy
 
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+)
+
 // Policy says what happens to a record when its handler ends. The zero value is AckFirst.
 //
 // The policies are those of FastStream (its page "Consuming Acknowledgements").
@@ -70,4 +82,134 @@ func decide(p Policy, o outcome) action {
 		return doReject
 	}
 	return doNack
+}
+
+// Status is the fate of a delivery.
+type Status uint8
+
+const (
+	Pending  Status = iota // not settled
+	Acked                  // its offset may be committed
+	Nacked                 // it will be delivered again
+	Rejected               // it will not be delivered again
+	Revoked                // the partition was revoked, or the subscriber closed, before it was settled
+)
+
+var statusNames = [...]string{"pending", "acked", "nacked", "rejected", "revoked"}
+
+// String returns the status in lower case.
+func (s Status) String() string {
+	if int(s) < len(statusNames) {
+		return statusNames[s]
+	}
+	return fmt.Sprintf("Status(%d)", uint8(s))
+}
+
+// errUnexplained is the reason if SubscriberConfig.Policy says what becomes of a nacked message.
+var errUnexplained = errors.New("nacked: the handler failed, or what it produced could not be published (only the middleware knows the error)")
+
+// watermills is Watermill's own contract.
+var watermills = plan{onAck: doAck, onNack: doNack}
+
+// contract returns what msg.Ack and msg.Nack mean where no middleware decides.
+func (c *SubscriberConfig) contract() plan {
+	switch {
+	case c.Policy == nil, *c.Policy == NackOnError:
+		return watermills
+	case c.acksFirst(): // at the latest; see ackTaken
+		return plan{onAck: doAck, onNack: doAck, err: errUnexplained}
+	}
+	return plan{onAck: decide(*c.Policy, succeeded), onNack: decide(*c.Policy, failed), err: errUnexplained}
+}
+
+func (c *SubscriberConfig) acksFirst() bool { return c.Policy != nil && *c.Policy == AckFirst }
+
+// contract returns what msg.Ack and msg.Nack mean now, unless the middleware left a plan. The
+// caller holds mu.
+func (d *Delivery) contract() plan {
+	if d.entered != nil || d.batch != nil && d.batch.wrapped.Load() {
+		return watermills
+	}
+	return d.sub.sub.contract
+}
+
+// undecided is how long a subscription waits for the first message to reach a Middleware.
+const undecided = time.Second
+
+// ackTaken acks a record whose message was taken, if SubscriberConfig.Policy is AckFirst. A
+// Middleware takes precedence, and whether there is one is not known before a message has reached
+// it. So the acks of the first second wait for the handler's end, or the end of the second.
+func (d *Delivery) ackTaken(msg *message.Message) {
+	if d.sub.handler.Load() != nil {
+		return
+	}
+	now := consumer.Now()
+	d.sub.firstTaken.CompareAndSwap(0, now)
+	if wait := undecided - time.Duration(now-d.sub.firstTaken.Load()); wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-msg.Acked():
+			return
+		case <-msg.Nacked():
+			return
+		}
+	}
+	d.ackUnwrapped()
+}
+
+// ackUnwrapped acks the record unless a Middleware decides.
+func (d *Delivery) ackUnwrapped() {
+	d.mu.Lock()
+	wrapped := d.entered != nil || d.sub.handler.Load() != nil
+	if !wrapped {
+		d.first = true
+	}
+	d.mu.Unlock()
+	if !wrapped {
+		d.settle(partition.Verdict{Status: partition.Acked})
+	}
+}
+
+// Guarantees returns a text that says what this configuration guarantees.
+func (s *Subscriber) Guarantees() string {
+	c := &s.config
+	parts := []string{"under every policy but AckFirst: at least once"}
+	if c.Transactions != nil {
+		parts = []string{
+			"what handlers publish through Subscriber.Publisher appears exactly once, to readers with read_committed, in one transaction with offsets and dead letters",
+			"handlers run at least once",
+		}
+	}
+	if c.Policy != nil {
+		parts = append(parts, "the policy of handlers without a middleware is "+c.Policy.String())
+	}
+	switch c.Ordering {
+	case OrderByKey:
+		parts = append(parts, "order per key")
+	case Unordered:
+		parts = append(parts, "no order")
+	default:
+		parts = append(parts, "order per partition")
+	}
+	group := c.Kafka.ConsumerGroup != ""
+	switch {
+	case !group:
+		parts = append(parts, "no consumer group: nothing is committed, a restart begins at the configured position")
+	case c.MaxUncommitted == Unlimited:
+		parts = append(parts, "any number of records per partition replayed after a crash")
+	default:
+		parts = append(parts, fmt.Sprintf("at most %d records per partition replayed after a crash", c.MaxUncommitted))
+	}
+	if group && c.Transactions != nil {
+		parts = append(parts, fmt.Sprintf("a process that dies may delay readers and its partitions for %v and up to 10s more", c.Transactions.Timeout), "AckFirst is refused")
+	} else if group {
+		parts = append(parts,
+			fmt.Sprintf("none replayed after Close, a revocation or a restart whose handlers finish within %v, as far as the metadata of a commit has room", c.DrainTimeout),
+			"under AckFirst: at most once, except for acks that a crash leaves uncommitted; with ConfirmFirst: at most once")
+	} else {
+		parts = append(parts, "under AckFirst: at most once per subscription")
+	}
+	return strings.Join(parts, "; ")
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 )
 
 // BatchConfig says how large batches are. The zero value is ready to use.
@@ -143,3 +145,197 @@ func (e *failedAt) Error() string {
 }
 
 func (e *failedAt) Unwrap() error { return e.err }
+
+// handleBatch is handle for a batch: the policy applies to each of its records.
+func (m *guarded) handleBatch(b *Batch, msg *message.Message, ctx context.Context) ([]*message.Message, error) {
+	depth, void := b.enter(ctx, m)
+	policy := m.Policy
+	if !m.chosen || len(m.Handlers) > 0 {
+		policy = m.policyFor(b.all[0], ctx)
+	}
+	if !m.begun.Load() {
+		m.begin(b.all[0], policy, message.HandlerNameFromCtx(ctx))
+	}
+	switch {
+	case policy == AckFirst:
+		if err := m.ackFirstAll(b); err != nil {
+			b.leave(0, batchPlan{})
+			return nil, err
+		}
+	case void:
+		m.warnVoid(b.all[0], policy)
+	}
+	return m.runBatch(b, depth, policy, msg)
+}
+
+// ackFirstAll acks the records of a batch before its handler runs.
+func (m *guarded) ackFirstAll(b *Batch) error {
+	b.mu.Lock()
+	b.first = true
+	b.mu.Unlock()
+	if m.ConfirmFirst {
+		return errors.New("ackpolicy: ConfirmFirst does not work with batches, nothing was acked: use Subscriber.Subscribe")
+	}
+	return b.ackAll()
+}
+
+// ackAll acks all records of the batch, unless the partition of one was released.
+func (b *Batch) ackAll() error {
+	for _, d := range b.all {
+		if d.Status() == Revoked { // the others are handed out again
+			for i := range b.all {
+				b.Leave(i)
+			}
+			return d.position(errors.New("ackpolicy: ack_first: the handler does not run, its partition was released"))
+		}
+	}
+	for _, d := range b.all {
+		d.Ack()
+	}
+	return nil
+}
+
+// enter is Delivery.enter for a batch.
+func (b *Batch) enter(ctx context.Context, m *guarded) (depth int, acked bool) {
+	if b.sub.handler.Load() == nil {
+		name := message.HandlerNameFromCtx(ctx)
+		b.sub.handler.Store(&name)
+	}
+	b.mu.Lock()
+	acked = b.first
+	b.entered = ctx
+	b.wrapped.Store(true)
+	if b.running++; b.running == 1 {
+		b.depth = 0
+	}
+	depth = int(b.running)
+	b.mu.Unlock()
+	if m != nil && m.settings {
+		for _, d := range b.all {
+			d.mu.Lock()
+			d.own = b.sub.settingsOf(m, d.own)
+			d.mu.Unlock()
+			if m.MaxAge > 0 {
+				d.began.CompareAndSwap(0, consumer.Now())
+			}
+		}
+	}
+	return depth, acked
+}
+
+// leave is Delivery.leave for a batch.
+func (b *Batch) leave(depth int, p batchPlan) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if depth >= int(b.depth) {
+		b.depth, b.plan = int16(depth), p
+	}
+	if b.running--; b.running == 0 && b.returned != nil {
+		close(b.returned)
+		b.returned = nil
+	}
+}
+
+// runBatch is run for a batch.
+func (m *guarded) runBatch(b *Batch, depth int, policy Policy, msg *message.Message) (produced []*message.Message, err error) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		r := recover()
+		failure := panicError(r)
+		sig, _ := findSignal(failure)
+		produced, err = m.endBatch(b, depth, policy, nil, failure)
+		switch {
+		case sig != nil:
+		case r == nil:
+			msg.Nack() // runtime.Goexit: nobody else acks or nacks
+		default:
+			panic(r)
+		}
+	}()
+	produced, err = m.next(msg)
+	returned = true
+	return m.endBatch(b, depth, policy, produced, err)
+}
+
+// endBatch decides what becomes of the records of a batch, and leaves that for the Router's ack
+// or nack.
+func (m *guarded) endBatch(b *Batch, depth int, policy Policy, produced []*message.Message, err error) ([]*message.Message, error) {
+	p := batchPlan{plan{onAck: decide(policy, succeeded), onNack: decide(policy, failed), err: err}, noDelay}
+	left := false
+	defer func() {
+		if !left { // Classify or a method of an error called runtime.Goexit
+			m.tellBroken(b.all[0], fmt.Errorf("Middleware.Classify, or a method of the handler's error: %w", errGoexit))
+			b.leave(depth, p)
+			b.carrier.Nack()
+		}
+	}()
+	if stopped := b.asStopped(err); err != nil && b.stopped() != nil {
+		p.err, err = stopped, stopped
+	} else if err != nil {
+		r := m.judge(b.all[0], policy, err)
+		if p.onNack, p.delay, p.err = r.act, r.delay, r.reason; r.signal {
+			p.onAck, err = r.act, nil
+			produced = nil
+		}
+	}
+	b.mu.Lock()
+	results := b.results
+	b.mu.Unlock()
+	for i, r := range results {
+		if r.err != nil && !r.decided {
+			judged := m.judge(b.all[i], policy, r.err)
+			judged.err, judged.decided = r.err, true
+			if judged.signal {
+				judged.err = nil // it is no failure
+			}
+			b.set(i, judged.result)
+		}
+	}
+	left = true
+	b.leave(depth, p)
+	return produced, err
+}
+
+// judged is what a policy makes of an error.
+type judged struct {
+	result
+	signal bool
+}
+
+// judge returns what becomes of a record whose handler returned an error.
+func (m *guarded) judge(d *Delivery, policy Policy, err error) judged {
+	sig, broken := findSignal(err)
+	if broken != nil {
+		m.tellBroken(d, broken)
+	}
+	if sig != nil {
+		return judged{result{act: decide(policy, sig.kind), delay: sig.delay, reason: sig.reason}, true}
+	}
+	if policy != AckFirst && m.Classify != nil {
+		if other, ok := m.classify(d, err); ok && other != AckFirst && other.valid() {
+			policy = other
+		}
+	}
+	return judged{result{act: decide(policy, failed), delay: noDelay, reason: err}, false}
+}
+
+// stopped returns ErrRevoked or ErrClosing if the context of the batch has ended because of it.
+func (b *Batch) stopped() error {
+	err := b.ctx.Err()
+	if _, ok := err.(*consumer.Stop); !ok {
+		return nil
+	}
+	return err
+}
+
+// asStopped is Delivery.asStopped for a batch.
+func (b *Batch) asStopped(err error) error {
+	cause := b.stopped()
+	if cause == nil || err == nil || IsSignal(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", cause, err)
+}

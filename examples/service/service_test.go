@@ -17,7 +17,7 @@ func TestService(t *testing.T) {
 // Each block of Go in the README is code that compiles here or among the root's examples.
 func TestREADMEShowsCodeThatCompiles(t *testing.T) {
 	var sources string
-	for _, name := range []string{"service.go", "../../example_test.go", "../../example_middlewares_test.go"} {
+	for _, name := range []string{"service.go", "../../example_test.go", "../../example_applications_test.go"} {
 		sources += flat(t, name)
 	}
 	blocks := strings.Split(flat(t, "../../README.md"), "\n```go\n")[1:]

@@ -12,8 +12,8 @@ import (
 func TestPageShowsExamples(t *testing.T) {
 	t.Chdir("../..")
 	for page, files := range map[string][]string{
-		"docs/middlewares.md": {"example_middlewares_test.go", "test/middlewares/all_together_test.go"},
-		"docs/operations.md":  {"example_connections_test.go", "example_secure_test.go"},
+		"docs/middlewares.md": {"example_applications_test.go", "test/middlewares/all_together_test.go"},
+		"docs/operations.md":  {"example_applications_test.go"},
 		"docs/cqrs.md":        {"examples/cqrs/shop.go"},
 		"docs/testing.md":     {"examples/testing/shop_test.go", "ackpolicytest/conformance_test.go"},
 	} {
@@ -38,8 +38,8 @@ func TestPageShowsExamples(t *testing.T) {
 func TestCopiesOfExamples(t *testing.T) {
 	t.Chdir("../..")
 	for copied, example := range map[string]string{
-		"test/middlewares/example_code_test.go": "example_middlewares_test.go",
-		"test/subscriber/example_code_test.go":  "example_secure_test.go",
+		"test/middlewares/example_code_test.go": "example_applications_test.go",
+		"test/subscriber/example_code_test.go":  "example_applications_test.go",
 	} {
 		_, code, _ := strings.Cut(unindented(t, copied), "\n)\n")
 		for block := range strings.SplitSeq(code, "\n\n") {

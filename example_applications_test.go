@@ -2,19 +2,25 @@ package ackpolicy_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 	"github.com/sony/gobreaker"
+	"github.com/xdg-go/scram"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
 
-// The code that docs/middlewares.md shows is in here: TestPageShowsExamples sees to it.
+// The code that docs/middlewares.md and docs/operations.md show is in here: TestPageShowsExamples sees to it. TestSASLAndTLS runs a copy of secure.
 
 // A signal is no failure: it is not retried.
 func ExampleIsSignal_retry() {
@@ -183,4 +189,73 @@ func (r byRecord) IsDuplicate(ctx context.Context, key string) (bool, error) {
 	}
 	again, err := r.ExpiringKeyRepository.IsDuplicate(ctx, fmt.Sprintf("%s@%s/%d/%d", key, d.Topic(), d.Partition(), d.Offset()))
 	return seen && !again, err
+}
+
+// secure connects as the user, with SCRAM over TLS, to brokers whose certificates are of the CA in the file.
+func secure(cfg *sarama.Config, caFile, user, password string) error {
+	ca, err := os.ReadFile(caFile)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool() // leave RootCAs out if the CA is one that the system trusts
+	if !roots.AppendCertsFromPEM(ca) {
+		return errors.New(caFile + " holds no certificate")
+	}
+	cfg.Net.TLS.Enable = true
+	cfg.Net.TLS.Config = &tls.Config{RootCAs: roots}
+	cfg.Net.SASL.Enable = true
+	cfg.Net.SASL.User, cfg.Net.SASL.Password = user, password
+	cfg.Net.SASL.Mechanism = sarama.SASLTypeSCRAMSHA512 // with SASLTypePlaintext the next line is not needed
+	cfg.Net.SASL.SCRAMClientGeneratorFunc = func() sarama.SCRAMClient { return &scramClient{} }
+	return nil
+}
+
+// scramClient is github.com/xdg-go/scram as sarama wants it.
+type scramClient struct{ *scram.ClientConversation }
+
+func (c *scramClient) Begin(user, password, authzID string) error {
+	client, err := scram.SHA512.NewClient(user, password, authzID)
+	if err == nil {
+		c.ClientConversation = client.NewConversation()
+	}
+	return err
+}
+
+func Example_secure() {
+	cfg := kafka.DefaultSaramaSubscriberConfig()
+	if err := secure(cfg, "ca.pem", "app", os.Getenv("KAFKA_PASSWORD")); err != nil {
+		panic(err)
+	}
+	config := ackpolicy.SubscriberConfig{Kafka: kafka.SubscriberConfig{
+		Brokers:               []string{"kafka-1:9093", "kafka-2:9093"},
+		ConsumerGroup:         "billing",
+		Unmarshaler:           kafka.DefaultMarshaler{},
+		OverwriteSaramaConfig: cfg,
+	}}
+	subscriber, err := ackpolicy.NewSubscriber(config, watermill.NewSlogLogger(nil))
+	if err != nil {
+		panic(err)
+	}
+	defer subscriber.Close()
+}
+
+// connections are those of the whole process.
+var connections ackpolicy.Connections
+
+// newSubscriber returns a Subscriber that shares its connections with all others.
+func newSubscriber(config ackpolicy.SubscriberConfig, logger watermill.LoggerAdapter) (*ackpolicy.Subscriber, error) {
+	config.Connections = &connections
+	return ackpolicy.NewSubscriber(config, logger)
+}
+
+// Subscribers of one process can share their connections and limits, as those of the same Subscriber do.
+func ExampleConnections() {
+	for _, group := range []string{"billing", "shipping"} {
+		config := ackpolicy.SubscriberConfig{}
+		config.Kafka.Brokers = []string{"localhost:9092"}
+		config.Kafka.ConsumerGroup = group
+		if _, err := newSubscriber(config, nil); err != nil {
+			panic(err)
+		}
+	}
 }
