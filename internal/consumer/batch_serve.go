@@ -1,15 +1,12 @@
 package consumer
 
 import (
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
 )
 
 // flushPatience is for how long a batch is offered once a partition of it drains: a Router takes
@@ -108,20 +105,9 @@ func SameLane(a, b *Delivery) bool {
 // drains.
 func (b *batcher) prepareOne(d *Delivery) (v partition.Verdict, out, ok bool) {
 	c := d.claim
-	if d.Evicted() {
-		read, err := c.readAgain(c.draining, d.Offset())
-		switch {
-		case errors.Is(err, reread.ErrGone):
-			c.part.Restore(&d.Delivery, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()}, true)
-			d.describe(&b.copies)
-			d.Handle.Gone(err)
-			return v, false, true
-		case err != nil:
-			return v, false, false
-		}
-		c.part.Restore(&d.Delivery, read, false)
+	if gone, ok := c.load(d, &b.copies); gone || !ok {
+		return v, false, ok
 	}
-	d.describe(&b.copies)
 	if !c.pace.wait(c.draining, d.decided) {
 		return v, false, false
 	}
@@ -257,15 +243,4 @@ func (c *Claim) printed(e *end) {
 		e.Verdict.Fingerprint = c.print(d, partition.Nacked)
 	}
 	e.Printed = true
-}
-
-// doomed returns why a record is given up without a handler, or nil.
-func (c *Claim) doomed(d *Delivery) error {
-	switch reason := c.part.Condemned(&d.Delivery); {
-	case reason != nil:
-		return reason
-	case c.crashes.tries > 0 && d.Offset() == c.crashes.culprit && d.Attempt() == c.crashes.tries+1:
-		return fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries)
-	}
-	return nil
 }

@@ -78,8 +78,34 @@ func (c *Claim) finishAndTake(d *Delivery, v partition.Verdict, next *Delivery) 
 	return w, ok
 }
 
-// serveOne runs a task, after reading its record again if it was pushed out of memory.
+// serveOne runs a task.
 func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v partition.Verdict, sent bool) {
+	if gone, ok := c.load(d, copies); gone || !ok {
+		return v, ok
+	}
+	if reason := c.doomed(d); reason != nil {
+		return c.giveUp(d, reason)
+	}
+	if c.careful.Load() {
+		return c.runNamed(d, copies)
+	}
+	return c.runTask(d, copies)
+}
+
+// doomed returns why a record is given up without a handler, or nil.
+func (c *Claim) doomed(d *Delivery) error {
+	switch reason := c.part.Condemned(&d.Delivery); {
+	case reason != nil:
+		return reason
+	case c.crashes.tries > 0 && d.Offset() == c.crashes.culprit && d.Attempt() == c.crashes.tries+1:
+		return fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries)
+	}
+	return nil
+}
+
+// load describes a delivery, after reading its record again if it was pushed out of memory. gone
+// reports that Kafka no longer has it, and that it is settled. ok is false if the claim drains.
+func (c *Claim) load(d *Delivery, copies *record.Copies) (gone, ok bool) {
 	if d.Evicted() {
 		read, err := c.readAgain(c.draining, d.Offset())
 		switch {
@@ -87,23 +113,14 @@ func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v partition.Verdic
 			c.part.Restore(&d.Delivery, &sarama.ConsumerMessage{Topic: c.topic, Partition: c.partition, Offset: d.Offset()}, true)
 			d.describe(copies)
 			d.Handle.Gone(err)
-			return v, true
+			return true, true
 		case err != nil: // draining
-			return v, false
+			return false, false
 		}
 		c.part.Restore(&d.Delivery, read, false)
 	}
 	d.describe(copies)
-	if reason := c.part.Condemned(&d.Delivery); reason != nil {
-		return c.giveUp(d, reason)
-	}
-	switch {
-	case c.crashes.tries > 0 && d.Offset() == c.crashes.culprit && d.Attempt() == c.crashes.tries+1:
-		return c.giveUp(d, fmt.Errorf("%w, %d times", ErrDied, c.crashes.tries))
-	case c.careful.Load():
-		return c.runNamed(d, copies)
-	}
-	return c.runTask(d, copies)
+	return false, true
 }
 
 // runTask runs a task when the pace allows it, unless somebody has had its record rejected
