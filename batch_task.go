@@ -172,7 +172,10 @@ func (batchTask) Decode(k *consumer.Delivery, copies *record.Copies) (v partitio
 	case canceled:
 		return partition.Verdict{}, false
 	case err != nil:
-		return d.sub.undecodable(d, err), false
+		if v := d.sub.undecodable(d, err); v != nil {
+			return *v, false
+		}
+		return partition.Verdict{}, false
 	case d.sub.undecoded.some.Load():
 		d.sub.decoded(d)
 	}

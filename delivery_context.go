@@ -123,14 +123,19 @@ func (c *decodedContext) Value(key any) any {
 	return c.deliveryContext.Value(key)
 }
 
-// adopt gives a message the context of its delivery. Of a context that has ended already, as
-// the Unmarshaler's own may have when it returns, only the values are kept.
+// adopt gives a message the context of its delivery.
 func (c *deliveryContext) adopt(msg *message.Message) error {
-	decoded := msg.Context()
-	if decoded == context.Background() {
-		msg.SetContext(c)
-		return nil
+	if decoded := msg.Context(); decoded != context.Background() {
+		return c.join(msg, decoded)
 	}
+	msg.SetContext(c)
+	return nil
+}
+
+// join gives a message the context of its delivery and the one that the Unmarshaler gave it. Of
+// one that has ended already, as the Unmarshaler's own may have when it returns, only the values
+// are kept.
+func (c *deliveryContext) join(msg *message.Message, decoded context.Context) error {
 	return guard("the context of the unmarshaler's message", func() {
 		if decoded.Err() != nil {
 			decoded = context.WithoutCancel(decoded)

@@ -10,7 +10,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/seam"
 )
 
@@ -146,8 +145,8 @@ func detach(r seam.Record) seam.Delivery {
 				acked = true
 			case <-r.Message.Nacked():
 			}
-			if v := d.finish(acked); v.Status != partition.Pending {
-				d.settle(v)
+			if v := d.finish(acked); v != nil {
+				d.settle(*v)
 			}
 			(*task)(d).Finished()
 		},

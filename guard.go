@@ -172,7 +172,7 @@ func (s *subscription) orderKey(r *sarama.ConsumerMessage) []byte {
 
 // undecodable decides what happens to a record that cannot be decoded. One that is kept is
 // tried again with backoff, until a deploy fixes the Unmarshaler or somebody skips it.
-func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
+func (s *subscription) undecodable(d *Delivery, err error) *partition.Verdict {
 	c := &s.sub.config
 	r := d.kafka.Record()
 	d.likeTheSubscriber()
@@ -180,7 +180,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 	if c.OnUndecodable == UndecodableReject || (c.OnUndecodable == UndecodableAuto && s.deadLetter != nil) {
 		err = fmt.Errorf("cannot be decoded: %w", err)
 		d.settle(d.verdict(doReject, noDelay, err))
-		return partition.Verdict{}
+		return nil
 	}
 	delay := wait.Backoff(d.Attempt(), 100*time.Millisecond, 30*time.Second)
 	if c.Backoff != nil {
@@ -202,7 +202,7 @@ func (s *subscription) undecodable(d *Delivery, err error) partition.Verdict {
 		fields["err"] = textOf(err)
 		s.logger.Debug(text, fields)
 	}
-	return partition.Verdict{Status: partition.Nacked, DueAt: s.dueIn(delay), Reason: err}
+	return &partition.Verdict{Status: partition.Nacked, DueAt: s.dueIn(delay), Reason: err}
 }
 
 // decoded logs that a record that was kept has been decoded.

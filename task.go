@@ -46,7 +46,7 @@ func (s *subscription) initDelivery(d *Delivery) {
 }
 
 // Run implements consumer.Task.
-func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Verdict, sent bool) {
+func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v *partition.Verdict, sent bool) {
 	d := (*Delivery)(t)
 	if !d.sub.defaultMarshaler || len(d.sub.interceptors.all) > 0 {
 		d.at(decoding)
@@ -69,7 +69,7 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 	d.mu.Unlock()
 	switch {
 	case canceled:
-		return partition.Verdict{}, true
+		return nil, true
 	case err != nil:
 		return d.sub.undecodable(d, err), true
 	case d.sub.undecoded.some.Load():
@@ -85,7 +85,7 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v partition.Ver
 		if !d.offer(msg, stop) {
 			d.at(nowhere)
 			d.ctx.end(context.Canceled)
-			return partition.Verdict{}, d.kafka.Withdrawn() // then it is settled, and finished
+			return nil, d.kafka.Withdrawn() // then it is settled, and finished
 		}
 	}
 	d.kafka.Taken()
@@ -139,13 +139,17 @@ func (t *task) GiveUp(reason error) {
 	d.settle(v)
 }
 
-// finish returns the verdict for the Router's ack or nack.
-func (d *Delivery) finish(acked bool) partition.Verdict {
+// plainAck is the verdict of most records. It is shared, so nobody may change it.
+var plainAck = &partition.Verdict{Status: partition.Acked}
+
+// finish settles the record as the Router's ack or nack says, or returns the verdict that does,
+// see consumer.Task.
+func (d *Delivery) finish(acked bool) *partition.Verdict {
 	d.mu.Lock()
 	d.stage = settling
 	if d.canceled {
 		d.mu.Unlock()
-		return partition.Verdict{} // nothing can be settled any more
+		return nil // nothing can be settled any more
 	}
 	p := d.contract()
 	if acked {
@@ -168,6 +172,9 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 	if acked {
 		a = p.onAck
 	}
+	if a == doAck && !early && d.sub.quiet(partition.Acked) {
+		return plainAck
+	}
 	var v partition.Verdict
 	if early { // the handler may be writing the metadata
 		v = d.verdict(a, noDelay, p.err)
@@ -178,18 +185,16 @@ func (d *Delivery) finish(acked bool) partition.Verdict {
 		d.mu.Lock()
 		d.msg = nil // it may stay pending for long: do not keep its payload in memory
 		d.mu.Unlock()
-		return v
+		return &v
 	}
-	if early {
-		d.settle(v)
-		<-returned
-		return partition.Verdict{}
-	}
-	if d.sub.quiet(v.Status) {
-		return v
+	if !early && d.sub.quiet(v.Status) {
+		return &v
 	}
 	d.settle(v)
-	return partition.Verdict{}
+	if early {
+		<-returned
+	}
+	return nil
 }
 
 // errNacked is the reason of a nack if the handler returned no error.

@@ -108,7 +108,7 @@ func (b *batcher) prepareOne(d *Delivery) (v partition.Verdict, out, ok bool) {
 	if gone, ok := c.load(d, &b.copies); gone || !ok {
 		return v, false, ok
 	}
-	if !c.pace.wait(c.draining, d.decided) {
+	if !c.pace.wait(c.draining, d) {
 		return v, false, false
 	}
 	reason := c.doomed(d)
@@ -116,7 +116,7 @@ func (b *batcher) prepareOne(d *Delivery) (v partition.Verdict, out, ok bool) {
 		reason = d.handOut()
 	}
 	if reason != nil {
-		v, _ = c.giveUp(d, reason)
+		c.giveUp(d, reason)
 		return v, false, true
 	}
 	v, out = b.cfg.Task.Decode(d, &b.copies)

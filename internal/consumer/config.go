@@ -87,11 +87,11 @@ type Memory interface {
 // slot or an operator.
 type Task interface {
 	// Run hands the record to the application and returns once the delivery is finished. The
-	// verdict that it returns settles the record together with the finish, and Settled is not
-	// called. If Settled has to be called, Run settles the record before and returns a
-	// pending verdict. sent is false if stop was closed before anybody took the message. Run
+	// verdict that it returns, unless it is nil, settles the record together with the finish,
+	// and Settled is not called. If Settled has to be called, Run settles the record before and
+	// returns nil. sent is false if stop was closed before anybody took the message. Run
 	// must not change the record: the application gets copies.
-	Run(stop <-chan struct{}, copies *record.Copies) (v partition.Verdict, sent bool)
+	Run(stop <-chan struct{}, copies *record.Copies) (v *partition.Verdict, sent bool)
 	// Gone is called instead of Run if the record is no longer in Kafka.
 	Gone(err error)
 	// GiveUp rejects the record, instead of Run or while it runs. It may be called from any goroutine.

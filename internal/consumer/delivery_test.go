@@ -29,9 +29,9 @@ type tried struct {
 	calls []string
 }
 
-func (t *tried) Run(<-chan struct{}, *record.Copies) (partition.Verdict, bool) {
+func (t *tried) Run(<-chan struct{}, *record.Copies) (*partition.Verdict, bool) {
 	t.calls = append(t.calls, "Run")
-	return partition.Verdict{}, true
+	return nil, true
 }
 func (t *tried) Gone(error)                             {}
 func (t *tried) GiveUp(reason error)                    { t.calls = append(t.calls, "GiveUp: "+reason.Error()) }

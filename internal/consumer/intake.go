@@ -185,7 +185,7 @@ func (in *intake) push(m *sarama.ConsumerMessage) int {
 		return 0
 	}
 	if w.Spawn > 0 { // this is the goroutine that a kick would wake
-		in.start(w.Spawn)
+		in.start(int(w.Spawn))
 		w.Spawn = 0
 	}
 	in.do(w)

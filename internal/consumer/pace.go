@@ -71,12 +71,13 @@ func (p *pace) take() (left time.Duration) {
 	return 0
 }
 
-// wait returns when a delivery may begin, or need not wait any more because over returns true.
-// It returns false if stop is closed before.
-func (p *pace) wait(stop <-chan struct{}, over func() bool) bool {
-	if p.interval.Load() == 0 {
-		return true
-	}
+// wait returns when a delivery may begin, or need not wait any more because it is decided. It
+// returns false if stop is closed before.
+func (p *pace) wait(stop <-chan struct{}, d *Delivery) bool {
+	return p.interval.Load() == 0 || p.queue(stop, d)
+}
+
+func (p *pace) queue(stop <-chan struct{}, d *Delivery) bool {
 	turn := p.turn
 	defer func() {
 		if turn == nil {
@@ -85,7 +86,7 @@ func (p *pace) wait(stop <-chan struct{}, over func() bool) bool {
 	}()
 	for {
 		changed := p.changes()
-		if p.interval.Load() == 0 || over() {
+		if p.interval.Load() == 0 || d.decided() {
 			return true
 		}
 		due := time.NewTimer(time.Hour)

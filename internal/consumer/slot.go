@@ -31,7 +31,7 @@ func (c *Claim) serveAll(d *Delivery, w partition.Work, ok bool) {
 	defer func() {
 		if running { // application code ended this goroutine (runtime.Goexit): start another one in its place
 			next := c.newDelivery()
-			w, ok := c.finishAndTake(d, partition.Verdict{Status: partition.Nacked, DueAt: Now() + int64(exitedPause)}, next)
+			w, ok := c.finishAndTake(d, &partition.Verdict{Status: partition.Nacked, DueAt: Now() + int64(exitedPause)}, next)
 			c.slots.Add(1)
 			go c.serveAll(next, w, ok)
 		}
@@ -63,9 +63,13 @@ func (c *Claim) serveAll(d *Delivery, w partition.Work, ok bool) {
 	}
 }
 
-// finishAndTake finishes a delivery, which v settles if it is not settled, and takes the next
-// record, both under one lock.
-func (c *Claim) finishAndTake(d *Delivery, v partition.Verdict, next *Delivery) (w partition.Work, ok bool) {
+// finishAndTake finishes a delivery and takes the next record, both under one lock. verdict, if it
+// is not nil, settles the delivery unless it is settled.
+func (c *Claim) finishAndTake(d *Delivery, verdict *partition.Verdict, next *Delivery) (w partition.Work, ok bool) {
+	var v partition.Verdict
+	if verdict != nil {
+		v = *verdict
+	}
 	now := int64(0) // not needed: if a verb has nacked it, the timer makes it due
 	if v.Status != partition.Acked {
 		now = Now()
@@ -79,12 +83,13 @@ func (c *Claim) finishAndTake(d *Delivery, v partition.Verdict, next *Delivery) 
 }
 
 // serveOne runs a task.
-func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v partition.Verdict, sent bool) {
+func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v *partition.Verdict, sent bool) {
 	if gone, ok := c.load(d, copies); gone || !ok {
-		return v, ok
+		return nil, ok
 	}
 	if reason := c.doomed(d); reason != nil {
-		return c.giveUp(d, reason)
+		c.giveUp(d, reason)
+		return nil, true
 	}
 	if c.careful.Load() {
 		return c.runNamed(d, copies)
@@ -125,32 +130,32 @@ func (c *Claim) load(d *Delivery, copies *record.Copies) (gone, ok bool) {
 
 // runTask runs a task when the pace allows it, unless somebody has had its record rejected
 // before.
-func (c *Claim) runTask(d *Delivery, copies *record.Copies) (v partition.Verdict, sent bool) {
-	if !c.pace.wait(c.draining, d.decided) {
-		return v, false
+func (c *Claim) runTask(d *Delivery, copies *record.Copies) (v *partition.Verdict, sent bool) {
+	if !c.pace.wait(c.draining, d) {
+		return nil, false
 	}
 	if reason := d.handOut(); reason != nil {
-		return c.giveUp(d, reason)
+		c.giveUp(d, reason)
+		return nil, true
 	}
 	return d.Handle.Run(c.draining, copies)
 }
 
 // giveUp rejects a record without a handler.
-func (c *Claim) giveUp(d *Delivery, reason error) (v partition.Verdict, sent bool) {
+func (c *Claim) giveUp(d *Delivery, reason error) {
 	c.part.Uncount(&d.Delivery, reason)
 	d.Handle.GiveUp(reason)
-	return v, true
 }
 
 // runNamed runs a task once a commit says that its record is in flight.
-func (c *Claim) runNamed(d *Delivery, copies *record.Copies) (v partition.Verdict, sent bool) {
+func (c *Claim) runNamed(d *Delivery, copies *record.Copies) (v *partition.Verdict, sent bool) {
 	alone := c.part.Suspects()
 	if !c.quarantine.enter(alone, c.draining) {
-		return v, false
+		return nil, false
 	}
 	defer c.quarantine.leave()
 	if c.source.WaitNamed(c.part.Name(&d.Delivery, c.fingerprint(d.Record()), alone)) != nil {
-		return v, false
+		return nil, false
 	}
 	return c.runTask(d, copies)
 }
@@ -182,21 +187,21 @@ func (c *Claim) do(w partition.Work) {
 		c.wake <- struct{}{} // the channel has room for every slot
 	}
 	if w.Spawn > 0 {
-		c.spawn.Add(int32(w.Spawn))
+		c.spawn.Add(w.Spawn)
 	}
-	if w.Spawn > 0 || w.Timer || w.Low {
+	if w.Spawn > 0 || w.Has(partition.Timer|partition.Low) {
 		select {
 		case c.kick <- struct{}{}:
 		default:
 		}
 	}
-	if w.Ready {
+	if w.Has(partition.Ready) {
 		c.batching.look()
 	}
-	if c.source != nil && w.Moved {
+	if c.source != nil && w.Has(partition.Moved) {
 		c.committer.Settled()
 	}
-	if c.source != nil && (w.Full || w.Moved && c.cfg.CommitEach) {
+	if c.source != nil && (w.Has(partition.Full) || w.Has(partition.Moved) && c.cfg.CommitEach) {
 		c.committer.Urge()
 	}
 	if doubted := w.Doubted(); len(doubted) > 0 {

@@ -25,7 +25,7 @@ func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) 
 		p.version++
 		e.dueAt = 0
 	case pending:
-		p.settle(e.d, Verdict{Status: Nacked, DueAt: now, ByHand: true}, now)
+		p.settle(e.d, &Verdict{Status: Nacked, DueAt: now, ByHand: true}, now)
 	default:
 		return was, false, Work{}
 	}

@@ -82,7 +82,7 @@ type End[R, H any] struct {
 func (p *Partition[R, H]) EndBatch(ends []End[R, H], now int64) (n int, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	version, timer := p.version, false
+	version := p.version
 	for i := range ends {
 		d, v := ends[i].Delivery, ends[i].Verdict
 		if v.Status == Acked && d.status == Pending && p.phase != closed {
@@ -91,15 +91,12 @@ func (p *Partition[R, H]) EndBatch(ends []End[R, H], now int64) (n int, w Work) 
 				break
 			}
 		}
-		_, due := p.settle(d, v, now)
+		p.settle(d, &v, now)
 		p.end(d)
-		later := p.finish(d, v, now)
-		timer = timer || due || later
+		p.finish(d, &v, now)
 		n++
 	}
-	w = p.after(version)
-	w.Timer = w.Timer || timer
-	return n, w
+	return n, p.after(version)
 }
 
 // Return takes back records of a batch that no handler had. They are in the order of their

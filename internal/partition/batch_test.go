@@ -71,7 +71,7 @@ func (m *batchModel) free(i int) bool {
 }
 
 func (m *batchModel) work(w Work) {
-	m.called = m.called || w.Ready
+	m.called = m.called || w.Has(Ready)
 	if w.Wake != 0 || w.Spawn != 0 {
 		m.failf("work for slots: %+v", w)
 	}

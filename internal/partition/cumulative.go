@@ -12,7 +12,7 @@ func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
-	first, _ = p.settle(d, v, now)
+	first = p.settle(d, &v, now)
 	var kept []uint64 // these stay open
 	for d.status == Acked && p.phase != closed && len(p.open) > 0 && uint64(p.open[0]) < d.seq {
 		seq := uint64(p.open.pop())

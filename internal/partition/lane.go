@@ -81,9 +81,7 @@ func (p *Partition[R, H]) join(seq uint64, e *entry[R, H]) {
 		if e.attempt > 0 {
 			p.taken = max(p.taken, seq+1)
 		}
-		if p.park(seq, math.MinInt64) {
-			p.timer = true
-		}
+		p.park(seq, math.MinInt64)
 		return
 	}
 	if l.last == 0 {
@@ -211,7 +209,7 @@ func (p *Partition[R, H]) shift(l *lane) uint64 {
 
 // park puts a record that waits for its time into its place: one that was delivered before the
 // records that never were, one that was not behind them.
-func (p *Partition[R, H]) park(seq uint64, now int64) (timer bool) {
+func (p *Partition[R, H]) park(seq uint64, now int64) {
 	e := p.at(seq)
 	if e.attempt == 0 {
 		p.set(e, delayed)
@@ -226,9 +224,9 @@ func (p *Partition[R, H]) park(seq uint64, now int64) (timer bool) {
 	}
 	if e.dueAt <= now {
 		p.fallDue(seq)
-		return false
+	} else if p.timers.push(redelivery{at: e.dueAt, seq: seq, attempt: e.attempt}) {
+		p.flags |= Timer
 	}
-	return p.timers.push(redelivery{at: e.dueAt, seq: seq, attempt: e.attempt})
 }
 
 // unpark removes the first nacked or delayed record of a lane.

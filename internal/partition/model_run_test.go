@@ -192,7 +192,7 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 		}
 		want := m.head() == len(m.recs) && b%4 != 3 && to > from
 		w, ok := h.p.Skip(from, to)
-		if ok != want || w.Moved != want {
+		if ok != want || w.Has(Moved) != want {
 			h.failf("skip from %d to %d: %v, %+v, want %v", from, to, ok, w, want)
 		}
 		if want { // what an earlier owner left of what lies there is gone

@@ -228,12 +228,12 @@ func (h *harness) work(w Work) {
 	if w.Wake < 0 || w.Spawn < 0 {
 		h.failf("negative work %+v", w)
 	}
-	h.awake += w.Wake + w.Spawn
-	h.slots += w.Spawn
+	h.awake += int(w.Wake + w.Spawn)
+	h.slots += int(w.Spawn)
 	if h.slots > h.m.max+1 {
 		h.failf("%d slots started, %d allowed", h.slots, h.m.max+1)
 	}
-	if at, ok := h.p.Due(); w.Timer && ok && at <= h.m.now {
+	if at, ok := h.p.Due(); w.Has(Timer) && ok && at <= h.m.now {
 		h.work(h.p.Tick(h.m.now))
 	}
 }

@@ -88,17 +88,28 @@ type Config[R any] struct {
 }
 
 // Work says what the caller has to do after an operation, without the lock.
+//
+// One is returned for each record. The compiler keeps structs of up to four fields in registers.
 type Work struct {
-	Wake  int  // idle slots to wake
-	Spawn int  // slots to start; they count as awake
-	Timer bool // the earliest redelivery changed: call Due
-	Low   bool // what ArmLow waits for has come
-	Moved bool // a record was settled
-	Full  bool // half of MaxUncommitted was used since the last commit: commit early
-	Ready bool // what Collect waits for has come
-
-	rare *rare // nil if there is none: a Work is returned for each record, and is to be small
+	Wake  int32 // idle slots to wake
+	Spawn int32 // slots to start; they count as awake
+	Flags
+	rare *rare // nil if there is none
 }
+
+// Flags are parts of Work.
+type Flags uint8
+
+const (
+	Timer Flags = 1 << iota // the earliest redelivery changed: call Due
+	Low                     // what ArmLow waits for has come
+	Moved                   // a record was settled
+	Full                    // half of MaxUncommitted was used since the last commit: commit early
+	Ready                   // what Collect waits for has come
+)
+
+// Has reports whether one of the flags is set.
+func (f Flags) Has(flags Flags) bool { return f&flags != 0 }
 
 // rare is work that few operations cause.
 type rare struct {
@@ -184,7 +195,6 @@ type Partition[R, H any] struct {
 	// others that were.
 	open       heap[sequence]
 	confirming []uint64
-	timer      bool // the earliest redelivery changed
 
 	awake    int // slots that hold a delivery or look for one
 	slots    int // slots started
@@ -199,7 +209,8 @@ type Partition[R, H any] struct {
 	called   bool             // Work.Ready came since
 
 	waiter  Waiter
-	rare    rare // what the next Work takes along
+	flags   Flags // what the next Work takes along
+	rare    rare  // likewise
 	drained chan struct{}
 }
 
@@ -289,21 +300,27 @@ func (p *Partition[R, H]) full() bool {
 // work decides what the caller must wake. Invariant: while a record can be
 // handed out, a slot is looking for one or all slots are in use.
 func (p *Partition[R, H]) work() Work {
-	w := Work{Timer: p.timer}
-	p.timer = false
+	w := Work{Flags: p.flags}
+	p.flags = 0
 	if p.handsOut() {
-		p.wake(&w)
+		if p.cfg.Batches {
+			if p.call() {
+				w.Flags |= Ready
+			}
+		} else {
+			w.Wake, w.Spawn = p.wake()
+		}
 	}
 	if p.phase <= running {
 		if p.low >= 0 && p.nready <= p.low && !p.blocked() {
 			p.low = -1
-			w.Low = true
+			w.Flags |= Low
 		}
 		if m := int(p.cfg.MaxUncommitted); m > 0 && p.cfg.Committed && 2*(p.uncommitted(p.taken)-p.uncovered) >= m {
-			w.Full = true
+			w.Flags |= Full
 		}
 		if p.out != nil && p.out.bytes >= mostReady {
-			w.Full = true
+			w.Flags |= Full
 		}
 	}
 	if p.cfg.Limit != nil && p.awake == p.nrunning {

@@ -113,15 +113,13 @@ func (p *Partition[R, H]) Settle(d *Delivery[R, H], v Verdict, now int64) (statu
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
-	first, timer := p.settle(d, v, now)
-	w = p.after(version)
-	w.Timer = w.Timer || timer
-	return p.status(d), first, w
+	first = p.settle(d, &v, now)
+	return p.status(d), first, p.after(version)
 }
 
-func (p *Partition[R, H]) settle(d *Delivery[R, H], v Verdict, now int64) (first, timer bool) {
+func (p *Partition[R, H]) settle(d *Delivery[R, H], v *Verdict, now int64) (first bool) {
 	if d.status != Pending || p.phase == closed || v.Status == Pending {
-		return false, false
+		return false
 	}
 	d.status = v.Status
 	e := p.at(d.seq)
@@ -143,9 +141,9 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v Verdict, now int64) (first
 		}
 		if !d.finished {
 			p.set(e, nacked)
-			return true, false
+			return true
 		}
-		timer = p.park(d.seq, now)
+		p.park(d.seq, now)
 		p.enqueue(e.lane)
 	case v.Status == Rejected && v.Hold:
 		p.set(e, rejecting)
@@ -161,12 +159,12 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v Verdict, now int64) (first
 	if d.finished {
 		p.settledDrop(d)
 	}
-	return true, timer
+	return true
 }
 
 // know keeps the fingerprint of a record that stays open, or is settled behind an open one,
 // for when its bytes are gone.
-func (p *Partition[R, H]) know(e *entry[R, H], v Verdict) {
+func (p *Partition[R, H]) know(e *entry[R, H], v *Verdict) {
 	if v.Status == Acked && (v.oldest || e.d != nil && !e.d.behind) {
 		return
 	}
@@ -206,7 +204,9 @@ func (p *Partition[R, H]) done(seq uint64, e *entry[R, H]) {
 func (p *Partition[R, H]) after(version uint64) Work {
 	p.checkDrained()
 	w := p.work()
-	w.Moved = p.version != version
+	if p.version != version {
+		w.Flags |= Moved
+	}
 	return w
 }
 
@@ -217,13 +217,11 @@ func (p *Partition[R, H]) FinishAndTake(d *Delivery[R, H], v Verdict, now int64,
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
-	first, _ = p.settle(d, v, now)
+	first = p.settle(d, &v, now)
 	p.end(d)
-	timer := p.finish(d, v, now)
+	p.finish(d, &v, now)
 	ok = p.take(next)
-	w = p.after(version)
-	w.Timer = w.Timer || timer
-	return first, ok, w
+	return first, ok, p.after(version)
 }
 
 // end removes a delivery from those that run, and gives its place away.
@@ -247,13 +245,13 @@ func (p *Partition[R, H]) end(d *Delivery[R, H]) {
 	}
 }
 
-func (p *Partition[R, H]) finish(d *Delivery[R, H], v Verdict, now int64) (timer bool) {
+func (p *Partition[R, H]) finish(d *Delivery[R, H], v *Verdict, now int64) {
 	switch {
 	case p.phase == closed:
 		d.drop()
 	case d.status == Nacked:
 		if e := p.live(d.seq); e != nil && e.d == d && e.state == nacked {
-			timer = p.park(d.seq, now)
+			p.park(d.seq, now)
 		}
 	case d.status == Pending:
 		e := p.at(d.seq)
@@ -268,18 +266,20 @@ func (p *Partition[R, H]) finish(d *Delivery[R, H], v Verdict, now int64) (timer
 		p.settledDrop(d)
 	}
 	d.lane = nil
-	return timer
 }
 
 // settledDrop removes the record from a finished delivery that no longer needs it: the
 // application may keep the delivery, and with the record the whole fetch.
 func (p *Partition[R, H]) settledDrop(d *Delivery[R, H]) {
-	if d.status == Pending {
+	switch d.status {
+	case Pending:
 		return
+	case Rejected:
+		if e := p.live(d.seq); e != nil && e.d == d {
+			return
+		}
 	}
-	if e := p.live(d.seq); d.status != Rejected || e == nil || e.d != d {
-		d.drop()
-	}
+	d.drop()
 }
 
 // Abandon ends, in a drain, a delivery that no handler received: it does not count, and the

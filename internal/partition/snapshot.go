@@ -320,6 +320,6 @@ func (p *Partition[R, H]) Skip(from, to int64) (Work, bool) {
 	p.watermark = to
 	p.version++
 	w := p.work()
-	w.Moved = true
+	w.Flags |= Moved
 	return w, true
 }

@@ -104,7 +104,7 @@ func (p *Partition[R, H]) set(e *entry[R, H], s state) {
 
 // tried records a delivery that did not settle its record. It is called before the state
 // of the record changes.
-func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v Verdict) {
+func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v *Verdict) {
 	if e.d.condemned {
 		return // it was none
 	}

@@ -103,13 +103,9 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	}
 }
 
-// wake adds to w the slots that have to look for a record: as many as would find one and
-// have a place.
-func (p *Partition[R, H]) wake(w *Work) {
-	if p.cfg.Batches {
-		w.Ready = p.call()
-		return
-	}
+// wake returns how many slots to wake and to start, to look for a record: as many as would find
+// one and have a place.
+func (p *Partition[R, H]) wake() (idle, start int32) {
 	looking := p.awake - p.nrunning
 	n := min(p.takeable()-looking, p.most()-p.awake)
 	if n > 0 && p.cfg.Limit != nil {
@@ -121,14 +117,14 @@ func (p *Partition[R, H]) wake(w *Work) {
 	}
 	if n <= 0 {
 		if looking > 0 || p.awake > p.most() || !p.oldestTakeable() {
-			return
+			return 0, 0
 		}
 		n = 1
 	}
 	p.awake += n
-	w.Spawn = max(0, p.awake-p.slots)
-	p.slots += w.Spawn
-	w.Wake = n - w.Spawn
+	started := max(0, p.awake-p.slots)
+	p.slots += started
+	return int32(n - started), int32(started)
 }
 
 // Relax ends Config.Careful. It returns false while there are suspects.
@@ -156,7 +152,7 @@ func (p *Partition[R, H]) Name(d *Delivery[R, H], fingerprint uint32, alone bool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e := p.live(d.seq); e != nil {
-		p.know(e, Verdict{Fingerprint: fingerprint})
+		p.know(e, &Verdict{Fingerprint: fingerprint})
 		if e.named = true; alone {
 			e.alone++
 		}
