@@ -45,8 +45,11 @@ func run(t testing.TB, data []byte) {
 		cfg.MaxUncommitted = uint64(1 + b/3%20)
 	}
 	cfg.Fingerprint = func(r *modelRec) uint32 { return r.print }
-	if in.next()%2 == 0 {
+	if b := in.next(); b%2 == 0 {
 		cfg.Due = asked
+		cfg.Output = b%4 == 0
+	} else {
+		cfg.Output = b%4 == 1
 	}
 	cfg.Detach = func(r *modelRec) *modelRec {
 		if r == nil || r.fate == inFlight || r.fate == settled {
@@ -86,7 +89,7 @@ func begin(t testing.TB, cfg Config[*modelRec], now int64, log []string) *harnes
 	var bytes Bytes
 	cfg.Bytes = &bytes
 	m := &model{order: cfg.Order, max: cfg.MaxInFlight, bound: int(cfg.MaxUncommitted), now: now}
-	m.delays = cfg.Due != nil
+	m.delays, m.output = cfg.Due != nil, cfg.Output
 	m.blocks, m.open = slices.Clone(cfg.Marks), slices.Clone(cfg.Open)
 	return &harness{t: t, m: m, p: New[any](cfg), start: cfg.Start, bytes: &bytes, log: log}
 }
@@ -105,7 +108,7 @@ func (h *harness) verdict(in *source) Verdict {
 	case 6:
 		return Verdict{Status: Nacked, DueAt: h.m.now}
 	case 9:
-		return Verdict{Status: Acked, Confirm: true}
+		return Verdict{Status: Acked, Confirm: !h.m.output}
 	}
 	return Verdict{}
 }
@@ -129,7 +132,7 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 	m := h.m
 	all := append(slices.Clone(h.runs), h.old...)
 	op := in.next()
-	switch op % 21 {
+	switch op % 23 {
 	case 0, 1, 2: // records come, with gaps
 		for range 1 + op/21*2 {
 			if len(coming) > 0 {
@@ -171,7 +174,12 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 		}
 	case 11: // a letter is stored
 		if len(h.old) > 0 {
-			h.release(h.old[in.next()%len(h.old)])
+			b := in.next()
+			run := h.old[b%len(h.old)]
+			if b%2 == 0 {
+				h.letter(run)
+			}
+			h.release(run)
 		}
 	case 12:
 		h.p.Evict(m.now + int64(in.next()%4))
@@ -210,6 +218,10 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 	case 19:
 		if n := len(m.recs); n > 0 {
 			h.retry(m.recs[in.next()%n])
+		}
+	case 21, 22:
+		if len(all) > 0 {
+			h.hold(all[in.next()%len(all)], in.next())
 		}
 	case 20:
 		if n := len(m.recs); n > 0 {
@@ -352,7 +364,7 @@ func (h *harness) drain(in *source) {
 			return o.status == Rejected && o.rec.fate == rejecting && !o.aside
 		})
 		switch b := in.next(); {
-		case len(h.runs) > 0 && b%4 == 3 && h.runs[0].status == Pending: // nobody takes it
+		case len(h.runs) > 0 && b%4 == 3 && h.runs[0].status == Pending && len(h.runs[0].held) == 0: // nobody takes it
 			run := h.runs[0]
 			h.runs = h.runs[1:]
 			h.logf("abandon %d", run.rec.offset)
@@ -404,10 +416,13 @@ func (h *harness) end(in *source) {
 			h.failf("record %d: status %d after the end", o.rec.offset, h.p.Status(o.d))
 		}
 	}
+	if n := h.bytes.Load(); n != h.outputBytes() {
+		h.failf("%d bytes left, of output %d", n, h.outputBytes())
+	}
+	h.p.Drop()
 	if n := h.bytes.Load(); n != 0 {
 		h.failf("%d bytes left", n)
 	}
-	h.p.Drop()
 	if s := h.p.Snapshot(); len(s.Blocks)+len(s.Open) > 0 {
 		h.failf("a snapshot of what was dropped: %+v", s)
 	}

@@ -24,6 +24,8 @@ type model struct {
 	waiting  bool  // handlers wait for older records
 	skipped  int64 // offsets below hold no record that is to come
 	delays   bool  // modelRec.asks is honoured
+	output   bool  // deliveries publish
+	emitted  []put // in the order in which it is to be stored
 
 	blocks []ledger.Block // that an earlier owner left, and that are not decided
 	open   []Open
@@ -50,6 +52,7 @@ type modelRun struct {
 	status  Status
 	done    bool
 	aside   bool // its letter is refused for good
+	held    []put
 }
 
 func (r *modelRec) marked() bool { return r.fate == settled || r.fate == confirming }
@@ -336,6 +339,58 @@ func (h *harness) check() {
 	}
 }
 
+// hold publishes as a delivery, or throws away what it has published.
+func (h *harness) hold(run *modelRun, b int) {
+	if b%8 == 7 {
+		h.logf("discard %d", run.rec.offset)
+		if h.p.Discard(run.d); run.status == Pending {
+			run.held = nil
+		}
+		return
+	}
+	o := put{run.rec.offset, run.attempt, len(run.held)}
+	h.logf("hold %+v", o)
+	held := h.p.Hold(run.d, []Output{o}, outputSize)
+	if want := h.m.output && run.status == Pending; held != want {
+		h.failf("record %d: held %v, want %v", run.rec.offset, held, want)
+	}
+	if held {
+		run.held = append(run.held, o)
+	}
+}
+
+const outputSize = 7
+
+// letter makes the letter of a rejected delivery its output.
+func (h *harness) letter(run *modelRun) {
+	o := put{offset: run.rec.offset}
+	want := h.m.output && run.status == Rejected && run.rec.fate == rejecting
+	if held := h.p.HoldLetter(run.d, o, outputSize); held != want {
+		h.failf("record %d: its letter is held: %v, want %v", run.rec.offset, held, want)
+	}
+	if want {
+		run.held = []put{o}
+	}
+}
+
+// emit makes the output of a settled record ready.
+func (h *harness) emit(r *modelRec) {
+	for _, run := range append(slices.Clone(h.runs), h.old...) {
+		if run.rec == r {
+			h.m.emitted, run.held = append(h.m.emitted, run.held...), nil
+		}
+	}
+}
+
+// outputBytes is how much is held.
+func (h *harness) outputBytes() (n int64) {
+	n = int64(len(h.m.emitted)) * outputSize
+	for _, run := range append(slices.Clone(h.runs), h.old...) {
+		n += int64(len(run.held)) * outputSize
+	}
+	return n
+}
+
 // snapshot checks what would be stored now, and returns it.
 func (h *harness) snapshot() *Snapshot {
 	h.t.Helper()
@@ -391,6 +446,13 @@ func (h *harness) snapshot() *Snapshot {
 			}
 		}
 	}
+	var output []put
+	for _, o := range s.Output() {
+		output = append(output, o.(put))
+	}
+	if !slices.Equal(output, h.m.emitted) {
+		h.failf("output %+v, want %+v", output, h.m.emitted)
+	}
 	if !slices.Equal(got, wantOpen) {
 		h.failf("open records %+v, want %+v", got, wantOpen)
 	}
@@ -404,6 +466,9 @@ func (h *harness) settle(run *modelRun, v Verdict) (first bool) {
 	}
 	run.status = v.Status
 	run.rec.known = true
+	if v.Status != Acked {
+		run.held = nil
+	}
 	switch {
 	case v.Status == Nacked:
 		run.rec.dueAt = v.DueAt
@@ -417,6 +482,7 @@ func (h *harness) settle(run *modelRun, v Verdict) (first bool) {
 		run.rec.fate = confirming
 	default:
 		run.rec.fate = settled
+		h.emit(run.rec)
 	}
 	return true
 }
@@ -424,8 +490,8 @@ func (h *harness) settle(run *modelRun, v Verdict) (first bool) {
 func (h *harness) finish(k int, v Verdict) {
 	run := h.runs[k]
 	h.logf("finish %d with %+v", run.rec.offset, v)
-	h.runs = slices.Delete(h.runs, k, k+1)
 	first := h.settle(run, v)
+	h.runs = slices.Delete(h.runs, k, k+1)
 	run.done = true
 	run.rec.runs = slices.DeleteFunc(run.rec.runs, func(r *modelRun) bool { return r == run })
 	if run.status == Nacked && run.rec.fate == nacked {
@@ -478,7 +544,10 @@ func (h *harness) verb(run *modelRun, v Verdict) {
 
 func (h *harness) cumulative(run *modelRun) {
 	h.logf("cumulative %d", run.rec.offset)
+	before := len(h.m.emitted)
 	h.settle(run, Verdict{Status: Acked})
+	own := slices.Clone(h.m.emitted[before:])
+	h.m.emitted = h.m.emitted[:before]
 	var others []Acknowledged
 	if run.status == Acked {
 		for _, r := range h.m.recs {
@@ -499,9 +568,11 @@ func (h *harness) cumulative(run *modelRun) {
 					}
 				}
 				r.fate = settled
+				h.emit(r)
 			}
 		}
 	}
+	h.m.emitted = append(h.m.emitted, own...)
 	status, _, acked, w := h.p.AckCumulative(run.d, run.print(Verdict{Status: Acked}), h.m.now)
 	if status != run.status || !slices.Equal(acked, others) {
 		h.failf("cumulative ack of %d: %d and %v, want %d and %v", run.rec.offset, status, acked, run.status, others)
@@ -519,6 +590,7 @@ func (h *harness) release(r *modelRun) {
 	want := r.status == Rejected && r.rec.fate == rejecting
 	if want {
 		r.rec.fate = settled
+		h.emit(r.rec)
 	}
 	ok, w := h.p.Release(r.d)
 	if ok != want {
@@ -565,6 +637,7 @@ func (h *harness) commit(leave func(block int) bool) {
 		}
 	}
 	h.work(h.p.Committed(s, h.m.waiting))
+	m.emitted = nil
 	for _, run := range append(slices.Clone(h.runs), h.old...) { // what Covers says of those that were wanted
 		if i := slices.Index(m.recs, run.rec); run.rec.fate == settled && s.Covers(run.d.Seq()) {
 			if block, marked := ledger.Marked(s.Blocks, run.rec.offset); i >= int(s.Seq) && !(marked && kept[block]) {

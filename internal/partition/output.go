@@ -22,6 +22,7 @@ type outputs struct {
 
 // parcel is the output of one record.
 type parcel struct {
+	seq   uint64
 	items []Output
 	bytes int64
 }
@@ -72,7 +73,7 @@ func (p *Partition[R, H]) HoldsOutput() bool {
 
 func (p *Partition[R, H]) hold(seq uint64, items []Output, bytes int64) {
 	h := p.out.held[seq]
-	h.items, h.bytes = append(h.items, items...), h.bytes+bytes
+	h.seq, h.items, h.bytes = seq, append(h.items, items...), h.bytes+bytes
 	p.out.held[seq] = h
 	p.count(bytes)
 }

@@ -220,3 +220,29 @@ func TestOutputOnce(t *testing.T) {
 		})
 	}
 }
+
+// TestOutputOfAckCumulative wants the output of records that are acked together in their order.
+func TestOutputOfAckCumulative(t *testing.T) {
+	p := New[any](Config[int64]{Order: Unordered, MaxInFlight: 3, Committed: true, Output: true, Bytes: &Bytes{}})
+	var all []*Delivery[int64, any]
+	for offset := range int64(3) {
+		if _, err := p.Push(offset, offset, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for offset := range int64(3) {
+		d := new(Delivery[int64, any])
+		if _, ok := p.Take(d); !ok {
+			t.Fatal("nothing is handed out")
+		}
+		p.Hold(d, []Output{put{offset: offset}}, 1)
+		all = append(all, d)
+	}
+	for _, d := range all { // their handlers return, and settle nothing
+		p.FinishAndTake(d, Verdict{}, 0, new(Delivery[int64, any]))
+	}
+	p.AckCumulative(all[2], Verdict{Status: Acked}, 0)
+	if got, want := p.Snapshot().Output(), []Output{put{offset: 0}, put{offset: 1}, put{offset: 2}}; !slices.Equal(got, want) {
+		t.Errorf("output %v, want %v", got, want)
+	}
+}
