@@ -33,7 +33,9 @@ func (j *judge) take(m *member, d *ackpolicy.Delivery, payload []byte) *delivery
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	r := j.recordOf(d.Partition(), d.Offset(), payload)
-	del := &delivery{record: r, term: t, attempt: d.Attempt()}
+	j.deliveries++
+	del := &delivery{record: r, term: t, attempt: d.Attempt(), serial: j.deliveries}
+	r.all = append(r.all, del)
 	j.noteLocked(m, r.part, r.offset, "delivered, attempt %d", del.attempt)
 	if j.gone[m] {
 		return del
@@ -202,8 +204,11 @@ func (j *judge) intends(d *delivery, b behaviour) {
 	if b.manner == nacksEarly {
 		return
 	}
-	if acks && d.settled == "" {
-		d.settled = "acked by its handler's end"
+	if b.end == fails || b.end == panics {
+		d.throwAway()
+	}
+	if acks {
+		d.ack("its handler's end")
 	}
 	if delay >= 0 {
 		j.nacksLocked(d, delay)
@@ -218,13 +223,14 @@ func (j *judge) nacks(d *delivery, delay time.Duration) {
 
 func (j *judge) nacksLocked(d *delivery, delay time.Duration) {
 	d.due = j.now() + delay
+	d.throwAway()
 }
 
 // ackSync calls AckSync: once it has returned nil the record never comes again.
 func (j *judge) ackSync(d *delivery, handle *ackpolicy.Delivery, ctx context.Context) {
 	j.mu.Lock()
-	if !j.gone[d.term.m] && d.settled == "" {
-		d.settled = "acked by AckSync"
+	if !j.gone[d.term.m] {
+		d.ack("AckSync")
 	}
 	j.mu.Unlock()
 	err := handle.AckSync(ctx)
@@ -239,8 +245,8 @@ func (j *judge) ackSync(d *delivery, handle *ackpolicy.Delivery, ctx context.Con
 // verb calls one that acks, or not.
 func (j *judge) verb(d *delivery, name string, acks bool, call func() bool) {
 	j.mu.Lock()
-	if acks && !j.gone[d.term.m] && d.settled == "" {
-		d.settled = "acked by " + name
+	if acks && !j.gone[d.term.m] {
+		d.ack(name)
 	}
 	j.mu.Unlock()
 	done := call()
@@ -252,13 +258,14 @@ func (j *judge) below(d *delivery, call func() bool) {
 	j.mu.Lock()
 	if !j.gone[d.term.m] {
 		for _, o := range d.term.delivered {
-			if o.offset <= d.offset && o.settled == "" && (o.done || o == d) {
-				o.settled = "acked by AckCumulative"
+			if o.offset <= d.offset && (o.done || o == d) {
+				o.ack("AckCumulative")
 			}
 		}
 		for _, o := range j.book[d.part][:min(d.offset, int64(len(j.book[d.part])))] { // what an earlier owner had nacked, and was not due yet
-			if open, ok := d.term.base.openOf(o.offset); ok && !open.Due.IsZero() && o.settled == "" && d.term.delivered[o.offset] == nil {
-				o.settled = "acked by AckCumulative"
+			if open, ok := d.term.base.openOf(o.offset); ok && !open.Due.IsZero() && d.term.delivered[o.offset] == nil {
+				o.silent = true
+				o.ack("AckCumulative")
 			}
 		}
 	}

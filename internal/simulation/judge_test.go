@@ -31,7 +31,8 @@ type judge struct {
 	ended      map[int32]int
 	requests   map[int16]int
 	heartbeats map[string]time.Time // the last sign of life, by member id
-	checked    *kmsg.OffsetCommitRequest
+	checked    kmsg.Request
+	deliveries int
 }
 
 type violation struct {
@@ -59,6 +60,10 @@ type record struct {
 	unsure  bool   // under ConfirmFirst: its owner was lost, or its commit's outcome is not known
 	last    *delivery
 	named   naming
+
+	all      []*delivery // with transactions
+	rejected bool        // a letter was made
+	silent   bool        // it may have been acked without a delivery that had output
 }
 
 // naming is the first commit that says of a delivery that it is under way.
@@ -125,6 +130,10 @@ type delivery struct {
 	done     bool
 	stopped  bool // its context had ended by then
 	reported bool // a clean end has reported it: its handler had returned
+
+	serial int
+	held   int  // how much it has published, and not thrown away
+	acked  bool // it may be
 }
 
 func (j *judge) init(w *world) {
@@ -244,11 +253,11 @@ func (j *judge) heard(member string) time.Time {
 func (j *judge) commits(req kmsg.Request) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	c := req.(*kmsg.OffsetCommitRequest)
-	if c == j.checked {
+	if req == j.checked {
 		return false
 	}
-	j.checked = c
+	j.checked = req
+	c := asCommit(req)
 	for _, t := range c.Topics {
 		for _, p := range t.Partitions {
 			text := ""

@@ -20,6 +20,7 @@ type member struct {
 	id     int
 	link   *link
 	sub    *ackpolicy.Subscriber
+	pub    message.Publisher // nil without transactions
 	handle message.HandlerFunc
 	ended  chan struct{} // the output is closed, and all handlers have returned
 }
@@ -38,7 +39,7 @@ func (w *world) config(m *member) ackpolicy.SubscriberConfig {
 	if w.cooperative {
 		c.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategyCooperativeSticky()}
 	}
-	return ackpolicy.SubscriberConfig{
+	config := ackpolicy.SubscriberConfig{
 		Kafka: kafka.SubscriberConfig{
 			Brokers: []string{broker}, OverwriteSaramaConfig: c, ConsumerGroup: group,
 			NackResendSleep: resend, ReconnectRetrySleep: 100 * time.Millisecond,
@@ -57,6 +58,10 @@ func (w *world) config(m *member) ackpolicy.SubscriberConfig {
 			Committed: func(e ackpolicy.CommittedEvent) { w.note(m, e.Partition, e.Offset, "committed") },
 		},
 	}
+	if w.transactional {
+		w.addTransactions(m, &config)
+	}
+	return config
 }
 
 // start begins a process. It tries to subscribe until it can or is dead.
@@ -72,8 +77,10 @@ func (w *world) start() *member {
 		panic(err)
 	}
 	m.sub = sub
-	m.handle = ackpolicy.Middleware{Policy: w.policy, ConfirmFirst: w.policy == ackpolicy.AckFirst}.Middleware(
-		func(msg *message.Message) ([]*message.Message, error) { return nil, m.handler(msg) })
+	if w.transactional {
+		m.pub = m.newPublisher()
+	}
+	m.handle = ackpolicy.Middleware{Policy: w.policy, ConfirmFirst: w.policy == ackpolicy.AckFirst}.Middleware(m.handler)
 	w.goes.Go(m.run)
 	return m
 }
@@ -121,7 +128,10 @@ func (m *member) serve(msg *message.Message) {
 		panic("no delivery")
 	}
 	del := m.w.take(m, d, msg.Payload)
-	_, err := m.safely(msg)
+	produced, err := m.safely(msg)
+	if err == nil && len(produced) > 0 {
+		err = m.publish(del, produced...)
+	}
 	m.w.finish(del, msg.Context().Err() != nil, err)
 	if err != nil {
 		msg.Nack()
@@ -141,7 +151,7 @@ func (m *member) safely(msg *message.Message) (_ []*message.Message, err error) 
 
 var errBoom = errors.New("boom")
 
-func (m *member) handler(msg *message.Message) error {
+func (m *member) handler(msg *message.Message) ([]*message.Message, error) {
 	w := m.w
 	d, _ := ackpolicy.FromMessage(msg)
 	del := w.begin(m, d)
@@ -158,11 +168,14 @@ func (m *member) handler(msg *message.Message) error {
 	select {
 	case <-wait.C:
 	case <-stopped:
-		return msg.Context().Err()
+		w.fails(del)
+		return nil, msg.Context().Err()
 	}
+	produced := m.put(msg, del, b)
 	switch b.manner {
 	case acksEarly:
 		w.verb(del, "Ack", true, d.Ack)
+		m.tooLate(msg, del)
 		time.Sleep(b.late / 100)
 	case nacksEarly:
 		w.verb(del, "NackAfter", false, func() bool { w.nacks(del, b.delay); return d.NackAfter(b.delay) })
@@ -174,17 +187,17 @@ func (m *member) handler(msg *message.Message) error {
 	w.intends(del, b)
 	switch b.end {
 	case fails:
-		return errBoom
+		return nil, errBoom
 	case panics:
 		panic(errBoom)
 	case signalsAck:
-		return fmt.Errorf("wrapped: %w", ackpolicy.ErrAck)
+		return nil, fmt.Errorf("wrapped: %w", ackpolicy.ErrAck)
 	case signalsNack:
-		return ackpolicy.NackAfter(b.delay)
+		return nil, ackpolicy.NackAfter(b.delay)
 	case signalsReject:
-		return ackpolicy.RejectWith(errBoom)
+		return nil, ackpolicy.RejectWith(errBoom)
 	}
-	return nil
+	return produced, nil
 }
 
 // later settles a record whose handler has returned, mostly.

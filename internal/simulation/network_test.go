@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"encoding/binary"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -78,11 +79,20 @@ type link struct {
 	dead  bool // the process has gone
 	there time.Duration
 	back  time.Duration
+	loses loss
 	conns map[*conn]struct{}
 }
 
+// loss says which requests lose their connection, one in two of them.
+type loss struct {
+	key   int16
+	after bool // the broker has the request
+}
+
+const nothing = -1
+
 func (n *network) link() *link {
-	return &link{n: n, conns: map[*conn]struct{}{}, there: quick, back: quick}
+	return &link{n: n, conns: map[*conn]struct{}{}, there: quick, back: quick, loses: loss{key: nothing}}
 }
 
 var errRefused = &net.OpError{Op: "dial", Net: "memory", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
@@ -120,6 +130,24 @@ func (l *link) delays() (there, back time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.there, l.back
+}
+
+// lose makes requests lose their connection.
+func (l *link) lose(what loss) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.loses = what
+}
+
+// lost reports whether a request loses its connection, and whether the broker has it.
+func (l *link) lost(request []byte) (now, after bool) {
+	l.mu.Lock()
+	what := l.loses
+	l.mu.Unlock()
+	if len(request) < 6 || int16(binary.BigEndian.Uint16(request[4:])) != what.key {
+		return false, false
+	}
+	return l.n.roll(0.5), what.after
 }
 
 // drop ends all connections, as a firewall that loses its state.
@@ -172,9 +200,19 @@ func (c *conn) RemoteAddr() net.Addr              { return c.addr }
 func (c *conn) SetDeadline(t time.Time) error     { return c.SetReadDeadline(t) }
 func (c *conn) SetWriteDeadline(time.Time) error  { return nil } // writes never block
 func (c *conn) SetReadDeadline(t time.Time) error { c.in.setDeadline(t); return nil }
+
+// Write writes one request: sarama makes one call for each.
 func (c *conn) Write(b []byte) (int, error) {
+	now, after := c.link.lost(b)
+	if now && !after {
+		c.reset()
+	}
 	there, _ := c.link.delays()
-	return c.out.write(b, there)
+	n, err := c.out.write(b, there)
+	if now && after {
+		c.end(false, syscall.ECONNRESET)
+	}
+	return n, err
 }
 
 // SetLinger has Close drop what has not arrived yet. What the broker has read, and not handled, it

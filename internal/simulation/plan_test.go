@@ -28,6 +28,9 @@ type plan struct {
 	members        int
 	steps          []step
 	again          time.Duration // when the topic is deleted and created again; 0: it is not
+
+	transactional bool
+	timeout       time.Duration // of transactions
 }
 
 const (
@@ -46,6 +49,8 @@ type step struct {
 	extent time.Duration
 	code   int  // which refusal
 	amid   bool // the member is restarted amid it
+	kind   int  // which request of a transaction
+	after  bool // the broker has it
 }
 
 type action uint8
@@ -62,15 +67,22 @@ const (
 	overtake    // what is sent for a moment arrives late, also after its connection has ended
 	refuse      // commits are refused
 	cutAndClose // Close without a network
-	actions
+	refuseStep  // requests of transactions of one kind are refused
+	loseStep    // or lose their connection, before or after the broker has them
 )
 
-var actionNames = [...]string{"kill", "restart", "join", "leave", "blink", "cut", "slowThere", "slowBack", "overtake", "refuse", "cutAndClose"}
+const actions = refuseStep // of any history
+
+var actionNames = [...]string{"kill", "restart", "join", "leave", "blink", "cut", "slowThere", "slowBack", "overtake", "refuse", "cutAndClose", "refuseStep", "loseStep"}
 
 func (a action) String() string { return actionNames[a] }
 
 func (s step) String() string {
-	return fmt.Sprintf("%v %v member~%d length=%v extent=%v code=%d amid=%t", s.at, s.do, s.member, s.length, s.extent, s.code, s.amid)
+	text := fmt.Sprintf("%v %v member~%d length=%v extent=%v code=%d amid=%t", s.at, s.do, s.member, s.length, s.extent, s.code, s.amid)
+	if s.do >= actions {
+		text += fmt.Sprintf(" request=%v after=%t", transactionSteps[s.kind].key.Name(), s.after)
+	}
+	return text
 }
 
 func dice(seed uint64, stream uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, stream)) }
@@ -118,14 +130,15 @@ func newPlan(seed uint64) plan {
 	if r.IntN(10) == 0 {
 		p.again = between(r, time.Second, storm)
 	}
+	p.withTransactions()
 	slices.SortStableFunc(p.steps, func(a, b step) int { return int(a.at - b.at) })
 	return p
 }
 
 func (p plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: cooperative=%t ordering=%v policy=%v partitions=%d keys=%d records=%d maxInFlight=%d maxUncommitted=%d maxDeliveries=%d commitInterval=%v drainTimeout=%v slack=%v members=%d again=%v",
-		p.seed, p.cooperative, p.ordering, p.policy, p.partitions, p.keys, p.records, p.maxInFlight, p.maxUncommitted, p.maxDeliveries, p.commitInterval, p.drainTimeout, p.slack, p.members, p.again)
+	fmt.Fprintf(&b, "seed %d: cooperative=%t ordering=%v policy=%v partitions=%d keys=%d records=%d maxInFlight=%d maxUncommitted=%d maxDeliveries=%d commitInterval=%v drainTimeout=%v slack=%v members=%d again=%v transactional=%t timeout=%v",
+		p.seed, p.cooperative, p.ordering, p.policy, p.partitions, p.keys, p.records, p.maxInFlight, p.maxUncommitted, p.maxDeliveries, p.commitInterval, p.drainTimeout, p.slack, p.members, p.again, p.transactional, p.timeout)
 	for _, s := range p.steps {
 		fmt.Fprintf(&b, "\n\t%v", s)
 	}

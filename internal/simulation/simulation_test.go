@@ -16,13 +16,14 @@ import (
 )
 
 var (
-	seed  = flag.Uint64("seed", 0, "the seed to play; 0: -seeds from -from on")
-	from  = flag.Uint64("from", 1, "the first seed")
-	seeds = flag.Uint64("seeds", 400, "how many seeds are played at most")
-	limit = flag.Duration("for", 15*time.Second, "how long seeds are played at most")
-	times = flag.Int("times", 1, "how often each seed is played")
-	trace = flag.Bool("trace", false, "print all that happens in a history that fails")
-	inner = flag.Bool("inner", false, "this is the process that plays: the test itself sets it")
+	seed         = flag.Uint64("seed", 0, "the seed to play; 0: -seeds from -from on")
+	from         = flag.Uint64("from", 1, "the first seed")
+	seeds        = flag.Uint64("seeds", 400, "how many seeds are played at most")
+	limit        = flag.Duration("for", 15*time.Second, "how long seeds are played at most")
+	times        = flag.Int("times", 1, "how often each seed is played")
+	trace        = flag.Bool("trace", false, "print all that happens in a history that fails")
+	transactions = flag.Bool("transactions", false, "every history has transactions, not only one of four")
+	inner        = flag.Bool("inner", false, "this is the process that plays: the test itself sets it")
 )
 
 func check(t testing.TB, err error) {
@@ -49,7 +50,7 @@ func TestSimulation(t *testing.T) {
 	for i := range procs {
 		n := *seeds / uint64(procs)
 		cmd := exec.Command(binary, "-test.run=^TestSimulation$", fmt.Sprint("-test.timeout=", *limit+2*stalled), "-inner", fmt.Sprint("-from=", *from+uint64(i)*n), fmt.Sprint("-seeds=", n),
-			fmt.Sprint("-for=", *limit), fmt.Sprint("-times=", *times), fmt.Sprint("-trace=", *trace))
+			fmt.Sprint("-for=", *limit), fmt.Sprint("-times=", *times), fmt.Sprint("-trace=", *trace), fmt.Sprint("-transactions=", *transactions))
 		cmd.Env = append(os.Environ(), "GOMAXPROCS=1") // or no two runs of a seed are alike
 		all.Go(func() {
 			out, err := cmd.CombinedOutput()
@@ -112,7 +113,11 @@ func one(t *testing.T, p plan) (took time.Duration, ok bool) {
 	if len(w.violations) == 0 {
 		return took, !t.Failed()
 	}
-	fmt.Printf("%v\n%d violations; play it again with: go test -run TestSimulation ./internal/simulation -args -seed %d\n", p, len(w.violations), p.seed)
+	share := ""
+	if *transactions {
+		share = " -transactions"
+	}
+	fmt.Printf("%v\n%d violations; play it again with: go test -run TestSimulation ./internal/simulation -args -seed %d%s\n", p, len(w.violations), p.seed, share)
 	for i, v := range w.violations[:min(len(w.violations), 10)] {
 		fmt.Printf("%s: %s\n", v.rule, v.what)
 		switch {

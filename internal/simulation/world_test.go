@@ -43,11 +43,12 @@ func newWorld(p plan) *world {
 // play runs the history, in a bubble.
 func (w *world) play(t *testing.T) {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(9092), kfake.ListenFn(w.network.listen),
-		kfake.SeedTopics(w.partitions, topic), kfake.GroupMinSessionTimeout(time.Second))
+		kfake.SeedTopics(w.partitions, topic), kfake.SeedTopics(outputs, output), kfake.SeedTopics(w.partitions, letterTopic),
+		kfake.GroupMinSessionTimeout(time.Second))
 	check(t, err)
 	w.cluster = cluster
 	defer cluster.Close()
-	w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Observe: true, Count: -1, When: w.commits})
+	w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit, kmsg.TxnOffsetCommit}, Observe: true, Count: -1, When: w.commits})
 	w.cluster.ControlKey(-1, func(r kmsg.Request) (kmsg.Response, error, bool) {
 		w.cluster.KeepControl()
 		w.asked(r)
@@ -75,6 +76,9 @@ func (w *world) play(t *testing.T) {
 	close(ended)
 	sweeper.Wait()
 	w.atEnd(cluster.GroupInfo(group))
+	if w.transactional {
+		w.judgeOutput(w.readOutput())
+	}
 	time.Sleep(drained)
 }
 
@@ -122,12 +126,7 @@ func later(a, b time.Time) time.Time {
 }
 
 func (w *world) expel(member string) {
-	cfg := sarama.NewConfig()
-	cfg.Net.Proxy.Enable, cfg.Net.Proxy.Dialer = true, w.network.link()
-	b := sarama.NewBroker(broker)
-	if err := b.Open(cfg); err != nil {
-		panic(err)
-	}
+	b := w.connect()
 	defer b.Close()
 	if _, err := b.LeaveGroup(&sarama.LeaveGroupRequest{GroupId: group, MemberId: member}); err != nil {
 		panic(err)
@@ -151,10 +150,7 @@ func (w *world) produce(t *testing.T) {
 
 // fill writes all records of a topic, or what it comes to until its end.
 func (w *world) fill(t *testing.T, end time.Time) {
-	cfg := sarama.NewConfig()
-	cfg.Net.Proxy.Enable, cfg.Net.Proxy.Dialer = true, w.network.link()
-	b := sarama.NewBroker(broker)
-	check(t, b.Open(cfg))
+	b := w.connect()
 	defer b.Close()
 	r := dice(w.seed, 3)
 	w.mu.Lock()
@@ -167,19 +163,15 @@ func (w *world) fill(t *testing.T, end time.Time) {
 		if n == 0 {
 			continue
 		}
-		batch := &sarama.RecordBatch{Version: 2, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, LastOffsetDelta: int32(n - 1), FirstTimestamp: time.Now(), MaxTimestamp: time.Now()}
+		var records []*sarama.Record
 		for i := range n {
 			record := &sarama.Record{OffsetDelta: int64(i), Value: []byte(value(topics, int64(next[part]+i)))}
 			if key := w.key(part, int64(next[part]+i)); key != "" {
 				record.Key = []byte(key)
 			}
-			batch.Records = append(batch.Records, record)
+			records = append(records, record)
 		}
-		request := &sarama.ProduceRequest{RequiredAcks: sarama.WaitForAll, Timeout: 1000, Version: 3}
-		request.AddBatch(topic, part, batch)
-		response, err := b.Produce(request)
-		check(t, err)
-		if block := response.GetBlock(topic, part); block.Err != sarama.ErrNoError || block.Offset != int64(next[part]) {
+		if block := send(b, topic, part, records...); block.Err != sarama.ErrNoError || block.Offset != int64(next[part]) {
 			t.Errorf("produce: %+v", block)
 			return
 		}
@@ -188,6 +180,33 @@ func (w *world) fill(t *testing.T, end time.Time) {
 		if w.slack > 0 {
 			time.Sleep(between(r, 0, 2*w.slack*time.Duration(n)/time.Duration(int(w.partitions)*w.records)+1))
 		}
+	}
+}
+
+// connect returns a connection with the broker of nobody's.
+func (w *world) connect() *sarama.Broker {
+	cfg := sarama.NewConfig()
+	cfg.Net.Proxy.Enable, cfg.Net.Proxy.Dialer = true, w.network.link()
+	b := sarama.NewBroker(broker)
+	must(b.Open(cfg))
+	return b
+}
+
+// send writes records as one batch.
+func send(b *sarama.Broker, topic string, part int32, records ...*sarama.Record) *sarama.ProduceResponseBlock {
+	request := &sarama.ProduceRequest{RequiredAcks: sarama.WaitForAll, Timeout: 1000, Version: 3}
+	request.AddBatch(topic, part, &sarama.RecordBatch{
+		Version: 2, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, LastOffsetDelta: int32(len(records) - 1),
+		FirstTimestamp: time.Now(), MaxTimestamp: time.Now(), Records: records,
+	})
+	response, err := b.Produce(request)
+	must(err)
+	return response.GetBlock(topic, part)
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
 	}
 }
 
@@ -261,6 +280,11 @@ func (w *world) strike(s step) {
 		m.link.setCut(true)
 		w.striking.Go(m.close)
 		after(func() { w.start() })
+	case refuseStep:
+		after(w.refuseStep(s))
+	case loseStep:
+		m.link.lose(loss{int16(transactionSteps[s.kind].key), s.after})
+		after(func() { m.link.lose(loss{key: nothing}) })
 	}
 }
 
@@ -275,6 +299,7 @@ func (w *world) calm() {
 	for _, m := range running {
 		m.link.slow(quick, quick)
 		m.link.setCut(false)
+		m.link.lose(loss{key: nothing})
 	}
 	if len(running) == 0 {
 		w.start()
