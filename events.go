@@ -23,6 +23,10 @@ func (s *subscription) events() consumer.Events {
 				"handler_slow": s.sub.config.HandlerSlow.String(), "after": after.Round(time.Second).String(),
 			})
 		},
+		Pending: s.leftPending,
+		PendingOver: func(after time.Duration) {
+			s.logger.Info("Records that handlers left unsettled no longer hold a partition", watermill.LogFields{"after": after.Round(time.Second).String()})
+		},
 		Blocked: s.blocked,
 		Assigned: func(_ string, p int32, start int64) {
 			tell(s, "Hooks.Assigned", h.Assigned, AssignedEvent{s.at(p), start})
@@ -63,6 +67,16 @@ func (s *subscription) slow(all []consumer.Slow) {
 	s.logger.Error("Handler has not returned for longer than HandlerSlow: its record is held until it does", errors.New("the handler is slow, or hangs"), watermill.LogFields{
 		"handler_name": name, "kafka_partition": oldest.Partition, "kafka_partition_offset": oldest.Oldest.Offset, "attempt": oldest.Oldest.Attempt,
 		"running_for": oldest.For.Round(time.Second).String(), "handlers_slow": handlers, "partitions_slow": len(all),
+	})
+}
+
+// leftPending reports records that hold their partitions because their handlers did not settle
+// them: one line, about the one that has waited longest.
+func (s *subscription) leftPending(all []consumer.Slow) {
+	oldest := all[0]
+	s.logger.Error("Record holds its partition: its handler returned without settling it", errors.New("nobody has acked, nacked or rejected it"), watermill.LogFields{
+		"handler_name": s.handlerName(), "kafka_partition": oldest.Partition, "kafka_partition_offset": oldest.Oldest.Offset, "attempt": oldest.Oldest.Attempt,
+		"pending_for": oldest.For.Round(time.Second).String(), "partitions_pending": len(all),
 	})
 }
 

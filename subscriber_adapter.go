@@ -355,6 +355,7 @@ func (s *subscription) consumerConfig(topic string) consumer.Config {
 		ReconnectSleep:   max(10*time.Millisecond, c.Kafka.ReconnectRetrySleep), // NoSleep is negative
 		Look:             s.sub.look,
 		HandlerSlow:      c.HandlerSlow,
+		LeftPending:      max(c.HandlerSlow, leastStill),
 		Tracer:           c.Kafka.Tracer,
 		Transactions:     s.sub.transactions(),
 		NewDelivery:      s.newDelivery,

@@ -64,6 +64,7 @@ type Config struct {
 	ReconnectSleep time.Duration
 	Look           time.Duration // interval of the watchdog; 0 means 15 s
 	HandlerSlow    time.Duration // handlers that run for longer are reported; 0 for none
+	LeftPending    time.Duration // so is a record that holds its partition because its handler left it unsettled for longer
 
 	// Memory is what tests without a broker have instead of sarama's consumers; nil means sarama's.
 	Memory Memory
@@ -122,6 +123,8 @@ type Events struct {
 	FetchStalled func(topic string, partition int32, s FetchStalled)
 	Slow         func(slow []Slow) // the slowest first
 	SlowOver     func(after time.Duration)
+	Pending      func(pending []Slow) // the oldest first; Handlers is 0
+	PendingOver  func(after time.Duration)
 }
 
 // Released says how an assignment ended.

@@ -79,8 +79,10 @@ func (c *Claim) inherited(offset int64, text string) *ledger.Ledger {
 func opens(l *ledger.Ledger) []partition.Open {
 	wall, now := time.Now(), Now()
 	open := make([]partition.Open, 0, len(l.Open))
+	// Only a careful owner names all that it has in flight, and such an owner writes its deaths.
+	suspects := !l.Clean && l.Crashes >= carefulAfter
 	for _, o := range l.Open {
-		p := partition.Open{Offset: o.Offset, Attempts: o.Attempts, InFlight: o.InFlight && !l.Clean, Alone: o.Alone, Check: o.Check}
+		p := partition.Open{Offset: o.Offset, Attempts: o.Attempts, InFlight: o.InFlight && suspects, Alone: o.Alone, Check: o.Check}
 		if wait := o.Due.Sub(wall); wait > 0 {
 			p.DueAt = now + int64(min(wait, mostDelay))
 		}

@@ -9,62 +9,75 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
-// Slow is a partition with handlers that have run for longer than Config.HandlerSlow.
+// Slow is a partition that is held by handlers that have run for longer than
+// Config.HandlerSlow, or by a record that its handler left unsettled for Config.LeftPending.
 type Slow struct {
 	Topic     string
 	Partition int32
-	Oldest    partition.RecordState // the record whose handler began first
+	Oldest    partition.RecordState // the record whose handler began first, or that was left
 	For       time.Duration
 	Handlers  int // the number of slow handlers
 }
 
-// slowHandlers has what was reported of slow handlers. Only the goroutine of the clock uses it.
-type slowHandlers struct {
-	reported map[int32]struct{} // partitions, until no handler is slow
+// slowWatch has what was reported of slow partitions. Only the goroutine of the clock uses it.
+type slowWatch struct {
+	reported map[int32]struct{} // partitions, until none is slow
 	outage   outage.Outage
 }
 
-// lookForSlow reports handlers that have run for longer than Config.HandlerSlow: when a
-// partition has the first one, then at growing intervals the one that has run longest, and
-// once when all have returned.
+// look reports slow partitions: when one becomes slow, then at growing intervals all of them,
+// and once when none is slow any more.
+func (w *slowWatch) look(all []Slow, limit time.Duration, report func([]Slow), over func(after time.Duration)) {
+	if len(all) == 0 {
+		w.reported = nil
+		if r, reported := w.outage.Over(); reported {
+			over(r.For + limit)
+		}
+		return
+	}
+	if w.reported == nil {
+		w.reported = map[int32]struct{}{}
+	}
+	var news []Slow
+	for _, slow := range all {
+		if _, before := w.reported[slow.Partition]; !before {
+			news = append(news, slow)
+			w.reported[slow.Partition] = struct{}{}
+		}
+	}
+	_, due := w.outage.Failed()
+	switch {
+	case due:
+		report(longestFirst(all))
+	case len(news) > 0:
+		report(longestFirst(news))
+	}
+}
+
+// lookForSlow reports handlers that have run for longer than Config.HandlerSlow, which the next
+// commits then name, and records that were left unsettled for Config.LeftPending.
 func (s *Subscription) lookForSlow() {
 	limit := s.cfg.HandlerSlow
 	if limit <= 0 || s.cfg.Events.Slow == nil {
 		return
 	}
 	now := s.clock.Load()
-	var all, news []Slow
+	var slow, left []Slow
 	for _, c := range s.assigned() {
-		oldest, n := c.part.Slow(now - int64(limit))
-		if n == 0 {
-			continue
+		if oldest, n := c.part.Slow(now - int64(limit)); n > 0 {
+			slow = append(slow, c.slow(oldest, now, n))
+			c.do(c.part.NameSlow(now - int64(limit)))
 		}
-		slow := Slow{Topic: c.topic, Partition: c.partition, Oldest: *oldest, For: time.Duration(now - oldest.Since), Handlers: n}
-		all = append(all, slow)
-		if _, before := s.slow.reported[c.partition]; !before {
-			news = append(news, slow)
+		if oldest := c.part.LeftPending(now - int64(s.cfg.LeftPending)); oldest != nil {
+			left = append(left, c.slow(oldest, now, 0))
 		}
 	}
-	if len(all) == 0 {
-		s.slow.reported = nil
-		if report, reported := s.slow.outage.Over(); reported {
-			s.cfg.Events.SlowOver(report.For + limit)
-		}
-		return
-	}
-	if s.slow.reported == nil {
-		s.slow.reported = map[int32]struct{}{}
-	}
-	for _, slow := range news {
-		s.slow.reported[slow.Partition] = struct{}{}
-	}
-	_, due := s.slow.outage.Failed()
-	switch {
-	case due:
-		s.cfg.Events.Slow(longestFirst(all))
-	case len(news) > 0:
-		s.cfg.Events.Slow(longestFirst(news))
-	}
+	s.slow.look(slow, limit, s.cfg.Events.Slow, s.cfg.Events.SlowOver)
+	s.pending.look(left, s.cfg.LeftPending, s.cfg.Events.Pending, s.cfg.Events.PendingOver)
+}
+
+func (c *Claim) slow(oldest *partition.RecordState, now int64, handlers int) Slow {
+	return Slow{Topic: c.topic, Partition: c.partition, Oldest: *oldest, For: time.Duration(now - oldest.Since), Handlers: handlers}
 }
 
 func longestFirst(all []Slow) []Slow {

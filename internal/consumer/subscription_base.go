@@ -30,11 +30,12 @@ type base struct {
 	pace       *pace
 	batching   batching
 
-	late   atomic.Bool            // the application settles late; see partition.Config
-	stamps atomic.Pointer[string] // the topic's message.timestamp.type, once a letter has asked
-	clock  atomic.Int64           // Now, every pulse; written by keepTime
-	slow   slowHandlers           // keepTime's own
-	member atomic.Pointer[member] // of the last session, which writes it
+	late    atomic.Bool            // the application settles late; see partition.Config
+	stamps  atomic.Pointer[string] // the topic's message.timestamp.type, once a letter has asked
+	clock   atomic.Int64           // Now, every pulse; written by keepTime
+	slow    slowWatch              // keepTime's own: handlers
+	pending slowWatch              // and records
+	member  atomic.Pointer[member] // of the last session, which writes it
 
 	claimsMu     sync.Mutex          // guards what follows
 	claims       map[*Claim]struct{} // from run to the end of drain

@@ -13,7 +13,7 @@ type Open struct {
 	DueAt    int64 // when it may be delivered again, by the caller's clock; 0 for at once
 	First    int64 // when its first delivery began, by the caller's clock; 0 if not known
 	// InFlight reports that a handler has it, or had it when an earlier owner died. Alone is
-	// how often it was handed out alone for that reason. Only with Config.Careful.
+	// how often it was handed out alone for that reason, with Config.Careful.
 	InFlight bool
 	Alone    int
 	Rejected error // why it is given up, see Condemn; nil if it is not

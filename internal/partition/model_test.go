@@ -415,7 +415,7 @@ func (h *harness) snapshot() *Snapshot {
 		case marked:
 			s.Blocks[block].Sum -= r.print // to be put back
 		case r.known && (r.attempt > 0 || r.doomed != nil):
-			o := Open{Offset: r.offset, Attempts: r.attempt, Check: uint16(r.print), Rejected: r.doomed}
+			o := Open{Offset: r.offset, Attempts: r.attempt, Check: uint16(r.print), Rejected: r.doomed, InFlight: r.fate == inFlight}
 			if r.fate == parked || r.fate == nacked {
 				o.DueAt = r.dueAt
 			}

@@ -159,7 +159,7 @@ func (p *Partition[R, H]) noted(seq uint64, o Open) Open {
 }
 
 // asOpen returns what to store about an open record. With Careful, only a delivery that was
-// named counts, since no handler gets it before.
+// named counts, and is in flight, since no handler gets it before.
 func (e *entry[R, H]) asOpen(careful bool) Open {
 	o := Open{Offset: e.offset, Attempts: e.attempt, First: e.first, Check: uint16(e.print)}
 	switch e.state {
@@ -167,7 +167,7 @@ func (e *entry[R, H]) asOpen(careful bool) Open {
 		if careful && !e.named {
 			o.Attempts--
 		}
-		o.InFlight = careful && e.named
+		o.InFlight = !careful || e.named
 	case parked, nacked, queued:
 		o.DueAt = e.dueAt
 	}

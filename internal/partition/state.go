@@ -239,6 +239,44 @@ func (p *Partition[R, H]) Slow(before int64) (oldest *RecordState, n int) {
 	return oldest, n
 }
 
+// NameSlow makes the next commit name the deliveries whose handlers began before a time, by
+// Config.Clock. Of other records in their first delivery a commit says nothing: it would take a
+// fingerprint of each.
+func (p *Partition[R, H]) NameSlow(before int64) Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	version := p.version
+	for d := p.running.last; d != nil && p.phase < closed; d = d.prev {
+		began := d.began.Load()
+		if began == 0 || began > before {
+			continue
+		}
+		e := p.live(d.seq)
+		if e == nil || e.d != d || e.known || e.evicted {
+			continue
+		}
+		e.print, e.known = p.cfg.Fingerprint(e.record), true
+		if e.first == 0 && e.attempt == 1 {
+			e.first = began
+		}
+		p.version++
+	}
+	return p.after(version)
+}
+
+// LeftPending returns the oldest record if its handler left it unsettled before a time, by Config.Clock.
+func (p *Partition[R, H]) LeftPending(before int64) *RecordState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.counts[pending] == 0 || p.phase == closed {
+		return nil
+	}
+	if e := p.at(p.head); e.state != pending || e.since > before {
+		return nil
+	}
+	return p.recordState(p.head)
+}
+
 // Section is a part of the window with at most 64 records.
 type Section struct {
 	From, To int64 // offsets: of the first record, and after the last

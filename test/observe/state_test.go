@@ -11,6 +11,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/ackpolicytest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
@@ -196,6 +197,55 @@ func TestForgottenRecord(t *testing.T) {
 	testkit.Check(t, o.sub.Retry("alice", topic, 0, 0))
 	testkit.WaitCommitted(t, group, topic, 0, 2)
 	testkit.WantOnce(t, o.Service, "0#1", "0#2", "1#1")
+}
+
+// A record that its handler left unsettled has a line of its own after a minute, which repeats rarely,
+// and one when it is settled.
+func TestForgottenRecordIsTold(t *testing.T) {
+	ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {
+		log := testkit.NewLog(t)
+		cfg := k.Config(testkit.Config("shop", testkit.Ordering(ackpolicy.OrderByKey, 4)))
+		sub, err := ackpolicy.NewSubscriber(cfg, log)
+		testkit.Check(t, err)
+		defer func() { testkit.Check(t, sub.Close()) }()
+		router, err := message.NewRouter(message.RouterConfig{}, log)
+		testkit.Check(t, err)
+		router.AddMiddleware(ackpolicy.Manual.Middleware)
+		router.AddConsumerHandler("orders", "orders", sub, func(msg *message.Message) error {
+			if d, _ := ackpolicy.FromMessage(msg); d.Offset() == 1 || d.Attempt() > 1 {
+				d.Ack()
+			}
+			return nil
+		})
+		k.Start(router)
+		k.Produce("orders", message.NewMessage("1", nil), message.NewMessage("2", nil))
+		told := func() int {
+			return len(testkit.Containing(log.At("error"), "its handler returned without settling it", "handler_name=orders", "kafka_partition_offset=0 ", "attempt=1 "))
+		}
+		over := func() int {
+			return len(testkit.Containing(log.At("info"), "no longer hold a partition"))
+		}
+		k.Advance(50 * time.Second)
+		if told() != 0 {
+			t.Error("told before a minute")
+		}
+		k.Advance(15 * time.Second)
+		if told() != 1 {
+			t.Errorf("%d lines after a minute", told())
+		}
+		k.Advance(10 * time.Minute)
+		if n := told(); n < 3 || n > 6 {
+			t.Errorf("%d lines after 11 minutes", n)
+		}
+		if over() != 0 {
+			t.Error("over before it is settled")
+		}
+		testkit.Check(t, sub.Retry("alice", "orders", 0, 0))
+		k.Advance(2 * time.Second)
+		if over() != 1 {
+			t.Errorf("%d lines that it is over", over())
+		}
+	})
 }
 
 // What holds a partition is rejected by hand, with one letter, and the rest continues: nothing is

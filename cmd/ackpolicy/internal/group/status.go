@@ -24,8 +24,10 @@ const statusLong = `Shows how far a consumer group has come, per partition, from
                   and the commit says which
   HOLDS           the record that holds the committed offset
   ATTEMPTS, AGE   its deliveries so far, and how long ago the first one began, which
-                  members store if they have a MaxAge
-  DUE             when it is delivered next, if it waits after a nack
+                  members store if they have a MaxAge, or if it takes longer than
+                  HandlerSlow
+  DUE             when it is delivered next, if it waits after a nack; "in flight" while
+                  a handler has it
   OPEN            records that were delivered and are not settled
   LEFT            "cleanly" if the last owner had ended its work, or how many owners died
   MEMBER          the owner: its instance or client id, and its host

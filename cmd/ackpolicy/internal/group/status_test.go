@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/kafka"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -58,6 +61,39 @@ func TestStatus(t *testing.T) {
 		t.Errorf("after it left: %+v", state)
 	}
 	b.want(cli.Done, []string{": Empty, 0 members.", " cleanly "}, "status")
+}
+
+// A record whose handler hangs in its first delivery is named with that delivery, and as in flight.
+func TestStatusOfAHangingHandler(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.put(0, 3)
+	release := make(chan struct{})
+	cfg := testkit.Config(b.group)
+	cfg.HandlerSlow = 300 * time.Millisecond
+	s := testkit.NewService(t)
+	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+	s.Router.AddConsumerHandler("charge", b.topic, testkit.NewSubscriber(t, cfg, s.Log), func(msg *message.Message) error {
+		if string(msg.Payload) == "1" {
+			return testkit.Until(msg.Context(), release)
+		}
+		return nil
+	})
+	began := time.Now()
+	s.Start(t)
+	var h *Held
+	testkit.Eventually(t, "the commit that names it", func() bool {
+		state := b.state("--topic", b.topic)
+		h = state.Partitions[0].Holds
+		return h != nil && h.Offset == 1 && h.Attempts == 1
+	})
+	if !h.InFlight || h.First == nil || h.First.Before(began.Add(-time.Second)) || h.First.After(time.Now()) || h.Due != nil {
+		t.Errorf("what holds it: %+v", h)
+	}
+	b.want(cli.Done, []string{"  in flight  1 "}, "status")
+	close(release)
+	testkit.WaitCommitted(t, b.group, b.topic, 0, 3)
+	s.Stop()
 }
 
 // A topic is shown with the partitions of which the group has nothing stored; a group that
