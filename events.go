@@ -2,7 +2,7 @@ package ackpolicy
 
 import (
 	"errors"
-	"hash/fnv"
+	"strings"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -134,14 +134,14 @@ func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partiti
 	if s.sub.config.Hooks.Settled == nil {
 		return
 	}
-	event := SettledEvent{RecordRef: RecordRef{PartitionRef: s.at(d.Partition()), Offset: offset, Attempt: attempt}, Status: status, Reason: reason}
+	event := SettledEvent{RecordRef: RecordRef{PartitionRef: s.at(d.Partition()), Offset: offset, Attempt: attempt}, Status: status, Letter: v.Hold, Reason: reason}
 	if offset == d.Offset() {
 		event.KeyHash = keyHash(d.Key())
 		if began := d.began.Load(); began != 0 {
 			event.Duration = max(1, time.Duration(consumer.Now()-began))
 		}
 	}
-	s.tellSettled(event)
+	s.tellSettled(&event)
 }
 
 // at returns what events say of a partition.
@@ -158,9 +158,11 @@ func keyHash(key []byte) uint64 {
 	if key == nil {
 		return 0
 	}
-	h := fnv.New64a()
-	_, _ = h.Write(key[:min(len(key), 256)]) // State keeps no more of it, either
-	return h.Sum64()
+	hash := uint64(14695981039346656037)
+	for _, b := range key[:min(len(key), 256)] { // State keeps no more of it, either
+		hash = (hash ^ uint64(b)) * 1099511628211
+	}
+	return hash
 }
 
 // unconfirmed reports a record under ConfirmFirst that stays acked although its handler
@@ -170,3 +172,49 @@ func (s *subscription) unconfirmed(d *Delivery, err error) {
 		watermill.LogFields{"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset()})
 	tell(s, "Hooks.Unconfirmed", s.sub.config.Hooks.Unconfirmed, UnconfirmedEvent{d.ref(), err})
 }
+
+// tell queues the call of a hook if it is set. It does not wait.
+func tell[E any](s *subscription, name string, hook func(E), event E) {
+	if hook != nil {
+		s.hooks.put(hookCall{name: name, event: event, call: callOf(hook)}, nil)
+	}
+}
+
+// callOf returns a call of a hook. It is the event that is kept while it waits, once.
+func callOf[E any](hook func(E)) func(any) {
+	return func(event any) { hook(event.(E)) }
+}
+
+// tellSettled waits for room, so that a Settled hook that is slower than the records slows
+// them down. If a hook does not return at all, only the first record waits for it.
+func (s *subscription) tellSettled(event *SettledEvent) {
+	h := s.hooks
+	c := hookCall{name: "Hooks.Settled", settled: 1, placed: h.awaitPlace()}
+	if !h.put(c, event) && c.placed {
+		h.places.Add(-1)
+	}
+}
+
+// tellAndWait waits until the hook has returned. It is used by goroutines that only report
+// commits or store letters. So reports of commits wait where only the latest are kept, and
+// a record is not committed before DeadLettered has returned.
+func tellAndWait[E any](s *subscription, name string, hook func(E), event E) {
+	if hook == nil {
+		return
+	}
+	h, done := s.hooks, make(chan struct{})
+	if !h.put(hookCall{name: name, event: event, call: callOf(hook), done: done}, nil) || h.blocked.Load() {
+		return
+	}
+	timer := time.NewTimer(hookPatience)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-h.ending.Done():
+	case <-timer.C:
+		h.block()
+	}
+}
+
+// short is a hook's name in log fields.
+func short(name string) string { return strings.TrimPrefix(name, "Hooks.") }

@@ -3,7 +3,6 @@ package ackpolicy
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +16,9 @@ const (
 	// settledRoom is how many Settled events may wait before records wait too, and
 	// eventRoom how many events may wait in all.
 	settledRoom, eventRoom = 1024, 4096
+	// gatherFor is how long Settled events wait for more of them before the hook is called,
+	// unless there are gatherMost: to wake a goroutine for each costs more than the rest of it.
+	gatherFor, gatherMost = time.Millisecond, 256
 	// hookPatience is how long a record waits for a hook that does not return.
 	hookPatience = 5 * time.Second
 	// hookGrace is how long the end of a subscription waits for its hooks.
@@ -27,18 +29,31 @@ const (
 // from its own goroutine. So a hook may block, settle records and call Close. It delays the
 // hooks behind it and, through settledRoom, records that are settled.
 type hookCalls struct {
-	logger watermill.LoggerAdapter
-	ending context.Context // done when the subscription begins to end
+	logger  watermill.LoggerAdapter
+	ending  context.Context // done when the subscription begins to end
+	settled func(SettledEvent)
+	gather  time.Duration
 
-	room    chan struct{} // a token for each Settled event that waits
+	places  atomic.Int64  // of settledRoom that are taken
+	waiting atomic.Int32  // records that wait for a place
+	freed   chan struct{} // to one of them: look again
 	blocked atomic.Bool   // a record has waited for hookPatience
+	stuck   atomic.Bool   // blocked, or events were dropped, since a hook last returned
+	left    atomic.Int64  // events of the batch whose hooks have not returned
 	wake    chan struct{}
 	done    chan struct{} // closed when the goroutine ends
 
-	broken map[string]*outage.Outage // by hook, so that repeated failures are logged less and less often. Used by the goroutine only
+	// The goroutine's own.
+	broken map[string]*outage.Outage // by hook, so that repeated failures are logged less and less often
+	batch  hookQueue
+	at     int // the call of the batch that is next, or running
+	next   int // the Settled event of the batch that is next
+	passed int // Settled events of the batch that have given their places back
 
 	mu      sync.Mutex
-	queue   []hookCall
+	queue   hookQueue
+	state   hookState
+	taken   int    // the size of the batch
 	current string // the hook that is running
 	started bool
 	closed  bool
@@ -46,95 +61,105 @@ type hookCalls struct {
 	outage  outage.Outage
 }
 
+// hookState says what the goroutine does.
+type hookState uint8
+
+const (
+	calling   hookState = iota // hooks, or about to
+	gathering                  // it waits for more events
+	idle                       // it waits for one
+)
+
+// hookQueue has events in their order. Settled ones, of which there is one for each record, are
+// kept by value.
+type hookQueue struct {
+	calls   []hookCall
+	settled []SettledEvent
+	size    int // events
+}
+
+// hookCall is the call of a hook, or the calls of Settled for some events in a row.
 type hookCall struct {
-	name  string // "Hooks.Settled"
+	name  string // "Hooks.Assigned"
 	event any
 	call  func(event any)
-	token bool          // it holds a token of room
 	done  chan struct{} // closed when the hook has returned; nil if nobody waits for it
+
+	settled int  // the number of Settled events; 0 for another hook
+	placed  bool // they have places of settledRoom
 }
 
-func newHookCalls(ending context.Context, logger watermill.LoggerAdapter) *hookCalls {
-	return &hookCalls{
-		logger: logger, ending: ending, broken: map[string]*outage.Outage{},
-		room: make(chan struct{}, settledRoom), wake: make(chan struct{}, 1), done: make(chan struct{}),
+func (s *subscription) newHookCalls(ending context.Context) *hookCalls {
+	h := &hookCalls{
+		logger: s.logger, ending: ending, settled: s.sub.config.Hooks.Settled, gather: gatherFor, broken: map[string]*outage.Outage{},
+		freed: make(chan struct{}, 1), wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-}
-
-// tell queues the call of a hook if it is set. It does not wait.
-func tell[E any](s *subscription, name string, hook func(E), event E) {
-	if hook != nil {
-		s.hooks.put(hookCall{name: name, event: event, call: calling(hook)})
+	if _, ok := inMemory(&s.sub.config); ok {
+		h.gather = 0 // who lets time pass expects that the hooks were called
 	}
+	return h
 }
 
-// calling returns a call of a hook. It is the event that is kept while it waits, once.
-func calling[E any](hook func(E)) func(any) {
-	return func(event any) { hook(event.(E)) }
+func (h *hookCalls) block() {
+	h.blocked.Store(true)
+	h.stuck.Store(true)
 }
 
-// tellSettled waits for room, so that a Settled hook that is slower than the records slows
-// them down. If a hook does not return at all, only the first record waits for it.
-func (s *subscription) tellSettled(event SettledEvent) {
-	hook := s.sub.config.Hooks.Settled
-	c := hookCall{name: "Hooks.Settled", event: event, call: calling(hook)}
-	c.token = s.hooks.awaitRoom()
-	s.hooks.put(c)
-}
-
-// tellAndWait waits until the hook has returned. It is used by goroutines that only report
-// commits or store letters. So reports of commits wait where only the latest are kept, and
-// a record is not committed before DeadLettered has returned.
-func tellAndWait[E any](s *subscription, name string, hook func(E), event E) {
-	if hook == nil {
-		return
-	}
-	h, done := s.hooks, make(chan struct{})
-	if !h.put(hookCall{name: name, event: event, call: calling(hook), done: done}) || h.blocked.Load() {
-		return
-	}
-	timer := time.NewTimer(hookPatience)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-h.ending.Done():
-	case <-timer.C:
-		h.blocked.Store(true)
-	}
-}
-
-// short is a hook's name in log fields.
-func short(name string) string { return strings.TrimPrefix(name, "Hooks.") }
-
-func (h *hookCalls) awaitRoom() (token bool) {
-	select {
-	case h.room <- struct{}{}:
+// place takes a place of settledRoom if there is one.
+func (h *hookCalls) place() bool {
+	if h.places.Add(1) <= settledRoom {
 		return true
-	default:
+	}
+	h.places.Add(-1)
+	return false
+}
+
+func (h *hookCalls) awaitPlace() bool {
+	if h.place() {
+		return true
 	}
 	if h.blocked.Load() {
 		return false
 	}
+	h.waiting.Add(1)
+	defer h.waiting.Add(-1)
 	timer := time.NewTimer(hookPatience)
 	defer timer.Stop()
-	select {
-	case h.room <- struct{}{}:
-		return true
-	case <-h.ending.Done():
-	case <-timer.C:
-		h.blocked.Store(true)
+	for {
+		if h.place() {
+			h.look() // there may be another place for another record
+			return true
+		}
+		select {
+		case <-h.freed:
+		case <-h.ending.Done():
+			return false
+		case <-timer.C:
+			h.block()
+			return false
+		}
 	}
-	return false
 }
 
-func (h *hookCalls) put(c hookCall) bool {
+// look makes a record that waits for a place look for one.
+func (h *hookCalls) look() {
+	select {
+	case h.freed <- struct{}{}:
+	default:
+	}
+}
+
+// put queues a call; settled is the event if it is one of Settled.
+func (h *hookCalls) put(c hookCall, settled *SettledEvent) bool {
 	h.mu.Lock()
 	if h.closed {
 		h.mu.Unlock()
 		return false
 	}
-	if len(h.queue) >= eventRoom {
+	q := &h.queue
+	if q.size+h.taken >= eventRoom && q.size+int(h.left.Load()) >= eventRoom {
 		h.dropped++
+		h.stuck.Store(true)
 		name := h.current
 		report, log := h.outage.Failed()
 		h.mu.Unlock()
@@ -144,14 +169,35 @@ func (h *hookCalls) put(c hookCall) bool {
 		}
 		return false
 	}
-	h.queue = append(h.queue, c)
+	q.add(c, settled)
 	if !h.started {
 		h.started = true
 		go h.run()
 	}
+	rouse := false
+	switch {
+	case h.state == idle && settled != nil && h.gather > 0:
+		h.state, rouse = gathering, true
+	case h.state == idle, h.state == gathering && (settled == nil || len(q.settled) >= gatherMost):
+		h.state, rouse = calling, true
+	}
 	h.mu.Unlock()
-	h.rouse()
+	if rouse {
+		h.rouse()
+	}
 	return true
+}
+
+func (q *hookQueue) add(c hookCall, settled *SettledEvent) {
+	q.size++
+	if settled != nil {
+		q.settled = append(q.settled, *settled)
+		if n := len(q.calls); n > 0 && q.calls[n-1].settled > 0 && q.calls[n-1].placed == c.placed {
+			q.calls[n-1].settled++
+			return
+		}
+	}
+	q.calls = append(q.calls, c)
 }
 
 func (h *hookCalls) rouse() {
@@ -161,51 +207,120 @@ func (h *hookCalls) rouse() {
 	}
 }
 
-// next waits for the next event. It returns false if there are no more.
-func (h *hookCalls) next() (hookCall, bool) {
-	for {
-		h.mu.Lock()
-		if len(h.queue) > 0 {
-			c := h.queue[0]
-			h.queue[0] = hookCall{}
-			h.queue = h.queue[1:]
-			h.current = c.name
-			h.mu.Unlock()
-			return c, true
+// take waits for events, and makes them the batch. It returns false if there are no more.
+func (h *hookCalls) take() bool {
+	empty := h.batch.emptied()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.taken, h.current = 0, ""
+	for h.queue.size == 0 {
+		if h.closed {
+			return false
 		}
-		h.queue, h.current = nil, ""
-		closed := h.closed
+		h.state = idle
 		h.mu.Unlock()
-		if closed {
-			return hookCall{}, false
-		}
 		<-h.wake
+		h.mu.Lock()
+		if h.state == gathering {
+			h.mu.Unlock()
+			h.awaitMore()
+			h.mu.Lock()
+		}
+		h.state = calling
 	}
+	h.batch, h.queue = h.queue, empty
+	h.taken, h.at, h.next, h.passed = h.batch.size, 0, 0, 0
+	h.left.Store(int64(h.taken))
+	return true
+}
+
+func (h *hookCalls) awaitMore() {
+	timer := time.NewTimer(h.gather)
+	defer timer.Stop()
+	select {
+	case <-h.wake:
+	case <-timer.C:
+	}
+}
+
+// emptied returns the queue without its events, and without the memory that only a hook that
+// did not return has made it take.
+func (q *hookQueue) emptied() hookQueue {
+	if cap(q.settled) > 2*settledRoom {
+		return hookQueue{}
+	}
+	clear(q.calls)
+	clear(q.settled)
+	return hookQueue{calls: q.calls[:0], settled: q.settled[:0]}
 }
 
 func (h *hookCalls) run() {
-	var c hookCall
-	ok := true
+	ended := false
 	defer func() {
-		if !ok {
+		if ended {
 			close(h.done)
 			return
 		}
-		h.returned(c, fmt.Errorf("%s: %w", c.name, errGoexit))
+		h.returned(fmt.Errorf("%s: %w", h.batch.calls[h.at].name, errGoexit))
 		go h.run() // replaces the goroutine that the hook ended
 	}()
 	for {
-		if c, ok = h.next(); !ok {
+		for h.at < len(h.batch.calls) {
+			name := h.batch.calls[h.at].name
+			h.mu.Lock()
+			h.current = name
+			h.mu.Unlock()
+			h.returned(guard(name, h.call, nil))
+		}
+		if ended = !h.take(); ended {
 			return
 		}
-		h.returned(c, guard(c.name, func() { c.call(c.event) }, nil))
 	}
 }
 
-func (h *hookCalls) returned(c hookCall, err error) {
-	h.blocked.Store(false)
-	if c.token {
-		<-h.room
+// call calls the next hook of the batch, or Settled until one of its calls panics.
+func (h *hookCalls) call() {
+	c := &h.batch.calls[h.at]
+	if c.settled == 0 {
+		c.call(c.event)
+		return
+	}
+	for c.settled > 0 {
+		e := &h.batch.settled[h.next]
+		c.settled--
+		h.next++
+		h.settled(*e)
+		if h.next-h.passed >= gatherMost/4 || h.waiting.Load() > 0 || h.stuck.Load() {
+			h.pass(c)
+		}
+	}
+}
+
+// pass takes note of Settled events whose hook has returned.
+func (h *hookCalls) pass(c *hookCall) {
+	n := int64(h.next - h.passed)
+	h.passed = h.next
+	h.left.Add(-n)
+	if c.placed {
+		h.places.Add(-n)
+		if h.waiting.Load() > 0 {
+			h.look()
+		}
+	}
+	h.unstick(c.name)
+}
+
+// returned is called when call has returned, or panicked.
+func (h *hookCalls) returned(err error) {
+	c := &h.batch.calls[h.at]
+	if c.call != nil {
+		h.left.Add(-1)
+		h.unstick(c.name)
+	} else if h.next > h.passed {
+		h.pass(c)
+	}
+	if c.settled == 0 {
+		h.at++
 	}
 	if c.done != nil {
 		close(c.done)
@@ -217,16 +332,29 @@ func (h *hookCalls) returned(c hookCall, err error) {
 			h.broken[c.name] = of
 		}
 		if report, due := of.Failed(); due {
-			h.logger.Error("A hook failed", err, report.AddTo(watermill.LogFields{"event": fmt.Sprintf("%+v", c.event)}))
+			event := c.event
+			if c.call == nil {
+				event = h.batch.settled[h.next-1]
+			}
+			h.logger.Error("A hook failed", err, report.AddTo(watermill.LogFields{"event": fmt.Sprintf("%+v", event)}))
 		}
 	}
+}
+
+// unstick takes note that a hook has returned.
+func (h *hookCalls) unstick(name string) {
+	if !h.stuck.Load() {
+		return
+	}
+	h.stuck.Store(false)
+	h.blocked.Store(false)
 	h.mu.Lock()
 	dropped := h.dropped
 	h.dropped = 0
 	report, over := h.outage.Over()
 	h.mu.Unlock()
 	if over {
-		h.logger.Info("The hook has returned: hooks are called again", report.AddTo(watermill.LogFields{"hook": short(c.name), "events_dropped": dropped}))
+		h.logger.Info("The hook has returned: hooks are called again", report.AddTo(watermill.LogFields{"hook": short(name), "events_dropped": dropped}))
 	}
 }
 
@@ -247,7 +375,7 @@ func (h *hookCalls) close(deadline time.Time) {
 	case <-h.done:
 	case <-timer.C:
 		h.mu.Lock()
-		name, left := h.current, len(h.queue)
+		name, left := h.current, h.queue.size+int(h.left.Load())
 		h.mu.Unlock()
 		h.logger.Error("Closed without waiting for a hook that does not return", fmt.Errorf("%s has not returned", name),
 			watermill.LogFields{"hook": short(name), "events_left": left})

@@ -135,6 +135,7 @@ type AssignedEvent struct {
 type SettledEvent struct {
 	RecordRef        // for a record that AckCumulative acked along with another one without KeyHash
 	Status    Status // Acked, Nacked or Rejected
+	Letter    bool   // it is rejected, and its dead letter is stored next: see Hooks.DeadLettered
 	Reason    error  // the handler's error, if there was one
 	// Duration is the time from the hand-out of the record until it was settled. Under
 	// AckFirst that is before the handler runs, and in Manual it may be long after it. 0 if

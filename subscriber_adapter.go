@@ -178,7 +178,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, batches *Batch
 	sub.deadLetter = letters
 	ending, end := context.WithCancel(ctx)
 	stop := context.AfterFunc(s.closing, end)
-	sub.hooks = newHookCalls(ending, sub.logger)
+	sub.hooks = sub.newHookCalls(ending)
 	running, err := consumer.Start(ctx, s.closing, cfg)
 	if err != nil {
 		stop()

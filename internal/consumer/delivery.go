@@ -73,7 +73,11 @@ func (d *Delivery) Taken() { d.Begin(d.claim.clock.Load()) }
 func (d *Delivery) Settle(v partition.Verdict) partition.Status {
 	c := d.claim
 	v.Fingerprint = c.print(d, v.Status)
-	status, first, w := c.part.Settle(&d.Delivery, v, Now())
+	now := int64(0)
+	if v.Status == partition.Nacked { // nothing else waits for a time
+		now = Now()
+	}
+	status, first, w := c.part.Settle(&d.Delivery, v, now)
 	if status != partition.Pending {
 		d.fate.Store(settledByVerb)
 	}
