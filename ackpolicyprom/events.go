@@ -2,6 +2,7 @@ package ackpolicyprom
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -15,16 +16,19 @@ const (
 	labelHandler = "handler_name"
 )
 
-// The values of the label status, which are FastStream's.
+// status is what became of a delivery.
+type status uint8
+
 const (
-	statusAcked    = "acked"
-	statusNacked   = "nacked"
-	statusRejected = "rejected"
-	statusSkipped  = "skipped" // given up, and no handler has seen this delivery
-	statusError    = "error"   // acked although the handler failed, by the policy Ack
+	statusAcked status = iota
+	statusNacked
+	statusRejected
+	statusSkipped // given up, and no handler has seen this delivery
+	statusError   // acked although the handler failed, by the policy Ack
 )
 
-var statuses = []string{statusAcked, statusNacked, statusRejected, statusSkipped, statusError}
+// statuses are the values of the label status, which are FastStream's.
+var statuses = [...]string{"acked", "nacked", "rejected", "skipped", "error"}
 
 // defaultBuckets are from a handler that only counts to one that calls slow services.
 var defaultBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
@@ -40,6 +44,7 @@ type events struct {
 	fetchStalled, blocked, skippedByAReset *prometheus.CounterVec
 	actions                                *prometheus.CounterVec
 
+	last    atomic.Pointer[settled] // of the latest event
 	mu      sync.Mutex
 	settled map[subscription]*settled
 }
@@ -49,8 +54,9 @@ type subscription struct{ group, topic, handler string }
 
 // settled has the series of a subscription at hand, for the event that comes most often.
 type settled struct {
-	deliveries map[string]prometheus.Counter
-	duration   map[string]prometheus.Observer
+	of         subscription
+	deliveries [len(statuses)]prometheus.Counter
+	duration   [len(statuses)]prometheus.Observer
 }
 
 func newEvents(buckets []float64) *events {
@@ -178,7 +184,7 @@ func letterResult(ev ackpolicy.DeadLetteredEvent) string {
 
 func (e *events) onSettled(ev ackpolicy.SettledEvent) {
 	of := e.of(subscription{ev.Group, ev.Topic, ev.Handler})
-	status := statusOf(ev)
+	status := statusOf(&ev)
 	of.deliveries[status].Inc()
 	if ev.Duration > 0 {
 		of.duration[status].Observe(ev.Duration.Seconds())
@@ -189,21 +195,25 @@ func (e *events) onSettled(ev ackpolicy.SettledEvent) {
 }
 
 func (e *events) of(s subscription) *settled {
+	if last := e.last.Load(); last != nil && last.of == s {
+		return last
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	of := e.settled[s]
 	if of == nil {
-		of = &settled{deliveries: map[string]prometheus.Counter{}, duration: map[string]prometheus.Observer{}}
-		for _, status := range statuses {
-			of.deliveries[status] = e.deliveries.WithLabelValues(s.group, s.topic, s.handler, status)
-			of.duration[status] = e.duration.WithLabelValues(s.group, s.topic, s.handler, status)
+		of = &settled{of: s}
+		for i, status := range statuses {
+			of.deliveries[i] = e.deliveries.WithLabelValues(s.group, s.topic, s.handler, status)
+			of.duration[i] = e.duration.WithLabelValues(s.group, s.topic, s.handler, status)
 		}
 		e.settled[s] = of
 	}
+	e.last.Store(of)
 	return of
 }
 
-func statusOf(ev ackpolicy.SettledEvent) string {
+func statusOf(ev *ackpolicy.SettledEvent) status {
 	switch {
 	case ev.Status == ackpolicy.Nacked:
 		return statusNacked
