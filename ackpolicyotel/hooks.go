@@ -5,8 +5,6 @@ import (
 	"strconv"
 
 	"github.com/IBM/sarama"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
@@ -27,21 +25,24 @@ func (t *Telemetry) Hooks() ackpolicy.Hooks {
 		CommitFailed: func(e ackpolicy.CommitFailedEvent) {
 			t.measures.committed(e.PartitionRef, e.Duration, e.Err)
 		},
-		Revoked: func(e ackpolicy.RevokedEvent) { t.spans.release(e.PartitionRef) },
+		Revoked: func(e ackpolicy.RevokedEvent) { t.places.release(partitionOf(e.PartitionRef)) },
 	}
 }
 
-var operations = map[ackpolicy.Status]string{ackpolicy.Acked: "ack", ackpolicy.Nacked: "nack", ackpolicy.Rejected: "reject"}
-
 func (t *Telemetry) settled(e ackpolicy.SettledEvent) {
-	t.measures.settled(e)
-	span := t.child(e.RecordRef, operations[e.Status], trace.SpanKindClient, semconv.MessagingOperationTypeSettle)
+	p, o := t.places.at(partitionOf(e.PartitionRef)), operationOf[e.Status]
+	p.counts[o].n.Add(1)
+	h, ok := p.find(e.Offset, e.Status == ackpolicy.Acked || e.Status == ackpolicy.Rejected && !e.Letter)
+	if !ok && e.Status != ackpolicy.Rejected {
+		return // Middleware has not seen it: an ack without the delivery says nothing
+	}
+	span := t.child(p, o, h, e.RecordRef)
+	if !span.IsRecording() {
+		return
+	}
 	span.SetAttributes(statusKey.String(e.Status.String()))
 	fail(span, e.Reason)
 	span.End()
-	if e.Status == ackpolicy.Acked {
-		t.spans.forget(recordOf(e.RecordRef))
-	}
 }
 
 func (t *Telemetry) deadLettered(e ackpolicy.DeadLetteredEvent) {
@@ -52,38 +53,33 @@ func (t *Telemetry) deadLettered(e ackpolicy.DeadLetteredEvent) {
 	case e.GivenUp:
 		result = "given_up"
 	}
-	span := t.child(e.RecordRef, "dead_letter", trace.SpanKindProducer, semconv.MessagingOperationTypeSend)
+	p := t.places.at(partitionOf(e.PartitionRef))
+	h, _ := p.find(e.Offset, result != "failed")
+	span := t.child(p, letter, h, e.RecordRef)
+	if !span.IsRecording() {
+		return
+	}
 	span.SetAttributes(letterKey.String(result))
 	fail(span, e.Err)
 	span.End()
-	if result != "failed" {
-		t.spans.forget(recordOf(e.RecordRef))
-	}
 }
 
-func fail(span trace.Span, err error) {
-	if err == nil {
-		return
-	}
-	span.SetAttributes(semconv.ErrorType(err))
-	span.SetStatus(codes.Error, err.Error())
-}
-
-// child begins a span below that of the record's latest delivery.
-func (t *Telemetry) child(at ackpolicy.RecordRef, operation string, kind trace.SpanKind, class attribute.KeyValue) trace.Span {
+// child begins a span below that of the record's latest delivery, h, which may not be known.
+func (t *Telemetry) child(p *place, o operation, h handed, at ackpolicy.RecordRef) trace.Span {
 	ctx := context.Background()
-	if h, ok := t.spans.find(recordOf(at)); ok {
+	if h.span.IsValid() {
 		if !h.span.IsSampled() { // nor is its child
 			return trace.SpanFromContext(ctx)
 		}
 		ctx = trace.ContextWithSpanContext(ctx, h.span)
 	}
-	_, span := t.tracer.Start(ctx, operation+" "+at.Topic, trace.WithSpanKind(kind), trace.WithAttributes(
-		semconv.MessagingSystemKafka, class, semconv.MessagingOperationName(operation),
-		semconv.MessagingDestinationName(at.Topic), semconv.MessagingDestinationPartitionID(strconv.Itoa(int(at.Partition))),
-		semconv.MessagingKafkaOffset(int(at.Offset)), semconv.MessagingConsumerGroupName(at.Group),
-		attemptKey.Int(at.Attempt), handlerKey.String(at.Handler), keyHashKey.String(strconv.FormatUint(at.KeyHash, 16)),
-	))
+	_, span := t.tracer.Start(ctx, p.names[o], p.options[o]...)
+	if span.IsRecording() {
+		span.SetAttributes(
+			semconv.MessagingKafkaOffset(int(at.Offset)), attemptKey.Int(at.Attempt), handlerKey.String(valid(at.Handler)),
+			keyHashKey.String(strconv.FormatUint(at.KeyHash, 16)),
+		)
+	}
 	return span
 }
 
@@ -96,7 +92,7 @@ func (t *Telemetry) Headers(next func(ackpolicy.Letter) []sarama.RecordHeader) f
 	}
 	return func(l ackpolicy.Letter) []sarama.RecordHeader {
 		headers := next(l)
-		h, ok := t.spans.find(record{l.Group, l.Topic, l.Partition, l.Offset})
+		h, ok := t.places.at(partition{l.Group, l.Topic, l.Partition}).find(l.Offset, false)
 		if !ok {
 			return headers
 		}

@@ -3,7 +3,9 @@ package ackpolicyotel
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -15,18 +17,28 @@ import (
 
 // measures are the instruments. The names with "messaging." are those of the conventions.
 type measures struct {
-	meter      metric.Meter
 	process    metric.Float64Histogram
-	consumed   metric.Int64Counter
 	operation  metric.Float64Histogram
-	deliveries metric.Int64Counter
+	consumed   metric.Int64ObservableCounter
+	deliveries metric.Int64ObservableCounter
 	workLag    metric.Int64ObservableGauge
 	oldest     metric.Float64ObservableGauge
-	series     sync.Map // metric.MeasurementOption by series: making one costs more than a measurement
+	series     sync.Map // *series by seriesOf
+
+	mu   sync.Mutex
+	subs []*ackpolicy.Subscriber // that are observed
 }
 
-// series is what the measurements of a subscription differ in.
-type series struct{ group, topic, operation, class, status, errorType string }
+// seriesOf is what series differ in.
+type seriesOf struct{ group, topic, operation, class, status, errorType string }
+
+// series is a series of each metric that has these attributes. The set of them is made once, since
+// that costs more than a measurement, and what is counted is observed when somebody collects it.
+type series struct {
+	record []metric.RecordOption
+	where  metric.MeasurementOption
+	n      atomic.Int64
+}
 
 // buckets are those that the conventions advise.
 var buckets = metric.WithExplicitBucketBoundaries(.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10)
@@ -39,19 +51,19 @@ var (
 
 func newMeasures(meter metric.Meter) (*measures, error) {
 	var errs []error
-	m := &measures{meter: meter}
+	m := &measures{}
 	add := func(err error) { errs = append(errs, err) }
 	var err error
 	m.process, err = meter.Float64Histogram("messaging.process.duration", buckets, metric.WithUnit("s"),
 		metric.WithDescription("Duration of processing operation."))
 	add(err)
-	m.consumed, err = meter.Int64Counter("messaging.client.consumed.messages", metric.WithUnit("{message}"),
+	m.consumed, err = meter.Int64ObservableCounter("messaging.client.consumed.messages", metric.WithUnit("{message}"),
 		metric.WithDescription("Number of messages that were delivered to the application."))
 	add(err)
 	m.operation, err = meter.Float64Histogram("messaging.client.operation.duration", buckets, metric.WithUnit("s"),
 		metric.WithDescription("Duration of messaging operation initiated by a producer or consumer client."))
 	add(err)
-	m.deliveries, err = meter.Int64Counter("ackpolicy.deliveries", metric.WithUnit("{message}"),
+	m.deliveries, err = meter.Int64ObservableCounter("ackpolicy.deliveries", metric.WithUnit("{message}"),
 		metric.WithDescription("Deliveries that were settled, by what became of them."))
 	add(err)
 	m.workLag, err = meter.Int64ObservableGauge("ackpolicy.work_lag", metric.WithUnit("{message}"),
@@ -60,76 +72,107 @@ func newMeasures(meter metric.Meter) (*measures, error) {
 	m.oldest, err = meter.Float64ObservableGauge("ackpolicy.oldest_record.duration", metric.WithUnit("s"),
 		metric.WithDescription("The longest time that a record that holds a partition has been doing what it does."))
 	add(err)
-	return m, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	_, err = meter.RegisterCallback(m.observe, m.consumed, m.deliveries, m.workLag, m.oldest)
+	return m, err
 }
 
-func (m *measures) at(s series) metric.MeasurementOption {
-	if known, ok := m.series.Load(s); ok {
-		return known.(metric.MeasurementOption)
+func (m *measures) at(of seriesOf) *series {
+	if known, ok := m.series.Load(of); ok {
+		return known.(*series)
 	}
 	attributes := []attribute.KeyValue{
-		semconv.MessagingSystemKafka, semconv.MessagingOperationName(s.operation), semconv.MessagingOperationTypeKey.String(s.class),
-		semconv.MessagingDestinationName(s.topic), semconv.MessagingConsumerGroupName(s.group),
+		semconv.MessagingSystemKafka, semconv.MessagingOperationName(of.operation), semconv.MessagingOperationTypeKey.String(of.class),
+		semconv.MessagingDestinationName(of.topic), semconv.MessagingConsumerGroupName(valid(of.group)),
 	}
-	if s.status != "" {
-		attributes = append(attributes, statusKey.String(s.status))
+	if of.status != "" {
+		attributes = append(attributes, statusKey.String(of.status))
 	}
-	if s.errorType != "" {
-		attributes = append(attributes, semconv.ErrorTypeKey.String(s.errorType))
+	if of.errorType != "" {
+		attributes = append(attributes, semconv.ErrorTypeKey.String(of.errorType))
 	}
-	known, _ := m.series.LoadOrStore(s, metric.WithAttributeSet(attribute.NewSet(attributes...)))
-	return known.(metric.MeasurementOption)
-}
-
-// processed measures a delivery whose handlers have returned.
-func (m *measures) processed(ctx context.Context, d *ackpolicy.Delivery, took time.Duration, kind attribute.KeyValue, failed bool) {
-	s := series{group: d.Group(), topic: d.Topic(), operation: "process", class: processes}
-	if failed {
-		s.errorType = kind.Value.AsString()
-	}
-	where := m.at(s)
-	m.process.Record(ctx, took.Seconds(), where)
-	m.consumed.Add(ctx, 1, where)
+	where := metric.WithAttributeSet(attribute.NewSet(attributes...))
+	known, _ := m.series.LoadOrStore(of, &series{record: []metric.RecordOption{where}, where: where})
+	return known.(*series)
 }
 
 func (m *measures) committed(of ackpolicy.PartitionRef, took time.Duration, err error) {
-	s := series{group: of.Group, topic: of.Topic, operation: "commit", class: settles}
+	s := seriesOf{group: of.Group, topic: of.Topic, operation: "commit", class: settles}
 	if err != nil {
-		s.errorType = semconv.ErrorType(err).Value.AsString()
+		s.errorType = typeOf(err)
 	}
-	m.operation.Record(context.Background(), took.Seconds(), m.at(s))
+	m.operation.Record(context.Background(), took.Seconds(), m.at(s).record...)
 }
 
-func (m *measures) settled(e ackpolicy.SettledEvent) {
-	m.deliveries.Add(context.Background(), 1, m.at(series{
-		group: e.Group, topic: e.Topic, operation: operations[e.Status], class: settles, status: e.Status.String(),
-	}))
-}
-
-// Observe adds gauges of the state of a Subscriber, until stop is called.
-func (t *Telemetry) Observe(sub *ackpolicy.Subscriber) (stop func() error, err error) {
-	m := t.measures
-	registration, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+// observe reports what is counted, and the states of the Subscribers.
+func (m *measures) observe(_ context.Context, o metric.Observer) error {
+	m.series.Range(func(of, s any) bool {
+		switch n := s.(*series).n.Load(); {
+		case n == 0:
+		case of.(seriesOf).status == "":
+			o.ObserveInt64(m.consumed, n, s.(*series).where)
+		default:
+			o.ObserveInt64(m.deliveries, n, s.(*series).where)
+		}
+		return true
+	})
+	type place struct{ group, topic string }
+	type sums struct {
+		lag    int64
+		oldest time.Duration
+	}
+	all := map[place]sums{} // several Subscribers may have the same group and topic
+	for _, sub := range m.observed() {
 		st := sub.State()
+		if st.Closing && len(st.Subscriptions) == 0 {
+			m.forget(sub)
+		}
 		for i := range st.Subscriptions {
 			of := &st.Subscriptions[i]
-			var lag int64
-			var oldest time.Duration
+			s := all[place{st.ConsumerGroup, of.Topic}]
 			for _, p := range of.Partitions {
-				lag += p.WorkLag
+				s.lag += p.WorkLag
 				if p.Oldest != nil {
-					oldest = max(oldest, st.Time.Sub(p.Oldest.Since))
+					s.oldest = max(s.oldest, st.Time.Sub(p.Oldest.Since))
 				}
 			}
-			where := metric.WithAttributes(semconv.MessagingSystemKafka,
-				semconv.MessagingDestinationName(of.Topic), semconv.MessagingConsumerGroupName(st.ConsumerGroup))
-			o.ObserveInt64(m.workLag, lag, where)
-			o.ObserveFloat64(m.oldest, oldest.Seconds(), where)
+			all[place{st.ConsumerGroup, of.Topic}] = s
 		}
-		return nil
-	}, m.workLag, m.oldest)
-	if err != nil {
-		return nil, err
 	}
-	return registration.Unregister, nil
+	for of, s := range all {
+		where := metric.WithAttributes(semconv.MessagingSystemKafka,
+			semconv.MessagingDestinationName(of.topic), semconv.MessagingConsumerGroupName(valid(of.group)))
+		o.ObserveInt64(m.workLag, s.lag, where)
+		o.ObserveFloat64(m.oldest, s.oldest.Seconds(), where)
+	}
+	return nil
+}
+
+func (m *measures) observed() []*ackpolicy.Subscriber {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.subs)
+}
+
+func (m *measures) forget(sub *ackpolicy.Subscriber) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.subs = slices.DeleteFunc(m.subs, func(other *ackpolicy.Subscriber) bool { return other == sub })
+}
+
+// Observe adds gauges of the state of a Subscriber, until stop is called or it is closed. Those
+// of Subscribers with the same group and topic are added up. The errors are always nil.
+func (t *Telemetry) Observe(sub *ackpolicy.Subscriber) (stop func() error, err error) {
+	m := t.measures
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Contains(m.subs, sub) {
+		m.subs = append(m.subs, sub)
+	}
+	return func() error {
+		m.forget(sub)
+		return nil
+	}, nil
 }

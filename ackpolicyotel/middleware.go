@@ -3,12 +3,10 @@ package ackpolicyotel
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
@@ -31,30 +29,24 @@ var _ message.HandlerMiddleware = (*Telemetry)(nil).Middleware
 // Middleware is a Watermill middleware that begins a span for each delivery and puts it into
 // the context of the message. Messages that the handler returns get the span's context into
 // their metadata. Add it first, so that it is outermost. Messages of other subscribers pass
-// it unchanged.
+// it unchanged, and so do batches.
 func (t *Telemetry) Middleware(h message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) (produced []*message.Message, err error) {
-		d, ok := ackpolicy.FromMessage(msg)
+		before := msg.Context()
+		d, ok := ackpolicy.FromContext(before)
 		if !ok {
 			return h(msg)
 		}
-		before := msg.Context()
-		ctx, span := t.begin(before, msg, d)
+		p := t.places.at(partition{d.Group(), d.Topic(), d.Partition()})
+		ctx, span := t.begin(before, p, msg, d)
 		msg.SetContext(ctx)
 		began, returned := time.Now(), false
 		defer func() {
 			msg.SetContext(before)
-			kind := semconv.ErrorType(err)
 			if !returned {
-				kind, err = semconv.ErrorTypeKey.String("panic"), errPanic
+				err = errPanic
 			}
-			if err != nil {
-				span.SetAttributes(kind)
-				span.RecordError(err)
-				span.SetStatus(codes.Error, err.Error())
-			}
-			t.measures.processed(ctx, d, time.Since(began), kind, err != nil)
-			span.End()
+			t.end(ctx, span, p, d, time.Since(began), err)
 		}()
 		produced, err = h(msg)
 		returned = true
@@ -68,36 +60,56 @@ func (t *Telemetry) Middleware(h message.HandlerFunc) message.HandlerFunc {
 var errPanic = errors.New("the handler panicked")
 
 // begin begins the span of a delivery.
-func (t *Telemetry) begin(ctx context.Context, msg *message.Message, d *ackpolicy.Delivery) (context.Context, trace.Span) {
-	at := record{d.Group(), d.Topic(), d.Partition(), d.Offset()}
-	remote := t.propagator.Extract(context.Background(), propagation.MapCarrier(msg.Metadata))
-	producer := trace.SpanContextFromContext(remote)
-	options := []trace.SpanStartOption{
-		trace.WithSpanKind(trace.SpanKindConsumer),
-		trace.WithAttributes(
-			semconv.MessagingSystemKafka, semconv.MessagingOperationTypeProcess, semconv.MessagingOperationName("process"),
-			semconv.MessagingDestinationName(at.topic), semconv.MessagingDestinationPartitionID(strconv.Itoa(int(at.partition))),
-			semconv.MessagingKafkaOffset(int(at.offset)), semconv.MessagingConsumerGroupName(at.group),
-			semconv.MessagingMessageBodySize(len(msg.Payload)),
-			attemptKey.Int(d.Attempt()),
-		),
+func (t *Telemetry) begin(ctx context.Context, p *place, msg *message.Message, d *ackpolicy.Delivery) (context.Context, trace.Span) {
+	parent, producer := t.producer(ctx, msg)
+	options := p.options[process]
+	if t.newTraces && producer.IsValid() { // a sampler may want to see it
+		options = append(options[:len(options):len(options)], trace.WithLinks(linkTo(producer, toProducer)))
 	}
+	ctx, span := t.tracer.Start(parent, p.names[process], options...)
+	previous := p.begin(d.Offset(), handed{d.Attempt(), span.SpanContext()})
+	if !span.IsRecording() {
+		return ctx, span
+	}
+	if !t.newTraces && producer.IsValid() {
+		span.AddLink(linkTo(producer, toProducer))
+	}
+	if previous.IsValid() {
+		span.AddLink(linkTo(previous, toPrevious))
+	}
+	span.SetAttributes(semconv.MessagingKafkaOffset(int(d.Offset())), semconv.MessagingMessageBodySize(len(msg.Payload)), attemptKey.Int(d.Attempt()))
 	if msg.UUID != "" {
-		options = append(options, trace.WithAttributes(semconv.MessagingMessageID(msg.UUID)))
-	}
-	parent := ctx
-	if producer.IsValid() {
-		options = append(options, trace.WithLinks(trace.Link{SpanContext: producer, Attributes: []attribute.KeyValue{linkKey.String("producer")}}))
-		if !t.newTraces && !trace.SpanContextFromContext(ctx).IsValid() {
-			parent = t.propagator.Extract(ctx, propagation.MapCarrier(msg.Metadata))
-		}
-	}
-	if t.newTraces {
-		options = append(options, trace.WithNewRoot())
-	}
-	ctx, span := t.tracer.Start(parent, "process "+at.topic, options...)
-	if previous := t.spans.begin(at, handed{d.Attempt(), span.SpanContext()}); previous.IsValid() {
-		span.AddLink(trace.Link{SpanContext: previous, Attributes: []attribute.KeyValue{linkKey.String("previous_attempt")}})
+		span.SetAttributes(semconv.MessagingMessageID(valid(msg.UUID)))
 	}
 	return ctx, span
+}
+
+// producer returns the span that produced the record, if it is in the record's headers, and the
+// context of which the delivery's span is a child: the producer's, unless the Subscriber's has a
+// span.
+func (t *Telemetry) producer(ctx context.Context, msg *message.Message) (parent context.Context, producer trace.SpanContext) {
+	if t.newTraces || !trace.SpanContextFromContext(ctx).IsValid() {
+		parent = t.propagator.Extract(ctx, propagation.MapCarrier(msg.Metadata))
+		return parent, trace.SpanContextFromContext(parent)
+	}
+	return ctx, trace.SpanContextFromContext(t.propagator.Extract(context.Background(), propagation.MapCarrier(msg.Metadata)))
+}
+
+// end ends the span of a delivery whose handlers have returned, and measures it.
+func (t *Telemetry) end(ctx context.Context, span trace.Span, p *place, d *ackpolicy.Delivery, took time.Duration, err error) {
+	of := p.counts[process]
+	if err != nil {
+		kind, text := "panic", errPanic.Error()
+		if err != errPanic {
+			kind, text = typeOf(err), textOf(err)
+		}
+		of = t.measures.at(seriesOf{group: d.Group(), topic: d.Topic(), operation: operationNames[process], class: processes, errorType: kind})
+		if span.IsRecording() {
+			span.AddEvent("exception", trace.WithAttributes(semconv.ExceptionType(kind), semconv.ExceptionMessage(text)))
+			failAs(span, kind, text)
+		}
+	}
+	t.measures.process.Record(ctx, took.Seconds(), of.record...)
+	of.n.Add(1)
+	span.End()
 }

@@ -42,7 +42,7 @@ type Telemetry struct {
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator
 	newTraces  bool
-	spans      spans
+	places     places
 	measures   *measures
 }
 
@@ -64,7 +64,7 @@ func New(o Options) (*Telemetry, error) {
 	return &Telemetry{
 		tracer:     o.TracerProvider.Tracer(scope),
 		propagator: o.Propagator, newTraces: o.NewTraces,
-		spans:    spans{of: map[record]handed{}},
+		places:   places{measures: measures, newRoots: o.NewTraces, of: map[partition]*place{}},
 		measures: measures,
 	}, nil
 }
