@@ -5,14 +5,16 @@ cd "$(dirname "$0")/.."
 
 usage() {
 	cat <<'USAGE'
-usage: scripts/chaos.sh [--seeds 1,2,3,4,5] [--for 10m] [--protocol eager|cooperative] [--kafka VERSION] [--out DIR] [--no-stock]
+usage: scripts/chaos.sh [--seeds 1,2,3,4,5] [--for 10m] [--protocol eager|cooperative] [--kafka VERSION] [--out DIR]
+                        [--transactions] [--at-once N] [--no-stock]
 
-Runs each seed with both protocols, and watermill-kafka's own Subscriber through the same schedules. The summaries go to
+Runs each seed with both protocols, and watermill-kafka's own Subscriber through the same schedules. With --transactions
+members copy a topic exactly once, and beside it at least once, on three brokers that are restarted. The summaries go to
 DIR/summaries.txt, violations to DIR/chaos.log, and the ledgers of all members stay in DIR. The default DIR is ./chaos-out.
 USAGE
 }
 
-seeds=1,2,3,4,5 length=10m kafka=4.4.0 out=chaos-out args=(-chaos-stock)
+seeds=1,2,3,4,5 length=10m kafka=4.4.0 out=chaos-out at_once=32 test=TestChaos brokers=1 args=(-chaos-stock)
 while (($#)); do
 	case $1 in
 	--seeds) seeds=$2 && shift ;;
@@ -20,6 +22,8 @@ while (($#)); do
 	--protocol) args+=(-chaos-protocol "$2") && shift ;;
 	--kafka) kafka=$2 && shift ;;
 	--out) out=$2 && shift ;;
+	--transactions) test=TestExactlyOnce brokers=3 ;;
+	--at-once) at_once=$2 && shift ;;
 	--no-stock) args=("${args[@]/-chaos-stock/-chaos-stock=false}") ;;
 	*)
 		usage
@@ -33,7 +37,9 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 go test -c -o "$out/chaos.test" ./internal/chaos
 status=0
-scripts/kafka.sh run "$kafka" -- "$out/chaos.test" -test.run '^TestChaos$' -test.v -test.parallel 32 -test.timeout 2h \
+cd internal/chaos # where its tests expect to be
+../../scripts/kafka.sh run "$kafka" --brokers "$brokers" -- \
+	"$out/chaos.test" -test.run "^$test\$" -test.v -test.parallel "$at_once" -test.timeout 4h \
 	-chaos-seed "$seeds" -chaos-for "$length" -chaos-out "$out/summaries.txt" -chaos-keep "$out" "${args[@]}" \
 	>"$out/chaos.log" 2>&1 || status=$?
 cat "$out/summaries.txt"

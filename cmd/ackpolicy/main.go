@@ -17,6 +17,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/group"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/letters"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/record"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/transactions"
 )
 
 func main() {
@@ -26,4 +27,4 @@ func main() {
 	os.Exit(env.Run(ctx, os.Args[1:], commands...))
 }
 
-var commands = []func(*cli.Env) *cobra.Command{letters.Command, group.Status, group.Skip, record.Command}
+var commands = []func(*cli.Env) *cobra.Command{letters.Command, group.Status, group.Skip, record.Command, transactions.Command}

@@ -65,6 +65,17 @@ func (s Spec) behaviour(id ID) behaviour {
 	case n < 18:
 		b.last = signalsAck
 	}
+	if s.Output != "" { // fewer fail, and it does not matter how
+		b.failures, b.last = 0, succeeds
+		switch n := r.IntN(100); {
+		case n < 3:
+			b.failures, b.failing = 1, fails
+		case n < 5:
+			b.failures, b.failing = 1, signalsNack
+		case n < 6:
+			b.last = signalsReject
+		}
+	}
 	if s.Calm {
 		b.failures = 0
 	}

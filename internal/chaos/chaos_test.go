@@ -65,6 +65,29 @@ func TestJudgeAgain(t *testing.T) {
 }
 
 func run(t *testing.T, length time.Duration, graceful bool) {
+	eachSeed(t, func(seed uint64, protocol string) {
+		spec := chaos.NewSpec(seed, protocol)
+		spec.Calm = graceful
+		runs := []chaos.Spec{spec}
+		if *stock {
+			spec.Stock = true
+			runs = append(runs, spec)
+		}
+		for _, spec := range runs {
+			name := fmt.Sprintf("seed %d %s", seed, protocol)
+			if spec.Stock {
+				name += " stock"
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				broker := brokertest.New(t)
+				one(t, spec, broker, slowCommits(broker), length)
+			})
+		}
+	})
+}
+
+func eachSeed(t *testing.T, do func(seed uint64, protocol string)) {
 	protocols := []string{chaos.Eager, chaos.Cooperative}
 	if *protocol != "" {
 		protocols = []string{*protocol}
@@ -75,27 +98,13 @@ func run(t *testing.T, length time.Duration, graceful bool) {
 			t.Fatal("-chaos-seed:", err)
 		}
 		for _, protocol := range protocols {
-			spec := chaos.NewSpec(seed, protocol)
-			spec.Calm = graceful
-			schedule := chaos.Schedule(seed, length, graceful)
-			t.Run(fmt.Sprintf("seed %d %s", seed, protocol), func(t *testing.T) {
-				t.Parallel()
-				one(t, spec, schedule)
-			})
-			if *stock {
-				spec := spec
-				spec.Stock = true
-				t.Run(fmt.Sprintf("seed %d %s stock", seed, protocol), func(t *testing.T) {
-					t.Parallel()
-					one(t, spec, schedule)
-				})
-			}
+			do(seed, protocol)
 		}
 	}
 }
 
-func one(t *testing.T, spec chaos.Spec, schedule []chaos.Action) {
-	broker := brokertest.New(t)
+func one(t *testing.T, spec chaos.Spec, broker *brokertest.Broker, cluster *chaos.Cluster, length time.Duration) {
+	schedule := chaos.Schedule(spec, length)
 	spec.Brokers, spec.Topic, spec.Group = broker.Addrs(), brokertest.Topic(t), brokertest.Group(t)
 	spec.Fake = !broker.Real()
 	spec.Dir = t.TempDir()
@@ -105,14 +114,14 @@ func one(t *testing.T, spec chaos.Spec, schedule []chaos.Action) {
 			t.Fatal(err)
 		}
 	}
-	record, err := chaos.Run(spec, schedule, slowCommits(broker))
+	record, err := chaos.Run(spec, schedule, cluster)
 	if err != nil {
 		t.Fatal(err)
 	}
 	report(t, record)
 	if t.Failed() {
 		t.Logf("repeat it with -chaos-seed %d -chaos-protocol %s -chaos-for %v; the schedule was:\n%s",
-			spec.Seed, spec.Protocol, *length, chaos.Describe(schedule))
+			spec.Seed, spec.Protocol, length, chaos.Describe(schedule))
 	}
 }
 
@@ -138,7 +147,7 @@ func report(t *testing.T, record *chaos.Record) {
 }
 
 // slowCommits holds commits back, in kfake. On Kafka they are as slow as they are.
-func slowCommits(broker *brokertest.Broker) func(on bool) {
+func slowCommits(broker *brokertest.Broker) *chaos.Cluster {
 	var slow atomic.Bool
 	if fake := broker.Kfake(); fake != nil {
 		fake.ControlKey(int16(kmsg.OffsetCommit), func(kmsg.Request) (kmsg.Response, error, bool) {
@@ -149,7 +158,7 @@ func slowCommits(broker *brokertest.Broker) func(on bool) {
 			return nil, nil, false
 		})
 	}
-	return slow.Store
+	return &chaos.Cluster{SlowCommits: slow.Store}
 }
 
 func appendLine(t *testing.T, path, line string) {

@@ -174,7 +174,7 @@ func (j *judge) stock() {
 		}
 		slices.SortFunc(all, func(a, b *delivery) int { return int(a.at - b.at) })
 		for _, d := range all {
-			if lane := key(d.ID); d.verdict == ack {
+			if lane := j.key(d.ID); d.verdict == ack {
 				if high[lane] > d.Offset {
 					j.Backward++
 				}

@@ -20,8 +20,10 @@ type Figures struct {
 	Marked                      int           // records that a clean end left settled above its offset
 	Unmarked                    int           // those of them that were delivered again, since their marks had no room
 	LettersStored, ExtraLetters int           // in the dead letter topic
+	OutputsStored, ExtraOutputs int           // in the output topic
 	Unhandled                   int           // AckFirst: confirmed and never delivered
-	Backward                    int           // stock: records handled after a later one of their key
+	Backward                    int           // stock: records handled after a later one of their key; else outputs behind a later one
+	Faults                      int           // of the brokers
 	Recovery                    time.Duration // the longest that a partition stood still
 }
 
@@ -39,6 +41,10 @@ func (v Verdict) Summary(s Spec) string {
 		if v.Unhandled > 0 {
 			line += fmt.Sprintf(" confirmed-not-handled=%d", v.Unhandled)
 		}
+	}
+	if s.Output != "" {
+		line += fmt.Sprintf(" outputs=%d (%d extra, %d out of order) broker-faults=%d open-transactions=%d",
+			v.OutputsStored, v.ExtraOutputs, v.Backward, v.Faults, v.Counts[RuleOpen])
 	}
 	line += fmt.Sprintf(" longest-standstill=%.1fs", v.Recovery.Seconds())
 	if !s.Stock {
@@ -62,6 +68,8 @@ func (j *judge) count() {
 			j.Restarts++
 		case Killed:
 			j.Kills++
+		case Broken:
+			j.Faults++
 		}
 		if e.Kind == Delivered || e.Kind == Done {
 			if e.Kind == Delivered {

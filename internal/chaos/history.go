@@ -20,6 +20,8 @@ type Record struct {
 	Ends    []int64    // by partition: how many records were produced
 	Stored  []int64    // the offset that the broker stores at the end; -1: none
 	Letters map[ID]int // what the dead letter topic holds
+	Outputs [][]ID     // what the output topic holds, by partition, in its order
+	Open    []string   // transactions that do not end
 }
 
 const recordFile = "record.json" // without the entries
@@ -203,11 +205,15 @@ func (h *history) readControl() {
 			d := &disturbance{e.Member, e.At, never, e.Kind != Slowed && length >= session*2/3}
 			open[e.Member] = d
 			h.disturbed = append(h.disturbed, d)
-		case Resumed, Healed:
+		case Resumed, Healed, Repaired:
 			if d := open[e.Member]; d != nil {
 				d.to = e.At
 				delete(open, e.Member)
 			}
+		case Broken:
+			d := &disturbance{member: Parent, from: e.At, to: never}
+			open[Parent] = d
+			h.disturbed = append(h.disturbed, d)
 		case Starved:
 			h.disturbed = append(h.disturbed, &disturbance{member: Parent, from: e.At - int64(session), to: e.At})
 		case Closing:

@@ -31,6 +31,8 @@ const (
 	RuleSession   = "session"    // a member lost its session, and nobody took it
 	RuleProcess   = "process"    // a member did not end as it should
 	RuleAtMost    = "atmostonce" // a record was delivered twice under AckFirst
+	RuleOutput    = "output"     // a record's output or letter is missing, there twice, or out of order
+	RuleOpen      = "open"       // a transaction does not end
 )
 
 // maxExamples bounds how many violations of one rule are shown in full.
@@ -56,6 +58,12 @@ func Judge(r *Record) Verdict {
 	j.count()
 	if r.Stock {
 		j.stock()
+		return j.Verdict
+	}
+	if r.Output != "" {
+		j.outputs()
+	}
+	if r.Output == AtLeastOnce { // whether an output was published, the ledger does not say
 		return j.Verdict
 	}
 	j.processes()

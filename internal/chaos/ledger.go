@@ -47,6 +47,9 @@ const (
 	Closing = "closing"
 	// of anybody: this process, or the whole machine, stood still for a good part of a session's timeout
 	Starved = "starved"
+	// of the test, about the brokers: what is done to them begins, and has ended; the detail is what
+	Broken   = "broken"
+	Repaired = "repaired"
 	// of the test, about a record
 	Produced = "produced"
 	// of a member, about a partition
@@ -63,6 +66,7 @@ const (
 	Settled      = "settled"
 	DeadLettered = "dead_lettered" // the letter is stored
 	Unconfirmed  = "unconfirmed"
+	Unpublished  = "unpublished" // the output was refused; the detail is why
 )
 
 // Entry is a line of a ledger.

@@ -72,7 +72,15 @@ func (m Membership) run(commands io.Reader) error {
 	if !m.Stock {
 		router.AddMiddleware(m.middleware())
 	}
-	router.AddConsumerHandler("handler", m.Topic, sub, w.handle)
+	if m.Output == "" {
+		router.AddConsumerHandler("handler", m.Topic, sub, w.handle)
+	} else {
+		pub, err := m.publisher(sub, logger)
+		if err != nil {
+			return err
+		}
+		router.AddHandler("handler", m.Topic, sub, m.outputTopic(), pub, w.copy(pub))
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -90,13 +98,16 @@ func (m Membership) run(commands io.Reader) error {
 
 func (m Membership) subscriber(ledger *Ledger, logger watermill.LoggerAdapter) (message.Subscriber, error) {
 	cfg := m.config()
-	cfg.Kafka.OverwriteSaramaConfig.Net.Proxy.Enable = true
-	cfg.Kafka.OverwriteSaramaConfig.Net.Proxy.Dialer = proxied(m.Proxy)
+	m.useProxy(cfg.Kafka.OverwriteSaramaConfig)
 	if m.Stock {
 		return kafka.NewSubscriber(cfg.Kafka, logger)
 	}
 	cfg.Hooks = hooks(ledger)
 	return ackpolicy.NewSubscriber(cfg, logger)
+}
+
+func (m Membership) useProxy(cfg *sarama.Config) {
+	cfg.Net.Proxy.Enable, cfg.Net.Proxy.Dialer = true, proxied(m.Proxy)
 }
 
 // hooks write what the library reports.

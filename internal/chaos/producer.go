@@ -9,7 +9,7 @@ import (
 
 // producer writes at a constant rate. It fills the partitions in turn, each from offset 0 on without a gap.
 type producer struct {
-	topic  string
+	spec   Spec
 	ledger *Ledger
 	sync   sarama.SyncProducer
 	stop   chan struct{}
@@ -32,7 +32,7 @@ func startProducer(spec Spec, ledger *Ledger) (*producer, error) {
 		return nil, err
 	}
 	p := &producer{
-		topic: spec.Topic, ledger: ledger, sync: client,
+		spec: spec, ledger: ledger, sync: client,
 		stop: make(chan struct{}), done: make(chan struct{}), ends: make([]int64, partitions),
 	}
 	go p.run()
@@ -51,11 +51,11 @@ func (p *producer) run() {
 			return
 		}
 		var batch []*sarama.ProducerMessage
-		for due := int(time.Since(began).Seconds() * rate); sent < due; sent++ {
+		for due := int(time.Since(began).Seconds() * p.spec.rate()); sent < due; sent++ {
 			id := ID{int32(sent % partitions), p.ends[sent%partitions]}
 			batch = append(batch, &sarama.ProducerMessage{
-				Topic: p.topic, Partition: id.Partition, Metadata: id,
-				Key: sarama.StringEncoder(key(id)), Value: sarama.StringEncoder(fmt.Sprint(sent)),
+				Topic: p.spec.Topic, Partition: id.Partition, Metadata: id,
+				Key: sarama.StringEncoder(p.spec.key(id)), Value: sarama.StringEncoder(fmt.Sprint(sent)),
 			})
 			p.ends[id.Partition]++
 		}
@@ -72,7 +72,7 @@ func (p *producer) send(batch []*sarama.ProducerMessage) error {
 		if msg.Offset != id.Offset {
 			return fmt.Errorf("%v: the record got offset %d", id, msg.Offset)
 		}
-		p.ledger.Write(Produced, id, 0, key(id))
+		p.ledger.Write(Produced, id, 0, p.spec.key(id))
 	}
 	return nil
 }

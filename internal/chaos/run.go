@@ -5,40 +5,41 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/IBM/sarama"
-
-	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 )
 
 const (
 	stall       = time.Hour
 	slowNetwork = 60 * time.Millisecond
-	// patience is how long the group may take, at the end, to handle all that is left.
+	// patience is how long nothing may happen at the end, when the group handles all that is left.
 	patience = 90 * time.Second
 )
 
 // Run runs a group through a schedule, and returns its ledger. Topic, Group and Brokers are the spec's.
-func Run(spec Spec, schedule []Action, slowCommits func(on bool)) (*Record, error) {
+func Run(spec Spec, schedule []Action, cluster *Cluster) (*Record, error) {
 	ledger, err := OpenLedger(spec.Dir, Parent)
 	if err != nil {
 		return nil, err
 	}
 	defer ledger.Close()
-	if err := brokertest.CreateTopic(spec.Brokers, spec.Topic, partitions); err != nil {
-		return nil, err
-	}
+	defer cluster.join(ledger)()
+	topics := []string{spec.Topic}
 	if spec.letters() {
-		if err := brokertest.CreateTopic(spec.Brokers, spec.letterTopic(), partitions); err != nil {
+		topics = append(topics, spec.letterTopic())
+	}
+	if spec.Output != "" {
+		topics = append(topics, spec.outputTopic())
+	}
+	for _, topic := range topics {
+		if err := brokertest.CreateTopic(spec.Brokers, topic, partitions); err != nil {
 			return nil, err
 		}
 	}
-	f := &fleet{spec: spec, ledger: ledger, slowCommits: slowCommits}
+	f := &fleet{spec: spec, ledger: ledger, cluster: cluster}
 	defer f.abandon()
 	for slot := range slots {
 		if err := f.start(slot); err != nil {
@@ -66,10 +67,8 @@ func Run(spec Spec, schedule []Action, slowCommits func(on bool)) (*Record, erro
 		return nil, err
 	}
 	f.endAll()
-	if spec.letters() {
-		if r.Letters, err = readLetters(spec); err != nil {
-			return nil, err
-		}
+	if err := r.read(); err != nil {
+		return nil, err
 	}
 	if err := r.save(); err != nil {
 		return nil, err
@@ -79,9 +78,9 @@ func Run(spec Spec, schedule []Action, slowCommits func(on bool)) (*Record, erro
 
 // fleet is the members of a group.
 type fleet struct {
-	spec        Spec
-	ledger      *Ledger
-	slowCommits func(on bool)
+	spec    Spec
+	ledger  *Ledger
+	cluster *Cluster
 
 	mu      sync.Mutex
 	err     error
@@ -138,10 +137,7 @@ func (f *fleet) perform(schedule []Action) {
 
 func (f *fleet) do(a Action) error {
 	if a.Slot == brokerSlot {
-		f.slowCommits(true)
-		time.Sleep(a.For)
-		f.slowCommits(false)
-		return nil
+		return f.cluster.do(a)
 	}
 	if a.Fault == Join {
 		if err := f.start(a.Slot); err != nil {
@@ -202,14 +198,14 @@ func (f *fleet) revive() error {
 	return nil
 }
 
-// awaitStored returns the stored offsets, once they are the ends or it takes too long.
+// awaitStored returns the stored offsets, once they are the ends or nothing happens for too long.
 //
 // A group of kfake may not find together for good: each join restarts its rebalance timeout, and members whose
 // connections are gone hold a place. There the members restart all at once if nothing happens for long.
 func (f *fleet) awaitStored(ends []int64) ([]int64, error) {
 	stored := make([]int64, len(ends))
-	moved, before := time.Now(), slices.Clone(stored)
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+	moved, before, restarts := time.Now(), slices.Clone(stored), 0
+	for ; ; time.Sleep(50 * time.Millisecond) {
 		all, err := brokertest.CommittedAll(f.spec.Brokers, f.spec.Group, f.spec.Topic)
 		for p := range stored {
 			stored[p] = -1
@@ -217,20 +213,20 @@ func (f *fleet) awaitStored(ends []int64) ([]int64, error) {
 				stored[p] = offset
 			}
 		}
-		if (err == nil && slices.Equal(stored, ends)) || time.Now().After(deadline) {
+		if err == nil && !slices.Equal(stored, before) {
+			moved, before, restarts = time.Now(), slices.Clone(stored), 0
+		}
+		if (err == nil && slices.Equal(stored, ends)) || time.Since(moved) > patience {
 			return stored, nil
 		}
-		if !slices.Equal(stored, before) {
-			moved, before = time.Now(), slices.Clone(stored)
-		}
-		if f.spec.Fake && time.Since(moved) > patience/6 {
+		if f.spec.Fake && time.Since(moved) > patience/6*time.Duration(restarts+1) {
+			restarts++
 			f.endAll()
 			for slot := range slots {
 				if err := f.start(slot); err != nil {
 					return nil, err
 				}
 			}
-			moved = time.Now()
 		}
 	}
 }
@@ -253,66 +249,6 @@ func (f *fleet) abandon() {
 			p.kill()
 		}
 	}
-}
-
-// readLetters counts the stored letters of each record.
-func readLetters(spec Spec) (map[ID]int, error) {
-	cfg := sarama.NewConfig()
-	cfg.Version = sarama.V2_8_0_0
-	consumer, err := sarama.NewConsumer(spec.Brokers, cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer consumer.Close()
-	letters := map[ID]int{}
-	for p := range int32(partitions) {
-		end, err := brokertest.EndOffset(spec.Brokers, spec.letterTopic(), p)
-		if err != nil {
-			return nil, err
-		}
-		if end == 0 {
-			continue
-		}
-		pc, err := consumer.ConsumePartition(spec.letterTopic(), p, sarama.OffsetOldest)
-		if err != nil {
-			return nil, err
-		}
-		for offset := int64(-1); offset < end-1; {
-			select {
-			case msg := <-pc.Messages():
-				offset = msg.Offset
-				id, err := origin(msg)
-				if err != nil {
-					return nil, errors.Join(err, pc.Close())
-				}
-				letters[id]++
-			case <-time.After(patience):
-				return nil, errors.Join(fmt.Errorf("letter %d/%d does not come", p, offset+1), pc.Close())
-			}
-		}
-		if err := pc.Close(); err != nil {
-			return nil, err
-		}
-	}
-	return letters, nil
-}
-
-// origin is the record of a letter.
-func origin(msg *sarama.ConsumerMessage) (id ID, err error) {
-	for _, h := range msg.Headers {
-		var n int64
-		switch string(h.Key) {
-		case ackpolicy.HeaderPartition:
-			n, err = strconv.ParseInt(string(h.Value), 10, 32)
-			id.Partition = int32(n)
-		case ackpolicy.HeaderOffset:
-			id.Offset, err = strconv.ParseInt(string(h.Value), 10, 64)
-		}
-		if err != nil {
-			return id, fmt.Errorf("a letter's headers: %w", err)
-		}
-	}
-	return id, nil
 }
 
 func oneLine(err error) string {

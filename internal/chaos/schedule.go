@@ -26,6 +26,9 @@ const (
 	CutRestart  Fault = "cut-restart"  // Router.Close without a network: the last commit cannot be made
 	Join        Fault = "join"         // one more member for a while
 	SlowCommits Fault = "slow-commits" // of all members
+	// Of the brokers:
+	BrokerRestart    Fault = "broker-restart"    // of one
+	MoveCoordinators Fault = "move-coordinators" // of groups and transactions, to other brokers
 )
 
 // Action is a fault at a time. Those of one slot do not overlap.
@@ -44,30 +47,32 @@ const (
 	slots      = 3
 	joinSlot   = slots
 	brokerSlot = slots + 1
+
+	brokerRestart = 15 * time.Second // about
 )
 
 func (f Fault) graceful() bool { return f == Restart || f == Cancel || f == Join }
 
-// Schedule is the same for the same seed and length. With graceful, members only restart, join and leave.
-func Schedule(seed uint64, length time.Duration, graceful bool) []Action {
+// Schedule is the same for the same spec and length. In calm, members only restart, join and leave.
+func Schedule(spec Spec, length time.Duration) []Action {
 	var all []Action
 	// Each slot has faults of its own, so that they overlap between slots.
 	pace := min(max(length/40, 2*time.Second), 8*time.Second)
 	first := []Fault{Restart, Kill, PauseLong} // even a short run has these
-	dice := rand.New(rand.NewPCG(seed, 0))
+	dice := rand.New(rand.NewPCG(spec.Seed, 0))
 	dice.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
 	for slot := range brokerSlot + 1 {
-		if graceful && slot == brokerSlot {
+		if slot == brokerSlot && (spec.Calm || len(spec.Cluster) == 0) {
 			break
 		}
-		r := rand.New(rand.NewPCG(seed, uint64(slot)+1))
+		r := rand.New(rand.NewPCG(spec.Seed, uint64(slot)+1))
 		span := func(from, to time.Duration) time.Duration {
 			return (from + time.Duration(r.Int64N(int64(to-from)))).Truncate(time.Millisecond)
 		}
 		at := span(pace/2, 2*pace)
 		for n := 0; ; n++ {
-			a := Action{At: at, Slot: slot, Fault: pick(r, slot, graceful)}
-			if n == 0 && slot < slots && !graceful {
+			a := Action{At: at, Slot: slot, Fault: spec.pick(r, slot)}
+			if n == 0 && slot < slots && !spec.Calm {
 				a.Fault = first[slot]
 			}
 			switch a.Fault {
@@ -77,6 +82,8 @@ func Schedule(seed uint64, length time.Duration, graceful bool) []Action {
 				a.For = span(session+session/3, 2*session)
 			case CutRestart:
 				a.For = span(100*time.Millisecond, session/2)
+			case BrokerRestart:
+				a.For = brokerRestart
 			case Slow, SlowCommits, Join:
 				a.For = span(pace, 3*pace)
 			}
@@ -91,13 +98,13 @@ func Schedule(seed uint64, length time.Duration, graceful bool) []Action {
 	return all
 }
 
-func pick(r *rand.Rand, slot int, graceful bool) Fault {
+func (s Spec) pick(r *rand.Rand, slot int) Fault {
 	switch {
 	case slot == joinSlot:
 		return Join
 	case slot == brokerSlot:
-		return SlowCommits
-	case graceful:
+		return s.Cluster[r.IntN(len(s.Cluster))]
+	case s.Calm:
 		return []Fault{Restart, Cancel}[r.IntN(2)]
 	}
 	kinds := []Fault{

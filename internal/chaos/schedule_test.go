@@ -8,12 +8,15 @@ import (
 )
 
 func TestSchedule(t *testing.T) {
+	spec := NewSpec(7, Eager)
+	calm := spec
+	calm.Calm = true
 	for _, length := range []time.Duration{10 * time.Second, 10 * time.Minute} {
-		all := Schedule(7, length, false)
-		if !slices.Equal(all, Schedule(7, length, false)) {
+		all := Schedule(spec, length)
+		if !slices.Equal(all, Schedule(spec, length)) {
 			t.Error("the same seed makes another schedule")
 		}
-		if slices.Equal(all, Schedule(8, length, false)) {
+		if slices.Equal(all, Schedule(NewSpec(8, Eager), length)) {
 			t.Error("another seed makes the same schedule")
 		}
 		seen := map[Fault]bool{}
@@ -30,7 +33,7 @@ func TestSchedule(t *testing.T) {
 				t.Errorf("%v: no %s in %v", length, fault, slices.Sorted(maps.Keys(seen)))
 			}
 		}
-		for _, a := range Schedule(7, length, true) {
+		for _, a := range Schedule(calm, length) {
 			if !a.graceful() {
 				t.Errorf("%v is not graceful", a)
 			}

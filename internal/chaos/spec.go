@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -19,8 +20,6 @@ const (
 
 const (
 	partitions    = 6
-	keys          = 8 // of a partition
-	rate          = 150
 	maxInFlight   = 16
 	maxDeliveries = 4
 	session       = 3 * time.Second
@@ -35,9 +34,11 @@ type Spec struct {
 	Protocol       string
 	Ordering       ackpolicy.Ordering
 	Policy         ackpolicy.Policy
-	Stock          bool // watermill-kafka's own Subscriber, without a policy
-	Fake           bool // the broker is kfake
-	Calm           bool // no handler nacks: then a clean end leaves nothing
+	Stock          bool    // watermill-kafka's own Subscriber, without a policy
+	Fake           bool    // the broker is kfake
+	Calm           bool    // no handler nacks: then a clean end leaves nothing
+	Output         string  // ExactlyOnce or AtLeastOnce: each record is copied to another topic; "": none is
+	Cluster        []Fault // what befalls the brokers
 	MaxUncommitted int
 	Brokers        []string
 	Group, Topic   string
@@ -51,7 +52,7 @@ func NewSpec(seed uint64, protocol string) Spec {
 		n++
 	}
 	return Spec{
-		Seed: seed, Protocol: protocol, MaxUncommitted: 50,
+		Seed: seed, Protocol: protocol, MaxUncommitted: 50, Cluster: []Fault{SlowCommits},
 		Ordering: ackpolicy.Ordering(n % 3),
 		Policy: []ackpolicy.Policy{
 			ackpolicy.NackOnError, ackpolicy.Manual, ackpolicy.RejectOnError, ackpolicy.AckFirst, ackpolicy.Ack,
@@ -64,6 +65,9 @@ func (s Spec) String() string {
 	if s.Stock {
 		return what + " stock watermill-kafka"
 	}
+	if s.Output != "" {
+		what += " output=" + strings.ReplaceAll(s.Output, " ", "-")
+	}
 	return what + fmt.Sprintf(" ordering=%v policy=%v", s.Ordering, s.Policy)
 }
 
@@ -73,16 +77,27 @@ func (s Spec) lane(id ID) string {
 	case s.Stock || s.Ordering == ackpolicy.OrderByPartition:
 		return fmt.Sprint(id.Partition)
 	case s.Ordering == ackpolicy.OrderByKey:
-		return key(id)
+		return s.key(id)
 	}
 	return ""
 }
 
 func (s Spec) maxInFlight() int {
-	if s.Ordering == ackpolicy.OrderByPartition {
+	switch {
+	case s.Ordering == ackpolicy.OrderByPartition:
 		return 1
+	case s.Output != "":
+		return 4 * maxInFlight
 	}
 	return maxInFlight
+}
+
+// rate is how many records are produced per second.
+func (s Spec) rate() float64 {
+	if s.Output != "" {
+		return 300
+	}
+	return 150
 }
 
 // letters reports whether rejected records go to a dead letter topic.
@@ -116,7 +131,7 @@ func (s Spec) kafkaConfig() kafka.SubscriberConfig {
 }
 
 func (s Spec) config() ackpolicy.SubscriberConfig {
-	return ackpolicy.SubscriberConfig{
+	cfg := ackpolicy.SubscriberConfig{
 		Kafka:          s.kafkaConfig(),
 		Ordering:       s.Ordering,
 		MaxInFlight:    s.maxInFlight(),
@@ -126,6 +141,10 @@ func (s Spec) config() ackpolicy.SubscriberConfig {
 		DeadLetter:     ackpolicy.DeadLetterTopic{},
 		DrainTimeout:   drain,
 	}
+	if s.Output == ExactlyOnce {
+		cfg.Transactions = &ackpolicy.Transactions{}
+	}
+	return cfg
 }
 
 func (s Spec) middleware() message.HandlerMiddleware {
@@ -134,5 +153,11 @@ func (s Spec) middleware() message.HandlerMiddleware {
 
 func (s Spec) letterTopic() string { return s.Topic + ".dlq" }
 
-// key is that of a record.
-func key(id ID) string { return fmt.Sprintf("%d-%d", id.Partition, id.Offset%keys) }
+// key is that of a record: a partition has as many as are half of MaxInFlight, so that records wait for their keys.
+func (s Spec) key(id ID) string {
+	keys := int64(maxInFlight / 2)
+	if s.Output != "" {
+		keys *= 4
+	}
+	return fmt.Sprintf("%d-%d", id.Partition, id.Offset%keys)
+}

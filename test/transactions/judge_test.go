@@ -80,21 +80,9 @@ func (s spec) judge(t *testing.T, partitions int32, records int) {
 // committed returns the committed records of a partition. It waits for open transactions.
 func committed(t *testing.T, topic string, partition int32) (records []*sarama.ConsumerMessage) {
 	t.Helper()
-	const end = "end of the test"
-	testkit.Produce(t, topic, partition, brokertest.KeyValue(end, end))
-	cfg := sarama.NewConfig()
-	cfg.Consumer.IsolationLevel = sarama.ReadCommitted
-	consumer, err := sarama.NewConsumer(testkit.Shared.Addrs(), cfg)
-	testkit.Check(t, err)
-	defer consumer.Close()
-	pc, err := consumer.ConsumePartition(topic, partition, sarama.OffsetOldest)
-	testkit.Check(t, err)
-	defer pc.Close()
-	for {
-		m := testkit.Await(t, "committed records of "+topic, pc.Messages())
-		if string(m.Key) == end {
-			return records
-		}
+	testkit.Check(t, brokertest.Read(testkit.Shared.Addrs(), topic, partition, testkit.Patience, func(m *sarama.ConsumerMessage) error {
 		records = append(records, m)
-	}
+		return nil
+	}))
+	return records
 }

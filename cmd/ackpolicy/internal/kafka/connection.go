@@ -33,6 +33,7 @@ type Connection struct {
 	PasswordFile      string
 	Verbose           bool
 
+	Admin       bool                    // asks for what sarama's ClusterAdmin can, for Kafka 3.0 and newer
 	Compression sarama.CompressionCodec // of what is written
 }
 
@@ -73,6 +74,10 @@ func (c *Connection) Config(transactionalID string) (*sarama.Config, error) {
 	cfg.Version = sarama.V2_8_0_0
 	cfg.Metadata.AllowAutoTopicCreation = false
 	cfg.Metadata.Full = false // of the topics that are asked for, not of all
+	if c.Admin {
+		cfg.Version = sarama.V3_0_0_0
+		cfg.Metadata.Full = true // or it finds no controller
+	}
 	// A broker that is restarted takes some seconds.
 	cfg.Metadata.Retry.Max, cfg.Metadata.Retry.Backoff = 10, 200*time.Millisecond
 	cfg.Producer.Retry.Max, cfg.Producer.Retry.Backoff = 60, 250*time.Millisecond
