@@ -71,7 +71,7 @@ var gauges = []gauge{
 		}
 		return float64(p.Oldest.Attempt)
 	}},
-	{subscriptionDesc("stalled_seconds_max", "The longest time that a partition has settled nothing, though it has records and is not paused."), true, stalled},
+	{subscriptionDesc("stalled_seconds_max", "The longest time that a partition has settled nothing, though records wait in it or are with handlers."), true, stalled},
 }
 
 // partitionGauges are there with Options.PerPartition.
@@ -93,7 +93,7 @@ var partitionGauges = []gauge{
 		}
 		return float64(p.Oldest.Attempt)
 	}),
-	{desc("partition_stalled_seconds", "For how long the partition has settled nothing, though it has records and is not paused.", partitionLabels...), false, stalled},
+	{desc("partition_stalled_seconds", "For how long the partition has settled nothing, though records wait in it or are with handlers.", partitionLabels...), false, stalled},
 }
 
 var partitionLabels = []string{labelGroup, labelTopic, "partition"}
@@ -118,8 +118,10 @@ func of(value func(*partition) float64) func(time.Time, *partition) float64 {
 	return func(_ time.Time, p *partition) float64 { return value(p) }
 }
 
+// stalled is 0 for a partition that is paused or waits for a time that its producer asked for, and for one whose open
+// records all wait for themselves only: for their next delivery, a late settlement, their letter.
 func stalled(now time.Time, p *partition) float64 {
-	if p.Oldest == nil || p.Held || p.Draining {
+	if p.Oldest == nil || p.Held || p.Draining || p.Oldest.Status == ackpolicy.RecordDelayed || p.Queued == 0 && p.InFlight == 0 {
 		return 0
 	}
 	return max(0, now.Sub(p.Moved).Seconds())

@@ -3,7 +3,6 @@ package observability_test
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"regexp"
@@ -12,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/promslog"
@@ -22,9 +20,7 @@ import (
 	"github.com/prometheus/prometheus/promql/promqltest"
 	"github.com/prometheus/prometheus/rules"
 
-	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/ackpolicyprom"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
@@ -188,71 +184,6 @@ func TestEachAlertFiresForItsFault(t *testing.T) {
 			if got := fired(t, "  "+series); !slices.Equal(got, []string{alert}) {
 				t.Errorf("fired: %v", got)
 			}
-		})
-	}
-}
-
-// series writes what a registry has as series that stay as they are; those in grown grow by 1 per minute.
-func series(t *testing.T, g prometheus.Gatherer, grown string) string {
-	t.Helper()
-	families, err := g.Gather()
-	testkit.Check(t, err)
-	var all strings.Builder
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			if m.GetHistogram() != nil {
-				continue
-			}
-			var labels []string
-			for _, l := range m.GetLabel() {
-				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
-			}
-			step := 0
-			if grown != "" && strings.HasPrefix(f.GetName(), grown) {
-				step = 1
-			}
-			fmt.Fprintf(&all, "  %s{%s} %v+%dx120\n", f.GetName(), strings.Join(labels, ","), m.GetGauge().GetValue()+m.GetCounter().GetValue(), step)
-		}
-	}
-	return all.String()
-}
-
-// A service that works fires nothing, and one whose record fails again and again that it does: with
-// the series that they export.
-func TestAlertsOfServices(t *testing.T) {
-	for name, c := range map[string]struct {
-		handle testkit.Handle
-		want   []string
-	}{
-		"healthy": {testkit.Succeed, nil},
-		"poison":  {func(*message.Message, *ackpolicy.Delivery) error { return errors.New("boom") }, []string{"AckpolicyPoison"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			metrics, registry := ackpolicyprom.New(ackpolicyprom.Options{}), prometheus.NewPedanticRegistry()
-			registry.MustRegister(metrics)
-			topic := testkit.NewTopic(t, 1, testkit.Numbered(20)...)
-			cfg := testkit.Config(brokertest.Group(t))
-			cfg.Hooks = metrics.Hooks()
-			cfg.Backoff = func(attempt int, _ error) time.Duration {
-				if attempt < 6 {
-					return time.Millisecond
-				}
-				return time.Hour
-			}
-			s := testkit.NewService(t)
-			sub := testkit.NewSubscriber(t, cfg, s.Log)
-			metrics.Observe(sub)
-			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-			s.Router.AddConsumerHandler("orders", topic, sub, s.Recorded(c.handle))
-			s.Start(t)
-			testkit.Eventually(t, "the service to be as it stays", func() bool {
-				p := sub.State().Subscriptions[0].Partitions
-				return len(p) == 1 && p[0].Next == 20 && (p[0].Unsettled == 0 || p[0].Oldest.Attempt == 6 && p[0].Nacked == 1)
-			})
-			if got := fired(t, series(t, registry, "ackpolicy_deliveries_total")); !slices.Equal(got, c.want) {
-				t.Errorf("fired: %v, want %v", got, c.want)
-			}
-			s.Stop()
 		})
 	}
 }

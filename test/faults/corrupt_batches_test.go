@@ -1,10 +1,7 @@
 package faults_test
 
 import (
-	"context"
-	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,42 +9,12 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
-	"github.com/twmb/franz-go/pkg/kversion"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/seam"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
-
-// produceUndecodable writes a batch of one record that says it is compressed, and is not.
-func produceUndecodable(t *testing.T, broker *brokertest.Broker, topic string, partition int32) {
-	t.Helper()
-	const zstd = 4
-	batch := kmsg.RecordBatch{
-		PartitionLeaderEpoch: -1, Magic: 2, Attributes: zstd, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1,
-		NumRecords: 1, Records: []byte("not compressed"),
-	}
-	raw := batch.AppendTo(nil)
-	binary.BigEndian.PutUint32(raw[8:], uint32(len(raw)-12))
-	binary.BigEndian.PutUint32(raw[17:], crc32.Checksum(raw[21:], crc32.MakeTable(crc32.Castagnoli)))
-	client, err := kgo.NewClient(kgo.SeedBrokers(broker.Addrs()...), kgo.MaxVersions(kversion.V2_8_0()))
-	testkit.Check(t, err)
-	defer client.Close()
-	request := kmsg.NewPtrProduceRequest()
-	request.Acks, request.TimeoutMillis = -1, 10_000
-	to, at := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
-	to.Topic, at.Partition, at.Records = topic, partition, raw
-	to.Partitions = append(to.Partitions, at)
-	request.Topics = append(request.Topics, to)
-	response, err := request.RequestWith(context.Background(), client)
-	testkit.Check(t, err)
-	if code := response.Topics[0].Partitions[0].ErrorCode; code != 0 {
-		t.Fatal("produce: error", code)
-	}
-}
 
 // A batch that cannot be decoded stops its partition only, and the log names it. sarama cannot read past it: the whole
 // response of the broker fails.
@@ -66,7 +33,7 @@ func TestCorruptBatchStopsItsPartitionOnly(t *testing.T) {
 				}
 			}
 			write()
-			produceUndecodable(t, broker, topic, bad)
+			testkit.ProduceUndecodable(t, broker, topic, bad)
 			cfg := testkit.Config(brokertest.Group(t), at)
 			if kind == "no group" {
 				cfg.Kafka.ConsumerGroup = ""
