@@ -40,6 +40,7 @@ func experiments() []experiment {
 		studied("siblings", "fast partitions beside a slow one, and alone", newSiblings, siblingsChild),
 		studied("scale", "processor time per record over numbers of keys and of partitions", newScale, nil),
 		studied("acksync", "AckSync on an idle partition beside a bare OffsetCommit", newAckSync, nil),
+		studied("waiting", "AckSync of 64 handlers at once, behind a record that is nacked and on an idle partition", newWaiting, nil),
 		studied("commits", "commits once per second beside none", newCommits, commitsChild),
 	}
 }
