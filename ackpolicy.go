@@ -3,6 +3,7 @@ package ackpolicy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -178,8 +179,11 @@ func (s *Subscriber) Guarantees() string {
 	parts := []string{"under every policy but AckFirst: at least once"}
 	if c.Transactions != nil {
 		parts = []string{
-			"what handlers publish through Subscriber.Publisher appears exactly once, to readers with read_committed, in one transaction with offsets and dead letters",
+			"what handlers publish through Subscriber.Publisher appears exactly once, to readers with read_committed, in one transaction with offsets and dead letters, if all members of the group have Transactions",
 			"handlers run at least once",
+		}
+		if slices.ContainsFunc(s.live(), func(of *subscription) bool { return !of.running.State().Mixed.IsZero() }) {
+			parts = append(parts, "NOW the consumer group has a member without Transactions: output may appear twice")
 		}
 	}
 	if c.Policy != nil {

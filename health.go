@@ -47,6 +47,7 @@ const (
 	ProblemUndecodable  ProblemCode = "undecodable"   // a batch of records cannot be decoded
 	ProblemLetter       ProblemCode = "letter"        // a dead letter is not stored
 	ProblemPending      ProblemCode = "pending"       // a handler returned without settling its record
+	ProblemMixedGroup   ProblemCode = "mixed_group"   // with Transactions: a member of the group has none
 )
 
 const (
@@ -107,6 +108,10 @@ func (sub *SubscriptionState) problems(now time.Time, slow time.Duration, add fu
 			p.Err = textOf(f.Err)
 		}
 		add(p)
+	}
+	if !sub.Mixed.IsZero() {
+		add(Problem{Code: ProblemMixedGroup, Topic: sub.Topic, Partition: -1, Offset: -1, Since: sub.Mixed,
+			Text: "the consumer group has a member without Transactions, or with an older version: output may appear twice"})
 	}
 	if !sub.Consuming {
 		add(Problem{Code: ProblemNotConsuming, Text: "the member has no assignment: the group rebalances, or Kafka is away",

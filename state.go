@@ -29,6 +29,9 @@ type SubscriptionState struct {
 	Consuming bool
 	Since     time.Time
 	Failing   []Failure
+	// Mixed is since when the consumer group of a Subscriber with Transactions has a member
+	// without. It is zero if it has none.
+	Mixed time.Time
 	// BufferedBytes is the size of unsettled records. MaxBufferedBytes limits that of all
 	// subscriptions together.
 	BufferedBytes, MaxBufferedBytes int64
@@ -161,7 +164,7 @@ func (s *Subscriber) live() []*subscription {
 func (s *subscription) state() SubscriptionState {
 	c, of := &s.sub.config, s.running.State()
 	st := SubscriptionState{
-		Topic: s.topic, Handler: s.handlerName(), MemberID: of.Member, Generation: of.Generation, Consuming: of.Consuming, Since: of.Since,
+		Topic: s.topic, Handler: s.handlerName(), MemberID: of.Member, Generation: of.Generation, Consuming: of.Consuming, Since: of.Since, Mixed: of.Mixed,
 		BufferedBytes: of.Bytes, MaxBufferedBytes: c.MaxBufferedBytes, MaxInFlight: s.sub.mostInFlight(), MaxDeliveries: s.maxDeliveries(s.handlerSettings()), MaxUncommitted: c.MaxUncommitted, MaxPerSecond: s.sub.mostPerSecond(),
 	}
 	for _, f := range of.Failing {

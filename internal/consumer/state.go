@@ -20,7 +20,8 @@ type State struct {
 	Consuming  bool      // a session is under way
 	Since      time.Time // when Consuming last changed
 	Failing    []Failing
-	Bytes      int64 // of unsettled records
+	Mixed      time.Time // since when the group has a member without transactions; zero: it has none
+	Bytes      int64     // of unsettled records
 	Claims     []ClaimState
 }
 
@@ -59,7 +60,7 @@ type member struct {
 
 // State returns a snapshot.
 func (s *Subscription) State() State {
-	st := State{Failing: s.health.failures()}
+	st := State{Failing: s.health.failures(), Mixed: s.mixed.begun()}
 	st.Consuming, st.Since = s.health.consumes()
 	if m := s.member.Load(); m != nil {
 		st.Member, st.Generation = m.id, m.generation()
@@ -134,6 +135,7 @@ func (s *Subscription) keepTime() (stop func()) {
 		}
 		s.clock.Store(Now())
 		s.lookForSlow()
+		s.mixed.remind()
 		timer.Reset(every)
 		turn <- struct{}{}
 	})

@@ -29,6 +29,7 @@ type Subscription struct {
 	// transactions writes them; nil without. The committer uses it and, between two sessions,
 	// the subscription.
 	transactions *transact.Sender
+	mixed        mixed
 
 	done chan struct{}
 	end  func() // closes done
@@ -63,6 +64,10 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	}
 	s.dialer = dial.New(cfg.Sarama)
 	s.transactions = newSender(&cfg)
+	if cfg.Transactions != nil {
+		s.mixed.logger = cfg.Logger
+		strategy.Mark(cfg.Sarama, s.mixed.group)
+	}
 	s.dialer.Worked() // the brokers have accepted the same settings
 	s.health.explain = func(err error) error { return s.dialer.Explain(s.cfg.Sarama, err) }
 	s.watchRetries()
