@@ -120,6 +120,9 @@ var decoder = &settings.Decoder{
 
 func fillDeadLetter(d *settings.Decoder, value json.RawMessage, into reflect.Value) error {
 	topic, _ := into.Interface().(DeadLetterTopic)
+	if before, ok := into.Interface().(*DeadLetterTopic); ok && before != nil {
+		topic = *before
+	}
 	if err := d.Decode(value, &topic); err != nil {
 		return err
 	}

@@ -166,6 +166,13 @@ func plain(value json.RawMessage, into reflect.Value) error {
 		into.SetInt(-1)
 		return nil
 	}
+	if into.Kind() == reflect.Map && !into.IsNil() { // a copy: others may have the map
+		own := reflect.MakeMap(into.Type())
+		for _, key := range into.MapKeys() {
+			own.SetMapIndex(key, into.MapIndex(key))
+		}
+		into.Set(own)
+	}
 	err := json.Unmarshal(value, into.Addr().Interface())
 	if err == nil {
 		return nil

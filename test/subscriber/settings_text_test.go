@@ -145,6 +145,18 @@ func TestConfigurationIsAmended(t *testing.T) {
 		dead.Create.NumPartitions != 7 || dead.Create.ReplicationFactor != 3 || c.Backoff(9, nil) != 2*time.Second {
 		t.Errorf("got %+v", c)
 	}
+	shared := &ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{NumPartitions: 5}}
+	pointer := ackpolicy.SubscriberConfig{DeadLetter: shared}
+	testkit.Check(t, json.Unmarshal([]byte(`{"dead_letter": {"headers": "spring"}}`), &pointer))
+	if dead := pointer.DeadLetter.(ackpolicy.DeadLetterTopic); dead.Create == nil || dead.Create.NumPartitions != 5 || dead.Headers == nil || shared.Headers != nil {
+		t.Errorf("a pointer's settings: %+v, of %+v", dead, shared)
+	}
+	m := ackpolicy.Middleware{Handlers: map[string]ackpolicy.Policy{"a": ackpolicy.Ack}}
+	handlers := m.Handlers
+	testkit.Check(t, json.Unmarshal([]byte(`{"handlers": {"b": "manual"}}`), &m))
+	if len(handlers) != 1 || len(m.Handlers) != 2 {
+		t.Errorf("Handlers: %v, of %v", m.Handlers, handlers)
+	}
 	before := c
 	if err := json.Unmarshal([]byte(`{"max_age": "1s", "drain_timeout": "soon"}`), &c); err == nil || c.MaxAge != before.MaxAge {
 		t.Errorf("a half of a bad text was taken: %v, %v", err, c.MaxAge)
