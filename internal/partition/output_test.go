@@ -246,3 +246,22 @@ func TestOutputOfAckCumulative(t *testing.T) {
 		t.Errorf("output %v, want %v", got, want)
 	}
 }
+
+// A snapshot that is being sent when the partition is dropped keeps its output: its offset without it would lose that.
+func TestSnapshotKeepsItsOutput(t *testing.T) {
+	t.Parallel()
+	m := newMember(t, rand.New(rand.NewPCG(1, 1)), &broker{}, 1)
+	if _, err := m.p.Push(0, 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	d := new(Delivery[int64, any])
+	m.p.Take(d)
+	m.p.Hold(d, []Output{"output"}, 1)
+	m.p.FinishAndTake(d, Verdict{Status: Acked}, 0, new(Delivery[int64, any]))
+	s := m.p.Snapshot()
+	m.p.Close()
+	m.p.Drop()
+	if got := s.Output(); s.Offset != 1 || !slices.Equal(got, []Output{"output"}) {
+		t.Errorf("offset %d with the output %v", s.Offset, got)
+	}
+}

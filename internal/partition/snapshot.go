@@ -65,7 +65,7 @@ func (p *Partition[R, H]) Snapshot() *Snapshot {
 	defer p.mu.Unlock()
 	s := &Snapshot{Mark: p.now(), Last: p.phase == closed, reverts: p.reverts}
 	if p.out != nil {
-		s.output = p.out.ready
+		s.output = slices.Clone(p.out.ready) // Drop may come before they are sent
 	}
 	first := p.front / span
 	end := max(p.high, p.taken)

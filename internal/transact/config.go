@@ -14,6 +14,8 @@ func Config(user *sarama.Config, id string, timeout time.Duration) *sarama.Confi
 	c.Producer.Return.Successes, c.Producer.Return.Errors = true, true
 	c.Producer.Transaction.ID, c.Producer.Transaction.Timeout = id, timeout
 	c.Producer.Partitioner = placing(user.Producer.Partitioner)
+	// A transaction waits for all of its messages: one that waits for more of them would wait forever.
+	c.Producer.Flush.Bytes, c.Producer.Flush.Messages, c.Producer.Flush.Frequency = 0, 0, 0
 	c.Net.MaxOpenRequests = 1
 	c.Net.ReadTimeout = min(c.Net.ReadTimeout, timeout)
 	c.Metadata.Full = false

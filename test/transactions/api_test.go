@@ -233,3 +233,23 @@ func TestTooLargeIsRefused(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A producer that is configured to wait for more messages does not keep a transaction from being written.
+func TestFlushSettings(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, 1, onDemand, func(c *ackpolicy.SubscriberConfig) { c.Kafka.OverwriteSaramaConfig.Producer.Flush.Messages = 1000 })
+	done := make(chan error, 1)
+	b.Router.AddConsumerHandler("handler", b.in, b.sub, func(msg *message.Message) error {
+		d, _ := ackpolicy.FromMessage(msg)
+		out := text("one")
+		out.SetContext(msg.Context())
+		done <- errors.Join(b.pub.Publish(b.out, out), d.AckSync(context.Background()))
+		return nil
+	})
+	b.Router.AddMiddleware(ackpolicy.Manual.Middleware)
+	b.Start(t)
+	testkit.Check(t, testkit.Await(t, "AckSync", done))
+	if got := b.values(t); got != "one" {
+		t.Errorf("written: %q", got)
+	}
+}
