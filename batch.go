@@ -133,7 +133,7 @@ func (e BatchError) Error() string {
 // FailedAt returns an error by which a handler tells HandleBatch that it stopped: the message
 // with this index failed, those before it have succeeded, and those behind it were not
 // handled. These are handed out again; that delivery does not count.
-func FailedAt(index int, err error) error { return &failedAt{index, err} }
+func FailedAt(index int, err error) error { return &failedAt{index, orNoReason(err)} }
 
 type failedAt struct {
 	index int
@@ -338,4 +338,20 @@ func (b *Batch) asStopped(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w", cause, err)
+}
+
+// tellFailed logs, once for a batch, that messages of it failed: the Router does not know.
+func (b *Batch) tellFailed(first *Delivery, err error, n int) {
+	fields := first.fields()
+	fields["handler_name"], fields["failed"], fields["batch"] = b.handlerName(), n, len(b.all)
+	b.sub.logger.Error("Messages of a batch failed, and the others did not", err, fields)
+}
+
+func (b *Batch) handlerName() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.entered == nil {
+		return "" // no handler ran under our middleware
+	}
+	return message.HandlerNameFromCtx(b.entered)
 }

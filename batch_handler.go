@@ -159,9 +159,6 @@ func (s *splitter) applyAll(some []int, all BatchError) bool {
 	}
 	s.fails = 0
 	for i, err := range all {
-		if err == nil {
-			err = errors.New("the handler gave no reason")
-		}
 		s.fail(some[i], err)
 	}
 	return true

@@ -2,6 +2,7 @@ package ackpolicy
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -88,7 +89,7 @@ func (b *Batch) Messages() []*message.Message { return b.messages }
 
 // Fail says that the handler has failed for the message with this index of Messages: the policy
 // decides what becomes of its record, whatever becomes of the others. A signal is carried out.
-func (b *Batch) Fail(index int, err error) { b.set(index, result{err: err}) }
+func (b *Batch) Fail(index int, err error) { b.set(index, result{err: orNoReason(err)}) }
 
 // Leave says that the handler has not handled a message: its record is handed out again. This
 // delivery does not count.
@@ -106,7 +107,7 @@ func (b *Batch) set(index int, r result) {
 // setBatches makes a subscription hand out batches.
 func (s *subscription) setBatches(cfg *consumer.Config, c *BatchConfig) {
 	s.batches = true
-	cfg.MaxInFlight = c.Size * c.Concurrency
+	cfg.MaxInFlight = min(c.Size, math.MaxInt32/c.Concurrency) * c.Concurrency
 	cfg.Batches = &consumer.Batches{
 		Size: c.Size, Bytes: c.Bytes, Wait: max(0, c.Wait), Concurrency: c.Concurrency, OnePartition: c.OnePartition,
 		New: s.newDeliveries, Task: batchTask{s},
@@ -172,10 +173,11 @@ func (batchTask) Decode(k *consumer.Delivery, copies *record.Copies) (v partitio
 	case canceled:
 		return partition.Verdict{}, false
 	case err != nil:
-		if v := d.sub.undecodable(d, err); v != nil {
-			return *v, false
+		if verdict := d.sub.undecodable(d, err); verdict != nil {
+			v = *verdict
 		}
-		return partition.Verdict{}, false
+		d.at(nowhere)
+		return v, false
 	case d.sub.undecoded.some.Load():
 		d.sub.decoded(d)
 	}
@@ -217,8 +219,9 @@ func (t batchTask) Run(ds []*consumer.Delivery, stop func() (<-chan struct{}, fu
 }
 
 func (s *subscription) newBatch(ds []*consumer.Delivery) *Batch {
-	b := &Batch{sub: s, all: make([]*Delivery, len(ds)), messages: make([]*message.Message, len(ds))}
+	b := &Batch{sub: s, all: make([]*Delivery, len(ds)), messages: make([]*message.Message, len(ds)), carrier: message.NewMessage("", nil)}
 	b.ctx.b = b
+	b.carrier.SetContext(&b.ctx)
 	began := int64(0)
 	if s.timed() {
 		began = consumer.Now()
@@ -237,8 +240,7 @@ func (s *subscription) newBatch(ds []*consumer.Delivery) *Batch {
 			b.mu.Unlock()
 		}
 	}
-	b.carrier = message.NewMessage(b.messages[0].UUID, nil)
-	b.carrier.SetContext(&b.ctx)
+	b.carrier.UUID = b.messages[0].UUID
 	return b
 }
 
@@ -309,8 +311,7 @@ func (b *Batch) finish(acked bool) []consumer.BatchEnd {
 		common = p.onAck
 	}
 	contract := b.contract()
-	first := -1 // of those that failed
-	failed := 0
+	first, failed := -1, 0 // those that failed
 	for i, d := range b.all {
 		if common != doAck || results != nil || !d.msg.Ack() { // which is false if it was nacked
 			d.settleAs(d.msg, contract)
@@ -332,7 +333,7 @@ func (b *Batch) finish(acked bool) []consumer.BatchEnd {
 	if early { // acked or nacked by the handler itself: that settles, but does not finish
 		for i := range ends {
 			b.all[i].settle(ends[i].Verdict)
-			ends[i] = consumer.BatchEnd{}
+			ends[i].Verdict = partition.Verdict{}
 		}
 		<-returned
 	}
@@ -362,7 +363,7 @@ func (b *Batch) contract() plan {
 // end carries out a result, or leaves it to the end of the delivery.
 func (b *Batch) end(d *Delivery, r result, entered context.Context) consumer.BatchEnd {
 	if r.left {
-		return consumer.BatchEnd{Return: d.Status() == Pending}
+		return consumer.BatchEnd{Return: true}
 	}
 	var v partition.Verdict
 	if r.act == doNack && r.delay == noDelay {
@@ -383,20 +384,4 @@ func (b *Batch) end(d *Delivery, r result, entered context.Context) consumer.Bat
 		v = partition.Verdict{}
 	}
 	return consumer.BatchEnd{Verdict: v}
-}
-
-// tellFailed logs, once for a batch, that messages of it failed: the Router does not know.
-func (b *Batch) tellFailed(first *Delivery, err error, n int) {
-	fields := first.fields()
-	fields["handler_name"], fields["failed"], fields["batch"] = b.handlerName(), n, len(b.all)
-	b.sub.logger.Error("Messages of a batch failed, and the others did not", err, fields)
-}
-
-func (b *Batch) handlerName() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.entered == nil {
-		return "" // no handler ran under our middleware
-	}
-	return message.HandlerNameFromCtx(b.entered)
 }

@@ -56,7 +56,7 @@ var (
 
 var errNoReason = errors.New("no reason given")
 
-// orNoReason returns the reason of a reject for logs and letters.
+// orNoReason returns the reason of a reject or a failure, for logs and letters.
 func orNoReason(err error) error {
 	if err == nil {
 		return errNoReason

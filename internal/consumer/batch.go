@@ -187,13 +187,9 @@ func (b *batcher) fill(x *filling) (full bool) {
 		if alone && x.n > 0 && x.parts[0].claim != c {
 			continue
 		}
-		room := b.cfg.Size - x.n
-		b.prepareSpare(room)
-		n, size, full := c.part.Collect(b.spare[:room], b.cfg.Bytes-x.size, x.n == 0, len(claims))
-		x.add(c, b.spare[:n], size)
-		b.spare = slices.Delete(b.spare, 0, n)
+		n, full := b.fillFrom(c, x, len(claims))
 		switch {
-		case full, n == room, n > 0 && alone:
+		case full, n > 0 && alone:
 			return true
 		case n > 0 && b.cfg.OnePartition:
 			return false
@@ -201,6 +197,30 @@ func (b *batcher) fill(x *filling) (full bool) {
 	}
 	return false
 }
+
+// fillFrom adds what is ready in one of so many claims. It returns how much, and whether the
+// batch is full.
+func (b *batcher) fillFrom(c *Claim, x *filling, claims int) (n int, full bool) {
+	for {
+		room := b.cfg.Size - x.n
+		some := min(room, spareDeliveries)
+		b.prepareSpare(some)
+		took, size, crowded := c.part.Collect(b.spare[:some], room, b.cfg.Bytes-x.size, x.n == 0, claims)
+		x.add(c, b.spare[:took], size)
+		b.spare = slices.Delete(b.spare, 0, took)
+		n += took
+		if crowded || x.n == b.cfg.Size {
+			return n, true
+		}
+		if took < some {
+			return n, false
+		}
+	}
+}
+
+// spareDeliveries is how many deliveries are prepared before it is known how many records are
+// ready: the size of a batch may only be there to be large.
+const spareDeliveries = 512
 
 // prepareSpare makes n deliveries that have no record.
 func (b *batcher) prepareSpare(n int) {

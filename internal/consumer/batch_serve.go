@@ -185,7 +185,7 @@ func (c *Claim) giveBack(ds []*handle) {
 	if len(ds) == 0 {
 		return
 	}
-	c.do(c.part.Return(ds))
+	c.do(c.part.Return(ds, Now()))
 	for _, d := range ds {
 		if f := d.Handle.Delivery().fate.Load(); f != nil && f.reject != nil { // by hand, meanwhile
 			_, _, w := c.part.Condemn(d.Offset(), f.reject, Now())

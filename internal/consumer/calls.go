@@ -51,6 +51,12 @@ func (c *Claim) leaveCalls(running []*Delivery, deadline time.Time) {
 		timer := time.NewTimer(patience)
 		select {
 		case <-ended:
+			if c.cfg.Batches != nil && c.calledInBatch(running) {
+				<-timer.C // batchers are not the claim's: nobody waits for them
+				if _, named := c.underWay(running); len(named) > 0 {
+					c.tellLeft(named)
+				}
+			}
 			timer.Stop()
 			return
 		case <-timer.C:
@@ -62,6 +68,12 @@ func (c *Claim) leaveCalls(running []*Delivery, deadline time.Time) {
 			return
 		}
 	}
+}
+
+// calledInBatch reports whether application code is being called for deliveries of batches.
+func (c *Claim) calledInBatch(running []*Delivery) bool {
+	_, named := c.underWay(running)
+	return len(named) > 0
 }
 
 // underWay returns which application code is being called for which offsets. offering reports

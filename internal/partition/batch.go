@@ -10,12 +10,12 @@ import "slices"
 // another one before they are finished. For that, a lane does not count collected records as
 // in flight before Seal; so only one batch may be collected at a time.
 
-// Collect hands out at most len(ds) records, with at most so many bytes. With first, the
-// batch is empty: it hands out one that is larger, too. It returns how many, their bytes, and
-// whether the next one had no room. Work.Ready comes once the batch needs to be looked after
-// again: with the first record, then with about the partition's share of what is missing. It
-// shares that with others, so many in all.
-func (p *Partition[R, H]) Collect(ds []*Delivery[R, H], bytes int, first bool, share int) (n, size int, full bool) {
+// Collect hands out at most len(ds) of the room records that the batch has room for, with at
+// most so many bytes. With first, the batch is empty: it hands out one that is larger, too. It
+// returns how many, their bytes, and whether the next one had no room. Work.Ready comes once the
+// batch needs to be looked after again: with the first record, then with about the partition's
+// share of what is missing. It shares that with others, so many in all.
+func (p *Partition[R, H]) Collect(ds []*Delivery[R, H], room, bytes int, first bool, share int) (n, size int, full bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for n < len(ds) && p.handsOut() && p.nrunning < p.most() {
@@ -37,7 +37,7 @@ func (p *Partition[R, H]) Collect(ds []*Delivery[R, H], bytes int, first bool, s
 	}
 	p.need, p.called = 1, false
 	if n > 0 || !first {
-		p.need = max(1, (len(ds)-n)/share)
+		p.need = max(1, (room-n)/share)
 	}
 	return n, size, full
 }
@@ -56,7 +56,6 @@ func (p *Partition[R, H]) Seal(ds []*Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, d := range ds {
-		d.sealed = true
 		d.lane.inFlight++
 	}
 }
@@ -101,33 +100,30 @@ func (p *Partition[R, H]) EndBatch(ends []End[R, H], now int64) (n int, w Work) 
 
 // Return takes back records of a batch that no handler had. They are in the order of their
 // sequence numbers. These deliveries do not count, and are Revoked: each record is the next one
-// of its lane again.
-func (p *Partition[R, H]) Return(ds []*Delivery[R, H]) Work {
+// of its lane again. One that was settled meanwhile is finished.
+func (p *Partition[R, H]) Return(ds []*Delivery[R, H], now int64) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
 	for _, d := range slices.Backward(ds) {
-		d.finished = true
-		p.running.remove(d)
-		p.nrunning--
-		l := d.lane
-		if d.sealed {
-			l.inFlight--
+		if d.status == Pending && p.phase != closed {
+			p.takeBack(d)
+			continue
 		}
-		if e := p.live(d.seq); p.phase != closed && d.status == Pending && e.d == d {
-			d.status = Revoked
-			p.takeBack(d.seq, e)
-		}
-		d.drop()
-		if d.lane = nil; p.phase != closed {
-			p.enqueue(l)
-			p.release(l)
-		}
+		p.end(d)
+		p.finish(d, &Verdict{}, now)
 	}
 	return p.after(version)
 }
 
-func (p *Partition[R, H]) takeBack(seq uint64, e *entry[R, H]) {
+func (p *Partition[R, H]) takeBack(d *Delivery[R, H]) {
+	seq, l := d.seq, d.lane
+	e := p.at(seq)
+	d.status, d.finished, d.lane = Revoked, true, nil
+	d.drop()
+	p.running.remove(d)
+	p.nrunning--
+	l.inFlight--
 	if e.attempt--; e.known {
 		p.version++
 	}
@@ -148,18 +144,17 @@ func (p *Partition[R, H]) putBack(seq uint64) {
 	case e.state == due && p.cfg.Order == Unordered:
 		p.redo = append(p.redo, seq)
 	case e.state == due:
-		if len(l.parked) == 0 {
-			p.nready -= l.n
-		}
 		l.parked.push(sequence(seq))
+		p.weigh(l)
 	default:
 		if e.next = l.first; l.last == 0 {
 			l.last = seq + 1
 		}
 		l.first = seq + 1
-		if l.n++; len(l.parked) == 0 {
+		if l.n++; !l.behindParked {
 			p.nready++
 		}
+		p.weigh(l)
 	}
 	p.enqueue(l)
 }

@@ -103,6 +103,16 @@ func (m *batchModel) check() {
 			m.failf("fingerprints of the marks %v: %d, want %d", b.Runs, b.Sum, sum)
 		}
 	}
+	ready := 0
+	m.p.each(m.p.head, func(seq uint64, e *entry[*batchRec, int]) bool {
+		if e.state == queued && seq < m.p.admitted && !e.lane.parkedFirst() {
+			ready++
+		}
+		return true
+	})
+	if m.p.nready != ready {
+		m.failf("%d records count as ready, want %d", m.p.nready, ready)
+	}
 	if len(m.filling) == 0 && !m.called && m.place() {
 		for i := range m.recs {
 			if m.free(i) {
@@ -134,7 +144,7 @@ func (m *batchModel) collect(bytes int) {
 		ds[i] = &Delivery[*batchRec, int]{}
 	}
 	m.called = false
-	n, size, full := m.p.Collect(ds, bytes, len(m.filling) == 0, 1)
+	n, size, full := m.p.Collect(ds, room, bytes, len(m.filling) == 0, 1)
 	m.log = append(m.log, fmt.Sprintf("collect %d of %d, %d bytes", n, room, bytes))
 	if size != 10*n || size > bytes && n > 1 {
 		m.failf("%d bytes of %d", size, bytes)
@@ -186,16 +196,22 @@ func (m *batchModel) giveBack(ds []*Delivery[*batchRec, int]) {
 	if len(ds) == 0 {
 		return
 	}
+	var want []Status
 	for _, d := range ds {
 		r := d.Record()
+		if r.where == isNacked {
+			want = append(want, Nacked)
+			continue
+		}
 		r.attempt--
 		r.where = inQueue
+		want = append(want, Revoked)
 	}
 	m.log = append(m.log, fmt.Sprintf("return %d", len(ds)))
-	m.work(m.p.Return(ds))
-	for _, d := range ds {
-		if s := m.p.Status(d); s != Revoked {
-			m.failf("returned: %v", s)
+	m.work(m.p.Return(ds, m.now))
+	for i, d := range ds {
+		if s := m.p.Status(d); s != want[i] {
+			m.failf("returned: %v, want %v", s, want[i])
 		}
 	}
 }
@@ -210,6 +226,11 @@ func (m *batchModel) end(at int, fate func() int) {
 		r, e := d.Record(), End[*batchRec, int]{Delivery: d}
 		switch fate() {
 		case 0:
+			if fate() < 2 { // somebody settles it before it is returned
+				r.where, r.dueAt = isNacked, m.now+int64(fate())
+				_, _, w := m.p.Settle(d, Verdict{Status: Nacked, DueAt: r.dueAt, Fingerprint: uint32(r.offset) + 1}, m.now)
+				m.work(w)
+			}
 			back = append(back, d)
 			continue
 		case 1:
@@ -259,10 +280,11 @@ func (m *batchModel) step(op byte, next func() byte) {
 			}
 		}
 	default:
-		if next()%4 == 0 {
-			slices.SortFunc(m.filling, func(a, b *Delivery[*batchRec, int]) int { return int(a.Seq()) - int(b.Seq()) })
-			ds := m.filling
-			m.filling, m.called = nil, true
+		if next()%4 == 0 && len(m.filling) > 0 {
+			m.seal()
+			last := len(m.sealed) - 1
+			ds := m.sealed[last]
+			m.sealed[last] = nil
 			m.giveBack(ds)
 			break
 		}

@@ -60,7 +60,6 @@ type Delivery[R, H any] struct {
 	aside     bool // its letter is refused for good
 	condemned bool // see Partition.Condemned
 	asked     bool // see Partition.Asked
-	sealed    bool // see Seal
 
 	prev, next *Delivery[R, H]
 }

@@ -95,7 +95,7 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
 	d.first = e.first
-	d.status, d.finished, d.behind, d.token, d.sealed = Pending, false, seq != p.head, false, false
+	d.status, d.finished, d.behind, d.token = Pending, false, seq != p.head, false
 	p.running.push(d)
 	p.nrunning++
 	if seq >= p.taken {

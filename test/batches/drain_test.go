@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -126,4 +128,35 @@ func TestRevocationOfAPart(t *testing.T) {
 			t.Errorf("%d/%d: %v, want %v", d.Partition(), d.Offset(), d.Status(), want)
 		}
 	}
+}
+
+// Application code that does not return while a batch is prepared: Close leaves it behind, and names it.
+func TestDrainNamesWhatHangs(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(3)...)
+	hangs := hangingUnmarshaler{met: make(chan struct{}), free: make(chan struct{})}
+	cfg := testkit.Config(group, testkit.DrainTimeout(300*time.Millisecond))
+	cfg.Kafka.Unmarshaler = hangs
+	s, _ := consume(t, cfg, untilFull(3), topic, succeed, ackpolicy.NackOnError.Middleware)
+	defer close(hangs.free)
+	testkit.Await(t, "the Unmarshaler", hangs.met)
+	began := time.Now()
+	s.Stop()
+	if took := time.Since(began); took > 5300*time.Millisecond {
+		t.Errorf("Close took %v", took)
+	}
+	if len(testkit.Containing(s.Log.At("error"), "Partition released", "Unmarshaler", "kafka_partition_offset=1")) == 0 {
+		t.Errorf("no error line names it: %v", s.Log.At("error"))
+	}
+}
+
+// hangingUnmarshaler does not return for the record with the value "1".
+type hangingUnmarshaler struct{ met, free chan struct{} }
+
+func (u hangingUnmarshaler) Unmarshal(r *sarama.ConsumerMessage) (*message.Message, error) {
+	if string(r.Value) == "1" {
+		close(u.met)
+		<-u.free
+	}
+	return kafka.DefaultMarshaler{}.Unmarshal(r)
 }

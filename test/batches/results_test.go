@@ -32,20 +32,22 @@ func TestResults(t *testing.T) {
 		again    []string // offset#attempt
 		statuses string   // of the first deliveries: a letter each
 	}{
-		"nil":                       {policy: ackpolicy.NackOnError, statuses: "aaaa"},
-		"one failed":                {result: ackpolicy.BatchError{1: boom}, policy: ackpolicy.NackOnError, again: []string{"1#2"}, statuses: "anaa"},
-		"two failed":                {result: ackpolicy.BatchError{0: boom, 3: boom}, policy: ackpolicy.NackOnError, again: []string{"0#2", "3#2"}, statuses: "naan"},
-		"wrapped":                   {result: fmt.Errorf("insert: %w", ackpolicy.BatchError{1: boom}), policy: ackpolicy.NackOnError, again: []string{"1#2"}, statuses: "anaa"},
-		"one rejected":              {result: ackpolicy.BatchError{1: boom}, policy: ackpolicy.RejectOnError, statuses: "araa"},
-		"one failed under Ack":      {result: ackpolicy.BatchError{1: boom}, policy: ackpolicy.Ack, statuses: "aaaa"},
-		"one failed under AckFirst": {result: ackpolicy.BatchError{1: boom}, policy: ackpolicy.AckFirst, statuses: "aaaa"},
-		"one failed under Manual":   {result: ackpolicy.BatchError{1: boom}, policy: ackpolicy.Manual, statuses: "pppp"},
-		"a signal for one":          {result: ackpolicy.BatchError{1: ackpolicy.ErrReject, 2: boom}, policy: ackpolicy.NackOnError, again: []string{"2#2"}, statuses: "arna"},
-		"a signal for all":          {result: ackpolicy.RejectWith(boom), policy: ackpolicy.NackOnError, statuses: "rrrr"},
-		"a nack for all":            {result: ackpolicy.NackAfter(0), policy: ackpolicy.RejectOnError, again: []string{"0#2", "1#2", "2#2", "3#2"}, statuses: "nnnn"},
-		"stopped at 1":              {result: ackpolicy.FailedAt(1, boom), policy: ackpolicy.NackOnError, again: []string{"1#2", "2#1", "3#1"}, statuses: "anvv"},
-		"stopped at 1, rejected":    {result: ackpolicy.FailedAt(1, boom), policy: ackpolicy.RejectOnError, again: []string{"2#1", "3#1"}, statuses: "arvv"},
-		"stopped at 1, by key":      {result: ackpolicy.FailedAt(1, boom), policy: ackpolicy.NackOnError, ordering: ackpolicy.OrderByKey, again: []string{"1#2", "2#1", "3#1"}, statuses: "anvv"},
+		"nil":                            {policy: ackpolicy.NackOnError, statuses: "aaaa"},
+		"one failed":                     {result: ackpolicy.BatchError{1: boom}, policy: ackpolicy.NackOnError, again: []string{"1#2"}, statuses: "anaa"},
+		"two failed":                     {result: ackpolicy.BatchError{0: boom, 3: boom}, policy: ackpolicy.NackOnError, again: []string{"0#2", "3#2"}, statuses: "naan"},
+		"wrapped":                        {result: fmt.Errorf("insert: %w", ackpolicy.BatchError{1: boom}), policy: ackpolicy.NackOnError, again: []string{"1#2"}, statuses: "anaa"},
+		"one failed, nobody knows why":   {result: ackpolicy.BatchError{1: nil}, policy: ackpolicy.NackOnError, again: []string{"1#2"}, statuses: "anaa"},
+		"stopped at 1, nobody knows why": {result: ackpolicy.FailedAt(1, nil), policy: ackpolicy.NackOnError, again: []string{"1#2", "2#1", "3#1"}, statuses: "anvv"},
+		"one rejected":                   {result: ackpolicy.BatchError{1: boom}, policy: ackpolicy.RejectOnError, statuses: "araa"},
+		"one failed under Ack":           {result: ackpolicy.BatchError{1: boom}, policy: ackpolicy.Ack, statuses: "aaaa"},
+		"one failed under AckFirst":      {result: ackpolicy.BatchError{1: boom}, policy: ackpolicy.AckFirst, statuses: "aaaa"},
+		"one failed under Manual":        {result: ackpolicy.BatchError{1: boom}, policy: ackpolicy.Manual, statuses: "pppp"},
+		"a signal for one":               {result: ackpolicy.BatchError{1: ackpolicy.ErrReject, 2: boom}, policy: ackpolicy.NackOnError, again: []string{"2#2"}, statuses: "arna"},
+		"a signal for all":               {result: ackpolicy.RejectWith(boom), policy: ackpolicy.NackOnError, statuses: "rrrr"},
+		"a nack for all":                 {result: ackpolicy.NackAfter(0), policy: ackpolicy.RejectOnError, again: []string{"0#2", "1#2", "2#2", "3#2"}, statuses: "nnnn"},
+		"stopped at 1":                   {result: ackpolicy.FailedAt(1, boom), policy: ackpolicy.NackOnError, again: []string{"1#2", "2#1", "3#1"}, statuses: "anvv"},
+		"stopped at 1, rejected":         {result: ackpolicy.FailedAt(1, boom), policy: ackpolicy.RejectOnError, again: []string{"2#1", "3#1"}, statuses: "arvv"},
+		"stopped at 1, by key":           {result: ackpolicy.FailedAt(1, boom), policy: ackpolicy.NackOnError, ordering: ackpolicy.OrderByKey, again: []string{"1#2", "2#1", "3#1"}, statuses: "anvv"},
 		"settled by verbs": {
 			result: boom, policy: ackpolicy.NackOnError, statuses: "arna", again: []string{"2#2"},
 			first: func(ds []*ackpolicy.Delivery, messages []*message.Message) {
@@ -261,4 +263,42 @@ func TestSubscribersPolicy(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A handler that acks the message of the batch itself acks what it has not left: that comes again.
+func TestLeaveAndAck(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(3)...)
+	s := testkit.NewService(t)
+	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+	var names atomic.Value
+	acked, returns := make(chan *ackpolicy.Delivery, 1), make(chan struct{})
+	s.Router.AddConsumerHandler("handler", topic, testkit.NewSubscriber(t, testkit.Config(group), s.Log).Batches(ackpolicy.BatchConfig{Size: 3, Wait: 300 * time.Millisecond}), func(msg *message.Message) error {
+		b, _ := ackpolicy.BatchFromMessage(msg)
+		var all []string
+		for _, m := range b.Messages() {
+			d, _ := ackpolicy.FromMessage(m)
+			all = append(all, testkit.Name(d))
+		}
+		names.Store(all)
+		if len(all) == 3 {
+			b.Leave(1)
+			b.Leave(2)
+			msg.Ack()
+			d, _ := ackpolicy.FromMessage(b.Messages()[0])
+			acked <- d
+			<-returns
+		}
+		return nil
+	})
+	s.Start(t)
+	first := testkit.Await(t, "the first batch", acked)
+	testkit.Eventually(t, "what it acks is acked", func() bool { return first.Status() == ackpolicy.Acked })
+	close(returns)
+	testkit.Eventually(t, "the others come again", func() bool {
+		all, _ := names.Load().([]string)
+		return slices.Equal(all, []string{"1#1", "2#1"})
+	})
+	s.Stop()
+	testkit.WantCommitted(t, group, topic, 0, 3)
 }

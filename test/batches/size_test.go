@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -71,6 +72,23 @@ func TestBytesOfABatch(t *testing.T) {
 	}
 	if want := []int{3, 3, 1, 2}; !slices.Equal(sizes, want) {
 		t.Errorf("batches of %v, want %v", sizes, want)
+	}
+}
+
+// A Size that is there for Bytes alone to count costs nothing before there are as many records.
+func TestSizeWithoutAnEnd(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Sized(2000, 100)...)
+	s, c := consume(t, testkit.Config(group), ackpolicy.BatchConfig{Size: math.MaxInt, Bytes: 300_000, Wait: 50 * time.Millisecond, Concurrency: 2}, topic,
+		succeed, ackpolicy.NackOnError.Middleware)
+	testkit.WaitCommitted(t, group, topic, 0, 2000)
+	s.Stop()
+	most := 0
+	for _, ds := range c.get() {
+		most = max(most, len(ds))
+	}
+	if most < 600 {
+		t.Errorf("the largest batch has %d records, there was room for more", most)
 	}
 }
 
