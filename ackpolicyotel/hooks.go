@@ -33,8 +33,11 @@ func (t *Telemetry) settled(e ackpolicy.SettledEvent) {
 	p, o := t.places.at(partitionOf(e.PartitionRef)), operationOf[e.Status]
 	p.counts[o].n.Add(1)
 	h, ok := p.find(e.Offset, e.Status == ackpolicy.Acked || e.Status == ackpolicy.Rejected && !e.Letter)
-	if !ok && e.Status != ackpolicy.Rejected {
-		return // Middleware has not seen it: an ack without the delivery says nothing
+	switch {
+	case !ok && e.Status != ackpolicy.Rejected: // Middleware has not seen it: an ack without the delivery says nothing
+		return
+	case e.Status == ackpolicy.Acked && t.noAcks:
+		return
 	}
 	span := t.child(p, o, h, e.RecordRef)
 	if !span.IsRecording() {

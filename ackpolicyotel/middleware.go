@@ -88,11 +88,14 @@ func (t *Telemetry) begin(ctx context.Context, p *place, msg *message.Message, d
 // context of which the delivery's span is a child: the producer's, unless the Subscriber's has a
 // span.
 func (t *Telemetry) producer(ctx context.Context, msg *message.Message) (parent context.Context, producer trace.SpanContext) {
-	if t.newTraces || !trace.SpanContextFromContext(ctx).IsValid() {
-		parent = t.propagator.Extract(ctx, propagation.MapCarrier(msg.Metadata))
-		return parent, trace.SpanContextFromContext(parent)
+	remote := t.propagator.Extract(context.Background(), propagation.MapCarrier(msg.Metadata))
+	if remote == context.Background() { // a context has many layers: it is only searched for a reason
+		return ctx, producer
 	}
-	return ctx, trace.SpanContextFromContext(t.propagator.Extract(context.Background(), propagation.MapCarrier(msg.Metadata)))
+	if t.newTraces || !trace.SpanContextFromContext(ctx).IsValid() {
+		ctx = t.propagator.Extract(ctx, propagation.MapCarrier(msg.Metadata))
+	}
+	return ctx, trace.SpanContextFromContext(remote)
 }
 
 // end ends the span of a delivery whose handlers have returned, and measures it.

@@ -35,6 +35,9 @@ type Options struct {
 	// NewTraces begins a trace for each delivery, with a link to the span that produced the
 	// record, instead of a child of that span.
 	NewTraces bool
+	// NoAckSpans leaves out the spans of acks, which are half of what tracing costs where
+	// nothing fails. Nacks, rejects and dead letters keep theirs.
+	NoAckSpans bool
 }
 
 // Telemetry traces and measures Subscribers. One serves all those of a process.
@@ -42,6 +45,7 @@ type Telemetry struct {
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator
 	newTraces  bool
+	noAcks     bool
 	places     places
 	measures   *measures
 }
@@ -63,7 +67,7 @@ func New(o Options) (*Telemetry, error) {
 	}
 	return &Telemetry{
 		tracer:     o.TracerProvider.Tracer(scope),
-		propagator: o.Propagator, newTraces: o.NewTraces,
+		propagator: o.Propagator, newTraces: o.NewTraces, noAcks: o.NoAckSpans,
 		places:   places{measures: measures, newRoots: o.NewTraces, of: map[partition]*place{}},
 		measures: measures,
 	}, nil

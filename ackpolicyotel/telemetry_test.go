@@ -35,13 +35,17 @@ type traced struct {
 	reader    *sdkmetric.ManualReader
 }
 
-func newTraced(t *testing.T, newTraces bool) *traced {
+func newTraced(t *testing.T, set ...func(*ackpolicyotel.Options)) *traced {
 	s := &traced{testkit.NewService(t), nil, tracetest.NewSpanRecorder(), sdkmetric.NewManualReader()}
-	telemetry, err := ackpolicyotel.New(ackpolicyotel.Options{
+	o := ackpolicyotel.Options{
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(s.recorder)),
 		MeterProvider:  sdkmetric.NewMeterProvider(sdkmetric.WithReader(s.reader)),
-		Propagator:     propagation.TraceContext{}, NewTraces: newTraces,
-	})
+		Propagator:     propagation.TraceContext{},
+	}
+	for _, f := range set {
+		f(&o)
+	}
+	telemetry, err := ackpolicyotel.New(o)
 	testkit.Check(t, err)
 	s.telemetry = telemetry
 	s.Router.AddMiddleware(telemetry.Middleware, ackpolicy.NackOnError.Middleware)
@@ -110,7 +114,7 @@ func TestTraceThroughRedeliveryAndLetter(t *testing.T) {
 	t.Parallel()
 	producer, header := produced(1)
 	topic := testkit.NewTopic(t, 1, brokertest.Record{Key: []byte("k"), Value: []byte("v"), Headers: []sarama.RecordHeader{header}})
-	s := newTraced(t, false)
+	s := newTraced(t)
 	cfg := testkit.Config(brokertest.Group(t))
 	cfg.Backoff = func(int, error) time.Duration { return time.Millisecond }
 	cfg.DeadLetter = ackpolicy.DeadLetterTopic{Create: &sarama.TopicDetail{}, Headers: s.telemetry.Headers(nil)}
@@ -157,7 +161,7 @@ func TestTraceThroughRedeliveryAndLetter(t *testing.T) {
 	}
 	s.Stop()
 
-	reader := newTraced(t, false)
+	reader := newTraced(t)
 	reader.consume(t, topic+".dlq", testkit.Config(brokertest.Group(t)), testkit.Succeed)
 	reader.Start(t)
 	letter := reader.span(t, "process "+topic+".dlq", 0)
@@ -177,7 +181,7 @@ func TestTraceThroughAReadAgain(t *testing.T) {
 		all[i].Headers = []sarama.RecordHeader{header}
 	}
 	topic := testkit.NewTopic(t, 1, all...)
-	s := newTraced(t, false)
+	s := newTraced(t)
 	cfg := testkit.Config(brokertest.Group(t), testkit.Ordering(ackpolicy.Unordered, 16))
 	cfg.MaxBufferedBytes = testkit.MiB
 	cfg.Backoff = func(int, error) time.Duration { return time.Hour }
@@ -228,7 +232,7 @@ func TestContextOfHandlersAndTheirMessages(t *testing.T) {
 	t.Parallel()
 	producer, header := produced(1)
 	topic := testkit.NewTopic(t, 1, brokertest.Record{Value: []byte("v"), Headers: []sarama.RecordHeader{header}})
-	s := newTraced(t, true)
+	s := newTraced(t, func(o *ackpolicyotel.Options) { o.NewTraces = true })
 	cfg := testkit.Config(brokertest.Group(t))
 	cfg.Hooks = s.telemetry.Hooks()
 	var inside trace.SpanContext
@@ -265,7 +269,7 @@ func (publisher) Close() error { return nil }
 func TestMetricsOfTheConventions(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(3)...)
-	s := newTraced(t, false)
+	s := newTraced(t)
 	cfg := testkit.Config(brokertest.Group(t))
 	sub := s.consume(t, topic, cfg, func(_ *message.Message, d *ackpolicy.Delivery) error {
 		if d.Offset() == 1 {
@@ -278,19 +282,9 @@ func TestMetricsOfTheConventions(t *testing.T) {
 	s.Start(t)
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, 3)
 	s.span(t, "ack "+topic, 1)
-	got := map[string]float64{}
-	collect := func() {
-		var all metricdata.ResourceMetrics
-		testkit.Check(t, s.reader.Collect(t.Context(), &all))
-		clear(got)
-		for _, scope := range all.ScopeMetrics {
-			for _, m := range scope.Metrics {
-				read(got, m)
-			}
-		}
-	}
+	var got map[string]float64
 	testkit.Eventually(t, "the metrics of a commit", func() bool {
-		collect()
+		got = s.collect(t)
 		return got["messaging.client.operation.duration s commit"] > 0
 	})
 	for name, want := range map[string]float64{
@@ -303,6 +297,19 @@ func TestMetricsOfTheConventions(t *testing.T) {
 	}
 	testkit.Check(t, stop())
 	s.Stop()
+}
+
+// collect returns all metrics by name, unit and operation.
+func (s *traced) collect(t *testing.T) map[string]float64 {
+	var all metricdata.ResourceMetrics
+	testkit.Check(t, s.reader.Collect(t.Context(), &all))
+	got := map[string]float64{}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			read(got, m)
+		}
+	}
+	return got
 }
 
 // read adds up a metric by its operation.

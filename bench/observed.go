@@ -85,11 +85,12 @@ func view(ctx context.Context, url string) error {
 	return nil
 }
 
-// traced is ours through a Router with OpenTelemetry: a span for each delivery, all of them sampled, and metrics.
-// Nothing is exported.
-func traced(o ackpolicy.Ordering) func(context.Context, job, *meter) error {
+// traced is ours through a Router with OpenTelemetry: metrics, and spans for a delivery and its ack, of which a part is
+// sampled. Nothing is exported.
+func traced(o ackpolicy.Ordering, part float64) func(context.Context, job, *meter) error {
 	return func(ctx context.Context, j job, m *meter) error {
-		spans := sdktrace.NewTracerProvider(sdktrace.WithBatcher(tracetest.NewNoopExporter()))
+		spans := sdktrace.NewTracerProvider(sdktrace.WithBatcher(tracetest.NewNoopExporter()),
+			sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(part))))
 		defer func() { _ = spans.Shutdown(context.Background()) }()
 		measures := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 		defer func() { _ = measures.Shutdown(context.Background()) }()
