@@ -1,6 +1,7 @@
 package ackpolicyprom
 
 import (
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -15,6 +16,10 @@ const (
 	labelTopic   = "topic"
 	labelHandler = "handler_name"
 )
+
+// label returns a value of a label. Kafka takes any bytes as the name of a group, and Prometheus
+// panics with what is not UTF-8.
+func label(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // status is what became of a delivery.
 type status uint8
@@ -116,41 +121,43 @@ func (e *events) collect(ch chan<- prometheus.Metric) {
 func (e *events) hooks() ackpolicy.Hooks {
 	return ackpolicy.Hooks{
 		Assigned: func(ev ackpolicy.AssignedEvent) {
-			e.begin(ev.Group, ev.Topic)
-			e.assigned.WithLabelValues(ev.Group, ev.Topic).Inc()
+			e.begin(label(ev.Group), ev.Topic)
+			e.assigned.WithLabelValues(label(ev.Group), ev.Topic).Inc()
 		},
 		Settled: e.onSettled,
 		Committed: func(ev ackpolicy.CommittedEvent) {
-			e.commits.WithLabelValues(ev.Group, ev.Topic, "stored").Inc()
-			e.commitDuration.WithLabelValues(ev.Group, ev.Topic, "stored").Observe(ev.Duration.Seconds())
+			e.commits.WithLabelValues(label(ev.Group), ev.Topic, "stored").Inc()
+			e.commitDuration.WithLabelValues(label(ev.Group), ev.Topic, "stored").Observe(ev.Duration.Seconds())
 		},
 		CommitFailed: func(ev ackpolicy.CommitFailedEvent) {
-			e.commits.WithLabelValues(ev.Group, ev.Topic, "failed").Inc()
-			e.commitDuration.WithLabelValues(ev.Group, ev.Topic, "failed").Observe(ev.Duration.Seconds())
+			e.commits.WithLabelValues(label(ev.Group), ev.Topic, "failed").Inc()
+			e.commitDuration.WithLabelValues(label(ev.Group), ev.Topic, "failed").Observe(ev.Duration.Seconds())
 		},
 		Revoked: func(ev ackpolicy.RevokedEvent) {
 			cause := "revoked"
 			if ev.Cause == ackpolicy.ErrClosing {
 				cause = "closing"
 			}
-			e.revoked.WithLabelValues(ev.Group, ev.Topic, cause).Inc()
-			e.repeated.WithLabelValues(ev.Group, ev.Topic).Add(float64(ev.Unmarked))
+			e.revoked.WithLabelValues(label(ev.Group), ev.Topic, cause).Inc()
+			e.repeated.WithLabelValues(label(ev.Group), ev.Topic).Add(float64(ev.Unmarked))
 		},
-		Blocked:      func(ev ackpolicy.BlockedEvent) { e.blocked.WithLabelValues(ev.Group, ev.Topic).Inc() },
-		FetchStalled: func(ev ackpolicy.FetchStalledEvent) { e.fetchStalled.WithLabelValues(ev.Group, ev.Topic).Inc() },
-		Undecodable:  func(ev ackpolicy.UndecodableEvent) { e.undecodable.WithLabelValues(ev.Group, ev.Topic).Inc() },
+		Blocked:      func(ev ackpolicy.BlockedEvent) { e.blocked.WithLabelValues(label(ev.Group), ev.Topic).Inc() },
+		FetchStalled: func(ev ackpolicy.FetchStalledEvent) { e.fetchStalled.WithLabelValues(label(ev.Group), ev.Topic).Inc() },
+		Undecodable:  func(ev ackpolicy.UndecodableEvent) { e.undecodable.WithLabelValues(label(ev.Group), ev.Topic).Inc() },
 		PositionReset: func(ev ackpolicy.PositionResetEvent) {
-			e.resets.WithLabelValues(ev.Group, ev.Topic).Inc()
+			e.resets.WithLabelValues(label(ev.Group), ev.Topic).Inc()
 			if ev.Stored >= 0 && ev.Start > ev.Stored {
-				e.skippedByAReset.WithLabelValues(ev.Group, ev.Topic).Add(float64(ev.Start - ev.Stored))
+				e.skippedByAReset.WithLabelValues(label(ev.Group), ev.Topic).Add(float64(ev.Start - ev.Stored))
 			}
 		},
 		DeadLettered: func(ev ackpolicy.DeadLetteredEvent) {
-			e.letters.WithLabelValues(ev.Group, ev.Topic, letterResult(ev)).Inc()
+			e.letters.WithLabelValues(label(ev.Group), ev.Topic, letterResult(ev)).Inc()
 		},
-		Unconfirmed: func(ev ackpolicy.UnconfirmedEvent) { e.unconfirmed.WithLabelValues(ev.Group, ev.Topic).Inc() },
-		HandlerSlow: func(ev ackpolicy.HandlerSlowEvent) { e.slow.WithLabelValues(ev.Group, ev.Topic).Inc() },
-		Acted:       func(ev ackpolicy.ActedEvent) { e.actions.WithLabelValues(ev.Group, ev.Topic, string(ev.Action)).Inc() },
+		Unconfirmed: func(ev ackpolicy.UnconfirmedEvent) { e.unconfirmed.WithLabelValues(label(ev.Group), ev.Topic).Inc() },
+		HandlerSlow: func(ev ackpolicy.HandlerSlowEvent) { e.slow.WithLabelValues(label(ev.Group), ev.Topic).Inc() },
+		Acted: func(ev ackpolicy.ActedEvent) {
+			e.actions.WithLabelValues(label(ev.Group), ev.Topic, string(ev.Action)).Inc()
+		},
 	}
 }
 
@@ -190,7 +197,7 @@ func (e *events) onSettled(ev ackpolicy.SettledEvent) {
 		of.duration[status].Observe(ev.Duration.Seconds())
 	}
 	if ev.Status == ackpolicy.Rejected {
-		e.rejected.WithLabelValues(ev.Group, ev.Topic).Inc()
+		e.rejected.WithLabelValues(label(ev.Group), ev.Topic).Inc()
 	}
 }
 
@@ -204,8 +211,8 @@ func (e *events) of(s subscription) *settled {
 	if of == nil {
 		of = &settled{of: s}
 		for i, status := range statuses {
-			of.deliveries[i] = e.deliveries.WithLabelValues(s.group, s.topic, s.handler, status)
-			of.duration[i] = e.duration.WithLabelValues(s.group, s.topic, s.handler, status)
+			of.deliveries[i] = e.deliveries.WithLabelValues(label(s.group), s.topic, label(s.handler), status)
+			of.duration[i] = e.duration.WithLabelValues(label(s.group), s.topic, label(s.handler), status)
 		}
 		e.settled[s] = of
 	}

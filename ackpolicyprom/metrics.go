@@ -28,7 +28,7 @@ type Options struct {
 	// holds the partition.
 	PerPartition bool
 	// Buckets are those of the duration of deliveries, in seconds. nil means from 1 ms to
-	// 5 minutes.
+	// 5 minutes. New panics if they do not increase, as Prometheus does.
 	Buckets []float64
 }
 
@@ -45,6 +45,7 @@ var _ prometheus.Collector = (*Metrics)(nil)
 
 // New returns Metrics without a Subscriber.
 func New(o Options) *Metrics {
+	prometheus.NewHistogram(prometheus.HistogramOpts{Name: "buckets", Buckets: o.Buckets}) // panics now, and not in a hook
 	return &Metrics{perPartition: o.PerPartition, events: newEvents(o.Buckets)}
 }
 
@@ -83,27 +84,23 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.events.collect(ch)
+	m.mu.Lock()
+	subs := slices.Clone(m.subs)
+	m.mu.Unlock()
 	s := newSums(m.perPartition)
-	for _, sub := range m.open() {
-		s.add(sub)
+	for _, sub := range subs {
+		if st := sub.State(); !st.Closing || len(st.Subscriptions) > 0 {
+			s.add(&st, sub.Health())
+		} else {
+			m.forget(sub)
+		}
 	}
 	s.collect(ch)
 }
 
-// open returns the Subscribers without those that are closed.
-func (m *Metrics) open() []*ackpolicy.Subscriber {
+// forget removes a Subscriber that is closed.
+func (m *Metrics) forget(sub *ackpolicy.Subscriber) {
 	m.mu.Lock()
-	subs := slices.Clone(m.subs)
-	m.mu.Unlock()
-	closed := func(sub *ackpolicy.Subscriber) bool {
-		st := sub.State()
-		return st.Closing && len(st.Subscriptions) == 0
-	}
-	gone := slices.DeleteFunc(slices.Clone(subs), func(sub *ackpolicy.Subscriber) bool { return !closed(sub) })
-	if len(gone) > 0 {
-		m.mu.Lock()
-		m.subs = slices.DeleteFunc(m.subs, func(sub *ackpolicy.Subscriber) bool { return slices.Contains(gone, sub) })
-		m.mu.Unlock()
-	}
-	return slices.DeleteFunc(subs, func(sub *ackpolicy.Subscriber) bool { return slices.Contains(gone, sub) })
+	defer m.mu.Unlock()
+	m.subs = slices.DeleteFunc(m.subs, func(other *ackpolicy.Subscriber) bool { return other == sub })
 }

@@ -236,3 +236,30 @@ func TestWatermillsNameForRejects(t *testing.T) {
 	}
 	s.Stop()
 }
+
+// The names of a group and of a handler may be any bytes, and are no reason to panic; buckets that Prometheus
+// refuses are one, at the start.
+func TestNamesAndBucketsThatPrometheusRefuses(t *testing.T) {
+	t.Parallel()
+	group, topic := brokertest.Group(t)+"\xff", testkit.NewTopic(t, 1, testkit.Numbered(2)...)
+	m := newMeasured(t, ackpolicyprom.Options{PerPartition: true})
+	m.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+	m.consume(t, "orders\xfe", topic, testkit.Config(group), testkit.Succeed)
+	m.Start(t)
+	valid := strings.ToValidUTF8(group, "\uFFFD")
+	m.wait(t, map[string]float64{
+		"ackpolicy_deliveries_total{consumer_group=" + valid + ",handler_name=orders\uFFFD,status=acked,topic=" + topic + "}": 2,
+		"ackpolicy_work_lag_records{consumer_group=" + valid + ",handler_name=orders\uFFFD,topic=" + topic + "}":              0,
+		"ackpolicy_ready{consumer_group=" + valid + "}":                                                                       1,
+	})
+	if failed := testkit.Containing(m.Log.At("error"), "A hook failed"); len(failed) > 0 {
+		t.Error(failed)
+	}
+	m.Stop()
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic")
+		}
+	}()
+	ackpolicyprom.New(ackpolicyprom.Options{Buckets: []float64{2, 1}})
+}

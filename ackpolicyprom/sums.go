@@ -44,8 +44,7 @@ func newSums(perPartition bool) *sums {
 	}
 }
 
-func (s *sums) add(sub *ackpolicy.Subscriber) {
-	st, health := sub.State(), sub.Health()
+func (s *sums) add(st *ackpolicy.State, health ackpolicy.Health) {
 	group := s.groups[st.ConsumerGroup]
 	if group == nil {
 		group = &groupSums{true, true}
@@ -56,7 +55,7 @@ func (s *sums) add(sub *ackpolicy.Subscriber) {
 		s.problems[problem{st.ConsumerGroup, p.Topic, string(p.Code)}]++
 	}
 	for i := range st.Subscriptions {
-		s.addSubscription(&st, &st.Subscriptions[i])
+		s.addSubscription(st, &st.Subscriptions[i])
 	}
 }
 
@@ -111,6 +110,9 @@ func (s *sums) addPartition(key partitionOf, now time.Time, p *partition) {
 
 func (s *sums) collect(ch chan<- prometheus.Metric) {
 	send := func(d *prometheus.Desc, v float64, labels ...string) {
+		for i := range labels {
+			labels[i] = label(labels[i])
+		}
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	for name, g := range s.groups {
