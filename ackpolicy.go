@@ -137,27 +137,34 @@ func (d *Delivery) contract() plan {
 // undecided is how long a subscription waits for the first message to reach a Middleware.
 const undecided = time.Second
 
-// ackTaken acks a record whose message was taken, if SubscriberConfig.Policy is AckFirst. A
-// Middleware takes precedence, and whether there is one is not known before a message has reached
-// it. So the acks of the first second wait for the handler's end, or the end of the second.
+// ackTaken acks a record whose message was taken, if SubscriberConfig.Policy is AckFirst.
 func (d *Delivery) ackTaken(msg *message.Message) {
-	if d.sub.handler.Load() != nil {
-		return
+	if d.sub.noMiddleware(msg) {
+		d.ackUnwrapped()
+	}
+}
+
+// noMiddleware reports whether a message that was taken has no Middleware of ours, which would
+// take precedence. That is not known before a message has reached one. So it waits for the end of
+// the handlers that start in the first second, or the end of that second.
+func (s *subscription) noMiddleware(taken *message.Message) bool {
+	if s.handler.Load() != nil {
+		return false
 	}
 	now := consumer.Now()
-	d.sub.firstTaken.CompareAndSwap(0, now)
-	if wait := undecided - time.Duration(now-d.sub.firstTaken.Load()); wait > 0 {
+	s.firstTaken.CompareAndSwap(0, now)
+	if wait := undecided - time.Duration(now-s.firstTaken.Load()); wait > 0 {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-		case <-msg.Acked():
-			return
-		case <-msg.Nacked():
-			return
+		case <-taken.Acked():
+			return false
+		case <-taken.Nacked():
+			return false
 		}
 	}
-	d.ackUnwrapped()
+	return true
 }
 
 // ackUnwrapped acks the record unless a Middleware decides.

@@ -9,6 +9,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
 
 // BatchConfig says how large batches are. The zero value is ready to use.
@@ -193,6 +194,23 @@ func (b *Batch) ackAll() error {
 		d.Ack()
 	}
 	return nil
+}
+
+// ackTaken is Delivery.ackTaken for a batch.
+func (b *Batch) ackTaken() {
+	if !b.sub.noMiddleware(b.carrier) {
+		return
+	}
+	b.mu.Lock()
+	wrapped := b.sub.handler.Load() != nil
+	b.first = b.first || !wrapped
+	b.mu.Unlock()
+	if wrapped {
+		return
+	}
+	for _, d := range b.all {
+		d.settle(partition.Verdict{Status: partition.Acked})
+	}
 }
 
 // enter is Delivery.enter for a batch.

@@ -208,6 +208,9 @@ func (t batchTask) Run(ds []*consumer.Delivery, stop func() (<-chan struct{}, fu
 			k.Taken() // the partition has one handler
 		}
 	}
+	if t.sub.sub.config.acksFirst() {
+		b.ackTaken()
+	}
 	select {
 	case <-b.carrier.Acked():
 		ends = b.finish(true)
