@@ -21,6 +21,7 @@ type job struct {
 	Consumer    string
 	Brokers     []string
 	Topic       string
+	Output      string // the topic that is published to
 	Group       string
 	Records     int64
 	Work        time.Duration // of waiting in the handler
@@ -31,8 +32,11 @@ type job struct {
 	Keys        int
 	Session     time.Duration // the session timeout of a member in Go; 0: the default
 	Warm        time.Duration // of an unmeasured run before, in a JVM
+	WarmTopic   string        // what that reads; empty: Topic
 	Limit       time.Duration // the run's end, should its records take longer; 0: none
 	Profile     string        // a file for the CPU profile; empty: none
+	Serve       bool          // until standard input ends: serveChild
+	Trace       bool          // report each record
 }
 
 // meter counts records, and knows when the first and the last one came.
@@ -94,6 +98,7 @@ var consumers = []consumer{
 	{name: "memory router", guarantee: "none: the limit of a Router", run: memoryRouter},
 	{name: "sarama group", guarantee: "at least once, auto-commit", run: saramaGroup},
 	{name: "franz-go group", guarantee: "at least once, auto-commit", run: franzGroup},
+	{name: "franz-go share", guarantee: "at least once, no order", run: franzShare},
 	{name: "stock loop", guarantee: "at least once, order per partition", run: stock(loop)},
 	{name: "stock router", guarantee: "at least once, order per partition", run: stock(router())},
 	{name: "ackpolicy loop", guarantee: "at least once, order per partition", run: ours(ackpolicy.OrderByPartition, loop)},
@@ -112,11 +117,19 @@ var consumers = []consumer{
 	{name: "ackpolicy batch", guarantee: "at least once, order per partition", run: batches(ackpolicy.OrderByPartition, batchLoop)},
 	{name: "ackpolicy batch router", guarantee: "at least once, order per partition", run: batches(ackpolicy.OrderByPartition, batchRouter)},
 	{name: "ackpolicy batch key", guarantee: "at least once, order per key", run: batches(ackpolicy.OrderByKey, batchLoop)},
+	{name: "ackpolicy router cooperative", guarantee: "at least once, order per partition", run: ours(ackpolicy.OrderByPartition, router(ackpolicy.NackOnError.Middleware), cooperative)},
+	{name: "stock router published", guarantee: "at least once, order per partition", run: stock(copies(published))},
+	{name: "ackpolicy key published", guarantee: "at least once, order per key", run: ours(ackpolicy.OrderByKey, copies(published, ackpolicy.NackOnError.Middleware))},
+	{name: "ackpolicy key transactions", guarantee: "exactly once, order per key", run: ours(ackpolicy.OrderByKey, copies(joined, ackpolicy.NackOnError.Middleware), transactions)},
 	{name: "hash lanes", guarantee: "order per key; a crash loses what slower lanes hold", run: hashLanes},
 	{name: "ppc key", guarantee: "at least once, order per key", peer: java},
 	{name: "ppc unordered", guarantee: "at least once", peer: java},
 	{name: "spring record", guarantee: "at least once, order per partition, one commit per record", peer: java},
 	{name: "spring batch", guarantee: "at least once, order per partition", peer: java},
+	{name: "ppc key transactions", guarantee: "exactly once, order per key", peer: java},
+	{name: "spring record transactions", guarantee: "exactly once, order per partition, one transaction per record", peer: java},
+	{name: "spring batch transactions", guarantee: "exactly once, order per partition, one transaction per poll", peer: java},
+	{name: "share java", guarantee: "at least once, no order", peer: java},
 	{name: "faststream ack", guarantee: "at least once, order per partition, one commit per record", peer: python},
 	{name: "faststream ack_first", guarantee: "none: loses what a crash interrupts, repeats what was not committed", peer: python},
 }
@@ -171,6 +184,10 @@ func ours(o ackpolicy.Ordering, read reader, change ...func(*ackpolicy.Subscribe
 		}
 		return read(ctx, sub, j, m)
 	}
+}
+
+func cooperative(c *ackpolicy.SubscriberConfig) {
+	c.Kafka.OverwriteSaramaConfig.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategyCooperativeSticky()}
 }
 
 func loop(ctx context.Context, sub message.Subscriber, j job, m *meter) error {

@@ -35,12 +35,16 @@ func experiments() []experiment {
 		{name: "soak", about: "random outcomes, restarts and kills for as long as is wanted: fates, order, memory", prepare: soakCommand, child: soakMemberMain},
 		apart(studied("kills", "kill -9 of members at work: how many records whose handlers had finished come again", newKills, killsChild)),
 		{name: "parked", about: "200,000 records of 10 KB parked at once: memory, reading them again, order", prepare: parkedCommand, child: parkedChild},
+		apart(studied("lifecycle", "the first record after Subscribe, a graceful close, and an idle subscription", newLifecycle, nil)),
+		apart(studied("rebalance", "how long deliveries pause when a member joins and leaves", newRebalance, nil)),
+		apart(studied("exactly-once", "output in transactions beside at least once: rate, and time until it is visible", newExactlyOnce, nil)),
 		studied("latency", "from when a record was due to be sent to its handler's start, at a fixed rate", newLatency, timedChild),
 		studied("skew", "a hot key and cold ones: a queue per key beside lanes by hash", newSkew, nil),
 		studied("siblings", "fast partitions beside a slow one, and alone", newSiblings, siblingsChild),
 		studied("scale", "processor time per record over numbers of keys and of partitions", newScale, nil),
 		studied("acksync", "AckSync on an idle partition beside a bare OffsetCommit", newAckSync, nil),
 		studied("waiting", "AckSync of 64 handlers at once, behind a record that is nacked and on an idle partition", newWaiting, nil),
+		studied("cpu", "where the processor time of a record goes that passes a Router, by profile", newCPUShares, nil),
 		studied("commits", "commits once per second beside none", newCommits, commitsChild),
 	}
 }

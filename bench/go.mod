@@ -19,6 +19,7 @@ require (
 	github.com/ackpolicy/watermill-ackpolicy/ackpolicyprom v0.0.0-00010101000000-000000000000
 	github.com/ackpolicy/watermill-ackpolicy/ackpolicyweb v0.0.0-00010101000000-000000000000
 	github.com/dustin/go-humanize v1.1.0
+	github.com/google/pprof v0.0.0-20261105003125-4bf881d7fb0b
 	github.com/jedib0t/go-pretty/v6 v6.8.3
 	github.com/prometheus/client_golang v1.25.0
 	github.com/spf13/cobra v1.10.2

@@ -58,6 +58,9 @@ func child(text string) error {
 	if err != nil {
 		return err
 	}
+	if j.Serve {
+		return serveChild(j, c)
+	}
 	r, err := measure(j, c.run, nil)
 	if err != nil {
 		return err

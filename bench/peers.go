@@ -47,6 +47,12 @@ var (
 					found = append(found, name+" "+strings.TrimSuffix(strings.TrimPrefix(filepath.Base(jar), name+"-"), ".jar"))
 				}
 			}
+			// Its first line is like "openjdk 25.0.1 2025-10-21 LTS".
+			if text, err := exec.Command("java", "--version").Output(); err == nil {
+				if words := strings.Fields(string(text)); len(words) > 1 {
+					found = append(found, "Java "+words[1])
+				}
+			}
 			return found
 		},
 	})

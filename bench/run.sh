@@ -3,4 +3,4 @@
 # Arguments are the bench's: bench/run.sh --runs 1
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec scripts/kafka.sh run 4.3.0 -- go -C bench run . --all -o ../docs/benchmarks.md "$@"
+exec scripts/kafka.sh run 4.4.0 -- go -C bench run . --all -o ../docs/benchmarks.md "$@"

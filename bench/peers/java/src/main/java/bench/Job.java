@@ -7,6 +7,7 @@ record Job(
         String consumer,
         List<String> brokers,
         String topic,
+        String output, // the topic to publish to
         String group,
         long records,
         long work, // of waiting in the handler
@@ -14,4 +15,14 @@ record Job(
         int concurrency, // handlers at once, per partition
         int partitions,
         long warm, // of an unmeasured run before
-        long limit) {} // of the run; 0: none
+        String warmTopic, // what that reads; empty: topic
+        long limit, // of the run; 0: none
+        boolean serve, // until standard input ends, see Service
+        boolean trace) { // report each record
+
+    /** The unmeasured run before. */
+    Job warmUp() {
+        return new Job(consumer, brokers, warmTopic.isEmpty() ? topic : warmTopic, output + "-warm", group, records, work, spin,
+                concurrency, partitions, warm, warmTopic, limit, serve, trace);
+    }
+}

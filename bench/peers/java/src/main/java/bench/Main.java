@@ -12,20 +12,31 @@ import static com.fasterxml.jackson.databind.DeserializationFeature.FAIL_ON_UNKN
 import static com.fasterxml.jackson.databind.MapperFeature.ACCEPT_CASE_INSENSITIVE_PROPERTIES;
 
 import org.apache.kafka.clients.consumer.ConsumerConfig;
+import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
+import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /** One run of one consumer: takes the job of the Go bench from the environment, prints its result as JSON. */
 public final class Main {
     /** A consumer that reads the job's topic from its start; closing it stops it. */
     interface Peer {
-        AutoCloseable start(Job job, String group, Runnable handler);
+        AutoCloseable start(Job job, String group, Handler handler) throws Exception;
     }
 
-    private static final Map<String, Peer> PEERS = Map.of(
-            "ppc key", Parallel.KEY,
-            "ppc unordered", Parallel.UNORDERED,
-            "spring record", Spring.RECORD,
-            "spring batch", Spring.BATCH);
+    /** Takes the value of a record. */
+    interface Handler {
+        void handle(byte[] value);
+    }
+
+    private static final Map<String, Peer> PEERS = Map.ofEntries(
+            Map.entry("ppc key", Parallel.KEY),
+            Map.entry("ppc unordered", Parallel.UNORDERED),
+            Map.entry("ppc key transactions", Parallel.TRANSACTIONS),
+            Map.entry("spring record", Spring.RECORD),
+            Map.entry("spring batch", Spring.BATCH),
+            Map.entry("spring record transactions", Spring.RECORD_TRANSACTIONS),
+            Map.entry("spring batch transactions", Spring.BATCH_TRANSACTIONS),
+            Map.entry("share java", Share.PEER));
 
     public static void main(String[] args) throws Exception {
         ObjectMapper json = JsonMapper.builder()
@@ -40,31 +51,50 @@ public final class Main {
         if (job.warm() > 0) {
             // The same work first, unmeasured and in a group of its own: the JVM compiles what is hot.
             Meter warm = new Meter(job, job.warm());
-            try (AutoCloseable running = peer.start(job, job.group() + "-warm-" + UUID.randomUUID(), warm::handle)) {
+            try (AutoCloseable running = peer.start(job.warmUp(), job.group() + "-warm-" + UUID.randomUUID(), value -> warm.handle())) {
                 warm.await();
             }
             System.gc();
         }
-        Meter meter = new Meter(job, job.limit());
-        peer.start(job, job.group(), meter::handle);
-        meter.await();
-        System.out.println(json.writeValueAsString(Map.of(
-                "Rate", meter.rate(),
-                "CPUMicros", meter.cpuMicros(),
-                "PeakMiB", peakMiB())));
+        if (job.serve()) {
+            Service.run(job, peer);
+        } else {
+            Meter meter = new Meter(job, job.limit());
+            peer.start(job, job.group(), value -> meter.handle());
+            meter.await();
+            System.out.println(json.writeValueAsString(Map.of(
+                    "Rate", meter.rate(),
+                    "CPUMicros", meter.cpuMicros(),
+                    "PeakMiB", peakMiB())));
+        }
         System.out.flush();
         Runtime.getRuntime().halt(0); // what comes after the measurement is no part of it
     }
 
     /** The plain consumer's configuration: Kafka's defaults, but for the offset to begin with. */
     static Map<String, Object> config(Job job, String group) {
+        Map<String, Object> config = shared(job, group);
+        config.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
+        config.put(ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false);
+        return config;
+    }
+
+    /** What a consumer and a share consumer both have. */
+    static Map<String, Object> shared(Job job, String group) {
         Map<String, Object> config = new HashMap<>();
         config.put(ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, String.join(",", job.brokers()));
         config.put(ConsumerConfig.GROUP_ID_CONFIG, group);
-        config.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
-        config.put(ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false);
         config.put(ConsumerConfig.KEY_DESERIALIZER_CLASS_CONFIG, ByteArrayDeserializer.class);
         config.put(ConsumerConfig.VALUE_DESERIALIZER_CLASS_CONFIG, ByteArrayDeserializer.class);
+        return config;
+    }
+
+    /** The plain producer's configuration: Kafka's defaults. */
+    static Map<String, Object> producer(Job job) {
+        Map<String, Object> config = new HashMap<>();
+        config.put(ProducerConfig.BOOTSTRAP_SERVERS_CONFIG, String.join(",", job.brokers()));
+        config.put(ProducerConfig.KEY_SERIALIZER_CLASS_CONFIG, ByteArraySerializer.class);
+        config.put(ProducerConfig.VALUE_SERIALIZER_CLASS_CONFIG, ByteArraySerializer.class);
         return config;
     }
 
