@@ -133,6 +133,9 @@ func (l *lifecycle) session(brokers []string, name, topic string, v *life) error
 	if err != nil {
 		return err
 	}
+	if common(before, before) == l.records {
+		return fmt.Errorf("%s has handled all records before it was closed: raise --records", name)
+	}
 	j.Warm = 0
 	_, _, after, err := l.run(j)
 	if err != nil {
