@@ -189,7 +189,7 @@ func (s *Subscriber) Guarantees() string {
 			"what handlers publish through Subscriber.Publisher appears exactly once, to readers with read_committed, in one transaction with offsets and dead letters, if all members of the group have Transactions",
 			"handlers run at least once",
 		}
-		if slices.ContainsFunc(s.live(), func(of *subscription) bool { return !of.running.State().Mixed.IsZero() }) {
+		if slices.ContainsFunc(s.live(), func(of *subscription) bool { return !of.running.Mixed().IsZero() }) {
 			parts = append(parts, "NOW the consumer group has a member without Transactions: output may appear twice")
 		}
 	}

@@ -40,10 +40,10 @@ func (s *Subscriber) pause(by, topic string, paused bool, partitions []int32) er
 	}
 	for _, sub := range subs {
 		if len(partitions) == 0 {
-			sub.running.PauseAll(paused)
+			sub.running.PauseAll(topic, paused)
 		}
 		for _, p := range partitions {
-			sub.running.Pause(p, paused)
+			sub.running.Pause(topic, p, paused)
 		}
 	}
 	event := ActedEvent{By: by, Action: ActionResume, Topic: topic, Partition: -1, Offset: -1}
@@ -64,7 +64,7 @@ func (s *Subscriber) pause(by, topic string, paused bool, partitions []int32) er
 // without settling it. by names the caller, for the log and Hooks.Acted.
 func (s *Subscriber) Retry(by, topic string, partition int32, offset int64) error {
 	return s.act(ActedEvent{By: by, Action: ActionRetry, Topic: topic, Partition: partition, Offset: offset},
-		func(sub *subscription) error { return sub.running.Retry(partition, offset) })
+		func(sub *subscription) error { return sub.running.Retry(topic, partition, offset) })
 }
 
 // Reject gives up one unsettled record, whatever it waits for: it goes to the DeadLetter, and
@@ -76,7 +76,7 @@ func (s *Subscriber) Retry(by, topic string, partition int32, offset int64) erro
 func (s *Subscriber) Reject(by, topic string, partition int32, offset int64, reason string) error {
 	why := fmt.Errorf("%w, by %s: %s", ErrByHand, by, reason)
 	return s.act(ActedEvent{By: by, Action: ActionReject, Topic: topic, Partition: partition, Offset: offset, Reason: reason},
-		func(sub *subscription) error { return sub.running.Reject(partition, offset, why) })
+		func(sub *subscription) error { return sub.running.Reject(topic, partition, offset, why) })
 }
 
 // Limits are settings that can be changed while a Subscriber runs.
@@ -124,8 +124,9 @@ func (s *Subscriber) SetLimits(by string, l Limits) error {
 		if l.MaxPerSecond != 0 {
 			sub.running.SetPace(max(0, l.MaxPerSecond))
 		}
-		event.Topic = sub.topic
-		sub.acted(event)
+		for _, event.Topic = range sub.running.Topics() {
+			sub.acted(event)
+		}
 	}
 	return nil
 }
@@ -160,7 +161,7 @@ func (s *Subscriber) act(event ActedEvent, do func(*subscription) error) error {
 }
 
 func (s *Subscriber) of(topic string) []*subscription {
-	return slices.DeleteFunc(s.live(), func(sub *subscription) bool { return sub.topic != topic })
+	return slices.DeleteFunc(s.live(), func(sub *subscription) bool { return !sub.running.Reads(topic) })
 }
 
 // acted logs an action and calls the hook.
@@ -178,7 +179,7 @@ func (s *subscription) acted(e ActedEvent) {
 	if e.Action == ActionLimit {
 		fields["max_in_flight"], fields["max_deliveries"], fields["max_per_second"] = e.Limits.MaxInFlight, e.Limits.MaxDeliveries, e.Limits.MaxPerSecond
 	}
-	s.logger.Info("Subscription changed by hand", fields)
+	s.loggerOf(e.Topic).Info("Subscription changed by hand", fields)
 	e.Group = s.sub.config.Kafka.ConsumerGroup
 	tell(s, "Hooks.Acted", s.sub.config.Hooks.Acted, e)
 }

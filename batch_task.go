@@ -204,7 +204,7 @@ func (t batchTask) Run(ds []*consumer.Delivery, stop func() (<-chan struct{}, fu
 		return nil, false
 	}
 	for i, k := range ds {
-		if i == 0 || k.Partition() != ds[i-1].Partition() {
+		if i == 0 || k.Partition() != ds[i-1].Partition() || k.Topic() != ds[i-1].Topic() {
 			k.Taken() // the partition has one handler
 		}
 	}

@@ -97,14 +97,14 @@ func (s *subscription) sendLetter(d *Delivery, reason error) {
 	})
 }
 
-// openDeadLetter returns a destination that is ready for letters of the subscription.
-func (s *subscription) openDeadLetter(ctx context.Context, configured DeadLetter) (DeadLetter, error) {
+// openDeadLetter returns a destination that is ready for letters of a topic.
+func (s *subscription) openDeadLetter(ctx context.Context, configured DeadLetter, topic string) (DeadLetter, error) {
 	c := &s.sub.config
 	switch dead := configured.(type) {
 	case DeadLetterTopic:
-		return dead.open(ctx, c, s.topic, s.logger)
+		return dead.open(ctx, c, topic, s.loggerOf(topic))
 	case *DeadLetterTopic:
-		return dead.open(ctx, c, s.topic, s.logger)
+		return dead.open(ctx, c, topic, s.loggerOf(topic))
 	case DeadLetterPublisher:
 		return newLetterPublisher(dead), nil
 	case *DeadLetterPublisher:

@@ -64,6 +64,12 @@
 // that are settled behind an open one are listed beside the committed offset, so that they
 // do not come again after a restart.
 //
+// # Topics
+//
+// Subscribe takes one topic, several with commas between them, or patterns: "orders, invoices",
+// "orders.*". One member of the group reads them all, and topics that match may come and go.
+// [Delivery.Topic] returns that of a message.
+//
 // # Deploys
 //
 // When the subscriber closes, when the context passed to Subscribe ends, and when a

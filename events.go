@@ -10,6 +10,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/seam"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/topic"
 )
 
 // events returns functions that turn what happens in the consumer into log lines and hooks.
@@ -28,30 +29,47 @@ func (s *subscription) events() consumer.Events {
 			s.logger.Info("Records that handlers left unsettled no longer hold a partition", watermill.LogFields{"after": after.Round(time.Second).String()})
 		},
 		Blocked: s.blocked,
-		Assigned: func(_ string, p int32, start int64) {
-			tell(s, "Hooks.Assigned", h.Assigned, AssignedEvent{s.at(p), start})
+		Assigned: func(topic string, p int32, start int64) {
+			tell(s, "Hooks.Assigned", h.Assigned, AssignedEvent{s.at(topic, p), start})
 		},
-		Committed: func(_ string, p int32, offset int64, took time.Duration) {
-			tellAndWait(s, "Hooks.Committed", h.Committed, CommittedEvent{s.at(p), offset, took})
+		Committed: func(topic string, p int32, offset int64, took time.Duration) {
+			tellAndWait(s, "Hooks.Committed", h.Committed, CommittedEvent{s.at(topic, p), offset, took})
 		},
-		CommitFailed: func(_ string, p int32, offset int64, err error, attempt int, took time.Duration) {
-			tellAndWait(s, "Hooks.CommitFailed", h.CommitFailed, CommitFailedEvent{s.at(p), offset, attempt, err, took})
+		CommitFailed: func(topic string, p int32, offset int64, err error, attempt int, took time.Duration) {
+			tellAndWait(s, "Hooks.CommitFailed", h.CommitFailed, CommitFailedEvent{s.at(topic, p), offset, attempt, err, took})
 		},
-		FetchStalled: func(_ string, p int32, by consumer.FetchStalled) {
-			tell(s, "Hooks.FetchStalled", h.FetchStalled, FetchStalledEvent{s.at(p), by.Offset, by.End, by.For, by.Reconnect})
+		FetchStalled: func(topic string, p int32, by consumer.FetchStalled) {
+			tell(s, "Hooks.FetchStalled", h.FetchStalled, FetchStalledEvent{s.at(topic, p), by.Offset, by.End, by.For, by.Reconnect})
 		},
-		Reset: func(_ string, p int32, stored, start int64) {
-			tell(s, "Hooks.PositionReset", h.PositionReset, PositionResetEvent{s.at(p), stored, start})
+		Reset: func(topic string, p int32, stored, start int64) {
+			tell(s, "Hooks.PositionReset", h.PositionReset, PositionResetEvent{s.at(topic, p), stored, start})
 		},
 	}
 }
 
-func (s *subscription) blocked(_ string, p int32, by consumer.Blocked) {
+// topicsField returns the name of the field that all lines have. With several topics, each line about
+// one of them has its name too.
+func topicsField(topics *topic.Selection) string {
+	if _, single := topics.Single(); single {
+		return "topic"
+	}
+	return "topics"
+}
+
+// loggerOf returns the logger for lines about a topic.
+func (s *subscription) loggerOf(topic string) watermill.LoggerAdapter {
+	if _, single := s.topics.Single(); single {
+		return s.logger // its lines name it
+	}
+	return s.logger.With(watermill.LogFields{"topic": topic})
+}
+
+func (s *subscription) blocked(topic string, p int32, by consumer.Blocked) {
 	fields := watermill.LogFields{"kafka_partition": p, "kafka_partition_offset": by.Offset, "attempt": by.Attempt}
 	if by.Commit == nil { // otherwise the line of the outage names it
-		s.logger.Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
+		s.loggerOf(topic).Error("Partition paused: "+by.Bound+" is reached behind a record that is not settled", errors.New(by.State), fields)
 	}
-	tell(s, "Hooks.Blocked", s.sub.config.Hooks.Blocked, BlockedEvent{s.at(p), by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
+	tell(s, "Hooks.Blocked", s.sub.config.Hooks.Blocked, BlockedEvent{s.at(topic, p), by.Bound, by.Offset, by.Attempt, by.State, by.Commit})
 }
 
 // slow reports handlers that do not return: one line, about the one that has run longest.
@@ -60,11 +78,11 @@ func (s *subscription) slow(all []consumer.Slow) {
 	for _, by := range all {
 		handlers += by.Handlers
 		tell(s, "Hooks.HandlerSlow", s.sub.config.Hooks.HandlerSlow, HandlerSlowEvent{
-			RecordRef{s.at(by.Partition), by.Oldest.Offset, by.Oldest.Attempt, keyHash(by.Oldest.Key)}, by.Oldest.Key, by.For, by.Handlers,
+			RecordRef{s.at(by.Topic, by.Partition), by.Oldest.Offset, by.Oldest.Attempt, keyHash(by.Oldest.Key)}, by.Oldest.Key, by.For, by.Handlers,
 		})
 	}
 	oldest := all[0]
-	s.logger.Error("Handler has not returned for longer than HandlerSlow: its record is held until it does", errors.New("the handler is slow, or hangs"), watermill.LogFields{
+	s.loggerOf(oldest.Topic).Error("Handler has not returned for longer than HandlerSlow: its record is held until it does", errors.New("the handler is slow, or hangs"), watermill.LogFields{
 		"handler_name": name, "kafka_partition": oldest.Partition, "kafka_partition_offset": oldest.Oldest.Offset, "attempt": oldest.Oldest.Attempt,
 		"running_for": oldest.For.Round(time.Second).String(), "handlers_slow": handlers, "partitions_slow": len(all),
 	})
@@ -74,16 +92,16 @@ func (s *subscription) slow(all []consumer.Slow) {
 // them: one line, about the one that has waited longest.
 func (s *subscription) leftPending(all []consumer.Slow) {
 	oldest := all[0]
-	s.logger.Error("Record holds its partition: its handler returned without settling it", errors.New("nobody has acked, nacked or rejected it"), watermill.LogFields{
+	s.loggerOf(oldest.Topic).Error("Record holds its partition: its handler returned without settling it", errors.New("nobody has acked, nacked or rejected it"), watermill.LogFields{
 		"handler_name": s.handlerName(), "kafka_partition": oldest.Partition, "kafka_partition_offset": oldest.Oldest.Offset, "attempt": oldest.Oldest.Attempt,
 		"pending_for": oldest.For.Round(time.Second).String(), "partitions_pending": len(all),
 	})
 }
 
-func (s *subscription) released(_ string, p int32, r consumer.Released) {
-	s.undecoded.released(p)
+func (s *subscription) released(topic string, p int32, r consumer.Released) {
+	s.undecoded.released(topic, p)
 	tell(s, "Hooks.Revoked", s.sub.config.Hooks.Revoked, RevokedEvent{
-		PartitionRef: s.at(p), Cause: r.Cause, Offset: r.Committed, Err: r.Err, TimedOut: r.TimedOut,
+		PartitionRef: s.at(topic, p), Cause: r.Cause, Offset: r.Committed, Err: r.Err, TimedOut: r.TimedOut,
 		FirstLeft: r.Left.First, Running: r.Left.Running, Pending: r.Left.Pending, Nacked: r.Left.Nacked, Letters: r.Left.Letters,
 		Unmarked: r.Left.Unmarked,
 	})
@@ -116,25 +134,25 @@ func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partiti
 		if reason != nil {
 			fields["err"] = textOf(reason)
 		}
-		s.logger.Debug("Record nacked: it is delivered again", fields)
+		s.loggerOf(d.Topic()).Debug("Record nacked: it is delivered again", fields)
 	case status == Rejected:
 		fields := watermill.LogFields{
 			"kafka_partition": d.Partition(), "kafka_partition_offset": offset, "attempt": attempt,
 		}
 		switch {
 		case errors.Is(reason, ErrRecordGone):
-			s.logger.Error("Record lost: it was pushed out of memory, and removed from Kafka before its next delivery. There is no dead letter", reason, fields)
+			s.loggerOf(d.Topic()).Error("Record lost: it was pushed out of memory, and removed from Kafka before its next delivery. There is no dead letter", reason, fields)
 		case s.destination(d.settings()) == nil:
-			s.logger.Error("Record rejected: it is given up, there is no dead letter destination", orNoReason(reason), fields)
+			s.loggerOf(d.Topic()).Error("Record rejected: it is given up, there is no dead letter destination", orNoReason(reason), fields)
 		default:
 			fields["reason"] = textOf(orNoReason(reason))
-			s.logger.Info("Record rejected", fields)
+			s.loggerOf(d.Topic()).Info("Record rejected", fields)
 		}
 	}
 	if s.sub.config.Hooks.Settled == nil {
 		return
 	}
-	event := SettledEvent{RecordRef: RecordRef{PartitionRef: s.at(d.Partition()), Offset: offset, Attempt: attempt}, Status: status, Letter: v.Hold, Reason: reason}
+	event := SettledEvent{RecordRef: RecordRef{PartitionRef: s.at(d.Topic(), d.Partition()), Offset: offset, Attempt: attempt}, Status: status, Letter: v.Hold, Reason: reason}
 	if offset == d.Offset() {
 		event.KeyHash = keyHash(d.Key())
 		if began := d.began.Load(); began != 0 {
@@ -145,13 +163,13 @@ func (s *subscription) settled(d *Delivery, offset int64, attempt int, v partiti
 }
 
 // at returns what events say of a partition.
-func (s *subscription) at(p int32) PartitionRef {
-	return PartitionRef{s.sub.config.Kafka.ConsumerGroup, s.handlerName(), s.topic, p}
+func (s *subscription) at(topic string, p int32) PartitionRef {
+	return PartitionRef{s.sub.config.Kafka.ConsumerGroup, s.handlerName(), topic, p}
 }
 
 // ref returns what events say of the record.
 func (d *Delivery) ref() RecordRef {
-	return RecordRef{d.sub.at(d.Partition()), d.Offset(), d.Attempt(), keyHash(d.Key())}
+	return RecordRef{d.sub.at(d.Topic(), d.Partition()), d.Offset(), d.Attempt(), keyHash(d.Key())}
 }
 
 func keyHash(key []byte) uint64 {
@@ -168,7 +186,7 @@ func keyHash(key []byte) uint64 {
 // unconfirmed reports a record under ConfirmFirst that stays acked although its handler
 // does not run.
 func (s *subscription) unconfirmed(d *Delivery, err error) {
-	s.logger.Error("ConfirmFirst: the commit was sent and its outcome is unknown: the handler does not run, and the record may not come again", err,
+	s.loggerOf(d.Topic()).Error("ConfirmFirst: the commit was sent and its outcome is unknown: the handler does not run, and the record may not come again", err,
 		watermill.LogFields{"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset()})
 	tell(s, "Hooks.Unconfirmed", s.sub.config.Hooks.Unconfirmed, UnconfirmedEvent{d.ref(), err})
 }

@@ -259,3 +259,25 @@ func ExampleConnections() {
 		}
 	}
 }
+
+// One handler reads every topic that the pattern matches, also those that are created later.
+func ExampleSubscriber_Subscribe_pattern() {
+	config := ackpolicy.SubscriberConfig{}
+	config.Kafka.Brokers = []string{"localhost:9092"}
+	config.Kafka.ConsumerGroup = "audit"
+	config.Kafka.OverwriteSaramaConfig = kafka.DefaultSaramaSubscriberConfig()
+	config.Kafka.OverwriteSaramaConfig.Metadata.RefreshFrequency = time.Minute // how soon it finds new topics
+	subscriber, err := ackpolicy.NewSubscriber(config, nil)
+	if err != nil {
+		panic(err)
+	}
+	router, err := message.NewRouter(message.RouterConfig{}, nil)
+	if err != nil {
+		panic(err)
+	}
+	router.AddConsumerHandler("audit", "orders.*, invoices", subscriber, func(msg *message.Message) error {
+		d, _ := ackpolicy.FromMessage(msg)
+		fmt.Println(d.Topic(), msg.UUID)
+		return nil
+	})
+}

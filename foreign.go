@@ -11,6 +11,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/seam"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/topic"
 )
 
 // foreign is the state of a Delivery for a message of another subscriber, which can only
@@ -126,14 +127,14 @@ func detach(r seam.Record) seam.Delivery {
 	sub := configured(config, nil)
 	sub.watcher = r.Watcher
 	_ = sub.config.Connections.join(&sub.config) // nobody else has them
-	s := &subscription{sub: sub, topic: r.Record.Topic, logger: sub.logger, detached: true}
+	s := &subscription{sub: sub, topics: topic.Selection{Text: r.Record.Topic, Names: []string{r.Record.Topic}}, logger: sub.logger, detached: true}
 	d := &Delivery{sub: s, msg: r.Message}
 	d.ctx.d, d.kafka.Handle = d, (*task)(d)
 	first := int64(0)
 	if r.Age > 0 {
 		first = consumer.Now() - int64(r.Age)
 	}
-	assignment := consumer.Detach(r.Message.Context(), &d.kafka, s.consumerConfig(s.topic), r.Record, r.Attempt-1, first)
+	assignment := consumer.Detach(r.Message.Context(), &d.kafka, s.consumerConfig(), r.Record, r.Attempt-1, first)
 	r.Message.SetContext(&d.ctx)
 	d.began.Store(consumer.Now())
 	return seam.Delivery{

@@ -153,7 +153,7 @@ func (s *subscription) orderKey(r *sarama.ConsumerMessage) []byte {
 	key := r.Key
 	failed := func(err error) {
 		if report, due := s.brokenKey.Failed(); due {
-			s.logger.Error("SubscriberConfig.Key failed: the record is ordered by its own key", err,
+			s.loggerOf(r.Topic).Error("SubscriberConfig.Key failed: the record is ordered by its own key", err,
 				report.AddTo(watermill.LogFields{"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset}))
 		}
 	}
@@ -190,27 +190,27 @@ func (s *subscription) undecodable(d *Delivery, err error) *partition.Verdict {
 	fields := watermill.LogFields{
 		"kafka_partition": r.Partition, "kafka_partition_offset": r.Offset, "retry_in": delay.String(),
 	}
-	others, report, due := s.undecoded.failed(r.Partition, r.Offset)
+	others, report, due := s.undecoded.failed(r.Topic, r.Partition, r.Offset)
 	if others > 0 {
 		fields["others"] = others
 	}
 	fields = report.AddTo(fields)
 	fields["attempt"] = d.Attempt() // the report also counts those of the partition's other records
 	if due {
-		s.logger.Error(text, err, fields)
+		s.loggerOf(r.Topic).Error(text, err, fields)
 	} else {
 		fields["err"] = textOf(err)
-		s.logger.Debug(text, fields)
+		s.loggerOf(r.Topic).Debug(text, fields)
 	}
 	return &partition.Verdict{Status: partition.Nacked, DueAt: s.dueIn(delay), Reason: err}
 }
 
 // decoded logs that a record that was kept has been decoded.
 func (s *subscription) decoded(d *Delivery) {
-	if report, over := s.undecoded.over(d.Partition(), d.Offset()); over {
+	if report, over := s.undecoded.over(d.Topic(), d.Partition(), d.Offset()); over {
 		fields := report.AddTo(watermill.LogFields{"kafka_partition": d.Partition(), "kafka_partition_offset": d.Offset()})
 		fields["attempt"] = d.Attempt()
-		s.logger.Info("Record decoded", fields)
+		s.loggerOf(d.Topic()).Info("Record decoded", fields)
 	}
 }
 
@@ -219,7 +219,12 @@ type undecoded struct {
 	some atomic.Bool
 
 	mu         sync.Mutex
-	partitions map[int32]*undecodedOf
+	partitions map[undecodedAt]*undecodedOf
+}
+
+type undecodedAt struct {
+	topic     string
+	partition int32
 }
 
 // undecodedOf has those of one partition. They share log lines: there may be thousands.
@@ -228,17 +233,18 @@ type undecodedOf struct {
 	offsets map[int64]struct{}
 }
 
-func (u *undecoded) failed(p int32, offset int64) (others int, report outage.Report, due bool) {
+func (u *undecoded) failed(topic string, partition int32, offset int64) (others int, report outage.Report, due bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.some.Store(true)
-	of := u.partitions[p]
+	at := undecodedAt{topic, partition}
+	of := u.partitions[at]
 	if of == nil {
 		of = &undecodedOf{offsets: map[int64]struct{}{}}
 		if u.partitions == nil {
-			u.partitions = map[int32]*undecodedOf{}
+			u.partitions = map[undecodedAt]*undecodedOf{}
 		}
-		u.partitions[p] = of
+		u.partitions[at] = of
 	}
 	of.offsets[offset] = struct{}{}
 	report, due = of.outage.Failed()
@@ -247,10 +253,11 @@ func (u *undecoded) failed(p int32, offset int64) (others int, report outage.Rep
 
 // over removes a record. It reports whether it was the last one of its partition, and a
 // line was written about them.
-func (u *undecoded) over(p int32, offset int64) (outage.Report, bool) {
+func (u *undecoded) over(topic string, partition int32, offset int64) (outage.Report, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	of := u.partitions[p]
+	at := undecodedAt{topic, partition}
+	of := u.partitions[at]
 	if of == nil {
 		return outage.Report{}, false
 	}
@@ -258,18 +265,18 @@ func (u *undecoded) over(p int32, offset int64) (outage.Report, bool) {
 	if len(of.offsets) > 0 {
 		return outage.Report{}, false
 	}
-	u.remove(p)
+	u.remove(at)
 	return of.outage.Over()
 }
 
 // released removes a partition that is released.
-func (u *undecoded) released(p int32) {
+func (u *undecoded) released(topic string, partition int32) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.remove(p)
+	u.remove(undecodedAt{topic, partition})
 }
 
-func (u *undecoded) remove(p int32) {
-	delete(u.partitions, p)
+func (u *undecoded) remove(at undecodedAt) {
+	delete(u.partitions, at)
 	u.some.Store(len(u.partitions) > 0)
 }

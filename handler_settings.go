@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -21,7 +22,7 @@ type handlerSettings struct {
 	maxDeliveries int
 	maxAge        time.Duration
 	backoff       func(attempt int, err error) time.Duration
-	deadLetter    *lateLetters
+	deadLetter    *letters
 }
 
 // A delivery has the number of its settings: their index in subscription.settings and 1, or one
@@ -58,7 +59,7 @@ func (s *subscription) settingsOf(m *guarded, outer uint8) uint8 {
 			own.backoff = around.backoff
 		}
 		if m.DeadLetter != nil && !s.detached {
-			own.deadLetter = &lateLetters{sub: s, of: m.DeadLetter, turn: make(chan struct{}, 1)}
+			own.deadLetter = newLetters(s, m.DeadLetter, "Middleware.DeadLetter")
 		}
 		all = append(slices.Clip(all), own)
 		if s.settings.CompareAndSwap(known, &all) {
@@ -129,47 +130,109 @@ func (s *subscription) maxAge(own *handlerSettings) time.Duration {
 }
 
 // destination returns where the letters of records under some settings go, or nil.
-func (s *subscription) destination(own *handlerSettings) DeadLetter {
+func (s *subscription) destination(own *handlerSettings) *letters {
 	if own != nil && own.deadLetter != nil {
 		return own.deadLetter
 	}
 	return s.deadLetter
 }
 
-// closeLetters closes what was opened for letters.
-func (s *subscription) closeLetters() error {
-	errs := []error{closeDeadLetter(s.deadLetter)}
-	if all := s.settings.Load(); all != nil {
-		for _, own := range *all {
-			if own.deadLetter != nil { // perhaps another's, and closed already
-				errs = append(errs, own.deadLetter.close())
+// destinations returns all that are known.
+func (s *subscription) destinations() (all []*letters) {
+	if s.deadLetter != nil {
+		all = append(all, s.deadLetter)
+	}
+	if settings := s.settings.Load(); settings != nil {
+		for _, own := range *settings {
+			if own.deadLetter != nil && !slices.Contains(all, own.deadLetter) {
+				all = append(all, own.deadLetter)
 			}
 		}
+	}
+	return all
+}
+
+// openLetters opens the DeadLetter of the Subscriber for the topics that are known by name.
+func (s *subscription) openLetters(ctx context.Context) (err error) {
+	dead := s.sub.config.DeadLetter
+	if dead == nil {
+		return nil
+	}
+	s.deadLetter = newLetters(s, dead, "DeadLetter")
+	for _, topic := range s.topics.Names {
+		if broken := guard("the DeadLetter", func() { _, err = s.deadLetter.open(ctx, topic) }, nil); broken != nil {
+			err = fmt.Errorf("ackpolicy: topic %s: %w", topic, broken)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// letterTopics returns the topics to which letters of a topic go.
+func (s *subscription) letterTopics(topic string) (names []string) {
+	for _, letters := range s.destinations() {
+		var name func(string) string
+		switch of := letters.of.(type) {
+		case DeadLetterTopic:
+			name = of.Topic
+		case *DeadLetterTopic:
+			name = of.Topic
+		case DeadLetterPublisher:
+			name = of.Topic
+		case *DeadLetterPublisher:
+			name = of.Topic
+		default:
+			continue
+		}
+		var call sync.WaitGroup // runtime.Goexit would end the caller
+		call.Go(func() {
+			// Subscribe, or the first letter, reports what goes wrong.
+			_ = guard(letters.setting+".Topic", func() { names = append(names, topicFor(name, topic)) }, nil)
+		})
+		call.Wait()
+	}
+	return names
+}
+
+// closeLetters closes what was opened for letters.
+func (s *subscription) closeLetters() error {
+	var errs []error
+	for _, letters := range s.destinations() {
+		errs = append(errs, letters.close())
 	}
 	return errors.Join(errs...)
 }
 
-// lateLetters is the DeadLetter of a Middleware. It is opened for the first letter: the
-// subscription does not know of it before.
-type lateLetters struct {
-	sub *subscription
-	of  DeadLetter
+// letters is the DeadLetter of a subscription or a Middleware, for the topics that the subscription reads.
+// Topics that a pattern matches, and Middlewares, are not known when the subscription starts: for them
+// it is opened with the first letter.
+type letters struct {
+	sub     *subscription
+	of      DeadLetter
+	setting string // its name
 
 	turn   chan struct{} // a token for whoever uses what follows
-	opened DeadLetter
+	opened map[string]DeadLetter
 	closed bool
 }
 
+func newLetters(s *subscription, of DeadLetter, setting string) *letters {
+	return &letters{sub: s, of: of, setting: setting, turn: make(chan struct{}, 1), opened: map[string]DeadLetter{}}
+}
+
 // Send implements DeadLetter.
-func (l *lateLetters) Send(ctx context.Context, record *sarama.ConsumerMessage, letter Letter) error {
-	dead, err := l.open(ctx)
+func (l *letters) Send(ctx context.Context, record *sarama.ConsumerMessage, letter Letter) error {
+	dead, err := l.open(ctx, letter.Topic)
 	if err != nil {
-		return fmt.Errorf("cannot open Middleware.DeadLetter: %w", err)
+		return fmt.Errorf("cannot open %s: %w", l.setting, err)
 	}
 	return dead.Send(ctx, record, letter)
 }
 
-func (l *lateLetters) open(ctx context.Context) (DeadLetter, error) {
+// open returns the destination for letters of a topic.
+func (l *letters) open(ctx context.Context, topic string) (DeadLetter, error) {
 	select {
 	case l.turn <- struct{}{}:
 		defer func() { <-l.turn }()
@@ -179,23 +242,27 @@ func (l *lateLetters) open(ctx context.Context) (DeadLetter, error) {
 	switch {
 	case l.closed:
 		return nil, consumer.ErrClosing
-	case l.opened != nil:
-		return l.opened, nil
+	case l.opened[topic] != nil:
+		return l.opened[topic], nil
 	}
-	dead, err := l.sub.openDeadLetter(ctx, l.of)
+	dead, err := l.sub.openDeadLetter(ctx, l.of, topic)
 	if err == nil {
-		l.opened = dead
+		l.opened[topic] = dead
 	}
 	return dead, err
 }
 
 // close waits for an open call, whose context has ended.
-func (l *lateLetters) close() error {
+func (l *letters) close() error {
 	l.turn <- struct{}{}
 	defer func() { <-l.turn }()
 	if l.closed {
 		return nil
 	}
 	l.closed = true
-	return closeDeadLetter(l.opened)
+	var errs []error
+	for _, dead := range l.opened {
+		errs = append(errs, closeDeadLetter(dead))
+	}
+	return errors.Join(errs...)
 }

@@ -147,7 +147,7 @@ func (s *subscription) due(r *sarama.ConsumerMessage) int64 {
 	at, err := dueBy(until, after, r.Timestamp.Add(time.Millisecond)) // which is rounded down
 	if err != nil {
 		if report, due := s.badDelays.Failed(); due {
-			s.logger.Error("Delay metadata cannot be read: the record is delivered at once", err, report.AddTo(fields()))
+			s.loggerOf(r.Topic).Error("Delay metadata cannot be read: the record is delivered at once", err, report.AddTo(fields()))
 		}
 		return 0
 	}
@@ -161,13 +161,13 @@ func (s *subscription) due(r *sarama.ConsumerMessage) int64 {
 	}
 	if at.After(latest) {
 		if report, due := s.longDelays.Failed(); due {
-			s.logger.Error("Delay metadata asks for more than MaxDelay: the record is delivered after MaxDelay",
+			s.loggerOf(r.Topic).Error("Delay metadata asks for more than MaxDelay: the record is delivered after MaxDelay",
 				fmt.Errorf("it asks for %v", at.Format(time.RFC3339)), report.AddTo(fields()))
 		}
 		at = latest
 	}
 	if !s.delayed.Swap(true) {
-		s.logger.Info("Records are delivered later, as their delay metadata says: this is the first one", fields())
+		s.loggerOf(r.Topic).Info("Records are delivered later, as their delay metadata says: this is the first one", fields())
 	}
 	return max(1, s.dueIn(at.Sub(now)))
 }

@@ -15,12 +15,14 @@ type State struct {
 	Guarantees    string
 	Ordering      Ordering
 	Closing       bool
-	Subscriptions []SubscriptionState // those that have not ended, in the order of the calls of Subscribe
+	// Subscriptions are those that have not ended, in the order of the calls of Subscribe. One that
+	// reads several topics has an element for each.
+	Subscriptions []SubscriptionState
 }
 
-// SubscriptionState is a snapshot of one subscription.
+// SubscriptionState is a snapshot of what a subscription has of one topic.
 type SubscriptionState struct {
-	Topic      string
+	Topic      string // the pattern, if no topic matches it
 	Handler    string // the last handler that ran under our middleware; "" if none has
 	MemberID   string // in the consumer group; "" without one
 	Generation int32
@@ -149,7 +151,7 @@ func (s RecordStatus) String() string {
 func (s *Subscriber) State() State {
 	st := State{Time: time.Now(), ConsumerGroup: s.config.Kafka.ConsumerGroup, Guarantees: s.Guarantees(), Ordering: s.config.Ordering, Closing: s.closing.Err() != nil}
 	for _, sub := range s.live() {
-		st.Subscriptions = append(st.Subscriptions, sub.state())
+		st.Subscriptions = append(st.Subscriptions, sub.states()...)
 	}
 	return st
 }
@@ -161,10 +163,17 @@ func (s *Subscriber) live() []*subscription {
 	return slices.Clone(s.subscriptions)
 }
 
-func (s *subscription) state() SubscriptionState {
-	c, of := &s.sub.config, s.running.State()
+func (s *subscription) states() (all []SubscriptionState) {
+	for _, of := range s.running.State() {
+		all = append(all, s.state(&of))
+	}
+	return all
+}
+
+func (s *subscription) state(of *consumer.State) SubscriptionState {
+	c := &s.sub.config
 	st := SubscriptionState{
-		Topic: s.topic, Handler: s.handlerName(), MemberID: of.Member, Generation: of.Generation, Consuming: of.Consuming, Since: of.Since, Mixed: of.Mixed,
+		Topic: of.Topic, Handler: s.handlerName(), MemberID: of.Member, Generation: of.Generation, Consuming: of.Consuming, Since: of.Since, Mixed: of.Mixed,
 		BufferedBytes: of.Bytes, MaxBufferedBytes: c.MaxBufferedBytes, MaxInFlight: s.sub.mostInFlight(), MaxDeliveries: s.maxDeliveries(s.handlerSettings()), MaxUncommitted: c.MaxUncommitted, MaxPerSecond: s.sub.mostPerSecond(),
 	}
 	for _, f := range of.Failing {
@@ -182,10 +191,7 @@ func (s *subscription) state() SubscriptionState {
 // if the partition is not assigned. The result is not of one moment.
 func (s *Subscriber) Window(topic string, partition int32, most int) (records []RecordState, sections []Section, ok bool) {
 	for _, sub := range s.live() {
-		if sub.topic != topic {
-			continue
-		}
-		held, parts, assigned := sub.running.Window(partition, most)
+		held, parts, assigned := sub.running.Window(topic, partition, most)
 		if !assigned {
 			continue
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/seam"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/topic"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
@@ -38,7 +39,7 @@ type Subscriber struct {
 	close   context.CancelFunc
 
 	mu            sync.Mutex
-	topics        map[string]int       // of subscriptions that have not ended
+	topics        map[string]int       // as given to Subscribe, of subscriptions that have not ended
 	subscriptions []*subscription      // those that run
 	ends          map[string]time.Time // when subscriptions of a topic ended, and nobody had closed them
 	done          sync.WaitGroup       // a subscription each; added to only while not closed
@@ -122,6 +123,12 @@ func (s *Subscriber) String() string { return "kafka.Subscriber" }
 // consumer group it reads every partition, from positions that are fixed when it returns.
 // It returns an error if no broker can be reached.
 //
+// topic is the name of a topic, a pattern, or several of both with commas between them:
+// "orders, invoices", "orders.*". They are read by one member of the group, and messages of all
+// of them come over the channel; Delivery.Topic returns the topic of each. In a pattern "*" stands for
+// any characters and "?" for one; it matches whole names, and is looked up again every
+// Metadata.RefreshFrequency of the sarama configuration, so that topics may come and go.
+//
 // The channel is closed after Close was called or ctx has ended, once running handlers
 // have finished, what is settled is committed, and the member has left the group. It is
 // also closed when another process takes over the static member id
@@ -131,21 +138,25 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 }
 
 // subscribe is Subscribe. Without batches, messages come one by one.
-func (s *Subscriber) subscribe(ctx context.Context, topic string, batches *BatchConfig) (<-chan *message.Message, error) {
-	instance, err := s.begin(topic)
+func (s *Subscriber) subscribe(ctx context.Context, text string, batches *BatchConfig) (<-chan *message.Message, error) {
+	topics, err := topic.Select(text)
+	if err != nil {
+		return nil, fmt.Errorf("ackpolicy: Subscribe: %w", err)
+	}
+	instance, err := s.begin(&topics)
 	if err != nil {
 		return nil, err
 	}
 	started := false
 	defer func() {
 		if !started { // also after a panic in the application's code
-			s.end(topic, instance)
+			s.end(text, instance)
 		}
 	}()
 	sub := &subscription{
-		sub: s, topic: topic,
+		sub: s, topics: topics,
 		logger: s.logger.With(watermill.LogFields{
-			"provider": "kafka", "topic": topic,
+			"provider": "kafka", topicsField(&topics): text,
 			"consumer_group":      s.config.Kafka.ConsumerGroup,
 			"kafka_consumer_uuid": watermill.NewShortUUID(),
 		}),
@@ -154,7 +165,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, batches *Batch
 	sub.interceptors.all = s.config.Kafka.OverwriteSaramaConfig.Consumer.Interceptors
 	sub.debug = debugging(s.logger)
 	_, sub.defaultMarshaler = s.config.Kafka.Unmarshaler.(kafka.DefaultMarshaler)
-	cfg := sub.consumerConfig(topic)
+	cfg := sub.consumerConfig()
 	if batches != nil {
 		sub.setBatches(&cfg, batches)
 	}
@@ -168,14 +179,9 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, batches *Batch
 	starting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.closing, func() { cancel(ErrClosing) })()
-	var letters DeadLetter
-	if broken := guard("the DeadLetter", func() { letters, err = sub.openDeadLetter(starting, s.config.DeadLetter) }, nil); broken != nil {
-		err = fmt.Errorf("ackpolicy: topic %s: %w", topic, broken)
+	if err := sub.openLetters(starting); err != nil {
+		return nil, errors.Join(err, sub.closeLetters())
 	}
-	if err != nil {
-		return nil, err
-	}
-	sub.deadLetter = letters
 	ending, end := context.WithCancel(ctx)
 	stop := context.AfterFunc(s.closing, end)
 	sub.hooks = sub.newHookCalls(ending)
@@ -184,21 +190,21 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, batches *Batch
 		stop()
 		end()
 		sub.hooks.close(time.Now().Add(hookGrace))
-		return nil, errors.Join(err, closeDeadLetter(letters))
+		return nil, errors.Join(err, sub.closeLetters())
 	}
 	started = true
 	sub.running = running
 	s.mu.Lock()
 	maxInFlight, perSecond := s.maxInFlight, s.maxPerSecond
 	s.subscriptions = append(s.subscriptions, sub)
-	delete(s.ends, topic)
+	delete(s.ends, text)
 	s.mu.Unlock()
 	running.SetPace(perSecond)
 	if maxInFlight > 0 {
 		running.SetMaxInFlight(maxInFlight)
 	}
 	go func() {
-		defer s.end(topic, instance)
+		defer s.end(text, instance)
 		defer s.forget(sub)
 		select {
 		case <-ending.Done():
@@ -207,7 +213,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, batches *Batch
 		deadline := time.Now().Add(s.config.DrainTimeout + consumer.CloseGrace)
 		<-running.Done()
 		if ending.Err() == nil {
-			s.lose(topic)
+			s.lose(text)
 		}
 		stop()
 		end()
@@ -223,7 +229,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string, batches *Batch
 
 // begin registers a subscription, for which Close then waits. It returns the static member
 // id, or "" if there is none.
-func (s *Subscriber) begin(topic string) (instance string, err error) {
+func (s *Subscriber) begin(topics *topic.Selection) (instance string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing.Err() != nil {
@@ -233,12 +239,12 @@ func (s *Subscriber) begin(topic string) (instance string, err error) {
 		return "", err
 	}
 	s.done.Add(1)
-	s.topics[topic]++
+	s.topics[topics.Text]++
 	group, id := s.config.Kafka.ConsumerGroup, s.config.Kafka.OverwriteSaramaConfig.Consumer.Group.InstanceId
 	if group == "" || id == "" {
 		return "", nil
 	}
-	return instances.take(group, id, topic), nil
+	return instances.take(group, id, topics.ID()), nil
 }
 
 func (s *Subscriber) end(topic, instance string) {
@@ -297,14 +303,23 @@ func (s *Subscriber) Close() error {
 	return nil
 }
 
-// SubscribeInitialize creates the topic, as watermill-kafka does.
+// SubscribeInitialize creates the topic, as watermill-kafka does; of several, each that has a name.
 func (s *Subscriber) SubscribeInitialize(topic string) error {
-	return s.upstream.SubscribeInitialize(topic)
+	return s.SubscribeInitializeWithContext(context.Background(), topic)
 }
 
-// SubscribeInitializeWithContext creates the topic, as watermill-kafka does.
-func (s *Subscriber) SubscribeInitializeWithContext(ctx context.Context, topic string) error {
-	return s.upstream.SubscribeInitializeWithContext(ctx, topic)
+// SubscribeInitializeWithContext creates the topic, as watermill-kafka does; of several, each that has a name.
+func (s *Subscriber) SubscribeInitializeWithContext(ctx context.Context, text string) error {
+	topics, err := topic.Select(text)
+	if err != nil {
+		return fmt.Errorf("ackpolicy: SubscribeInitialize: %w", err)
+	}
+	for _, name := range topics.Names {
+		if err := s.upstream.SubscribeInitializeWithContext(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // PartitionOffset returns the end of each partition of the topic.
@@ -315,7 +330,7 @@ func (s *Subscriber) PartitionOffset(topic string) (kafka.PartitionOffset, error
 // subscription is the state of one call of Subscribe.
 type subscription struct {
 	sub              *Subscriber
-	topic            string
+	topics           topic.Selection
 	running          *consumer.Subscription // set before State sees the subscription
 	handler          atomic.Pointer[string] // that ran under our middleware; see handlerName
 	firstTaken       atomic.Int64           // when a message was first taken; see ackTaken
@@ -327,7 +342,7 @@ type subscription struct {
 	batches          bool // messages of output stand for batches
 	defaultMarshaler bool
 	interceptors     interceptors
-	deadLetter       DeadLetter // nil: none
+	deadLetter       *letters // nil: none
 	settings         atomic.Pointer[[]*handlerSettings]
 	undecoded        undecoded
 	brokenBackoff    outage.Outage
@@ -337,12 +352,12 @@ type subscription struct {
 	delayed          atomic.Bool   // a record was
 }
 
-func (s *subscription) consumerConfig(topic string) consumer.Config {
+func (s *subscription) consumerConfig() consumer.Config {
 	c := &s.sub.config
 	fetch, side := c.saramaConfigs()
 	cfg := consumer.Config{
 		Resources: c.Connections.resources, Brokers: c.Kafka.Brokers, Sarama: fetch, Side: side,
-		Group: c.Kafka.ConsumerGroup, Topic: topic,
+		Group: c.Kafka.ConsumerGroup, Topics: s.topics, Letters: s.letterTopics,
 		Logger:           s.logger,
 		Order:            c.Ordering.lanes(),
 		MaxInFlight:      c.MaxInFlight,

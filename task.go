@@ -126,14 +126,14 @@ func (t *task) Delivery() *consumer.Delivery { return &t.kafka }
 // Gone implements consumer.Task: the record is no longer in Kafka, so it is given up.
 func (t *task) Gone(err error) {
 	d := (*Delivery)(t)
-	d.sub.undecoded.over(d.Partition(), d.Offset())
+	d.sub.undecoded.over(d.Topic(), d.Partition(), d.Offset())
 	d.settle(partition.Verdict{Status: partition.Rejected, Reason: err}) // there is no content for a letter
 }
 
 // GiveUp implements consumer.Task.
 func (t *task) GiveUp(reason error) {
 	d := (*Delivery)(t)
-	d.sub.undecoded.over(d.Partition(), d.Offset())
+	d.sub.undecoded.over(d.Topic(), d.Partition(), d.Offset())
 	v := d.verdict(doReject, noDelay, reason)
 	v.ByHand = true
 	d.settle(v)
@@ -271,11 +271,11 @@ func (s *subscription) decode(r *sarama.ConsumerMessage, copies *record.Copies) 
 	} else {
 		r = copies.Record(r)
 	}
-	partition, offset := r.Partition, r.Offset
+	topic, partition, offset := r.Topic, r.Partition, r.Offset
 	if broken := guard("the unmarshaler", func() {
 		msg, err = s.sub.config.Kafka.Unmarshaler.Unmarshal(r)
 	}, func(err error) {
-		s.logger.Error("Unmarshal failed: the record is tried again", err, watermill.LogFields{
+		s.loggerOf(topic).Error("Unmarshal failed: the record is tried again", err, watermill.LogFields{
 			"kafka_partition": partition, "kafka_partition_offset": offset,
 		})
 	}); broken != nil {

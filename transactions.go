@@ -258,21 +258,15 @@ func (d *Delivery) join(produced []*message.Message) {
 func (d *Delivery) transactional() bool { return d.sub != nil && d.sub.sub.config.Transactions != nil }
 
 // joinLetter adds the letter of a rejected delivery to the transaction of its record.
-func (s *subscription) joinLetter(ctx context.Context, d *Delivery, dead DeadLetter, record *sarama.ConsumerMessage, letter Letter) error {
-	if late, ok := dead.(*lateLetters); ok {
-		if err := joinable(late.of); err != nil {
-			return &write.Refused{Err: fmt.Errorf("Middleware.DeadLetter: %w", err)}
-		}
-		opened, err := late.open(ctx)
-		if err != nil {
-			return fmt.Errorf("cannot open Middleware.DeadLetter: %w", err)
-		}
-		dead = opened
+func (s *subscription) joinLetter(ctx context.Context, d *Delivery, to *letters, record *sarama.ConsumerMessage, letter Letter) error {
+	if err := joinable(to.of); err != nil {
+		return &write.Refused{Err: fmt.Errorf("%s: %w", to.setting, err)}
 	}
-	topic, ok := dead.(*letterTopic)
-	if !ok {
-		return &write.Refused{Err: fmt.Errorf("DeadLetter: %w", joinable(dead))}
+	opened, err := to.open(ctx, letter.Topic)
+	if err != nil {
+		return fmt.Errorf("cannot open %s: %w", to.setting, err)
 	}
+	topic := opened.(*letterTopic) // no other is joinable
 	return topic.send(ctx, record, letter, topic.holdLetter(d, s.sub.mostOutput()))
 }
 

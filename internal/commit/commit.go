@@ -295,14 +295,14 @@ func (c *Committer) commit() {
 	}
 }
 
-// Abandon ends the commits of all partitions, as if the group had continued without this
+// Abandon ends the commits of a topic's partitions, as if the group had continued without this
 // member: what they would store is meaningless.
-func (c *Committer) Abandon(cause error) {
+func (c *Committer) Abandon(topic string, cause error) {
 	c.mu.Lock()
 	sources := slices.Collect(maps.Keys(c.sources))
 	c.mu.Unlock()
 	for _, s := range sources {
-		if s.end(cause) {
+		if s.cfg.Topic == topic && s.end(cause) {
 			s.cfg.Fenced(cause)
 		}
 	}

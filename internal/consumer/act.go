@@ -3,6 +3,7 @@ package consumer
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 )
@@ -21,30 +22,34 @@ func (e storedReason) Is(target error) bool { return target == ErrByHand }
 
 // Pause stops or resumes fetching a partition and handing out its records. It applies to this
 // subscription, also after the partition was revoked and assigned again.
-func (s *Subscription) Pause(p int32, paused bool) {
+func (s *Subscription) Pause(topic string, p int32, paused bool) {
+	at := place{topic, p}
 	s.claimsMu.Lock()
 	if paused {
-		s.pausedByHand[p] = struct{}{}
+		s.pausedByHand[at] = struct{}{}
 	} else {
-		delete(s.pausedByHand, p)
+		delete(s.pausedByHand, at)
 	}
-	c := s.running[p]
+	c := s.running[at]
 	s.claimsMu.Unlock()
 	if c != nil {
 		c.obey()
 	}
 }
 
-// PauseAll is Pause for all partitions, including later ones.
-func (s *Subscription) PauseAll(paused bool) {
+// PauseAll is Pause for all partitions of a topic, including later ones.
+func (s *Subscription) PauseAll(topic string, paused bool) {
 	s.claimsMu.Lock()
-	s.allPaused = paused
-	if !paused {
-		clear(s.pausedByHand)
+	if paused {
+		s.pausedByHand[place{topic, -1}] = struct{}{}
+	} else {
+		maps.DeleteFunc(s.pausedByHand, func(at place, _ struct{}) bool { return at.topic == topic })
 	}
 	s.claimsMu.Unlock()
 	for _, c := range s.assigned() {
-		c.obey()
+		if c.topic == topic {
+			c.obey()
+		}
 	}
 }
 
@@ -70,8 +75,10 @@ func (c *Claim) obey() {
 	c.pausing.Lock() // two concurrent callers both carry out the last request
 	defer c.pausing.Unlock()
 	c.claimsMu.Lock()
-	_, paused := c.pausedByHand[c.partition]
-	paused = paused || c.allPaused
+	_, paused := c.pausedByHand[c.place]
+	if !paused {
+		_, paused = c.pausedByHand[place{c.topic, -1}]
+	}
 	most := c.maxInFlight
 	c.claimsMu.Unlock()
 	if most > 0 {
@@ -82,8 +89,8 @@ func (c *Claim) obey() {
 }
 
 // Retry delivers a record now that waits for its next delivery or is pending.
-func (s *Subscription) Retry(p int32, offset int64) error {
-	c := s.claim(p)
+func (s *Subscription) Retry(topic string, p int32, offset int64) error {
+	c := s.claim(place{topic, p})
 	if c == nil {
 		return ErrNotAssigned
 	}
@@ -97,8 +104,8 @@ func (s *Subscription) Retry(p int32, offset int64) error {
 
 // Reject gives an unsettled record up, with a letter if there is a destination. A record that
 // no handler has had yet is given up when its turn comes.
-func (s *Subscription) Reject(p int32, offset int64, reason error) error {
-	c := s.claim(p)
+func (s *Subscription) Reject(topic string, p int32, offset int64, reason error) error {
+	c := s.claim(place{topic, p})
 	if c == nil {
 		return ErrNotAssigned
 	}

@@ -72,7 +72,7 @@ func (in *intake) watch() {
 		if now.Commit = in.source.Failure(); now.Commit == nil {
 			now.Commit = errUnconfirmed
 		}
-		in.health.failed(blocked, in.partition, failure{err: now.Commit, fields: watermill.LogFields{"kafka_partition_offset": now.Offset}})
+		in.health.failed(blocked, in.place, failure{err: now.Commit, fields: watermill.LogFields{"kafka_partition_offset": now.Offset}})
 	}
 	if in.cfg.Events.Blocked != nil {
 		in.cfg.Events.Blocked(in.topic, in.partition, now)

@@ -25,8 +25,7 @@ type Claim struct {
 	*base
 
 	// Set by newClaim, and not changed.
-	topic     string
-	partition int32
+	place
 	from      position
 	began     time.Time
 	logger    watermill.LoggerAdapter
@@ -73,7 +72,7 @@ type Claim struct {
 
 // claimStart is what a claim begins with.
 type claimStart struct {
-	partition int32
+	place
 	position
 	committer *commit.Committer // nil without a group
 	side      sarama.Client
@@ -94,10 +93,10 @@ type position struct {
 func (s *Subscription) newClaim(start claimStart) *Claim {
 	cfg := s.cfg
 	c := &Claim{
-		base: s.base, topic: cfg.Topic, partition: start.partition, from: start.position, began: time.Now(),
-		logger: cfg.Logger.With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset}),
+		base: s.base, place: start.place, from: start.position, began: time.Now(),
+		logger: s.logger(start.topic).With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset}),
 		gate:   start.gate, logEnd: start.logEnd, committer: start.committer, reconnect: start.reconnect,
-		reader:    reread.New(start.side, cfg.Topic, start.partition, s.side.AbortLate),
+		reader:    reread.New(start.side, start.topic, start.partition, s.side.AbortLate),
 		draining:  make(chan struct{}),
 		offers:    newOffers(),
 		spent:     make(chan struct{}),
@@ -107,7 +106,7 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 		looks:     make(chan chan struct{}),
 		suspected: make(chan struct{}, 1),
 	}
-	c.topicID, c.cluster = s.topic.reading()
+	c.topicID, c.cluster = s.topics.of(start.topic).reading()
 	c.portion = s.budget.Portion(start.offset, start.logEnd, func(room bool) { c.gate.mark(noRoom, !room) })
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(s.values))
 	c.letters = s.mail.Queue(c.ctx, c.logger, cfg.GiveUpLetters)

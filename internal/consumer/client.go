@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/connections"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/topic"
 )
 
 // clients has the clients of a subscription. sarama uses a connection for one request at a
@@ -37,12 +37,16 @@ func sharedConfigs(cfg *sarama.Config) []*sarama.Config {
 	return []*sarama.Config{topicsClient: cfg, membersClient: members}
 }
 
-func open(cfg *Config, lease *connections.Lease, asked func(partition int32)) (*clients, error) {
+func open(cfg *Config, lease *connections.Lease, asked func(place)) (*clients, error) {
 	c := &clients{
-		fetch: &fetchClient{topic: cfg.Topic, offsets: map[positionKey]int64{}, asked: asked},
+		fetch: &fetchClient{topics: cfg.Topics, offsets: map[positionKey]int64{}, asked: asked},
 		side:  lease.Short(),
 	}
-	c.fetch.Client, c.fetch.side = lease.Client(topicsClient, cfg.Sarama), c.side
+	metadata := topicsClient
+	if cfg.Topics.Patterns() {
+		metadata = membersClient // to ask for a topic that was deleted must not create it
+	}
+	c.fetch.Client, c.fetch.side = lease.Client(metadata, cfg.Sarama), c.side
 	if cfg.Group != "" {
 		member := *cfg.Sarama
 		// A JoinGroup gets its response once the slowest member is back, after up to the rebalance
@@ -60,17 +64,19 @@ func open(cfg *Config, lease *connections.Lease, asked func(partition int32)) (*
 		}
 		c.fetch.config = &group
 	}
-	known := knows(c.fetch, cfg.Topic)
-	if !known || cfg.Group == "" { // without a group, all partitions there are now are read
-		// This creates the topic, if the brokers do that.
-		if err := c.fetch.RefreshMetadata(cfg.Topic); !responded(err) {
-			return nil, errors.Join(err, c.close())
+	for _, topic := range cfg.Topics.Names {
+		known := knows(c.fetch, topic)
+		if !known || cfg.Group == "" { // without a group, all partitions there are now are read
+			// This creates the topic, if the brokers do that.
+			if err := c.fetch.RefreshMetadata(topic); !responded(err) {
+				return nil, errors.Join(err, c.close())
+			}
+			known = knows(c.fetch, topic)
 		}
-		known = knows(c.fetch, cfg.Topic)
-	}
-	if known {
-		if err := c.learn(cfg); err != nil {
-			return nil, errors.Join(err, c.close())
+		if known {
+			if err := c.learn(cfg, topic); err != nil {
+				return nil, errors.Join(err, c.close())
+			}
 		}
 	}
 	return c, nil
@@ -100,7 +106,7 @@ func narrowed(cfg *sarama.Config) *sarama.Config {
 // learn makes the client that finds coordinators load the metadata of one topic, which
 // exists. With them come the addresses of all brokers: without these, a client that loses
 // its broker has only the configured ones to turn to. Both are refreshed from then on.
-func (c *clients) learn(cfg *Config) error {
+func (c *clients) learn(cfg *Config, topic string) error {
 	member := c.fetch.member
 	if member == nil {
 		return nil
@@ -110,7 +116,7 @@ func (c *clients) learn(cfg *Config) error {
 	}
 	retry := &cfg.Sarama.Metadata.Retry
 	for attempt := 0; ; attempt++ {
-		err := member.RefreshMetadata(cfg.Topic)
+		err := member.RefreshMetadata(topic)
 		if responded(err) {
 			return nil // what the client does not know of the topic now, it asks for when needed
 		}
@@ -122,21 +128,28 @@ func (c *clients) learn(cfg *Config) error {
 }
 
 // probe asks the brokers whether partitions can be fetched from an offset on. See health.
-func (c *clients) probe(topic string, from map[int32]int64) map[int32]error {
-	errs, at := map[int32]error{}, map[int32]reread.Position{}
+func (c *clients) probe(from map[place]int64) map[place]error {
+	errs, ask := map[place]error{}, map[string]map[int32]reread.Position{}
 	began := time.Now()
-	for p, offset := range from {
+	for at, offset := range from {
 		if time.Since(began) > time.Second {
 			break // each partition without a leader takes long
 		}
-		leader, epoch, err := c.fetch.Client.LeaderAndEpoch(topic, p)
+		leader, epoch, err := c.fetch.Client.LeaderAndEpoch(at.topic, at.partition)
 		if err != nil {
-			errs[p] = err
+			errs[at] = err
 			continue
 		}
-		at[p] = reread.Position{Offset: offset, Leader: leader.ID(), Epoch: epoch}
+		if ask[at.topic] == nil {
+			ask[at.topic] = map[int32]reread.Position{}
+		}
+		ask[at.topic][at.partition] = reread.Position{Offset: offset, Leader: leader.ID(), Epoch: epoch}
 	}
-	maps.Copy(errs, reread.Probe(c.side, topic, at))
+	for topic, positions := range ask {
+		for p, err := range reread.Probe(c.side, topic, positions) {
+			errs[place{topic, p}] = err
+		}
+	}
 	if c.side.Closed() || c.fetch.Closed() {
 		return nil
 	}
@@ -162,15 +175,15 @@ func (c *clients) close() error {
 // an offset after records that were fetched already.
 type fetchClient struct {
 	sarama.Client
-	topic string
-	// refreshed is called when the metadata of the topic were refreshed, as after an interrupted fetch.
-	refreshed func() error
+	topics topic.Selection
+	// refreshed is called when the metadata of topics were refreshed, as after an interrupted fetch.
+	refreshed func(topics []string) error
 	member    sarama.Client // nil without a group
 	side      sarama.Client
 	config    *sarama.Config // the group's; nil without one
-	asked     func(partition int32)
+	asked     func(place)
 	// unreadable has the partitions that cannot be read. failing reports whether there is an outage.
-	unreadable func(partition int32, err error)
+	unreadable func(at place, err error)
 	failing    func() bool
 
 	mu      sync.Mutex
@@ -203,19 +216,19 @@ func (c *fetchClient) RefreshCoordinator(group string) error {
 func (c *fetchClient) LeaderAndEpoch(topic string, partition int32) (*sarama.Broker, int32, error) {
 	leader, epoch, err := c.Client.LeaderAndEpoch(topic, partition)
 	if err == nil {
-		c.asked(partition)
+		c.asked(place{topic, partition})
 	}
 	return leader, epoch, err
 }
 
-// RefreshMetadata is called by sarama for the topic that is consumed, and by the leader of
+// RefreshMetadata is called by sarama for the topics that are consumed, and by the leader of
 // the group for those of all members. A missing topic of other members must not keep the
 // leader from assigning the rest, or the whole group would stand still.
 func (c *fetchClient) RefreshMetadata(topics ...string) error {
-	if c.member == nil || (len(topics) == 1 && topics[0] == c.topic) {
+	if c.member == nil || !slices.ContainsFunc(topics, func(t string) bool { return !c.topics.Has(t) }) {
 		err := c.refresh(topics)
 		if err == nil && c.refreshed != nil {
-			err = c.refreshed()
+			err = c.refreshed(topics)
 		}
 		return err
 	}
@@ -232,7 +245,7 @@ func (c *fetchClient) Partitions(topic string) ([]int32, error) {
 		return c.Client.Partitions(topic)
 	}
 	client := c.member
-	if topic == c.topic {
+	if c.topics.Has(topic) {
 		client = c.Client
 	}
 	partitions, err := client.Partitions(topic)

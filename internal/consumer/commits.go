@@ -35,19 +35,19 @@ func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
 		Abort:       abort,
 		Transact:    transact,
 		PutBack:     s.putBack,
-		Tried: func(_ string, partition int32, offset int64, err error) {
+		Tried: func(topic string, partition int32, offset int64, err error) {
 			if err == nil {
-				s.health.works(committing, partition)
+				s.health.works(committing, place{topic, partition})
 			} else {
-				s.commitFailed(committing, partition, offset, err)
+				s.commitFailed(committing, place{topic, partition}, offset, err)
 			}
 		},
-		Fenced: func(_ string, partition int32, offset int64, err error) {
+		Fenced: func(topic string, partition int32, offset int64, err error) {
 			if errors.Is(err, sarama.ErrFencedInstancedId) {
 				h.reconnect(err)
 				return
 			}
-			s.commitFailed(refused, partition, offset, err)
+			s.commitFailed(refused, place{topic, partition}, offset, err)
 			// The heartbeat may not notice it, and nothing can be committed any more: join again.
 			endSession(err)
 		},
@@ -64,11 +64,11 @@ func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
 	}, session)
 }
 
-func (s *Subscription) commitFailed(as symptom, partition int32, offset int64, err error) {
-	s.health.failed(as, partition, failure{err: err, fields: watermill.LogFields{"kafka_partition_offset": offset}})
+func (s *Subscription) commitFailed(as symptom, at place, offset int64, err error) {
+	s.health.failed(as, at, failure{err: err, fields: watermill.LogFields{"kafka_partition_offset": offset}})
 }
 
-func (s *Subscription) putBack(_ string, partition int32, found, wanted int64) {
-	s.cfg.Logger.Info("A commit without a response was processed after a later one and put the stored offset back: it is stored again",
+func (s *Subscription) putBack(topic string, partition int32, found, wanted int64) {
+	s.logger(topic).Info("A commit without a response was processed after a later one and put the stored offset back: it is stored again",
 		watermill.LogFields{"kafka_partition": partition, "kafka_partition_offset": wanted, "stored_offset": found})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/topic"
 )
 
 // Stop is the reason why an assignment ends. By errors.Is it is context.Canceled.
@@ -42,9 +43,11 @@ type Config struct {
 	Sarama    *sarama.Config // a copy that may be changed
 	Side      *sarama.Config // the same for short requests
 	Group     string         // without one, every partition is read and nothing is committed
-	Topic     string
-	Tracer    Tracer // may be nil
-	Logger    watermill.LoggerAdapter
+	Topics    topic.Selection
+	// Letters returns the topics to which the letters of a topic's records go: patterns do not match them.
+	Letters func(topic string) []string
+	Tracer  Tracer // may be nil
+	Logger  watermill.LoggerAdapter
 
 	Order partition.Order
 	Key   func(*sarama.ConsumerMessage) []byte // by which partition.ByKey orders; nil means the record's own
@@ -73,6 +76,12 @@ type Config struct {
 	NewDelivery func() *Delivery
 	Batches     *Batches // nil: records are handed out one by one
 	Events      Events
+}
+
+// several reports whether the subscription may read more than one topic.
+func (c *Config) several() bool {
+	_, single := c.Topics.Single()
+	return !single
 }
 
 // Memory replaces sarama.NewConsumerGroupFromClient and sarama.NewConsumerFromClient. With it,

@@ -211,15 +211,15 @@ func (d *Delivery) release() {
 
 // LogAppendTime reports whether the broker gives the topic's records their timestamps.
 func (d *Delivery) LogAppendTime() bool {
-	if known := d.claim.stamps.Load(); known != nil {
-		return *known == "LogAppendTime"
+	if known, ok := d.claim.stamps.Load(d.claim.topic); ok {
+		return known == "LogAppendTime"
 	}
 	stamps, err := d.claim.reader.Setting("message.timestamp.type")
 	if err == nil && stamps == "" {
 		stamps = "CreateTime" // the default, and by far the most common
 	}
 	if err == nil || errors.As(err, new(sarama.KError)) { // or we may not read it
-		d.claim.stamps.Store(&stamps)
+		d.claim.stamps.Store(d.claim.topic, stamps)
 	}
 	return stamps == "LogAppendTime"
 }

@@ -147,7 +147,7 @@ func (c *Claim) store(r *Released, deadline time.Time) {
 	default:
 	}
 	if r.Err != nil {
-		c.health.failed(unconfirmed, c.partition, failure{err: r.Err, fields: watermill.LogFields{
+		c.health.failed(unconfirmed, c.place, failure{err: r.Err, fields: watermill.LogFields{
 			"cause": r.Cause.Error(), "kafka_partition_offset": r.Committed,
 		}})
 	}
@@ -177,7 +177,7 @@ func describe(l partition.Left) string {
 func (c *Claim) tellWaiting(budget time.Duration) {
 	left := c.part.Left()
 	if describe(left) != "" {
-		c.health.note(c.partition, note{
+		c.health.note(c.place, note{
 			text: "Partition draining, waiting for records", left: left, running: left.Running,
 			fields: watermill.LogFields{"kafka_partition_offset": left.First, "drain_timeout": budget.String()},
 		})

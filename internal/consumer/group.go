@@ -34,8 +34,9 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	interrupter := s.interrupt(ctx)
 	h := &groupHandler{
 		s: s, clients: c, positions: positions{turn: make(chan struct{}, 1)}, group: group, reconnect: reconnect, interrupter: interrupter,
+		came: make(chan struct{}, 1), coverage: map[string]coverage{},
 	}
-	h.watch = s.watchTopic(ctx, c.side, h.topicChanged, h.covers)
+	h.watch = s.watchTopics(ctx, c.side, h.topicRecreated, h.topicsChanged, h.covers)
 	defer h.watch.stop()
 	c.fetch.refreshed = h.refreshed
 	var handler sarama.ConsumerGroupHandler = h
@@ -53,26 +54,26 @@ func (s *Subscription) hear(errs <-chan error) {
 		if errors.Is(err, sarama.ErrFencedInstancedId) || errors.Is(err, errTopicRecreated) {
 			continue // reported by whoever ended the session because of it
 		}
-		k, p := connecting, everywhere
+		k, where := connecting, everywhere
 		var at *sarama.ConsumerError
 		if errors.As(err, &at) {
-			k, p, err = fetching, at.Partition, at.Err
+			k, where, err = fetching, place{at.Topic, at.Partition}, at.Err
 			s.suspect(err)
 		}
-		s.health.failed(k, p, failure{err: err})
+		s.health.failed(k, where, failure{err: err})
 	}
 }
 
 // sessions joins one session of the group after the other, until ctx ends or one fails.
 func (h *groupHandler) sessions(ctx context.Context, handler sarama.ConsumerGroupHandler) (err error) {
 	short := 0 // consecutive sessions that ended at once
-	for ctx.Err() == nil && err == nil {
+	for ctx.Err() == nil && err == nil && h.await(ctx) {
 		began := time.Now()
 		var session context.Context
 		session, h.endSession = context.WithCancelCause(ctx)
 		h.s.recover(session)
 		joined := h.joining(session)
-		err = h.group.Consume(session, []string{h.s.cfg.Topic}, handler)
+		err = h.group.Consume(session, h.subscribed, handler)
 		if session.Err() != nil && ctx.Err() == nil {
 			err = nil // an effect of how we ended the session, such as an interrupted JoinGroup; if it lasts, the next session shows it
 		}
@@ -87,6 +88,25 @@ func (h *groupHandler) sessions(ctx context.Context, handler sarama.ConsumerGrou
 		}
 	}
 	return err
+}
+
+// await sets the topics of the next session. It waits until there is one, or returns false when ctx ends.
+func (h *groupHandler) await(ctx context.Context) bool {
+	if h.s.cfg.several() {
+		h.watch.search()
+	}
+	for {
+		names, version := h.s.topics.joining()
+		if h.version.Store(int64(version)); len(names) > 0 {
+			h.subscribed = names
+			return true
+		}
+		select {
+		case <-h.came:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // quit leaves the group and returns why the membership ended.
@@ -120,7 +140,7 @@ func (s *Subscription) reset(topic string, p int32, stored, start int64, err err
 	case stored < 0:
 		text = "The group's stored offset is not known, and may be outside the partition's log: position reset"
 	}
-	s.cfg.Logger.Error(text, s.health.explain(err), watermill.LogFields{"kafka_partition": p, "stored_offset": stored, "new_offset": start})
+	s.logger(topic).Error(text, s.health.explain(err), watermill.LogFields{"kafka_partition": p, "stored_offset": stored, "new_offset": start})
 	if s.cfg.Events.Reset != nil {
 		s.cfg.Events.Reset(topic, p, stored, start)
 	}
@@ -143,7 +163,10 @@ type groupHandler struct {
 	interrupter *interrupter
 
 	watch      *topicWatch
-	coverage   coverage
+	subscribed []string      // the topics of the session
+	version    atomic.Int64  // of those
+	came       chan struct{} // a token: topics have come, or gone
+	coverage   map[string]coverage
 	live       atomic.Pointer[liveSession] // nil between sessions
 	restarting bool                        // the session's positions are of an earlier topic
 }
@@ -154,7 +177,7 @@ func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.s.health.session(true)
 	h.interrupter.begin(session.Context())
 	h.member = session.MemberID()
-	_ = h.clients.learn(h.s.cfg) // the topic may not have existed before
+	_ = h.clients.learn(h.s.cfg, h.subscribed[0]) // the topic may not have existed before
 	h.assigned(session)
 	h.committer = h.newCommitter(session)
 	h.positions.known = nil // a member that joins again may get the same generation
@@ -178,7 +201,8 @@ func (h *groupHandler) Cleanup(session sarama.ConsumerGroupSession) error {
 func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
 	s := h.s
 	topic, partition := claim.Topic(), claim.Partition()
-	if topic != s.cfg.Topic {
+	at, is := place{topic, partition}, s.topics.of(topic)
+	if !slices.Contains(h.subscribed, topic) {
 		h.refuse(topic, partition)
 		for range claim.Messages() { //nolint:revive // they are not ours
 		}
@@ -195,12 +219,12 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	})
 	var start position
 	use := !h.restarting
-	if use && claim.InitialOffset() == sarama.OffsetNewest && h.replaced() {
+	if use && claim.InitialOffset() == sarama.OffsetNewest && h.replaced(topic) {
 		// Either the member that had the partition had not noticed the new topic, or we had not until now.
-		use = h.again(session, partition)
+		use = h.again(session, at)
 	} else if use {
 		if start, use = h.startPosition(session, claim); start.stale {
-			use = h.again(session, partition)
+			use = h.again(session, at)
 		}
 	}
 	if !use {
@@ -209,7 +233,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		return nil
 	}
 	c := s.newClaim(claimStart{
-		partition: partition, position: start, committer: h.committer, side: h.clients.side,
+		place: at, position: start, committer: h.committer, side: h.clients.side,
 		gate: gate, logEnd: claim.HighWaterMarkOffset, reconnect: h.reconnect,
 	})
 	if s.cfg.Events.Assigned != nil {
@@ -224,19 +248,19 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	if s.closingNow() {
 		cause, budget = ErrClosing, s.cfg.DrainTimeout
 	}
-	_, known := s.topic.recreated()
+	_, known := is.recreated()
 	h.watch.look()
 	c.drain(claim.Messages(), cause, budget)
-	if _, recreated := s.topic.recreated(); recreated {
-		h.leave(partition, !known)
+	if _, recreated := is.recreated(); recreated {
+		h.leave(at, !known)
 	}
 	return nil
 }
 
 // again stores the beginning of a partition and ends the session, since sarama has read the earlier offset.
-func (h *groupHandler) again(session sarama.ConsumerGroupSession, partition int32) (use bool) {
-	if err := h.restart(session.Context(), partition); err != nil {
-		h.s.cfg.Logger.Debug("Cannot continue from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": partition, "err": err.Error()})
+func (h *groupHandler) again(session sarama.ConsumerGroupSession, at place) (use bool) {
+	if err := h.restart(session.Context(), at); err != nil {
+		h.s.logger(at.topic).Debug("Cannot continue from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": at.partition, "err": err.Error()})
 	}
 	h.endSession(errTopicRecreated)
 	return false
@@ -251,23 +275,23 @@ func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim 
 	ctx, closing := s.untilClosing(ctx)
 	defer closing()
 	defer s.side.AbortLate(ctx.Done())()
-	stored, err := h.positions.of(ctx, h, session, partition)
+	stored, err := h.positions.of(ctx, h, session, place{topic, partition})
 	switch {
-	case err == nil && h.stale(partition, stored):
+	case err == nil && h.stale(place{topic, partition}, stored):
 		return position{stale: true}, true
 	case err != nil && (s.closingNow() || session.Context().Err() != nil):
 		return position{}, false
 	}
 	if offset := claim.InitialOffset(); s.transactions != nil && (err != nil || offset >= 0 && offset != stored.Offset) {
 		// Without its marks, records would be delivered again whose output is stored.
-		s.cfg.Logger.Error("The group's stored position cannot be read, and transactions need it: joining again",
+		s.logger(topic).Error("The group's stored position cannot be read, and transactions need it: joining again",
 			err, watermill.LogFields{"kafka_partition": partition, "kafka_partition_offset": offset})
 		h.endSession(errors.Join(errUnstable, err))
 		return position{}, false
 	}
 	if offset := claim.InitialOffset(); offset >= 0 {
 		if err != nil {
-			s.cfg.Logger.Error("The group's stored position cannot be read: records that were delivered before start with attempt 1 and without their delays",
+			s.logger(topic).Error("The group's stored position cannot be read: records that were delivered before start with attempt 1 and without their delays",
 				err, watermill.LogFields{"kafka_partition": partition, "kafka_partition_offset": offset})
 		}
 		if stored.Offset != offset {
@@ -292,14 +316,14 @@ func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim 
 }
 
 // positions has what the group has stored for the partitions of one generation. Partitions
-// that are assigned together are requested together.
+// of a topic that are assigned together are requested together.
 type positions struct {
 	turn       chan struct{} // held by the goroutine that asks
 	generation int32         // guarded by turn, as known is
-	known      map[int32]commit.Position
+	known      map[place]commit.Position
 }
 
-func (p *positions) of(ctx context.Context, h *groupHandler, session sarama.ConsumerGroupSession, partition int32) (commit.Position, error) {
+func (p *positions) of(ctx context.Context, h *groupHandler, session sarama.ConsumerGroupSession, at place) (commit.Position, error) {
 	select {
 	case p.turn <- struct{}{}:
 		defer func() { <-p.turn }()
@@ -310,18 +334,22 @@ func (p *positions) of(ctx context.Context, h *groupHandler, session sarama.Cons
 	if p.generation != generation {
 		p.known = nil
 	}
-	if position, ok := p.known[partition]; ok {
+	if position, ok := p.known[at]; ok {
 		return position, nil
 	}
-	topic := h.s.cfg.Topic
-	all := session.Claims()[topic]
-	if !slices.Contains(all, partition) {
-		all = append(slices.Clone(all), partition)
+	all := session.Claims()[at.topic]
+	if !slices.Contains(all, at.partition) {
+		all = append(slices.Clone(all), at.partition)
 	}
-	known, err := commit.Positions(ctx, h.clients.side, h.s.cfg.Group, topic, all, h.s.transactions != nil)
+	known, err := commit.Positions(ctx, h.clients.side, h.s.cfg.Group, at.topic, all, h.s.transactions != nil)
 	if err != nil {
 		return commit.Position{}, err
 	}
-	p.generation, p.known = generation, known
-	return known[partition], nil
+	if p.generation = generation; p.known == nil {
+		p.known = map[place]commit.Position{}
+	}
+	for partition, position := range known {
+		p.known[place{at.topic, partition}] = position
+	}
+	return p.known[at], nil
 }

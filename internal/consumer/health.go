@@ -57,9 +57,6 @@ const (
 	recent        = 10 * time.Minute
 )
 
-// everywhere is the partition of a failure that is not about one partition.
-const everywhere int32 = -1
-
 // failure is the last failure of a symptom at a partition.
 type failure struct {
 	text   string // "" means the text of the symptom
@@ -75,7 +72,8 @@ type failure struct {
 // one when it is over.
 type health struct {
 	logger  watermill.LoggerAdapter
-	claims  func() map[int32]bool // the partitions that are consumed; true: paused
+	several bool                  // topics: the lines name them
+	claims  func() map[place]bool // the partitions that are consumed; true: paused
 	closing func() bool
 	explain func(error) error // adds which setting to look at
 
@@ -90,19 +88,19 @@ type health struct {
 	last      time.Time // when something last failed
 	ended     time.Time // when the last reported outage ended
 	recovered time.Duration
-	consuming bool                                     // a session is under way
-	changed   time.Time                                // when consuming last changed
-	probe     func(partitions []int32) map[int32]error // asks the brokers whether they can be fetched
-	open      [symptoms]map[int32]*failure
-	had       [symptoms]map[int32]struct{} // the partitions concerned since the outage began
+	consuming bool                                 // a session is under way
+	changed   time.Time                            // when consuming last changed
+	probe     func(places []place) map[place]error // asks the brokers whether they can be fetched
+	open      [symptoms]map[place]*failure
+	had       [symptoms]map[place]struct{} // the partitions concerned since the outage began
 	reported  [symptoms]bool
 	notes     []*noted
 	retries
 }
 
-func newHealth(logger watermill.LoggerAdapter, closing func() bool, claims func() map[int32]bool) *health {
+func newHealth(logger watermill.LoggerAdapter, several bool, closing func() bool, claims func() map[place]bool) *health {
 	h := &health{
-		logger: logger, closing: closing, claims: claims, explain: func(err error) error { return err },
+		logger: logger, several: several, closing: closing, claims: claims, explain: func(err error) error { return err },
 		changed: time.Now(),
 		kick:    make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -113,24 +111,24 @@ func newHealth(logger watermill.LoggerAdapter, closing func() bool, claims func(
 // reset clears everything after an outage.
 func (h *health) reset() {
 	for k := range symptoms {
-		h.open[k], h.had[k], h.reported[k] = map[int32]*failure{}, map[int32]struct{}{}, false
+		h.open[k], h.had[k], h.reported[k] = map[place]*failure{}, map[place]struct{}{}, false
 	}
 	h.due = false
 	h.failing.Store(false)
 }
 
 // failed records a failure. It may be called from any goroutine, and logs at debug level only.
-func (h *health) failed(k symptom, p int32, f failure) {
+func (h *health) failed(k symptom, at place, f failure) {
 	now := time.Now()
 	h.mu.Lock()
 	if !h.failing.Load() {
 		h.begin(now)
 	}
 	f.since, f.last = now, now
-	if before, ok := h.open[k][p]; ok {
+	if before, ok := h.open[k][at]; ok {
 		f.since = before.since
 	}
-	h.open[k][p], h.had[k][p] = &f, struct{}{}
+	h.open[k][at], h.had[k][at] = &f, struct{}{}
 	h.last = now
 	if k == fetching {
 		h.explained++
@@ -139,7 +137,7 @@ func (h *health) failed(k symptom, p int32, f failure) {
 	h.report, h.due = report, h.due || due
 	h.mu.Unlock()
 	h.wake()
-	h.logger.Debug(f.textOf(k), f.fieldsOf(p).Add(watermill.LogFields{"err": f.err.Error()}))
+	h.logger.Debug(f.textOf(k), h.fieldsOf(&f, at).Add(watermill.LogFields{"err": f.err.Error()}))
 }
 
 func (h *health) begin(now time.Time) {
@@ -159,24 +157,24 @@ func (h *health) wake() {
 }
 
 // works ends a symptom at a partition.
-func (h *health) works(k symptom, p int32) {
+func (h *health) works(k symptom, at place) {
 	if !h.failing.Load() {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.healed(k, p)
+	h.healed(k, at)
 }
 
-func (h *health) healed(k symptom, p int32) {
-	if _, failed := h.open[k][p]; failed {
-		delete(h.open[k], p)
+func (h *health) healed(k symptom, at place) {
+	if _, failed := h.open[k][at]; failed {
+		delete(h.open[k], at)
 		h.last = time.Now()
 	}
 }
 
 // connected sets the function that asks the brokers.
-func (h *health) connected(probe func(partitions []int32) map[int32]error) {
+func (h *health) connected(probe func(places []place) map[place]error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.probe = probe
@@ -201,27 +199,37 @@ func (h *health) consumes() (consuming bool, since time.Time) {
 	return h.consuming, h.changed
 }
 
-// failures returns what fails now.
-func (h *health) failures() (all []Failing) {
+// failures returns what fails now at a topic, or at all of them if topic is "".
+func (h *health) failures(topic string) (all []Failing) {
 	if !h.failing.Load() {
 		return nil
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for k := range symptoms {
-		if len(h.open[k]) == 0 || kinds[k].once {
+		if kinds[k].once {
 			continue
 		}
-		last, _ := h.latest(k)
-		f := Failing{Symptom: kinds[k].name, Text: last.textOf(k), Since: last.since, Err: last.err}
-		for p, of := range h.open[k] {
-			if p != everywhere {
-				f.Partitions = append(f.Partitions, p)
+		var last *failure
+		f := Failing{Symptom: kinds[k].name}
+		for at, of := range h.open[k] {
+			if topic != "" && at.topic != "" && at.topic != topic {
+				continue
 			}
-			if of.since.Before(f.Since) {
+			if at.partition >= 0 {
+				f.Partitions = append(f.Partitions, at.partition)
+			}
+			if last == nil || of.last.After(last.last) {
+				last = of
+			}
+			if f.Since.IsZero() || of.since.Before(f.Since) {
 				f.Since = of.since
 			}
 		}
+		if last == nil {
+			continue
+		}
+		f.Text, f.Err = last.textOf(k), last.err
 		slices.Sort(f.Partitions)
 		all = append(all, f)
 	}
@@ -274,14 +282,14 @@ func (h *health) examine() bool {
 	}
 	fails := !h.consuming
 	for k, open := range h.open {
-		for p, f := range open {
-			paused, ours := claims[p]
+		for at, f := range open {
+			paused, ours := claims[at]
 			switch {
 			case f.last.After(began): // not reported yet
 			case kinds[k].once && h.reported[k],
-				p != everywhere && !ours,
+				at.partition >= 0 && !ours,
 				paused && symptom(k) == fetching:
-				delete(open, p)
+				delete(open, at)
 			}
 		}
 		fails = fails || len(open) > 0
@@ -298,7 +306,7 @@ func (h *health) examine() bool {
 	var had []string
 	for k := range symptoms {
 		if h.reported[k] {
-			had = append(had, at(k, h.had[k]))
+			had = append(had, named(k, h.had[k], h.several))
 		}
 	}
 	h.reset()

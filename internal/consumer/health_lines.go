@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -31,7 +30,7 @@ func (h *health) tell() {
 		var also []string
 		for _, other := range ripe {
 			if other != k {
-				also = append(also, at(other, h.open[other]))
+				also = append(also, named(other, h.open[other], h.several))
 			}
 		}
 		if also != nil {
@@ -70,15 +69,15 @@ func (h *health) ripe(k symptom) bool {
 // latest returns the last failure of a symptom, and the fields that name the partitions.
 func (h *health) latest(k symptom) (last *failure, fields watermill.LogFields) {
 	where := everywhere
-	for p, f := range h.open[k] {
+	for at, f := range h.open[k] {
 		if last == nil || f.last.After(last.last) {
-			last, where = f, p
+			last, where = f, at
 		}
 	}
 	if len(h.open[k]) == 1 {
-		return last, last.fieldsOf(where)
+		return last, h.fieldsOf(last, where)
 	}
-	return last, watermill.LogFields{"kafka_partitions": listed(slices.Collect(maps.Keys(h.open[k])))}
+	return last, watermill.LogFields{"kafka_partitions": listed(slices.Collect(maps.Keys(h.open[k])), h.several)}
 }
 
 func (f *failure) textOf(k symptom) string {
@@ -88,35 +87,22 @@ func (f *failure) textOf(k symptom) string {
 	return kinds[k].text
 }
 
-func (f *failure) fieldsOf(p int32) watermill.LogFields {
+func (h *health) fieldsOf(f *failure, at place) watermill.LogFields {
 	fields := watermill.LogFields{}
-	if p != everywhere {
-		fields["kafka_partition"] = p
+	if h.several && at.topic != "" {
+		fields["topic"] = at.topic
+	}
+	if at.partition >= 0 {
+		fields["kafka_partition"] = at.partition
 	}
 	return fields.Add(f.fields)
 }
 
-// most is how many partitions a line names.
-const most = 10
-
-// listed names partitions: how many, and the first ones.
-func listed(partitions []int32) string {
-	slices.Sort(partitions)
-	var names []string
-	for _, p := range partitions[:min(most, len(partitions))] {
-		names = append(names, fmt.Sprint(p))
-	}
-	if len(partitions) > most {
-		names = append(names, "…")
-	}
-	return fmt.Sprintf("%d: %s", len(partitions), strings.Join(names, ", "))
-}
-
-// at is a symptom's name with the partitions that have it.
-func at[V any](k symptom, partitions map[int32]V) string {
-	ps := slices.Collect(maps.Keys(partitions))
-	if ps = slices.DeleteFunc(ps, func(p int32) bool { return p == everywhere }); len(ps) == 0 {
+// named is a symptom's name with the partitions that have it.
+func named[V any](k symptom, at map[place]V, several bool) string {
+	places := slices.DeleteFunc(slices.Collect(maps.Keys(at)), func(p place) bool { return p.partition < 0 })
+	if len(places) == 0 {
 		return kinds[k].name
 	}
-	return kinds[k].name + " (" + listed(ps) + ")"
+	return kinds[k].name + " (" + listed(places, several) + ")"
 }

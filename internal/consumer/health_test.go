@@ -46,16 +46,16 @@ type patient struct {
 	*health
 	sheet sheet
 	mu    sync.Mutex
-	ours  map[int32]bool
+	ours  map[place]bool
 }
 
 func newPatient(t *testing.T, partitions int) *patient {
-	p := &patient{ours: map[int32]bool{}}
+	p := &patient{ours: map[place]bool{}}
 	p.sheet.began = time.Now()
 	for i := range partitions {
-		p.ours[int32(i)] = false
+		p.ours[place{"", int32(i)}] = false
 	}
-	p.health = newHealth(&p.sheet, func() bool { return false }, func() map[int32]bool {
+	p.health = newHealth(&p.sheet, false, func() bool { return false }, func() map[place]bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return maps.Clone(p.ours)
@@ -122,11 +122,11 @@ func TestWhatIsNoOutage(t *testing.T) {
 		time.Sleep(time.Minute)
 		p.want(t)
 
-		p.failed(fetching, 1, failure{err: errAway})
-		p.failed(fetching, 2, failure{err: errAway})
+		p.failed(fetching, place{"", 1}, failure{err: errAway})
+		p.failed(fetching, place{"", 2}, failure{err: errAway})
 		p.mu.Lock()
-		delete(p.ours, 1)
-		p.ours[2] = true
+		delete(p.ours, place{"", 1})
+		p.ours[place{"", 2}] = true
 		p.mu.Unlock()
 		time.Sleep(time.Minute)
 		p.close()
@@ -161,14 +161,14 @@ func TestOutageEndsInASession(t *testing.T) {
 		p := newPatient(t, 1)
 		p.failed(connecting, everywhere, failure{text: "Kafka consumer stopped, reconnecting", err: errAway})
 		p.session(false)
-		p.failed(unconfirmed, 0, failure{err: errAway})
+		p.failed(unconfirmed, place{"", 0}, failure{err: errAway})
 		p.mu.Lock()
 		clear(p.ours)
 		p.mu.Unlock()
 		time.Sleep(time.Minute)
 		p.session(true)
 		time.Sleep(10 * time.Second)
-		p.failed(unconfirmed, 0, failure{err: errAway})
+		p.failed(unconfirmed, place{"", 0}, failure{err: errAway})
 		p.close()
 		p.want(t,
 			"0s Kafka consumer stopped, reconnecting failing_too=last commits not confirmed (1: 0) failing_for=0s",
@@ -185,11 +185,11 @@ func TestNotesShareALine(t *testing.T) {
 		p := newPatient(t, 16)
 		waits := note{text: "It waits", left: partition.Left{Running: 1}, fields: watermill.LogFields{"kafka_partition_offset": 7}}
 		for i := range int32(16) {
-			p.note(i, waits)
-			p.note(i, note{text: "Released", err: "left: ", left: partition.Left{Pending: 2}})
+			p.note(place{"", i}, waits)
+			p.note(place{"", i}, note{text: "Released", err: "left: ", left: partition.Left{Pending: 2}})
 		}
 		time.Sleep(time.Minute)
-		p.note(3, waits)
+		p.note(place{"", 3}, waits)
 		p.close()
 		all := " kafka_partitions=16: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …"
 		p.want(t,
@@ -206,11 +206,11 @@ func TestSilentRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const pause = 2 * time.Second
 		p := newPatient(t, 3)
-		p.connected(func(partitions []int32) map[int32]error {
-			errs := map[int32]error{}
-			for _, i := range partitions {
-				if errs[i] = nil; i == 1 {
-					errs[i] = errAway
+		p.connected(func(places []place) map[place]error {
+			errs := map[place]error{}
+			for _, at := range places {
+				if errs[at] = nil; at.partition == 1 {
+					errs[at] = errAway
 				}
 			}
 			return errs
@@ -218,9 +218,9 @@ func TestSilentRetries(t *testing.T) {
 		for n := range 10 {
 			p.retry(n+1, pause)
 			time.Sleep(pause)
-			p.asked(1)
+			p.asked(place{"", 1})
 		}
-		p.asked(1) // a fetch has succeeded
+		p.asked(place{"", 1}) // a fetch has succeeded
 		time.Sleep(10 * time.Second)
 		p.close()
 		p.want(t,

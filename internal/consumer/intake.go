@@ -58,7 +58,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	c.portion.Enter()
 	c.reading(c, true)
 	defer c.reading(c, false)
-	c.health.works(committing, c.partition) // the commits of an earlier assignment are not retried any more
+	c.health.works(committing, c.place) // the commits of an earlier assignment are not retried any more
 	c.obey()
 	defer c.open()()
 	if c.cfg.Memory == nil {

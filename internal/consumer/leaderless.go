@@ -14,7 +14,7 @@ import (
 // client whether the partition can be read, and if not, asks again every five seconds.
 
 // leaderless are the partitions that sarama is kept from beginning, and when.
-type leaderless map[int32]time.Time
+type leaderless map[place]time.Time
 
 // askedAgain is how long after such a response a partition is still ours: sarama has asked
 // again by then, or it was revoked.
@@ -23,19 +23,22 @@ const askedAgain = 15 * time.Second
 // errLeaderless is why a partition is not begun.
 var errLeaderless = errors.New("the partition has no leader: its broker is down, and no other one has a replica in sync")
 
-// refresh refreshes the metadata of the topic. That some partitions have no leader is no error.
+// refresh refreshes the metadata of topics. It is no error that some partitions have no leader, or
+// that some of the topics do not exist.
 func (c *fetchClient) refresh(topics []string) error {
 	err := c.Client.RefreshMetadata(topics...)
-	if !errors.Is(err, sarama.ErrLeaderNotAvailable) || len(topics) != 1 {
+	if !errors.Is(err, sarama.ErrLeaderNotAvailable) && (len(topics) == 1 || !errors.Is(err, sarama.ErrUnknownTopicOrPartition)) {
 		return err
 	}
-	partitions, unknown := c.Client.Partitions(topics[0])
-	if unknown != nil {
-		return err
-	}
-	for _, p := range partitions {
-		if !c.Client.PartitionNotReadable(topics[0], p) {
-			return nil
+	for _, topic := range topics {
+		partitions, unknown := c.Client.Partitions(topic)
+		if unknown != nil {
+			continue
+		}
+		for _, p := range partitions {
+			if !c.Client.PartitionNotReadable(topic, p) {
+				return nil
+			}
 		}
 	}
 	return err
@@ -44,7 +47,7 @@ func (c *fetchClient) refresh(topics []string) error {
 // PartitionNotReadable reports whether sarama should not begin a partition yet.
 func (c *fetchClient) PartitionNotReadable(topic string, partition int32) bool {
 	err := c.readable(topic, partition)
-	c.unreadable(partition, err)
+	c.unreadable(place{topic, partition}, err)
 	return err != nil
 }
 
@@ -70,19 +73,19 @@ func (c *fetchClient) readable(topic string, partition int32) error {
 }
 
 // unreadable takes note of whether a partition can be begun.
-func (s *base) unreadable(p int32, err error) {
+func (s *base) unreadable(at place, err error) {
 	s.claimsMu.Lock()
-	last, was := s.leaderless[p]
+	last, was := s.leaderless[at]
 	if err != nil {
-		s.leaderless[p] = time.Now()
+		s.leaderless[at] = time.Now()
 	} else {
-		delete(s.leaderless, p)
+		delete(s.leaderless, at)
 	}
 	s.claimsMu.Unlock()
 	switch {
 	case err != nil && time.Since(last) > examine: // sarama asks twice at first
-		s.health.failed(fetching, p, failure{err: err})
+		s.health.failed(fetching, at, failure{err: err})
 	case err == nil && was:
-		s.health.works(fetching, p)
+		s.health.works(fetching, at)
 	}
 }

@@ -40,24 +40,24 @@ func (c *Claim) snapshot(room int) (*partition.Snapshot, string) {
 	if c.cfg.MaxDeliveries > 0 {
 		c.crashes.write(l, c.careful.Load(), s.Last)
 	}
-	text, kept := ledger.Encode(c.place(s.Offset), l, room)
+	text, kept := ledger.Encode(c.ledgerPlace(s.Offset), l, room)
 	if c.careful.Load() && kept.Open < len(l.Open) { // what is in flight first
 		l.Open = slices.DeleteFunc(l.Open, func(o ledger.Open) bool { return !o.InFlight })
-		text, kept = ledger.Encode(c.place(s.Offset), l, room)
+		text, kept = ledger.Encode(c.ledgerPlace(s.Offset), l, room)
 	}
 	s.Keep(kept.Blocks)
 	c.unmarked.Store(int64(s.Left()))
 	return s, text
 }
 
-func (c *Claim) place(offset int64) ledger.Place {
+func (c *Claim) ledgerPlace(offset int64) ledger.Place {
 	return ledger.Place{Topic: c.topic, Partition: c.partition, Offset: offset}
 }
 
 // inherited reads what an earlier owner stored with the offset from which the claim
 // starts. What cannot be trusted is logged, and nil is returned, as if nothing were stored.
 func (c *Claim) inherited(offset int64, text string) *ledger.Ledger {
-	l, err := ledger.Decode(c.place(offset), text)
+	l, err := ledger.Decode(c.ledgerPlace(offset), text)
 	var unknown sarama.Uuid
 	switch {
 	case err == nil && l.Kind != ledger.Consumer:

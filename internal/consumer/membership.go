@@ -54,10 +54,16 @@ func (h *groupHandler) joining(ctx context.Context) (stop func()) {
 // assigned logs what a session begins with.
 func (h *groupHandler) assigned(session sarama.ConsumerGroupSession) {
 	h.joined()
+	var claimed []place
+	for _, at := range placesOf(session.Claims()) {
+		if slices.Contains(h.subscribed, at.topic) {
+			claimed = append(claimed, at)
+		}
+	}
 	h.s.member.Store(&member{session.MemberID(), session.GenerationID})
 	h.s.cfg.Logger.Info("Joined the consumer group", watermill.LogFields{
 		"member_id": session.MemberID(), "generation": session.GenerationID(),
-		"kafka_partitions": listed(slices.Clone(session.Claims()[h.s.cfg.Topic])),
+		"kafka_partitions": listed(claimed, h.s.cfg.several()),
 	})
 }
 
@@ -73,7 +79,7 @@ func (h *groupHandler) refuse(topic string, partition int32) {
 			fix = "look at the balance strategies of the group's members; this member joins again"
 		}
 		h.s.cfg.Logger.Error("A partition of another topic was assigned: nothing of it is handed out or committed", errors.New(fix),
-			watermill.LogFields{"topic": topic, "kafka_partition": partition, "subscribed_topic": h.s.cfg.Topic})
+			watermill.LogFields{"topic": topic, "kafka_partition": partition, "subscribed_topic": h.s.cfg.Topics.Text})
 		h.reconnect(errForeign)
 	})
 }

@@ -23,18 +23,18 @@ type note struct {
 // noted is a note with those of other partitions.
 type noted struct {
 	note
-	partitions []int32
+	places []place
 }
 
 // note has a line written soon.
-func (h *health) note(p int32, n note) {
+func (h *health) note(at place, n note) {
 	h.mu.Lock()
 	i := slices.IndexFunc(h.notes, func(o *noted) bool { return o.text == n.text })
 	if i < 0 {
-		h.notes = append(h.notes, &noted{note: n, partitions: []int32{p}})
+		h.notes = append(h.notes, &noted{note: n, places: []place{at}})
 	} else {
 		of := h.notes[i]
-		of.partitions = append(of.partitions, p)
+		of.places = append(of.places, at)
 		of.left, of.running = sum(of.left, n.left), of.running+n.running
 	}
 	h.mu.Unlock()
@@ -58,11 +58,14 @@ func (h *health) tellNotes() {
 		fields := watermill.LogFields{
 			"handlers_running": n.running, "pending": n.left.Pending, "nacked": n.left.Nacked, "letters": n.left.Letters, "unmarked": n.left.Unmarked,
 		}
-		if len(n.partitions) == 1 {
-			fields["kafka_partition"] = n.partitions[0]
+		if len(n.places) == 1 {
+			fields["kafka_partition"] = n.places[0].partition
+			if h.several {
+				fields["topic"] = n.places[0].topic
+			}
 			fields = fields.Add(n.fields)
 		} else {
-			fields["kafka_partitions"] = listed(n.partitions)
+			fields["kafka_partitions"] = listed(n.places, h.several)
 		}
 		what := describe(n.left)
 		if what == "" {
@@ -91,7 +94,7 @@ func (c *Claim) tellReleased(r *Released) {
 		n.text = "Partition released with unsettled records: the next owner delivers them again"
 	}
 	if n.text != "" {
-		c.health.note(c.partition, n)
+		c.health.note(c.place, n)
 	}
 	if c.cfg.Events.Released != nil {
 		c.cfg.Events.Released(c.topic, c.partition, *r)

@@ -32,19 +32,19 @@ func (h *health) retry(n int, pause time.Duration) {
 
 // asked takes note that sarama asked for a partition's leader. It does so before each
 // retry, and after each fetch that succeeded.
-func (h *health) asked(p int32) {
+func (h *health) asked(at place) {
 	if !h.failing.Load() {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f, ok := h.open[fetching][p]
+	f, ok := h.open[fetching][at]
 	if !ok {
 		return
 	}
 	now := time.Now()
 	if !f.asked.IsZero() && (now.Sub(f.asked) < h.leastPause || h.lastRetry.Before(f.asked)) {
-		h.healed(fetching, p) // no retry can have come between the two
+		h.healed(fetching, at) // no retry can have come between the two
 		return
 	}
 	f.asked = now
@@ -66,27 +66,27 @@ func (h *health) askBroker() {
 	h.retried, h.explained = 0, 0
 	quiet := time.Since(h.lastRetry) > unheard
 	probe := h.probe
-	var ask []int32
-	for p, paused := range claims {
-		f, fails := h.open[fetching][p]
+	var ask []place
+	for at, paused := range claims {
+		f, fails := h.open[fetching][at]
 		switch {
 		case paused:
 		case silent && (!fails || time.Since(f.last) > askAgain),
 			quiet && fails && time.Since(f.last) > unheard:
-			ask = append(ask, p)
+			ask = append(ask, at)
 		}
 	}
 	h.mu.Unlock()
 	if len(ask) == 0 || probe == nil {
 		return
 	}
-	slices.Sort(ask)
+	slices.SortFunc(ask, byPlace)
 	responses := probe(ask)
-	for _, p := range slices.Sorted(maps.Keys(responses)) {
-		if err := responses[p]; err != nil {
-			h.failed(fetching, p, failure{err: err})
+	for _, at := range slices.SortedFunc(maps.Keys(responses), byPlace) {
+		if err := responses[at]; err != nil {
+			h.failed(fetching, at, failure{err: err})
 		} else {
-			h.works(fetching, p)
+			h.works(fetching, at)
 		}
 	}
 }

@@ -165,10 +165,10 @@ func (c *Claim) readAgain(stop <-chan struct{}, offset int64) (*sarama.ConsumerM
 	for attempt := 1; ; attempt++ {
 		read, err := c.reader.Read(stop, offset)
 		if err == nil || errors.Is(err, reread.ErrGone) {
-			c.health.works(rereading, c.partition)
+			c.health.works(rereading, c.place)
 			return read, err
 		}
-		c.health.failed(rereading, c.partition, failure{err: err, fields: watermill.LogFields{"kafka_partition_offset": offset}})
+		c.health.failed(rereading, c.place, failure{err: err, fields: watermill.LogFields{"kafka_partition_offset": offset}})
 		if !wait.For(wait.Backoff(attempt, 20*time.Millisecond, time.Second), stop) {
 			return nil, err
 		}

@@ -21,7 +21,7 @@ type Slow struct {
 
 // slowWatch has what was reported of slow partitions. Only the goroutine of the clock uses it.
 type slowWatch struct {
-	reported map[int32]struct{} // partitions, until none is slow
+	reported map[place]struct{} // partitions, until none is slow
 	outage   outage.Outage
 }
 
@@ -36,13 +36,13 @@ func (w *slowWatch) look(all []Slow, limit time.Duration, report func([]Slow), o
 		return
 	}
 	if w.reported == nil {
-		w.reported = map[int32]struct{}{}
+		w.reported = map[place]struct{}{}
 	}
 	var news []Slow
 	for _, slow := range all {
-		if _, before := w.reported[slow.Partition]; !before {
+		if _, before := w.reported[place{slow.Topic, slow.Partition}]; !before {
 			news = append(news, slow)
-			w.reported[slow.Partition] = struct{}{}
+			w.reported[place{slow.Topic, slow.Partition}] = struct{}{}
 		}
 	}
 	_, due := w.outage.Failed()
@@ -81,6 +81,8 @@ func (c *Claim) slow(oldest *partition.RecordState, now int64, handlers int) Slo
 }
 
 func longestFirst(all []Slow) []Slow {
-	slices.SortFunc(all, func(a, b Slow) int { return cmp.Or(cmp.Compare(b.For, a.For), cmp.Compare(a.Partition, b.Partition)) })
+	slices.SortFunc(all, func(a, b Slow) int {
+		return cmp.Or(cmp.Compare(b.For, a.For), byPlace(place{a.Topic, a.Partition}, place{b.Topic, b.Partition}))
+	})
 	return all
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,26 +16,34 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// solo reads every partition of the topic without a group: from the configured start; after a
-// reconnect from where it was; and a partition that was added meanwhile from its beginning.
+// solo reads every partition of the topics without a group: from the configured start; after a
+// reconnect from where it was; and a partition or topic that was added meanwhile from its beginning.
 type solo struct {
 	s        *Subscription
 	clients  *clients
 	consumer sarama.Consumer
 	traced   sarama.Consumer   // the same through the Tracer
-	readers  map[int32]*reader // nil for a partition that has to be opened
+	readers  map[place]*reader // nil for a partition that has to be opened
 	watch    atomic.Pointer[topicWatch]
+	topics   map[string]*soloTopic // those that are read
 
 	mu      sync.Mutex
-	failing map[int32]struct{} // partitions that cannot be opened
+	failing map[place]struct{} // partitions that cannot be opened
+}
+
+// soloTopic is a topic that is read.
+type soloTopic struct {
+	ctx  context.Context
+	stop context.CancelFunc
+	all  sync.WaitGroup // its partitions
 }
 
 // reader is a partition whose position is fixed: what is written from now on is delivered.
 type reader struct {
-	partition int32
-	from      int64
-	pc        sarama.PartitionConsumer // the Tracer's, if there is one
-	gate      *gate
+	place
+	from int64
+	pc   sarama.PartitionConsumer // the Tracer's, if there is one
+	gate *gate
 }
 
 // openAll finds the partitions of the topic. The first time, in Subscribe, it also fixes where
@@ -50,10 +60,10 @@ func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
 	}
 	x := &solo{
 		s: s, clients: c, consumer: consumer, traced: consumer,
-		readers: map[int32]*reader{}, failing: map[int32]struct{}{},
+		readers: map[place]*reader{}, topics: map[string]*soloTopic{}, failing: map[place]struct{}{},
 	}
 	s.mu.Lock()
-	first := len(s.positions) == 0
+	first := !s.opened
 	s.mu.Unlock()
 	defer func() {
 		if err != nil {
@@ -70,19 +80,24 @@ func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
 		x.traced = s.cfg.Tracer.WrapConsumer(consumer)
 	}
 	c.fetch.refreshed = x.refreshed
-	partitions, err := x.traced.Partitions(s.cfg.Topic)
-	if err != nil {
-		return nil, fmt.Errorf("cannot get the partitions of topic %s: %w", s.cfg.Topic, err)
-	}
-	for _, p := range partitions {
-		var r *reader
-		if first {
-			if r, err = x.open(p, true); err != nil {
-				return nil, fmt.Errorf("cannot read partition %d of topic %s: %w", p, s.cfg.Topic, err)
-			}
+	for _, topic := range s.topics.list() {
+		partitions, err := x.traced.Partitions(topic)
+		if err != nil && (first || !s.cfg.several()) {
+			return nil, fmt.Errorf("cannot get the partitions of topic %s: %w", topic, err)
 		}
-		x.readers[p] = r
+		for _, p := range partitions {
+			var r *reader
+			if first {
+				if r, err = x.open(place{topic, p}, true); err != nil {
+					return nil, fmt.Errorf("cannot read partition %d of topic %s: %w", p, topic, err)
+				}
+			}
+			x.readers[place{topic, p}] = r
+		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opened = true
 	return x, nil
 }
 
@@ -100,11 +115,11 @@ func (r *reader) close() {
 
 // open starts to read a partition. The first time it may start at the end; a partition that
 // did not exist then is new.
-func (x *solo) open(p int32, first bool) (*reader, error) {
-	s, topic := x.s, x.s.cfg.Topic
+func (x *solo) open(at place, first bool) (*reader, error) {
+	s, topic, p := x.s, at.topic, at.partition
 	initial := s.cfg.Sarama.Consumer.Offsets.Initial
 	s.mu.Lock()
-	from, resumed := s.positions[p]
+	from, resumed := s.positions[at]
 	s.mu.Unlock()
 	switch {
 	case resumed:
@@ -123,7 +138,7 @@ func (x *solo) open(p int32, first bool) (*reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{partition: p, pc: pc}
+	r := &reader{place: at, pc: pc}
 	// The gate is closed before sarama's first fetch of the partition: sarama collects partitions for 100 ms.
 	r.gate = newGate(func(paused bool) {
 		if paused {
@@ -141,7 +156,7 @@ func (x *solo) open(p int32, first bool) (*reader, error) {
 	case reset:
 		s.reset(topic, p, reached, from, sarama.ErrOffsetOutOfRange)
 	}
-	x.reached(p, from)
+	x.reached(at, from)
 	if r.from = from; s.cfg.Tracer != nil {
 		r.pc = s.cfg.Tracer.WrapPartitionConsumer(pc)
 	}
@@ -149,10 +164,10 @@ func (x *solo) open(p int32, first bool) (*reader, error) {
 }
 
 // reached remembers where a partition continues.
-func (x *solo) reached(p int32, offset int64) {
+func (x *solo) reached(at place, offset int64) {
 	x.s.mu.Lock()
 	defer x.s.mu.Unlock()
-	x.s.positions[p] = offset
+	x.s.positions[at] = offset
 }
 
 // run reads until ctx ends or a watchdog requests new connections.
@@ -160,48 +175,42 @@ func (x *solo) run(ctx context.Context) error {
 	s := x.s
 	ctx, reconnect := context.WithCancelCause(ctx)
 	defer reconnect(nil)
-	var partitions atomic.Int32
-	more := make(chan struct{}, 1)
-	watch := s.watchTopic(ctx, x.clients.side, func() { reconnect(errTopicRecreated) }, func(n int) {
-		partitions.Store(int32(n))
+	more := make(chan map[string]int, 1)
+	watch := s.watchTopics(ctx, x.clients.side, func() { reconnect(errTopicRecreated) }, func() {}, func(partitions map[string]int) {
 		select {
-		case more <- struct{}{}:
+		case <-more: // an earlier look
 		default:
 		}
+		more <- partitions
 	})
 	defer watch.stop()
 	watch.look()
-	if now, recreated := s.topic.recreated(); recreated {
-		for p := range x.readers {
-			x.reached(p, sarama.OffsetOldest)
+	for _, topic := range s.topics.recreated() {
+		now, _ := s.topics.of(topic).recreated()
+		for at := range x.readers {
+			if at.topic == topic {
+				x.reached(at, sarama.OffsetOldest)
+			}
 		}
-		s.topic.restarted(now)
+		s.topics.of(topic).restarted(now)
 	}
 	x.watch.Store(watch)
 	s.health.session(true)
 	interrupter := s.interrupt(ctx)
 	interrupter.begin(ctx)
-	var all sync.WaitGroup
-	read := func(p int32, r *reader) {
-		all.Go(func() { x.read(ctx, reconnect, p, r) })
-	}
-	for p, r := range x.readers {
-		read(p, r)
+	for at, r := range x.readers {
+		x.start(ctx, reconnect, at, r)
 	}
 	for ctx.Err() == nil {
-		for p := range partitions.Load() {
-			if _, known := x.readers[p]; !known {
-				x.readers[p] = nil
-				s.cfg.Logger.Info("A partition was added to the topic and is read from its beginning", watermill.LogFields{"kafka_partition": p})
-				read(p, nil)
-			}
-		}
 		select {
-		case <-more:
+		case partitions := <-more:
+			x.follow(ctx, reconnect, partitions)
 		case <-ctx.Done():
 		}
 	}
-	all.Wait()
+	for _, t := range x.topics {
+		t.all.Wait()
+	}
 	err := x.consumer.Close()
 	interrupter.end()
 	interrupter.stop()
@@ -211,25 +220,71 @@ func (x *solo) run(ctx context.Context) error {
 	return err
 }
 
+// start begins to read a partition.
+func (x *solo) start(ctx context.Context, reconnect context.CancelCauseFunc, at place, r *reader) {
+	t := x.topics[at.topic]
+	if t == nil {
+		t = &soloTopic{}
+		t.ctx, t.stop = context.WithCancel(ctx)
+		x.topics[at.topic] = t
+	}
+	t.all.Go(func() { x.read(t.ctx, reconnect, at, r) })
+}
+
+// follow begins to read partitions that were added, and ends the topics that are gone.
+func (x *solo) follow(ctx context.Context, reconnect context.CancelCauseFunc, partitions map[string]int) {
+	s, list := x.s, x.s.topics.list()
+	for topic, t := range x.topics {
+		if slices.Contains(list, topic) {
+			continue
+		}
+		t.stop()
+		t.all.Wait() // for handlers, no longer than DrainTimeout
+		delete(x.topics, topic)
+		for at := range x.readers {
+			if at.topic == topic {
+				delete(x.readers, at)
+				x.opened(at, nil)
+			}
+		}
+		s.mu.Lock()
+		maps.DeleteFunc(s.positions, func(at place, _ int64) bool { return at.topic == topic })
+		s.mu.Unlock()
+	}
+	for topic, n := range partitions {
+		for p := range int32(n) {
+			at := place{topic, p}
+			if _, known := x.readers[at]; known || !slices.Contains(list, topic) {
+				continue
+			}
+			x.readers[at] = nil
+			s.logger(topic).Info("A partition was added to the topic and is read from its beginning", watermill.LogFields{"kafka_partition": p})
+			x.start(ctx, reconnect, at, nil)
+		}
+	}
+}
+
 // refreshed keeps an interrupted fetch from continuing in a new topic.
-func (x *solo) refreshed() error {
+func (x *solo) refreshed(topics []string) error {
 	if watch := x.watch.Load(); watch != nil {
 		watch.look()
 	}
-	if _, recreated := x.s.topic.recreated(); recreated {
-		return errTopicRecreated
+	for _, topic := range topics {
+		if _, recreated := x.s.topics.of(topic).recreated(); recreated {
+			return errTopicRecreated
+		}
 	}
 	return nil
 }
 
 // read reads a partition, and opens it again until ctx ends.
-func (x *solo) read(ctx context.Context, reconnect context.CancelCauseFunc, p int32, r *reader) {
+func (x *solo) read(ctx context.Context, reconnect context.CancelCauseFunc, at place, r *reader) {
 	s := x.s
 	for sleep := s.cfg.ReconnectSleep; ; {
 		if r == nil {
 			var err error
-			if r, err = x.open(p, false); ctx.Err() == nil {
-				x.opened(p, err)
+			if r, err = x.open(at, false); ctx.Err() == nil {
+				x.opened(at, err)
 			}
 		}
 		if r != nil {
@@ -248,31 +303,35 @@ func (x *solo) read(ctx context.Context, reconnect context.CancelCauseFunc, p in
 
 // opened records whether a partition could be opened. Without a claim, health would not know
 // that it is ours.
-func (x *solo) opened(p int32, err error) {
+func (x *solo) opened(at place, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if err != nil {
-		x.failing[p] = struct{}{}
-		x.s.health.failed(opening, everywhere, failure{err: err, fields: watermill.LogFields{"kafka_partition": p}})
+		x.failing[at] = struct{}{}
+		fields := watermill.LogFields{"kafka_partition": at.partition}
+		if x.s.cfg.several() {
+			fields["topic"] = at.topic
+		}
+		x.s.health.failed(opening, everywhere, failure{err: err, fields: fields})
 		return
 	}
-	if delete(x.failing, p); len(x.failing) == 0 {
+	if delete(x.failing, at); len(x.failing) == 0 {
 		x.s.health.works(opening, everywhere)
 	}
 }
 
 // consume hands out a partition until its reader or ctx ends, and drains it.
 func (x *solo) consume(ctx context.Context, reconnect context.CancelCauseFunc, r *reader) {
-	s, topic, p := x.s, x.s.cfg.Topic, r.partition
+	s, topic, p := x.s, r.topic, r.partition
 	var errs sync.WaitGroup
 	errs.Go(func() {
 		for err := range r.pc.Errors() {
-			s.health.failed(fetching, p, failure{err: err.Err})
+			s.health.failed(fetching, r.place, failure{err: err.Err})
 			s.suspect(err.Err)
 		}
 	})
 	claim := s.newClaim(claimStart{
-		partition: p, position: position{offset: r.from, stored: true}, side: x.clients.side,
+		place: r.place, position: position{offset: r.from, stored: true}, side: x.clients.side,
 		gate: r.gate, logEnd: r.pc.HighWaterMarkOffset, reconnect: reconnect,
 	})
 	if s.cfg.Events.Assigned != nil {
@@ -285,6 +344,6 @@ func (x *solo) consume(ctx context.Context, reconnect context.CancelCauseFunc, r
 		cause = ErrClosing
 	}
 	claim.drain(r.pc.Messages(), cause, s.cfg.DrainTimeout)
-	x.reached(p, claim.part.Mark().Offset)
+	x.reached(r.place, claim.part.Mark().Offset)
 	errs.Wait()
 }

@@ -13,8 +13,9 @@ import (
 // hundredth of the throughput of a loop.
 const pulse = 250 * time.Millisecond
 
-// State is a snapshot of a subscription.
+// State is a snapshot of what a subscription has of a topic.
 type State struct {
+	Topic      string // of the subscription as given, if it has none yet
 	Member     string // the id of this member; "" without a group, or before joining
 	Generation int32
 	Consuming  bool      // a session is under way
@@ -58,21 +59,53 @@ type member struct {
 	generation func() int32
 }
 
-// State returns a snapshot.
-func (s *Subscription) State() State {
-	st := State{Failing: s.health.failures(), Mixed: s.mixed.begun()}
-	st.Consuming, st.Since = s.health.consumes()
-	if m := s.member.Load(); m != nil {
-		st.Member, st.Generation = m.id, m.generation()
+// State returns a snapshot for each topic, in order.
+func (s *Subscription) State() []State {
+	of := map[string]*State{}
+	for _, topic := range s.topics.list() {
+		of[topic] = &State{Topic: topic, Failing: s.health.failures(topic)}
 	}
 	for _, c := range s.assigned() {
+		st := of[c.topic]
+		if st == nil { // it is gone, and this partition drains
+			st = &State{Topic: c.topic, Failing: s.health.failures(c.topic)}
+			of[c.topic] = st
+		}
 		claim := c.state()
 		st.Bytes += claim.Bytes
 		st.Claims = append(st.Claims, claim)
 	}
-	slices.SortFunc(st.Claims, func(a, b ClaimState) int { return cmp.Compare(a.Partition, b.Partition) })
-	return st
+	if len(of) == 0 {
+		of[""] = &State{Topic: s.cfg.Topics.Text, Failing: s.health.failures("")}
+	}
+	member := s.member.Load()
+	var all []State
+	for _, topic := range slices.Sorted(maps.Keys(of)) {
+		st := of[topic]
+		st.Consuming, st.Since = s.health.consumes()
+		st.Mixed = s.Mixed()
+		if member != nil {
+			st.Member, st.Generation = member.id, member.generation()
+		}
+		slices.SortFunc(st.Claims, func(a, b ClaimState) int { return cmp.Compare(a.Partition, b.Partition) })
+		all = append(all, *st)
+	}
+	return all
 }
+
+// Mixed is State.Mixed.
+func (s *Subscription) Mixed() time.Time { return s.mixed.begun() }
+
+// Topics returns the names of the topics that are read now; the text of the selection if there is none.
+func (s *Subscription) Topics() []string {
+	if list := s.topics.list(); len(list) > 0 {
+		return list
+	}
+	return []string{s.cfg.Topics.Text}
+}
+
+// Reads reports whether the subscription reads a topic, or would if that existed.
+func (s *Subscription) Reads(topic string) bool { return s.cfg.Topics.Has(topic) }
 
 // assigned returns the claims.
 func (s *base) assigned() []*Claim {
@@ -103,8 +136,8 @@ func (c *Claim) state() ClaimState {
 
 // Window describes at most so many records of an assigned partition, the oldest first. ok is
 // false if the partition is not assigned.
-func (s *Subscription) Window(p int32, most int) (records []partition.RecordState, sections []partition.Section, ok bool) {
-	c := s.claim(p)
+func (s *Subscription) Window(topic string, p int32, most int) (records []partition.RecordState, sections []partition.Section, ok bool) {
+	c := s.claim(place{topic, p})
 	if c == nil {
 		return nil, nil, false
 	}
@@ -113,10 +146,10 @@ func (s *Subscription) Window(p int32, most int) (records []partition.RecordStat
 }
 
 // claim returns the claim of a partition that is not draining, or nil if there is none.
-func (s *base) claim(p int32) *Claim {
+func (s *base) claim(at place) *Claim {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
-	return s.running[p]
+	return s.running[at]
 }
 
 // keepTime advances the coarse clock, and looks for slow handlers, until stop is called. It is a timer,

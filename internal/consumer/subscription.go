@@ -19,7 +19,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// Subscription reads one topic until the context given to Start ends, or its Subscriber closes.
+// Subscription reads topics until the context given to Start ends, or its Subscriber closes.
 type Subscription struct {
 	*base
 	values      context.Context    // the context of Subscribe, for its values only
@@ -34,11 +34,12 @@ type Subscription struct {
 	done chan struct{}
 	end  func() // closes done
 
-	topic    identity
-	covering int // the number of partitions for whose assignment the member joined again; used by the watch only
+	topics   *topics
+	covering map[string]int // the number of partitions for whose assignment the member joined again; used by the watch only
 
-	mu        sync.Mutex
-	positions map[int32]int64 // without a group: where each partition continues
+	mu        sync.Mutex      // guards what follows, which is used without a group
+	opened    bool            // the positions at the start are fixed
+	positions map[place]int64 // where each partition continues
 }
 
 // Start connects and begins to consume, or returns an error. The subscription ends when ctx,
@@ -48,7 +49,9 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 		base:      newBase(&cfg),
 		values:    ctx,
 		done:      make(chan struct{}),
-		positions: map[int32]int64{},
+		topics:    newTopics(&cfg),
+		covering:  map[string]int{},
+		positions: map[place]int64{},
 	}
 	s.end = sync.OnceFunc(func() { close(s.done) })
 	// What a broker may send at once, compressed.
@@ -110,6 +113,9 @@ func (s *Subscription) open(ctx context.Context) (*clients, *solo, error) {
 		return nil, nil, s.cannotConnect(s.dialer.Explain(s.cfg.Sarama, err))
 	}
 	c.fetch.unreadable, c.fetch.failing = s.unreadable, s.health.failing.Load
+	if err := s.find(c.side); err != nil {
+		return nil, nil, s.cannotConnect(errors.Join(s.dialer.Explain(s.cfg.Sarama, err), c.close()))
+	}
 	if s.cfg.Group != "" {
 		return c, nil, nil
 	}

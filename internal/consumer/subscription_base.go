@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
+
 	"github.com/ackpolicy/watermill-ackpolicy/internal/budget"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/letters"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
@@ -31,7 +33,7 @@ type base struct {
 	batching   batching
 
 	late    atomic.Bool            // the application settles late; see partition.Config
-	stamps  atomic.Pointer[string] // the topic's message.timestamp.type, once a letter has asked
+	stamps  sync.Map               // the message.timestamp.type of each topic for which a letter has asked
 	clock   atomic.Int64           // Now, every pulse; written by keepTime
 	slow    slowWatch              // keepTime's own: handlers
 	pending slowWatch              // and records
@@ -39,57 +41,64 @@ type base struct {
 
 	claimsMu     sync.Mutex          // guards what follows
 	claims       map[*Claim]struct{} // from run to the end of drain
-	running      map[int32]*Claim    // those of the claims whose messages are read
+	running      map[place]*Claim    // those of the claims whose messages are read
 	left         chan struct{}       // closed, and replaced, as a claim leaves
 	over         bool                // no claim enters any more
-	pausedByHand map[int32]struct{}
-	allPaused    bool
-	maxInFlight  int             // 0: the configured one
-	stalls       map[int32]int64 // where a partition's watchdog had us reconnect
-	leaderless   leaderless      // written by sarama's goroutines, through the client
+	pausedByHand map[place]struct{}  // partitions and whole topics
+	maxInFlight  int                 // 0: the configured one
+	stalls       map[place]int64     // where a partition's watchdog had us reconnect
+	leaderless   leaderless          // written by sarama's goroutines, through the client
 }
 
 func newBase(cfg *Config) *base {
 	s := &base{
 		cfg: cfg, resources: cfg.Resources, budget: cfg.Resources.budget, limit: cfg.Resources.limit, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
-		stalls: map[int32]int64{}, running: map[int32]*Claim{}, pausedByHand: map[int32]struct{}{}, leaderless: leaderless{},
+		stalls: map[place]int64{}, running: map[place]*Claim{}, pausedByHand: map[place]struct{}{}, leaderless: leaderless{},
 		mail: letters.New(), pace: newPace(), batching: newBatching(),
 	}
 	s.clock.Store(Now())
 	s.suspicion.turn = make(chan struct{}, 1)
-	s.health = newHealth(cfg.Logger, s.closingNow, s.partitions)
+	s.health = newHealth(cfg.Logger, cfg.several(), s.closingNow, s.partitions)
 	return s
 }
 
 // partitions returns those that are consumed, and of each whether it is paused.
-func (s *base) partitions() map[int32]bool {
+func (s *base) partitions() map[place]bool {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
-	paused := make(map[int32]bool, len(s.claims))
+	paused := make(map[place]bool, len(s.claims))
 	for c := range s.claims {
-		paused[c.partition] = c.gate.closed()
+		paused[c.place] = c.gate.closed()
 	}
-	for p, asked := range s.leaderless {
+	for at, asked := range s.leaderless {
 		if time.Since(asked) < askedAgain {
-			paused[p] = false
+			paused[at] = false
 		}
 	}
 	return paused
 }
 
 // probe asks the brokers whether partitions can be fetched.
-func (s *base) probe(c *clients) func(partitions []int32) map[int32]error {
-	return func(partitions []int32) map[int32]error {
-		from := map[int32]int64{}
+func (s *base) probe(c *clients) func(places []place) map[place]error {
+	return func(places []place) map[place]error {
+		from := map[place]int64{}
 		s.claimsMu.Lock()
 		for claim := range s.claims {
-			if slices.Contains(partitions, claim.partition) {
-				from[claim.partition] = claim.part.Next()
+			if slices.Contains(places, claim.place) {
+				from[claim.place] = claim.part.Next()
 			}
 		}
 		s.claimsMu.Unlock()
-		return c.probe(s.cfg.Topic, from)
+		return c.probe(from)
 	}
+}
+
+// logger returns the logger for lines about a topic.
+func (s *base) logger(topic string) watermill.LoggerAdapter {
+	if !s.cfg.several() {
+		return s.cfg.Logger // its lines name it
+	}
+	return s.cfg.Logger.With(watermill.LogFields{"topic": topic})
 }
 
 func (s *base) closingNow() bool {
@@ -103,10 +112,10 @@ func (s *base) closingNow() bool {
 
 // fetched is called by sarama once it has handed out what a fetch brought for a
 // partition, before it sends the next one.
-func (s *base) fetched(p int32) {
-	s.health.asked(p)
+func (s *base) fetched(at place) {
+	s.health.asked(at)
 	s.claimsMu.Lock()
-	c := s.running[p]
+	c := s.running[at]
 	s.claimsMu.Unlock()
 	if c != nil && c.portion.Fetched() {
 		c.look()
@@ -118,9 +127,9 @@ func (s *base) reading(c *Claim, on bool) {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	if on {
-		s.running[c.partition] = c
-	} else if s.running[c.partition] == c {
-		delete(s.running, c.partition)
+		s.running[c.place] = c
+	} else if s.running[c.place] == c {
+		delete(s.running, c.place)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/topic"
 )
 
 // emptySession is one without partitions.
@@ -21,14 +22,14 @@ func TestNewTopicAsASessionBegins(t *testing.T) {
 	known, cancel := context.WithCancel(context.Background())
 	cancel()
 	for range 20000 {
-		s := &Subscription{base: &base{cfg: &Config{}}}
-		s.topic.saw(sarama.Uuid{1}, 0)
+		s := &Subscription{base: &base{cfg: &Config{Sarama: sarama.NewConfig()}}, topics: newTopics(&Config{Topics: topic.Selection{Names: []string{"orders"}}})}
+		s.topics.of("orders").saw(sarama.Uuid{1}, 0)
 		session, end := context.WithCancelCause(context.Background())
 		h := &groupHandler{s: s, watch: &topicWatch{ctx: known}, committer: &commit.Committer{}, endSession: end}
 		var watch sync.WaitGroup
 		watch.Go(func() {
-			s.topic.saw(sarama.Uuid{2}, 0)
-			h.topicChanged()
+			s.topics.of("orders").saw(sarama.Uuid{2}, 0)
+			h.topicRecreated()
 		})
 		h.begin(emptySession{})
 		watch.Wait()

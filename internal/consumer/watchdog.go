@@ -126,9 +126,9 @@ func (c *Claim) tellStalled(s FetchStalled) {
 func (c *Claim) reconnectFor(offset int64) bool {
 	c.claimsMu.Lock()
 	defer c.claimsMu.Unlock()
-	if last, ok := c.stalls[c.partition]; ok && last == offset {
+	if last, ok := c.stalls[c.place]; ok && last == offset {
 		return false
 	}
-	c.stalls[c.partition] = offset
+	c.stalls[c.place] = offset
 	return true
 }

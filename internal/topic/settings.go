@@ -1,4 +1,4 @@
-// Package topic reads the settings of a topic.
+// Package topic selects topics, and reads their settings.
 package topic
 
 import (

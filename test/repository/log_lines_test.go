@@ -166,7 +166,7 @@ func levelOf(call *ast.CallExpr) (level string, ok bool) {
 	case *ast.SelectorExpr:
 		name = receiver.Sel.Name
 	}
-	return strings.ToLower(method.Sel.Name), strings.EqualFold(name, "logger") || name == "log"
+	return strings.ToLower(method.Sel.Name), strings.EqualFold(strings.TrimSuffix(name, "Of"), "logger") || name == "log"
 }
 
 // patterns are the texts that a string expression may have.
