@@ -74,11 +74,12 @@ func (c *cutConn) Write(b []byte) (int, error) {
 	return 0, errCut
 }
 
-// skipUnderRace skips a test in which a Produce fails: sarama's producer then has a data race of its own (the epoch in
-// transactionManager.bumpEpoch and publishTxnPartitions). A producer that failed is not used again.
+// skipUnderRace skips a test in which a Produce fails. sarama's producer then has a data race of its own: for the second
+// batch that fails, transitionTo changes lastError under one lock (transaction_manager.go:249 in v1.61.1), while
+// publishTxnPartitions reads it under another one (line 884). No call of ours has a part in it.
 func skipUnderRace(t *testing.T, key int16) {
 	t.Helper()
-	if testkit.Race && (key == 0 || key == 24) {
+	if testkit.Race && key == 0 {
 		t.Skip("sarama has a data race when a transactional Produce fails")
 	}
 }

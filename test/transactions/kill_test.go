@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
@@ -70,11 +71,17 @@ func TestZombies(t *testing.T) {
 				s.waitBegun(t, int64(records-rand.N(perRound)))
 				zombie := members[round%2]
 				zombie.Pause()
+				paused := time.Now()
 				testkit.Eventually(t, "the group to give the paused member up", func() bool {
 					n, state, err := brokertest.Members(testkit.Shared.Addrs(), s.Group)
 					return err == nil && n == 1 && state == "Stable"
 				})
 				s.waitSettled(t)
+				testkit.Eventually(t, "the end of the paused member's transaction", func() bool {
+					open, err := brokertest.OpenTransactions(testkit.Shared.Addrs(), s.Group+"-", s.Out)
+					return err == nil && len(open) == 0
+				})
+				t.Logf("all was settled, and no transaction was open, %v after the pause", time.Since(paused).Round(time.Millisecond))
 				zombie.Resume()
 				testkit.AwaitGroupOfTwo(t, testkit.Shared, s.Group)
 			}
