@@ -53,12 +53,23 @@ func BenchmarkDelivery(b *testing.B) {
 			}
 			hook := telemetry.Hooks().Settled
 			handle := telemetry.Middleware(func(*message.Message) ([]*message.Message, error) { return nil, nil })
+			msg := message.NewMessage("1", nil)
+			ackpolicytest.New(msg, ackpolicytest.Record{})
 			b.Run(sampler.name+"/"+name, func(b *testing.B) {
-				msg := message.NewMessage("1", nil)
-				ackpolicytest.New(msg, ackpolicytest.Record{})
 				b.ReportAllocs()
 				for b.Loop() {
 					_, _ = handle(msg)
+					hook(settled)
+				}
+			})
+			b.Run(sampler.name+"/"+name+", in a goroutine as in a Router", func(b *testing.B) {
+				done := make(chan struct{})
+				for b.Loop() {
+					go func() {
+						_, _ = handle(msg)
+						done <- struct{}{}
+					}()
+					<-done
 					hook(settled)
 				}
 			})
