@@ -166,7 +166,7 @@ func groupOf(stack []string) (group string, allocating bool) {
 		switch {
 		case strings.HasPrefix(name, "runtime.gc"), strings.HasPrefix(name, "runtime.bgsweep"), strings.HasPrefix(name, "runtime.bgscavenge"):
 			return garbage, false
-		case name == "runtime.mallocgc":
+		case strings.HasPrefix(name, "runtime.mallocgc"): // also those for one size
 			allocating = true
 		}
 	}

@@ -10,7 +10,7 @@ func TestGroupOfAStack(t *testing.T) {
 		stack       []string
 	}{
 		{"what a package has the runtime do", "ackpolicy: internal/partition", true,
-			[]string{"runtime.memclrNoHeapPointers", "runtime.mallocgc", "runtime.newobject", ours + "/internal/partition.(*Partition).Take", ours + "/internal/consumer.(*Claim).work"}},
+			[]string{"runtime.memclrNoHeapPointers", "runtime.mallocgcSmallNoScanSC2", "runtime.newobject", ours + "/internal/partition.(*Partition).Take", ours + "/internal/consumer.(*Claim).work"}},
 		{"another of our packages", "ackpolicy: internal/consumer", false, []string{"sync.(*Mutex).Lock", ours + "/internal/commit.(*Committer).loop"}},
 		{"the root package", "ackpolicy: task, delivery, middleware", false, []string{ours + ".(*Delivery).Ack", ours + "/internal/consumer.x"}},
 		{"Watermill, not watermill-kafka", "Watermill: Router and message", false, []string{"runtime.selectgo", "github.com/ThreeDotsLabs/watermill/message.(*handler).run"}},
