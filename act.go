@@ -82,7 +82,8 @@ func (s *Subscriber) Reject(by, topic string, partition int32, offset int64, rea
 // Limits are settings that can be changed while a Subscriber runs.
 type Limits struct {
 	// MaxInFlight replaces SubscriberConfig.MaxInFlight, and must not exceed it. 0 leaves it
-	// as it is. Running handlers continue; new ones start once fewer are running.
+	// as it is. Running handlers continue; new ones start once fewer are running. It does not
+	// apply to batches.
 	MaxInFlight int
 	// MaxDeliveries replaces that of SubscriberConfig and of each Middleware, from the next
 	// nack on. 0 leaves it as it is; Unlimited means no limit.

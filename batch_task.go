@@ -106,8 +106,8 @@ func (b *Batch) set(index int, r result) {
 
 // setBatches makes a subscription hand out batches.
 func (s *subscription) setBatches(cfg *consumer.Config, c *BatchConfig) {
-	s.batches = true
-	cfg.MaxInFlight = min(c.Size, math.MaxInt32/c.Concurrency) * c.Concurrency
+	s.inBatches = min(c.Size, math.MaxInt32/c.Concurrency) * c.Concurrency
+	cfg.MaxInFlight = s.inBatches
 	cfg.Batches = &consumer.Batches{
 		Size: c.Size, Bytes: c.Bytes, Wait: max(0, c.Wait), Concurrency: c.Concurrency, OnePartition: c.OnePartition,
 		New: s.newDeliveries, Task: batchTask{s},

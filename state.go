@@ -1,6 +1,7 @@
 package ackpolicy
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -174,7 +175,7 @@ func (s *subscription) state(of *consumer.State) SubscriptionState {
 	c := &s.sub.config
 	st := SubscriptionState{
 		Topic: of.Topic, Handler: s.handlerName(), MemberID: of.Member, Generation: of.Generation, Consuming: of.Consuming, Since: of.Since, Mixed: of.Mixed,
-		BufferedBytes: of.Bytes, MaxBufferedBytes: c.MaxBufferedBytes, MaxInFlight: s.sub.mostInFlight(), MaxDeliveries: s.maxDeliveries(s.handlerSettings()), MaxUncommitted: c.MaxUncommitted, MaxPerSecond: s.sub.mostPerSecond(),
+		BufferedBytes: of.Bytes, MaxBufferedBytes: c.MaxBufferedBytes, MaxInFlight: cmp.Or(s.inBatches, s.sub.mostInFlight()), MaxDeliveries: s.maxDeliveries(s.handlerSettings()), MaxUncommitted: c.MaxUncommitted, MaxPerSecond: s.sub.mostPerSecond(),
 	}
 	for _, f := range of.Failing {
 		st.Failing = append(st.Failing, Failure{f.Symptom, f.Text, f.Partitions, f.Since, f.Err})

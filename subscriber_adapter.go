@@ -339,7 +339,7 @@ type subscription struct {
 	debug            bool // somebody may read debug lines
 	detached         bool // see detach: nothing stores letters
 	output           chan *message.Message
-	batches          bool // messages of output stand for batches
+	inBatches        int // how many records the batches that messages of output stand for may have; 0: no batches
 	defaultMarshaler bool
 	interceptors     interceptors
 	deadLetter       *letters // nil: none

@@ -305,6 +305,9 @@ func (c SubscriberConfig) Validate() error {
 	if c.OnUndecodable > UndecodableReject {
 		bad("OnUndecodable: %d: want UndecodableAuto, UndecodableRetry or UndecodableReject", uint8(c.OnUndecodable))
 	}
+	if c.DeadLetter == DeadLetter((*DeadLetterTopic)(nil)) || c.DeadLetter == DeadLetter((*DeadLetterPublisher)(nil)) {
+		bad("DeadLetter: a nil %T: give one, or leave DeadLetter nil", c.DeadLetter)
+	}
 	switch c.OnUnstorable {
 	case UnstorableKeep, UnstorableGiveUp:
 	case UnstorableReduce:

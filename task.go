@@ -212,7 +212,7 @@ func (t *task) Settled(offset int64, attempt int, v partition.Verdict) {
 // Finished implements consumer.Task.
 func (t *task) Finished() {
 	t.ctx.end(context.Canceled)
-	if t.sub.batches { // a delivery that the application keeps keeps no batch
+	if t.sub.inBatches > 0 { // a delivery that the application keeps keeps no batch
 		t.mu.Lock()
 		t.batch = nil
 		t.mu.Unlock()

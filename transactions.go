@@ -83,7 +83,7 @@ func (t *Transactions) validate(c *SubscriberConfig, bad func(format string, arg
 
 // joinable returns an error for a destination whose letters cannot be part of a transaction.
 func joinable(dead DeadLetter) error {
-	if p, ok := dead.(*DeadLetterTopic); ok {
+	if p, ok := dead.(*DeadLetterTopic); ok && p != nil {
 		dead = *p
 	}
 	switch t, ok := dead.(DeadLetterTopic); {

@@ -26,6 +26,9 @@ func TestDrainFlushes(t *testing.T) {
 		state := sub.State()
 		return len(state.Subscriptions) == 1 && len(state.Subscriptions[0].Partitions) == 1 && state.Subscriptions[0].Partitions[0].InFlight == 10
 	})
+	if most := sub.State().Subscriptions[0].MaxInFlight; most != 500 {
+		t.Errorf("10 records of at most %d are in flight, want 500", most)
+	}
 	closed := make(chan error, 1)
 	go func() { closed <- sub.Close() }()
 	n := 0

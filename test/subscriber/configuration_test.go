@@ -81,6 +81,13 @@ func TestConfigErrors(t *testing.T) {
 	pointless.Policy, pointless.MaxAge = new(ackpolicy.AckFirst), 21*time.Minute
 	test("an age that AckFirst never reaches", pointless, []string{"MaxAge", "21m0s", "AckFirst"})
 
+	empty := sound()
+	empty.Transactions = &ackpolicy.Transactions{}
+	empty.DeadLetter = (*ackpolicy.DeadLetterTopic)(nil)
+	test("a pointer that is nil", empty, []string{"DeadLetter: a nil *ackpolicy.DeadLetterTopic"})
+	empty.DeadLetter = (*ackpolicy.DeadLetterPublisher)(nil)
+	test("another one", empty, []string{"DeadLetter: a nil *ackpolicy.DeadLetterPublisher"})
+
 	if _, err := ackpolicy.NewSubscriber(sound(), nil); err != nil {
 		t.Errorf("a sound configuration: %v", err)
 	}
