@@ -316,9 +316,7 @@ func (b *Batch) finish(acked bool) []consumer.BatchEnd {
 	contract := b.contract()
 	first, failed := -1, 0 // those that failed
 	for i, d := range b.all {
-		if common != doAck || results != nil || !d.msg.Ack() { // which is false if it was nacked
-			d.settleAs(d.msg, contract)
-		}
+		d.settleAs(d.msg, contract) // no msg.Ack: verbs, which any goroutine may call, look at the message's channels
 		r := result{act: common, delay: p.delay, reason: p.err}
 		if results != nil {
 			r = results[i].or(r, contract)
