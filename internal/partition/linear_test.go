@@ -119,22 +119,23 @@ func TestLinear(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			took := func(n int) time.Duration {
-				best := time.Hour
-				for range 5 { // the others share the machine
-					p, all := unsettled(t, c.order, n)
-					if c.prepare != nil {
-						c.prepare(p, all)
-					}
-					began := time.Now()
-					c.do(p, all)
-					best = min(best, time.Since(began))
+				p, all := unsettled(t, c.order, n)
+				if c.prepare != nil {
+					c.prepare(p, all)
 				}
-				return best
+				began := time.Now()
+				c.do(p, all)
+				return time.Since(began)
 			}
 			const n = 10_000
-			few, many := took(n), took(4*n)
+			few, many := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
+			linear := false
+			for try := 0; try < 5 || try < 20 && !linear; try++ { // others share the machine, and can only make it take longer
+				few, many = min(few, took(n)), min(many, took(4*n))
+				linear = many <= 12*few+20*time.Millisecond
+			}
 			t.Logf("%d records: %v, %d: %v", n, few, 4*n, many)
-			if many > 12*few+20*time.Millisecond {
+			if !linear {
 				t.Errorf("%d records took %v, %d took %v", n, few, 4*n, many)
 			}
 		})
