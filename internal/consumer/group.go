@@ -259,7 +259,9 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 
 // again stores the beginning of a partition and ends the session, since sarama has read the earlier offset.
 func (h *groupHandler) again(session sarama.ConsumerGroupSession, at place) (use bool) {
-	if err := h.restart(session.Context(), at); err != nil {
+	ctx, stop := lasting(session.Context()) // another partition may end the session while this one's is being stored
+	defer stop()
+	if err := h.restart(ctx, at); err != nil {
 		h.s.logger(at.topic).Debug("Cannot continue from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": at.partition, "err": err.Error()})
 	}
 	h.endSession(errTopicRecreated)

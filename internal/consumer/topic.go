@@ -202,6 +202,13 @@ func (h *groupHandler) stale(at place, position commit.Position) bool {
 	return !recreated && topic.other(l.TopicID, l.Cluster)
 }
 
+// lasting returns a context that ends a short time after another one: what was sent by then is confirmed, and reported.
+func lasting(ctx context.Context) (longer context.Context, stop func()) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	keep := context.AfterFunc(ctx, func() { time.AfterFunc(topicPatience, cancel) })
+	return longer, func() { keep(); cancel() }
+}
+
 // restart stores the beginning of a partition as its position, and reports that.
 func (h *groupHandler) restart(ctx context.Context, at place) error {
 	oldest, err := h.store(ctx, at)
