@@ -279,7 +279,8 @@ func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim 
 	defer s.side.AbortLate(ctx.Done())()
 	stored, err := h.positions.of(ctx, h, session, place{topic, partition})
 	switch {
-	case err == nil && h.stale(place{topic, partition}, stored):
+	case err == nil && (h.stale(place{topic, partition}, stored) || stored.Offset < 0 && claim.InitialOffset() >= 0):
+		// In the second case the topic was deleted since sarama asked, and with it what was stored.
 		return position{stale: true}, true
 	case err != nil && (s.closingNow() || session.Context().Err() != nil):
 		return position{}, false

@@ -154,6 +154,20 @@ func holdFirst(broker *brokertest.Broker, key kmsg.Key) (held <-chan struct{}, r
 	return asked, respond
 }
 
+// holdSecond is holdFirst for the second request of a kind.
+func holdSecond(broker *brokertest.Broker, key kmsg.Key) (held <-chan struct{}, release chan<- struct{}) {
+	asked, respond, n := make(chan struct{}), make(chan struct{}), 0
+	broker.Kfake().ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
+		broker.Kfake().KeepControl()
+		if n++; n == 2 {
+			close(asked)
+			broker.Kfake().SleepControl(func() { <-respond })
+		}
+		return nil, nil, false
+	})
+	return asked, respond
+}
+
 // A topic is deleted and created again while a member joins the group again: it continues in the new topic, and does
 // not take that for an end of its membership.
 func TestTopicCreatedAgainAmidARebalance(t *testing.T) {
@@ -209,6 +223,31 @@ func TestTopicCreatedAgainBeforeTheStart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A topic is deleted and created again while a member joins, which has never seen the earlier one: between sarama's
+// question for what is stored and ours. What sarama got is no position in the new topic.
+func TestTopicCreatedAgainBetweenTwoQuestions(t *testing.T) {
+	t.Parallel()
+	const before, after = 3, 5
+	broker := brokertest.NewFake(t)
+	topic, at := testkit.FakeTopic(t, broker, testkit.Numbered(before)...)
+	cfg := testkit.Config(brokertest.Group(t), at, noAutoCreate)
+	first := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+	first.Wait(t, before)
+	first.Stop()
+
+	asks, respond := holdSecond(broker, kmsg.OffsetFetch)
+	second := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+	testkit.Await(t, "the second question for what is stored", asks)
+	testkit.Check(t, broker.Kfake().DeleteTopic(topic))
+	testkit.Check(t, broker.Kfake().CreateTopic(topic, 1, nil))
+	_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(after)...)
+	testkit.Check(t, err)
+	close(respond)
+	second.Wait(t, after)
+	second.Stop()
+	second.Want(t, "0#1", "1#1", "2#1", "3#1", "4#1")
 }
 
 // A member that is paused does not fetch, and so does not notice at once that the topic was deleted and created again. What
