@@ -1,7 +1,9 @@
 package ackpolicy
 
 import (
+	"cmp"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +29,10 @@ func (s *subscription) events() consumer.Events {
 		Pending: s.leftPending,
 		PendingOver: func(after time.Duration) {
 			s.logger.Info("Records that handlers left unsettled no longer hold a partition", watermill.LogFields{"after": after.Round(time.Second).String()})
+		},
+		Failing: s.failing,
+		FailingOver: func(after time.Duration) {
+			s.logger.Info("Records that failed each time no longer hold a partition", watermill.LogFields{"after": after.Round(time.Second).String()})
 		},
 		Blocked: s.blocked,
 		Assigned: func(topic string, p int32, start int64) {
@@ -95,6 +101,20 @@ func (s *subscription) leftPending(all []consumer.Slow) {
 	s.loggerOf(oldest.Topic).Error("Record holds its partition: its handler returned without settling it", errors.New("nobody has acked, nacked or rejected it"), watermill.LogFields{
 		"handler_name": s.handlerName(), "kafka_partition": oldest.Partition, "kafka_partition_offset": oldest.Oldest.Offset, "attempt": oldest.Oldest.Attempt,
 		"pending_for": oldest.For.Round(time.Second).String(), "partitions_pending": len(all),
+	})
+}
+
+// failing reports records that hold their partitions because each delivery fails: one line,
+// about the one with the most deliveries.
+func (s *subscription) failing(all []consumer.Slow) {
+	worst := slices.MaxFunc(all, func(a, b consumer.Slow) int { return cmp.Compare(a.Oldest.Attempt, b.Oldest.Attempt) })
+	var last error
+	if tries := worst.Oldest.Tries; len(tries) > 0 {
+		last = tries[len(tries)-1].Err
+	}
+	s.loggerOf(worst.Topic).Error("Record holds its partition: its deliveries fail", orNoReason(last), watermill.LogFields{
+		"handler_name": s.handlerName(), "kafka_partition": worst.Partition, "kafka_partition_offset": worst.Oldest.Offset, "attempt": worst.Oldest.Attempt,
+		"partitions_failing": len(all),
 	})
 }
 

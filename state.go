@@ -107,7 +107,7 @@ type RecordState struct {
 	// NextDelivery is when a nacked or delayed record is delivered; zero if it is neither.
 	NextDelivery time.Time
 	LastErr      error // why the last delivery did not settle it; nil if there was none, or no error
-	Tries        []Try // the last four deliveries that did not settle it, oldest first
+	Tries        []Try // deliveries that did not settle it: the first one and the last three, oldest first
 	Rejected     error // set by Subscriber.Reject: why it is given up when its turn comes
 }
 

@@ -70,8 +70,12 @@ type verdict struct {
 func verdictOf(all []trouble, quiet, of string) verdict {
 	v := verdict{Tone: "good", Text: quiet, Of: of}
 	var named []string
+	paused := 0
 	for i := range all {
 		if all[i].Tone == "note" {
+			if all[i].word == "paused" {
+				paused++
+			}
 			continue
 		}
 		if v.Count++; v.Tone != "bad" {
@@ -80,6 +84,9 @@ func verdictOf(all []trouble, quiet, of string) verdict {
 		named = append(named, all[i].Kind+": "+all[i].Record)
 	}
 	if v.Count == 0 {
+		if paused > 0 {
+			v.Text += " " + plural(paused, "partition is", "partitions are") + " paused."
+		}
 		return v
 	}
 	const most = 3

@@ -153,7 +153,7 @@ type recordView struct {
 	Rejected    string
 	Error       string
 	Tries       []tryView
-	Earlier     int // deliveries that are not listed
+	Left        int // deliveries that are not listed
 	Act         *actions
 	Holds       bool
 }
@@ -205,7 +205,7 @@ func (h *Handler) chosen(s *snapshot, sub *subscription, p *ackpolicy.PartitionS
 		v.Tries = append(v.Tries, try)
 	}
 	if len(r.Tries) > 0 {
-		v.Earlier = r.Tries[0].Attempt - 1
+		v.Left = r.Tries[len(r.Tries)-1].Attempt - len(r.Tries)
 	}
 	return v
 }

@@ -53,7 +53,7 @@ func TestHeldRecord(t *testing.T) {
 	want(t, get(t, h, "/"), "1 thing needs attention. Held: orders/3@1017.", "5 deliveries have not settled it", "attempt 5", "provider: 503",
 		"next delivery in", "1 record of the partition waits", "handler charge", "at least once")
 	partition := get(t, h, "/partition?subscriber=0&topic=orders&partition=3")
-	want(t, partition, "orders/3@1017 holds the partition", "Deliveries that did not settle it", "(1 before these)", "provider: 503",
+	want(t, partition, "orders/3@1017 holds the partition", "Deliveries that did not settle it", "(1 more)", "provider: 503",
 		"What waits for what", "@1019", `<path class="k-nacked"`)
 	want(t, get(t, h, "/partition?subscriber=0&topic=orders&partition=3&offset=1020"), `orders/3@1020</span></h2>`, "in flight for")
 	want(t, get(t, h, "/partition?subscriber=0&topic=orders&partition=3&offset=1018"), "It is settled.")
@@ -100,7 +100,7 @@ func TestTroubles(t *testing.T) {
 		"a broken batch": {func(f *fake) { sub(f).Partitions[1].Undecodable = true },
 			[]string{"Broken batch: orders/1@1000", "cannot be decoded"}},
 		"a pause": {func(f *fake) { sub(f).Partitions[1].Held = true },
-			[]string{"Nothing is held, blocked or failing.", `<span class="kind">Paused</span>`, "orders/1", "Somebody paused it"}},
+			[]string{"Nothing is held, blocked or failing. 1 partition is paused.", `<span class="kind">Paused</span>`, "orders/1", "Somebody paused it"}},
 		"no room": {func(f *fake) { sub(f).Partitions[1].Unmarked = 7 },
 			[]string{"7 settled records would come again after a restart", "partitions 1"}},
 		"closing": {func(f *fake) { f.state.Closing = true }, []string{"The subscriber is closing"}},

@@ -1,6 +1,7 @@
 package observability_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -64,7 +65,7 @@ func TestDrill(t *testing.T) {
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(listener) })
 	defer serving.Wait()
-	defer func() { _ = server.Close() }()
+	defer func() { _ = server.Shutdown(context.Background()) }()
 	fmt.Printf("http://%s/ackpolicy/ /readyz /log /alerts; ackpolicy status --brokers %s --group %s; at the end /solution\n", listener.Addr(), strings.Join(f.broker.Addrs(), ","), f.group)
 	<-ended
 	fix()

@@ -72,6 +72,7 @@ var liveFaults = map[string]liveFault{
 		return nil
 	}},
 	"a partition is paused": {alerts: []string{"AckpolicyPaused"}, cause: func(f *troubled) func() {
+		f.feed(5)
 		f.consume(ackpolicy.Ack.Middleware, testkit.Succeed)
 		testkit.Check(f.t, f.sub.Pause("ada", f.topic, f.partition))
 		return func() { testkit.Check(f.t, f.sub.Resume("ada", f.topic, f.partition)) }

@@ -134,6 +134,8 @@ type Events struct {
 	SlowOver     func(after time.Duration)
 	Pending      func(pending []Slow) // the oldest first; Handlers is 0
 	PendingOver  func(after time.Duration)
+	Failing      func(failing []Slow) // as Pending
+	FailingOver  func(after time.Duration)
 }
 
 // Released says how an assignment ended.

@@ -10,14 +10,19 @@ import (
 )
 
 // Slow is a partition that is held by handlers that have run for longer than
-// Config.HandlerSlow, or by a record that its handler left unsettled for Config.LeftPending.
+// Config.HandlerSlow, by a record that its handler left unsettled for Config.LeftPending, or by
+// one that has failed failingDeliveries times.
 type Slow struct {
 	Topic     string
 	Partition int32
-	Oldest    partition.RecordState // the record whose handler began first, or that was left
+	Oldest    partition.RecordState // the record whose handler began first, that was left, or that fails
 	For       time.Duration
 	Handlers  int // the number of slow handlers
 }
+
+// failingDeliveries is how many deliveries of a record that holds its partition fail before that
+// is reported.
+const failingDeliveries = 5
 
 // slowWatch has what was reported of slow partitions. Only the goroutine of the clock uses it.
 type slowWatch struct {
@@ -55,14 +60,15 @@ func (w *slowWatch) look(all []Slow, limit time.Duration, report func([]Slow), o
 }
 
 // lookForSlow reports handlers that have run for longer than Config.HandlerSlow, which the next
-// commits then name, and records that were left unsettled for Config.LeftPending.
+// commits then name, records that were left unsettled for Config.LeftPending, and those that
+// fail each time.
 func (s *Subscription) lookForSlow() {
 	limit := s.cfg.HandlerSlow
 	if limit <= 0 || s.cfg.Events.Slow == nil {
 		return
 	}
 	now := s.clock.Load()
-	var slow, left []Slow
+	var slow, left, failing []Slow
 	for _, c := range s.assigned() {
 		if oldest, n := c.part.Slow(now - int64(limit)); n > 0 {
 			slow = append(slow, c.slow(oldest, now, n))
@@ -71,9 +77,13 @@ func (s *Subscription) lookForSlow() {
 		if oldest := c.part.LeftPending(now - int64(s.cfg.LeftPending)); oldest != nil {
 			left = append(left, c.slow(oldest, now, 0))
 		}
+		if oldest := c.part.Failing(failingDeliveries); oldest != nil {
+			failing = append(failing, c.slow(oldest, now, 0))
+		}
 	}
 	s.slow.look(slow, limit, s.cfg.Events.Slow, s.cfg.Events.SlowOver)
 	s.pending.look(left, s.cfg.LeftPending, s.cfg.Events.Pending, s.cfg.Events.PendingOver)
+	s.failing.look(failing, 0, s.cfg.Events.Failing, s.cfg.Events.FailingOver)
 }
 
 func (c *Claim) slow(oldest *partition.RecordState, now int64, handlers int) Slow {

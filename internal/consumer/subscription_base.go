@@ -32,11 +32,12 @@ type base struct {
 	pace       *pace
 	batching   batching
 
-	late    atomic.Bool            // the application settles late; see partition.Config
-	stamps  sync.Map               // the message.timestamp.type of each topic for which a letter has asked
-	clock   atomic.Int64           // Now, every pulse; written by keepTime
-	slow    slowWatch              // keepTime's own: handlers
-	pending slowWatch              // and records
+	late    atomic.Bool  // the application settles late; see partition.Config
+	stamps  sync.Map     // the message.timestamp.type of each topic for which a letter has asked
+	clock   atomic.Int64 // Now, every pulse; written by keepTime
+	slow    slowWatch    // keepTime's own: handlers
+	pending slowWatch    // and records
+	failing slowWatch
 	member  atomic.Pointer[member] // of the last session, which writes it
 
 	claimsMu     sync.Mutex          // guards what follows

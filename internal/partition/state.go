@@ -43,7 +43,7 @@ type Try struct {
 // Counts has the number of records by state.
 type Counts [states]int
 
-// mostTries is how many deliveries of a record are remembered, mostTried of how many records
+// mostTries is how many deliveries of a record are remembered, the first and the latest ones, mostTried of how many records
 // they are, because errors may be large and nacked records many, and mostKey is how many bytes
 // of its key a snapshot has.
 const (
@@ -60,7 +60,7 @@ type RecordState struct {
 	Since   int64 // when it entered this state, by Config.Clock
 	Attempt int
 	DueAt   int64 // when it is delivered again, by the caller's clock; 0 if not set
-	Tries   []Try // the latest ones
+	Tries   []Try // the first and the latest ones
 	// Rejected is why it is given up before its next delivery; see Condemn.
 	Rejected error
 }
@@ -128,7 +128,7 @@ func (p *Partition[R, H]) addTry(seq uint64, try Try) {
 		return
 	}
 	if len(tries) >= mostTries {
-		tries = append(tries[:0], tries[1:]...)
+		tries = append(tries[:1], tries[2:]...)
 	}
 	if p.tries == nil {
 		p.tries = map[uint64][]Try{}
@@ -275,6 +275,20 @@ func (p *Partition[R, H]) LeftPending(before int64) *RecordState {
 		return nil
 	}
 	return p.recordState(p.head)
+}
+
+// Failing returns the oldest record if n deliveries or more have failed.
+func (p *Partition[R, H]) Failing(n int) *RecordState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.chunks == nil || p.head == p.tail || p.phase == closed {
+		return nil
+	}
+	switch e := p.at(p.head); {
+	case e.state == inFlight && e.attempt > n, (e.state == nacked || e.state == parked || e.state == due) && e.attempt >= n:
+		return p.recordState(p.head)
+	}
+	return nil
 }
 
 // Section is a part of the window with at most 64 records.

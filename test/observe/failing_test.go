@@ -1,0 +1,66 @@
+package observe_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/ackpolicytest"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
+)
+
+// A record that holds its partition and fails each time has a line after its fifth delivery, which names it and repeats
+// rarely, and one when that is over. One that succeeds at the fifth has none.
+func TestFailingRecordIsTold(t *testing.T) {
+	ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {
+		log := testkit.NewLog(t)
+		cfg := k.Config(testkit.Config("shop", testkit.Ordering(ackpolicy.OrderByKey, 4)))
+		cfg.Backoff = func(int, error) time.Duration { return 2 * time.Second }
+		sub, err := ackpolicy.NewSubscriber(cfg, log)
+		testkit.Check(t, err)
+		defer func() { testkit.Check(t, sub.Close()) }()
+		router, err := message.NewRouter(message.RouterConfig{}, log)
+		testkit.Check(t, err)
+		router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+		router.AddConsumerHandler("orders", "orders", sub, func(msg *message.Message) error {
+			switch d, _ := ackpolicy.FromMessage(msg); {
+			case d.Offset() == 0 && d.Attempt() < 5, d.Offset() == 1:
+				return testkit.ErrBoom
+			}
+			return nil
+		})
+		k.Start(router)
+		told := func(offset string) int {
+			return len(testkit.Containing(log.At("error"), "its deliveries fail", "err=boom", "handler_name=orders", "kafka_partition_offset="+offset+" "))
+		}
+		over := func() int { return len(testkit.Containing(log.At("info"), "no longer hold a partition")) }
+		k.Produce("orders", message.NewMessage("0", nil))
+		k.Advance(15 * time.Second)
+		if told("0") != 0 || over() != 0 {
+			t.Error("told of a record that succeeded at its fifth delivery")
+		}
+		k.Produce("orders", message.NewMessage("1", nil), message.NewMessage("2", nil))
+		k.Advance(7 * time.Second)
+		if told("1") != 0 {
+			t.Error("told after four deliveries")
+		}
+		k.Advance(3 * time.Second)
+		if told("1") != 1 {
+			t.Errorf("%d lines after the fifth delivery", told("1"))
+		}
+		k.Advance(10 * time.Minute)
+		if n := told("1"); n < 3 || n > 6 {
+			t.Errorf("%d lines after ten minutes", n)
+		}
+		if over() != 0 {
+			t.Error("over before it is settled")
+		}
+		testkit.Check(t, sub.Reject("alice", "orders", 0, 1, "unknown currency"))
+		k.Advance(2 * time.Second)
+		if over() != 1 {
+			t.Errorf("%d lines that it is over", over())
+		}
+	})
+}
