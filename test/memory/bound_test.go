@@ -2,6 +2,7 @@ package memory_test
 
 import (
 	"crypto/rand"
+	"flag"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +15,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
+
+var fullScale = flag.Bool("full-scale", false, "TestCompressedBatchesStayWithinTheBound with 100 partitions and 6 GB of records, some minutes")
 
 // produceBatch writes a batch that inflates: of each record of a mebibyte, noise bytes are left once it is compressed.
 func produceBatch(t *testing.T, topic string, partition int32, records, noise int) {
@@ -40,11 +43,16 @@ func produceBatch(t *testing.T, topic string, partition int32, records, noise in
 // Many partitions, each with batches that inflate to eight times their size, stay near MaxBufferedBytes while
 // handlers are slow, and all of them get their turn.
 func TestCompressedBatchesStayWithinTheBound(t *testing.T) {
-	const partitions, batches, records, bound = 20, 2, 8, 20 * testkit.MiB // 320 MiB in all
-	topic := testkit.NewTopic(t, partitions)
+	partitions, batches, records, bound := 20, 2, 8, int64(20*testkit.MiB) // 320 MiB in all
+	patience := testkit.Patience
+	if *fullScale {
+		partitions, records, bound = 100, 30, 64*testkit.MiB
+		patience = 10 * time.Minute
+	}
+	topic := testkit.NewTopic(t, int32(partitions))
 	for p := range int32(partitions) {
 		for range batches {
-			produceBatch(t, topic, p, records, 120<<10)
+			produceBatch(t, topic, p, records, 960<<10/records)
 		}
 	}
 	cfg := testkit.Config(brokertest.Group(t))
@@ -76,7 +84,9 @@ func TestCompressedBatchesStayWithinTheBound(t *testing.T) {
 		return err
 	})
 	s.Start(t)
-	testkit.Eventually(t, "all records", func() bool { return handled.Load() == partitions*batches*records })
+	if !testkit.PollFor(patience, func() bool { return handled.Load() == int64(partitions*batches*records) }) {
+		t.Fatalf("%d records came", handled.Load())
+	}
 	_ = testkit.Await(t, "the measurements", release)
 	t.Logf("the heap was larger by %.1f MiB", float64(most)/testkit.MiB)
 	// Twice the bound; and as much again, because on a busy machine sarama's first fetch may begin before it learns that
