@@ -83,9 +83,10 @@ type link struct {
 	conns map[*conn]struct{}
 }
 
-// loss says which requests lose their connection, one in two of them.
+// loss says which requests lose their connection.
 type loss struct {
 	key   int16
+	odds  float64
 	after bool // the broker has the request
 }
 
@@ -147,7 +148,7 @@ func (l *link) lost(request []byte) (now, after bool) {
 	if len(request) < 6 || int16(binary.BigEndian.Uint16(request[4:])) != what.key {
 		return false, false
 	}
-	return l.n.roll(0.5), what.after
+	return l.n.roll(what.odds), what.after
 }
 
 // drop ends all connections, as a firewall that loses its state.

@@ -283,7 +283,7 @@ func (w *world) strike(s step) {
 	case refuseStep:
 		after(w.refuseStep(s))
 	case loseStep:
-		m.link.lose(loss{int16(transactionSteps[s.kind].key), s.after})
+		m.link.lose(loss{int16(transactionSteps[s.kind].key), []float64{0.5, 1}[s.code%2], s.after})
 		after(func() { m.link.lose(loss{key: nothing}) })
 	}
 }
