@@ -290,7 +290,7 @@ func (m *guarded) endBatch(b *Batch, depth int, policy Policy, produced []*messa
 			b.carrier.Nack()
 		}
 	}()
-	if stopped := b.asStopped(err); err != nil && b.stopped() != nil {
+	if stopped := b.ctx.asStopped(err); err != nil && b.ctx.stopped() != nil {
 		p.err, err = stopped, stopped
 	} else if err != nil {
 		r := m.judge(b.all[0], policy, err)
@@ -338,24 +338,6 @@ func (m *guarded) judge(d *Delivery, policy Policy, err error) judged {
 		}
 	}
 	return judged{result{act: decide(policy, failed), delay: noDelay, reason: err}, false}
-}
-
-// stopped returns ErrRevoked or ErrClosing if the context of the batch has ended because of it.
-func (b *Batch) stopped() error {
-	err := b.ctx.Err()
-	if _, ok := err.(*consumer.Stop); !ok {
-		return nil
-	}
-	return err
-}
-
-// asStopped is Delivery.asStopped for a batch.
-func (b *Batch) asStopped(err error) error {
-	cause := b.stopped()
-	if cause == nil || err == nil || IsSignal(err) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", cause, err)
 }
 
 // tellFailed logs, once for a batch, that messages of it failed: the Router does not know.

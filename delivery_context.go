@@ -2,11 +2,13 @@ package ackpolicy
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/ackpolicy/watermill-ackpolicy/internal/consumer"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/kafkactx"
 )
 
@@ -102,6 +104,24 @@ func (c *deliveryContext) end(err error) {
 	for f := range after {
 		(*f)() // cancels a derived context: does not block
 	}
+}
+
+// stopped returns ErrRevoked or ErrClosing if the context has ended because of it.
+func (c *deliveryContext) stopped() error {
+	if stop, ok := c.Err().(*consumer.Stop); ok {
+		return stop
+	}
+	return nil
+}
+
+// asStopped turns the error of a handler that we stopped into a signal. It returns any other error
+// unchanged.
+func (c *deliveryContext) asStopped(err error) error {
+	cause := c.stopped()
+	if cause == nil || err == nil || IsSignal(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", cause, err)
 }
 
 // decodedContext is the context of a message to which the Unmarshaler gave one: that of the

@@ -3,6 +3,7 @@ package ackpolicy
 import (
 	"cmp"
 	"errors"
+	"hash/fnv"
 	"slices"
 	"strings"
 	"time"
@@ -196,11 +197,9 @@ func keyHash(key []byte) uint64 {
 	if key == nil {
 		return 0
 	}
-	hash := uint64(14695981039346656037)
-	for _, b := range key[:min(len(key), 256)] { // State keeps no more of it, either
-		hash = (hash ^ uint64(b)) * 1099511628211
-	}
-	return hash
+	h := fnv.New64a()
+	_, _ = h.Write(key[:min(len(key), 256)]) // State keeps no more of it, either
+	return h.Sum64()
 }
 
 // unconfirmed reports a record under ConfirmFirst that stays acked although its handler

@@ -276,29 +276,6 @@ func (d *Delivery) fields() watermill.LogFields {
 	return fields
 }
 
-// stopped returns ErrRevoked or ErrClosing if the handler's context has ended because of it,
-// otherwise nil.
-func (d *Delivery) stopped() error {
-	if d.sub == nil {
-		return nil
-	}
-	err := d.ctx.Err()
-	if _, ok := err.(*consumer.Stop); !ok {
-		return nil
-	}
-	return err
-}
-
-// asStopped turns the error of a handler that we stopped into a signal. It returns any other
-// error unchanged.
-func (d *Delivery) asStopped(err error) error {
-	cause := d.stopped()
-	if cause == nil || err == nil || IsSignal(err) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", cause, err)
-}
-
 // position adds the record's position to an error.
 func (d *Delivery) position(err error) error {
 	if err == nil {

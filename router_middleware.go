@@ -283,8 +283,8 @@ func (m *guarded) failed(d *Delivery, depth int, policy Policy, produced []*mess
 		m.tellBroken(d, broken)
 	}
 	switch {
-	case d.stopped() != nil:
-		p.err = d.asStopped(err)
+	case d.ctx.stopped() != nil:
+		p.err = d.ctx.asStopped(err)
 		if policy == AckFirst {
 			m.logger(d).Error("The handler of a record that was acked before it ran was stopped: the record does not come again (ack_first)",
 				errors.New(textOf(err)), d.fields())
@@ -378,9 +378,9 @@ func RestoreContext(h message.HandlerFunc) message.HandlerFunc {
 			if of.transactional() && !IsSignal(err) {
 				of.kafka.Discard() // the next try publishes it again
 			}
-			err = of.asStopped(err)
+			err = of.ctx.asStopped(err)
 		case *Batch:
-			err = of.asStopped(err)
+			err = of.ctx.asStopped(err)
 		}
 		return produced, err
 	}

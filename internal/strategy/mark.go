@@ -12,18 +12,13 @@ const Suffix = "+transactions"
 //
 // It takes no request and no right, and each member learns of it as soon as it has its assignment.
 func Mark(cfg *sarama.Config, chosen func(all bool)) {
-	rebalance := &cfg.Consumer.Group.Rebalance
-	strategies := rebalance.GroupStrategies
-	if rebalance.Strategy != nil {
-		strategies = []sarama.BalanceStrategy{rebalance.Strategy}
-		rebalance.Strategy = nil
-	}
 	var marked, plain []sarama.BalanceStrategy
-	for _, s := range strategies {
+	for _, s := range strategiesOf(cfg) {
 		marked = append(marked, withCall(s, s.Name()+Suffix, func() { chosen(true) }))
 		plain = append(plain, withCall(s, s.Name(), func() { chosen(false) }))
 	}
-	rebalance.GroupStrategies = append(marked, plain...)
+	rebalance := &cfg.Consumer.Group.Rebalance
+	rebalance.Strategy, rebalance.GroupStrategies = nil, append(marked, plain...)
 }
 
 // named is a strategy under a name, which calls chosen when its group uses it under that.
@@ -43,13 +38,8 @@ func withCall(s sarama.BalanceStrategy, name string, chosen func()) sarama.Balan
 
 func (n named) Name() string { return n.name }
 
-// SupportedProtocols implements sarama.RebalanceProtocolBalanceStrategy; a strategy that does not is eager.
-func (n named) SupportedProtocols() []sarama.RebalanceProtocol {
-	if p, ok := n.BalanceStrategy.(sarama.RebalanceProtocolBalanceStrategy); ok {
-		return p.SupportedProtocols()
-	}
-	return []sarama.RebalanceProtocol{sarama.RebalanceProtocolEager}
-}
+// SupportedProtocols implements sarama.RebalanceProtocolBalanceStrategy.
+func (n named) SupportedProtocols() []sarama.RebalanceProtocol { return protocols(n.BalanceStrategy) }
 
 // OnAssignment implements sarama.OnAssignmentBalanceStrategy.
 func (n named) OnAssignment(assignment *sarama.ConsumerGroupMemberAssignment, generation int32) {

@@ -83,13 +83,8 @@ func (s guarded) AssignmentData(member string, topics map[string][]int32, genera
 	return data, err
 }
 
-// SupportedProtocols implements sarama.RebalanceProtocolBalanceStrategy; a strategy that does not is eager.
-func (s guarded) SupportedProtocols() []sarama.RebalanceProtocol {
-	if p, ok := s.BalanceStrategy.(sarama.RebalanceProtocolBalanceStrategy); ok {
-		return p.SupportedProtocols()
-	}
-	return []sarama.RebalanceProtocol{sarama.RebalanceProtocolEager}
-}
+// SupportedProtocols implements sarama.RebalanceProtocolBalanceStrategy.
+func (s guarded) SupportedProtocols() []sarama.RebalanceProtocol { return protocols(s.BalanceStrategy) }
 
 // OnAssignment implements sarama.OnAssignmentBalanceStrategy.
 func (s guarded) OnAssignment(assignment *sarama.ConsumerGroupMemberAssignment, generation int32) {
@@ -116,16 +111,28 @@ func (s withUserData) SubscriptionUserData(topics []string) (data []byte, err er
 
 // Cooperative reports whether a member with this configuration rebalances cooperatively.
 func Cooperative(cfg *sarama.Config) bool {
-	rebalance := &cfg.Consumer.Group.Rebalance
-	strategies := rebalance.GroupStrategies
-	if rebalance.Strategy != nil {
-		strategies = []sarama.BalanceStrategy{rebalance.Strategy}
-	}
+	strategies := strategiesOf(cfg)
 	for _, s := range strategies { // as sarama chooses
-		p, ok := s.(sarama.RebalanceProtocolBalanceStrategy)
-		if !ok || !slices.Contains(p.SupportedProtocols(), sarama.RebalanceProtocolCooperative) {
+		if !slices.Contains(protocols(s), sarama.RebalanceProtocolCooperative) {
 			return false
 		}
 	}
 	return len(strategies) > 0
+}
+
+// protocols returns those that a strategy supports; one that does not say is eager.
+func protocols(s sarama.BalanceStrategy) []sarama.RebalanceProtocol {
+	if p, ok := s.(sarama.RebalanceProtocolBalanceStrategy); ok {
+		return p.SupportedProtocols()
+	}
+	return []sarama.RebalanceProtocol{sarama.RebalanceProtocolEager}
+}
+
+// strategiesOf returns the strategies of a configuration. The deprecated field takes precedence.
+func strategiesOf(cfg *sarama.Config) []sarama.BalanceStrategy {
+	rebalance := &cfg.Consumer.Group.Rebalance
+	if rebalance.Strategy != nil {
+		return []sarama.BalanceStrategy{rebalance.Strategy}
+	}
+	return rebalance.GroupStrategies
 }
