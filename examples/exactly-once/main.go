@@ -9,12 +9,10 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -90,7 +88,7 @@ func parent() error {
 	if err := s.runUntil(ctx, payments, false); err != nil {
 		return err
 	}
-	return s.check(ctx, payments)
+	return s.check(payments)
 }
 
 // pay produces payments.
@@ -109,91 +107,21 @@ func (s service) pay(from, n int) error {
 
 // runUntil runs the service until so many payments are booked, and then kills it, or stops it as a deploy does.
 func (s service) runUntil(ctx context.Context, booked int, kill bool) error {
-	spec, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	executable, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, executable)
-	cmd.Env = append(os.Environ(), childEnv+"="+string(spec))
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	err = s.await(ctx, booked)
-	if kill || err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return err
-	}
-	_ = stdin.Close()
-	return cmd.Wait()
-}
-
-// await waits until the offsets of the group say that so many payments are booked.
-func (s service) await(ctx context.Context, booked int) error {
-	for {
-		committed, err := brokertest.CommittedAll(s.Brokers, s.Group, s.Payments)
-		if err != nil {
-			return err
-		}
-		sum := int64(0)
-		for _, offset := range committed {
-			sum += max(0, offset)
-		}
-		if sum >= int64(booked) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), fmt.Errorf("%d of %d payments are booked", sum, booked))
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	return brokertest.RunUntil(ctx, childEnv, s, func() error {
+		return brokertest.WaitCommittedAll(ctx, s.Brokers, s.Group, s.Payments, int64(booked))
+	}, kill)
 }
 
 // check reads all entries.
-func (s service) check(ctx context.Context, payments int) error {
-	cfg := sarama.NewConfig()
-	cfg.Consumer.IsolationLevel = sarama.ReadCommitted
-	consumer, err := sarama.NewConsumer(s.Brokers, cfg)
-	if err != nil {
-		return err
-	}
-	defer consumer.Close()
+func (s service) check(payments int) error {
 	entries := map[int]int{}
 	for p := range int32(partitions) {
-		const end = "end"
-		if _, err := brokertest.Produce(s.Brokers, s.Entries, p, brokertest.KeyValue(end, end)); err != nil {
+		if err := brokertest.Read(s.Brokers, s.Entries, p, timeout/4, func(m *sarama.ConsumerMessage) error {
+			var e entry
+			err := json.Unmarshal(m.Value, &e)
+			entries[e.Payment]++
 			return err
-		}
-		pc, err := consumer.ConsumePartition(s.Entries, p, sarama.OffsetOldest)
-		if err != nil {
-			return err
-		}
-		for ended := false; !ended; {
-			select {
-			case m := <-pc.Messages():
-				if ended = string(m.Key) == end; ended {
-					break
-				}
-				var e entry
-				if err := json.Unmarshal(m.Value, &e); err != nil {
-					return err
-				}
-				entries[e.Payment]++
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		if err := pc.Close(); err != nil {
+		}); err != nil {
 			return err
 		}
 	}

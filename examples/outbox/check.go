@@ -33,7 +33,7 @@ func (s *shop) check(ctx context.Context, orders int) error {
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return err
 	}
-	confirmed, err := s.confirmed(ctx)
+	confirmed, err := s.confirmed()
 	if err != nil {
 		return err
 	}
@@ -56,40 +56,15 @@ func (s *shop) check(ctx context.Context, orders int) error {
 }
 
 // confirmed returns how many confirmations each order has, for a consumer with read_committed.
-func (s *shop) confirmed(ctx context.Context) (map[int]int, error) {
-	cfg := sarama.NewConfig()
-	cfg.Consumer.IsolationLevel = sarama.ReadCommitted
-	consumer, err := sarama.NewConsumer(s.Brokers, cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer consumer.Close()
+func (s *shop) confirmed() (map[int]int, error) {
 	confirmed := map[int]int{}
 	for p := range int32(partitions) {
-		const end = "end"
-		if _, err := brokertest.Produce(s.Brokers, s.Confirmations, p, brokertest.KeyValue(end, end)); err != nil {
-			return nil, err
-		}
-		pc, err := consumer.ConsumePartition(s.Confirmations, p, sarama.OffsetOldest)
-		if err != nil {
-			return nil, err
-		}
-		for ended := false; !ended; {
-			select {
-			case m := <-pc.Messages():
-				if ended = string(m.Key) == end; ended {
-					break
-				}
-				var c confirmation
-				if err := json.Unmarshal(m.Value, &c); err != nil {
-					return nil, err
-				}
-				confirmed[c.Order]++
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		}
-		if err := pc.Close(); err != nil {
+		if err := brokertest.Read(s.Brokers, s.Confirmations, p, timeout/4, func(m *sarama.ConsumerMessage) error {
+			var c confirmation
+			err := json.Unmarshal(m.Value, &c)
+			confirmed[c.Order]++
+			return err
+		}); err != nil {
 			return nil, err
 		}
 	}

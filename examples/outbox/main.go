@@ -14,7 +14,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -126,52 +125,7 @@ func (s *shop) order(from, n int) error {
 
 // runUntil runs the service until so many orders are done, and then kills it, or stops it as a deploy does.
 func (s *shop) runUntil(ctx context.Context, done int, kill bool) error {
-	spec, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	executable, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, executable)
-	cmd.Env = append(os.Environ(), childEnv+"="+string(spec))
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	err = s.await(ctx, done)
-	if kill || err != nil {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return err
-	}
-	_ = stdin.Close()
-	return cmd.Wait()
-}
-
-// await waits until the offsets of the group say that so many orders are done.
-func (s *shop) await(ctx context.Context, done int) error {
-	for {
-		committed, err := brokertest.CommittedAll(s.Brokers, s.Group, s.Orders)
-		if err != nil {
-			return err
-		}
-		sum := int64(0)
-		for _, offset := range committed {
-			sum += max(0, offset)
-		}
-		if sum >= int64(done) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), fmt.Errorf("%d of %d orders are done", sum, done))
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	return brokertest.RunUntil(ctx, childEnv, s, func() error {
+		return brokertest.WaitCommittedAll(ctx, s.Brokers, s.Group, s.Orders, int64(done))
+	}, kill)
 }

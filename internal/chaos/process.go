@@ -2,7 +2,7 @@ package chaos
 
 import (
 	"bufio"
-	"encoding/json"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 )
 
 // exitPatience is how long a member may take to end: Close takes its drain and five seconds.
@@ -54,17 +56,10 @@ func startProcess(spec Spec, member int, ledger *Ledger) (*process, error) {
 	return p, nil
 }
 
-func (p *process) start(m Membership) error {
-	env, err := json.Marshal(m)
-	if err != nil {
+func (p *process) start(m Membership) (err error) {
+	if p.cmd, err = brokertest.Self(context.Background(), MemberEnv, m); err != nil {
 		return err
 	}
-	executable, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	p.cmd = exec.Command(executable)
-	p.cmd.Env = append(os.Environ(), MemberEnv+"="+string(env))
 	if m.Output == ExactlyOnce {
 		// sarama has a data race when a Produce fails (docs/design.md): the member's log has it, its exit code does not.
 		p.cmd.Env = append(p.cmd.Env, "GORACE=exitcode=0")

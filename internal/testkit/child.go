@@ -71,14 +71,12 @@ type Child struct {
 // is shown if the test fails.
 func StartChild(t testing.TB, env string, consumer any, ledger *Ledger) *Child {
 	t.Helper()
-	spec, err := json.Marshal(consumer)
-	Check(t, err)
-	executable, err := os.Executable()
+	cmd, err := brokertest.Self(context.Background(), env, consumer)
 	Check(t, err)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	Check(t, err)
-	c := &Child{cmd: exec.Command(executable), ended: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), env+"="+string(spec), "KAFKA_BROKERS="+strings.Join(Shared.Addrs(), ","))
+	c := &Child{cmd: cmd, ended: make(chan struct{})}
+	c.cmd.Env = append(c.cmd.Env, "KAFKA_BROKERS="+strings.Join(Shared.Addrs(), ","))
 	c.cmd.Stderr = log
 	c.stdin, err = c.cmd.StdinPipe()
 	Check(t, err)
