@@ -146,7 +146,8 @@ func ExampleDelivery() {
 
 	handler := func(msg *message.Message) error {
 		d, _ := ackpolicy.FromMessage(msg)
-		switch order := string(msg.Payload); {
+		order := string(msg.Payload)
+		switch {
 		case order == "busy" && d.Attempt() == 1:
 			d.NackAfter(10 * time.Millisecond)
 		case order == "broken":
