@@ -284,7 +284,9 @@ func (p *Partition[R, H]) Committed(s *Snapshot, waiting bool) Work {
 	p.confirming = slices.DeleteFunc(p.confirming, func(seq uint64) bool {
 		confirmed := s.Covers(seq)
 		if confirmed {
-			p.done(seq, p.at(seq))
+			e := p.at(seq)
+			e.d.Begin(p.clock()) // its handler begins now
+			p.done(seq, e)
 		}
 		return confirmed
 	})

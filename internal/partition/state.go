@@ -211,28 +211,43 @@ func (p *Partition[R, H]) Overview() Overview {
 	return o
 }
 
+// eachSlow calls f with the deliveries whose handlers began before a time, by Config.Clock, and
+// with their records' entries: nil if the record is settled and its handler continues.
+func (p *Partition[R, H]) eachSlow(before int64, f func(d *Delivery[R, H], began int64, e *entry[R, H])) {
+	for d := p.running.last; d != nil && p.phase < closed; d = d.prev {
+		began := d.began.Load()
+		if began == 0 || began > before { // nobody has taken it, or not for long
+			continue
+		}
+		e := p.live(d.seq)
+		switch {
+		case e == nil || e.d != d:
+			f(d, began, nil)
+		case e.state != confirming: // otherwise its handler begins once the commit is stored
+			f(d, began, e)
+		}
+	}
+}
+
 // Slow returns the delivery whose handler has run longest, and how many handlers began before a
 // time, by Config.Clock. It returns nil if none did.
 func (p *Partition[R, H]) Slow(before int64) (oldest *RecordState, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var first *Delivery[R, H]
+	var of *entry[R, H]
 	var since int64
-	for d := p.running.last; d != nil && p.phase < closed; d = d.prev {
-		began := d.began.Load()
-		if began == 0 || began > before { // nobody has taken it, or not for long
-			continue
-		}
+	p.eachSlow(before, func(d *Delivery[R, H], began int64, e *entry[R, H]) {
 		if n++; first == nil || began < since {
-			first, since = d, began
+			first, of, since = d, e, began
 		}
-	}
-	if first == nil {
+	})
+	switch {
+	case first == nil:
 		return nil, 0
-	}
-	if e := p.live(first.seq); e != nil && e.d == first {
+	case of != nil:
 		oldest = p.recordState(first.seq)
-	} else { // settled, and its handler continues
+	default:
 		oldest = &RecordState{Offset: first.offset, State: settled, Attempt: int(first.attempt)}
 	}
 	oldest.Since = since
@@ -246,21 +261,16 @@ func (p *Partition[R, H]) NameSlow(before int64) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
-	for d := p.running.last; d != nil && p.phase < closed; d = d.prev {
-		began := d.began.Load()
-		if began == 0 || began > before {
-			continue
-		}
-		e := p.live(d.seq)
-		if e == nil || e.d != d || e.known || e.evicted {
-			continue
+	p.eachSlow(before, func(_ *Delivery[R, H], began int64, e *entry[R, H]) {
+		if e == nil || e.known || e.evicted {
+			return
 		}
 		e.print, e.known = p.cfg.Fingerprint(e.record), true
 		if e.first == 0 && e.attempt == 1 {
 			e.first = began
 		}
 		p.version++
-	}
+	})
 	return p.after(version)
 }
 

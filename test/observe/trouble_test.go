@@ -123,3 +123,38 @@ func TestActingUnderLoad(t *testing.T) {
 		}
 	}
 }
+
+// Under ConfirmFirst a record waits for its commit, and no handler of it is slow: Health names what fails. Once the commit
+// is confirmed, the handler has just begun.
+func TestWaitForAConfirmationIsNoSlowHandler(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.NewFake(t)
+	topic, at := testkit.FakeTopic(t, broker, testkit.Numbered(1)...)
+	refused := testkit.RefuseCommits(broker, -1)
+	cfg := testkit.Config(brokertest.Group(t), at)
+	cfg.HandlerSlow = 300 * time.Millisecond
+	began, release := make(chan struct{}), make(chan struct{})
+	o := observe(t, cfg, topic, func(msg *message.Message, _ *ackpolicy.Delivery) error {
+		close(began)
+		return testkit.Until(msg.Context(), release)
+	}, testkit.ConfirmFirst)
+	waiting := o.oldest(t, ackpolicy.RecordConfirming, 1)
+	testkit.Eventually(t, "the record to wait for longer than HandlerSlow, and the failing commit", func() bool {
+		return time.Since(waiting.Oldest.Since) > 3*cfg.HandlerSlow && len(o.sub.Health().Problems) > 0
+	})
+	if st, _ := o.partition(0); st.Slow != nil || st.Oldest.Status != ackpolicy.RecordConfirming {
+		t.Errorf("state: %+v", st)
+	}
+	for _, p := range o.sub.Health().Problems {
+		if p.Code != ackpolicy.ProblemKafka {
+			t.Errorf("problem: %+v", p)
+		}
+	}
+	refused.Remove()
+	testkit.Await(t, "the handler", began)
+	testkit.Eventually(t, "the handler to be slow", func() bool {
+		st, _ := o.partition(0)
+		return st.Slow != nil && st.Slow.Status == ackpolicy.RecordSettled && st.Slow.Since.After(waiting.Oldest.Since.Add(2*cfg.HandlerSlow))
+	})
+	close(release)
+}
