@@ -54,7 +54,7 @@ type Claim struct {
 	spent    chan struct{} // by the drain, when the partition is no longer ours
 
 	// Whoever carries out the partition's Work sends; see do.
-	wake  chan struct{} // a token each for an idle slot
+	wake  chan bool     // a token each for an idle slot: look for a record, or end
 	kick  chan struct{} // slots to start, a timer or a low mark: the intake looks
 	spawn atomic.Int32  // the slots to start
 
@@ -101,7 +101,7 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 		offers:    newOffers(),
 		spent:     make(chan struct{}),
 		fenced:    make(chan struct{}),
-		wake:      make(chan struct{}, cfg.MaxInFlight+1),
+		wake:      make(chan bool, cfg.MaxInFlight+1),
 		kick:      make(chan struct{}, 1),
 		looks:     make(chan chan struct{}),
 		suspected: make(chan struct{}, 1),

@@ -25,7 +25,7 @@ func Detach(ctx context.Context, d *Delivery, cfg Config, r *sarama.ConsumerMess
 	c := &Claim{
 		base: newBase(&cfg), place: place{r.Topic, r.Partition}, logger: cfg.Logger, detached: cfg.Group != "",
 		draining: make(chan struct{}), spent: make(chan struct{}),
-		wake: make(chan struct{}, 2), kick: make(chan struct{}, 1),
+		wake: make(chan bool, 2), kick: make(chan struct{}, 1),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	c.part = partition.New[Task](partition.Config[*sarama.ConsumerMessage]{

@@ -95,6 +95,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 		case <-old.C:
 			c.detach()
 			c.relax()
+			c.endSpare()
 		case <-c.fenced:
 			return // this ends the session; the next one is another membership
 		case <-done:

@@ -14,7 +14,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// slot carries records to the application, one at a time, until the claim drains.
+// slot carries records to the application, one at a time, until the claim drains or it is spare.
 func (c *Claim) slot() {
 	d := c.newDelivery()
 	w, ok := c.part.Take(&d.Delivery)
@@ -41,7 +41,10 @@ func (c *Claim) serveAll(d *Delivery, w partition.Work, ok bool) {
 	for {
 		for !ok {
 			select {
-			case <-c.wake:
+			case look := <-c.wake:
+				if !look {
+					return
+				}
 			case <-c.spent:
 				return
 			}
@@ -175,6 +178,13 @@ func (c *Claim) readAgain(stop <-chan struct{}, offset int64) (*sarama.ConsumerM
 	}
 }
 
+// endSpare ends the slots that have been idle since it was last called.
+func (c *Claim) endSpare() {
+	for range c.part.Spare() {
+		c.wake <- false
+	}
+}
+
 func (c *Claim) newDelivery() *Delivery {
 	d := c.cfg.NewDelivery()
 	d.claim = c
@@ -184,7 +194,7 @@ func (c *Claim) newDelivery() *Delivery {
 // do carries out what the partition requests. Only the intake starts slots.
 func (c *Claim) do(w partition.Work) {
 	for range w.Wake {
-		c.wake <- struct{}{} // the channel has room for every slot
+		c.wake <- true // the channel has room for every slot
 	}
 	if w.Spawn > 0 {
 		c.spawn.Add(w.Spawn)

@@ -165,6 +165,7 @@ func (h *harness) step(in *source, coming []*modelRec) []*modelRec {
 		}
 	case 8:
 		h.tick(int64(in.next() % 16))
+		h.endSpare()
 	case 9, 16: // a commit is confirmed
 		b := in.next()
 		h.commit(func(block int) bool { return b%4 == 0 && (block+b/4)%3 == 0 })

@@ -241,6 +241,15 @@ func (h *harness) work(w Work) {
 	}
 }
 
+// endSpare ends slots that were idle.
+func (h *harness) endSpare() {
+	n := h.p.Spare()
+	if idle := h.slots - h.awake - len(h.runs); n < 0 || n > idle {
+		h.failf("%d slots are spare, %d idle", n, idle)
+	}
+	h.slots -= n
+}
+
 // taken checks a record that was handed out.
 func (h *harness) taken(d *Delivery[*modelRec, any]) {
 	i := slices.IndexFunc(h.m.recs, func(r *modelRec) bool { return r.offset == d.Offset() })

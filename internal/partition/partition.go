@@ -197,7 +197,8 @@ type Partition[R, H any] struct {
 	confirming []uint64
 
 	awake    int // slots that hold a delivery or look for one
-	slots    int // slots started
+	slots    int // slots started, and not spare
+	unused   int // see Spare
 	nrunning int
 	waiting  bool             // handlers wait for older records, see Partition.Committed
 	suspects int              // records that an earlier owner had in flight, and whose handlers have not returned since

@@ -124,7 +124,19 @@ func (p *Partition[R, H]) wake() (idle, start int32) {
 	p.awake += n
 	started := max(0, p.awake-p.slots)
 	p.slots += started
+	p.unused = min(p.unused, p.slots-p.awake)
 	return int32(n - started), int32(started)
+}
+
+// Spare returns how many slots have been asleep since the last call, all the time. The caller
+// ends as many that are asleep: they are no longer woken.
+func (p *Partition[R, H]) Spare() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n = p.unused
+	p.slots -= n
+	p.unused = p.slots - p.awake
+	return n
 }
 
 // Relax ends Config.Careful. It returns false while there are suspects.
