@@ -1,6 +1,7 @@
 package ackpolicyprom
 
 import (
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -52,7 +53,12 @@ type events struct {
 	last    atomic.Pointer[settled] // of the latest event
 	mu      sync.Mutex
 	settled map[subscription]*settled
+	read    map[place]bool // topics that were read at the last collection
+	left    map[place]bool // those of the one before that were not
 }
+
+// place is what most series are about. Its names are values of labels.
+type place struct{ group, topic string }
 
 // subscription is what series are aggregated by.
 type subscription struct{ group, topic, handler string }
@@ -99,8 +105,14 @@ func newEvents(buckets []float64) *events {
 	}
 }
 
-func (e *events) all() []prometheus.Collector {
-	return []prometheus.Collector{
+// vector is a CounterVec or a HistogramVec.
+type vector interface {
+	prometheus.Collector
+	DeletePartialMatch(prometheus.Labels) int
+}
+
+func (e *events) all() []vector {
+	return []vector{
 		e.deliveries, e.duration, e.commitDuration, e.rejected, e.letters, e.commits, e.assigned, e.revoked, e.repeated, e.undecodable,
 		e.unconfirmed, e.resets, e.skippedByAReset, e.slow, e.fetchStalled, e.blocked, e.actions,
 	}
@@ -158,6 +170,32 @@ func (e *events) hooks() ackpolicy.Hooks {
 		Acted: func(ev ackpolicy.ActedEvent) {
 			e.actions.WithLabelValues(label(ev.Group), ev.Topic, string(ev.Action)).Inc()
 		},
+	}
+}
+
+// keep removes the series of topics that were read and are not any more. It is called after each
+// collection, with the topics that are read, and removes what was collected once since.
+func (e *events) keep(read map[place]bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for of := range e.left {
+		if !read[of] {
+			e.remove(of)
+		}
+	}
+	maps.DeleteFunc(e.read, func(of place, _ bool) bool { return read[of] })
+	e.left, e.read = e.read, read
+}
+
+func (e *events) remove(of place) {
+	for s := range e.settled {
+		if (place{label(s.group), s.topic}) == of {
+			delete(e.settled, s)
+		}
+	}
+	e.last.Store(nil)
+	for _, v := range e.all() {
+		v.DeletePartialMatch(prometheus.Labels{labelGroup: of.group, labelTopic: of.topic})
 	}
 }
 

@@ -9,8 +9,8 @@
 //	metrics.Observe(subscriber)
 //
 // One Metrics serves all Subscribers of a process. Series are aggregated by consumer group,
-// topic and handler, and so their number does not depend on the records. docs/metrics.md
-// lists them.
+// topic and handler, and so their number does not depend on the records. Those of a topic end
+// when no observed Subscriber reads it any more. docs/metrics.md lists them.
 package ackpolicyprom
 
 import (
@@ -96,6 +96,11 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	s.collect(ch)
+	read := map[place]bool{}
+	for of := range s.subscriptions {
+		read[place{label(of.group), of.topic}] = true
+	}
+	m.events.keep(read)
 }
 
 // forget removes a Subscriber that is closed.

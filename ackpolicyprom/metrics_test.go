@@ -182,6 +182,38 @@ func TestGaugesOfWhatIsHeld(t *testing.T) {
 	m.Stop()
 }
 
+// The series of a topic end once nobody reads it, after one more collection: what was counted last is seen.
+func TestSeriesEndWithTheLastReader(t *testing.T) {
+	t.Parallel()
+	group := brokertest.Group(t)
+	kept, gone := testkit.NewTopic(t, 1, testkit.Numbered(1)...), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
+	m := newMeasured(t, ackpolicyprom.Options{PerPartition: true})
+	m.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+	m.consume(t, "first", kept, testkit.Config(group), testkit.Succeed)
+	sub := m.consume(t, "second", gone, testkit.Config(group), testkit.Succeed)
+	m.Start(t)
+	acked := func(handler, topic string) string {
+		return "ackpolicy_deliveries_total{consumer_group=" + group + ",handler_name=" + handler + ",status=acked,topic=" + topic + "}"
+	}
+	m.wait(t, map[string]float64{acked("first", kept): 1, acked("second", gone): 2})
+	testkit.Check(t, sub.Close())
+	closed := series(t, m.registry)
+	if revoked := "ackpolicy_revocations_total{cause=closing,consumer_group=" + group + ",topic=" + gone + "}"; closed[revoked] != 1 || closed[acked("second", gone)] != 2 {
+		t.Errorf("after Close: %v", closed)
+	}
+	_ = series(t, m.registry)
+	left := series(t, m.registry)
+	if left[acked("first", kept)] != 1 {
+		t.Errorf("the series of the other topic: %v", left)
+	}
+	for name := range left {
+		if strings.Contains(name, "topic="+gone+"}") {
+			t.Errorf("still there: %s", name)
+		}
+	}
+	m.Stop()
+}
+
 // The number of series does not depend on the records.
 func TestSeriesDoNotGrowWithRecords(t *testing.T) {
 	t.Parallel()
