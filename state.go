@@ -41,8 +41,11 @@ type SubscriptionState struct {
 	// The current limits, per partition and per record; see SetLimits. MaxUncommitted may be
 	// Unlimited, and MaxDeliveries 0, which means no limit.
 	MaxInFlight, MaxUncommitted, MaxDeliveries int
-	MaxPerSecond                               float64          // deliveries; 0 means no limit
-	Partitions                                 []PartitionState // the assigned ones, in order
+	MaxPerSecond                               float64 // deliveries; 0 means no limit
+	// DeadLetter reports whether rejected records have a destination: that of the Subscriber,
+	// or one of a Middleware that has handled a message.
+	DeadLetter bool
+	Partitions []PartitionState // the assigned ones, in order
 }
 
 // Failure is something that currently fails between a subscription and Kafka.
@@ -176,6 +179,7 @@ func (s *subscription) state(of *consumer.State) SubscriptionState {
 	st := SubscriptionState{
 		Topic: of.Topic, Handler: s.handlerName(), MemberID: of.Member, Generation: of.Generation, Consuming: of.Consuming, Since: of.Since, Mixed: of.Mixed,
 		BufferedBytes: of.Bytes, MaxBufferedBytes: c.MaxBufferedBytes, MaxInFlight: cmp.Or(s.inBatches, s.sub.mostInFlight()), MaxDeliveries: s.maxDeliveries(s.handlerSettings()), MaxUncommitted: c.MaxUncommitted, MaxPerSecond: s.sub.mostPerSecond(),
+		DeadLetter: len(s.destinations()) > 0,
 	}
 	for _, f := range of.Failing {
 		st.Failing = append(st.Failing, Failure{f.Symptom, f.Text, f.Partitions, f.Since, f.Err})

@@ -107,7 +107,7 @@ func (h *Handler) do(by string, r *http.Request) (done string, err error) {
 		reason := form("reason")
 		switch {
 		case reason == "":
-			return "", badForm("give a reason: it goes into the dead letter and the log")
+			return "", badForm("give a reason: it goes into the log, and into the dead letter if there is one")
 		case len(reason) > mostReason:
 			return "", badForm("the reason is too long")
 		}

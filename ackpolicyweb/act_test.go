@@ -72,7 +72,9 @@ func TestActions(t *testing.T) {
 	f.hold(3, poison(1017, 5, "x"))
 	h := pageOf(f, acting)
 	page := get(t, h, "/")
-	want(t, page, `id="t-0-3-1017-held-retry"`, "Give orders/3@1017 up")
+	want(t, page, `id="t-0-3-1017-held-retry"`, "Give orders/3@1017 up", "it goes into the log. There is no dead letter destination")
+	f.set(func(f *fake) { f.state.Subscriptions[0].DeadLetter = true })
+	want(t, get(t, pageOf(f, acting), "/"), "it goes into the log and the dead letter", "it becomes a dead letter")
 	for _, c := range []struct {
 		form url.Values
 		said string

@@ -53,6 +53,7 @@ type actions struct {
 	Record     string // as name says
 	Retry      bool
 	Reject     bool
+	DeadLetter bool // has a destination
 	Pause      bool // or Resume
 	Resume     bool
 	Back       string // where a browser without script goes: "partition" or ""

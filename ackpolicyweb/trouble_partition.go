@@ -80,8 +80,12 @@ func (f *finder) nacked(p *ackpolicy.PartitionState, of held) {
 			text = plural(max(of.first.Attempt-1, n), "delivery has", "deliveries have") + " not settled it."
 		}
 	}
+	where := "there is no dead letter destination"
+	if f.sub.DeadLetter {
+		where = "it becomes a dead letter"
+	}
 	f.record(p, of, "held", "bad", "Held", "held", text,
-		"Fix what the error names: the next delivery settles it, or retry it now. Or give it up, to the dead letter destination if there is one.")
+		"Fix what the error names: the next delivery settles it, or retry it now. Or give it up: "+where+".")
 }
 
 func (f *finder) letters(p *ackpolicy.PartitionState, of held) {
@@ -147,6 +151,7 @@ func (h *Handler) actionsFor(sub *subscription, p *ackpolicy.PartitionState, r *
 	}
 	a := &actions{
 		ID: id, Subscriber: sub.owner, Topic: sub.Topic, Partition: p.Partition, Offset: r.Offset, Record: name(sub.Topic, p.Partition, r.Offset), Back: back,
+		DeadLetter: sub.DeadLetter,
 	}
 	switch r.Status {
 	case ackpolicy.RecordParked, ackpolicy.RecordDelayed, ackpolicy.RecordPending:
