@@ -44,9 +44,9 @@ func BenchmarkDelivery(b *testing.B) {
 		settled := ackpolicy.SettledEvent{RecordRef: ackpolicy.RecordRef{
 			PartitionRef: ackpolicy.PartitionRef{Group: "group", Topic: "topic", Handler: "handler"}, Attempt: 1,
 		}, Status: ackpolicy.Acked}
-		for name, noAcks := range map[string]bool{"delivery": false, "delivery without an ack's span": true} {
+		for name, acks := range map[string]bool{"delivery": false, "delivery and ack": true} {
 			telemetry, err := ackpolicyotel.New(ackpolicyotel.Options{
-				TracerProvider: provider, MeterProvider: measures, Propagator: propagation.TraceContext{}, NoAckSpans: noAcks,
+				TracerProvider: provider, MeterProvider: measures, Propagator: propagation.TraceContext{}, AckSpans: acks,
 			})
 			if err != nil {
 				b.Fatal(err)

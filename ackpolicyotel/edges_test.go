@@ -14,6 +14,7 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/ackpolicyotel"
+	"github.com/ackpolicy/watermill-ackpolicy/ackpolicytest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
@@ -51,7 +52,7 @@ func TestNotSampled(t *testing.T) {
 	}
 }
 
-// NoAckSpans leaves out those of acks only. An ack whose delivery no span is known of has none, either.
+// Acks have no spans by default, and none where no span of their delivery is known.
 func TestWithoutSpansOfAcks(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(2)...)
@@ -62,7 +63,7 @@ func TestWithoutSpansOfAcks(t *testing.T) {
 		}
 		return nil
 	}
-	s := newTraced(t, func(o *ackpolicyotel.Options) { o.NoAckSpans = true })
+	s := newTraced(t)
 	s.consume(t, topic, cfg, handle)
 	s.Start(t)
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, 2)
@@ -71,7 +72,7 @@ func TestWithoutSpansOfAcks(t *testing.T) {
 		t.Errorf("spans: %v, want %v", got, want)
 	}
 
-	hooksOnly := newTraced(t)
+	hooksOnly := newTraced(t, ackSpans)
 	cfg = testkit.Config(brokertest.Group(t))
 	cfg.Hooks = hooksOnly.telemetry.Hooks()
 	plain := testkit.NewService(t)
@@ -85,6 +86,27 @@ func TestWithoutSpansOfAcks(t *testing.T) {
 	}
 }
 
+// Hooks are called shortly after their events: a nack that is reported when the next delivery has begun is still below
+// its own delivery.
+func TestNackThatIsReportedLate(t *testing.T) {
+	t.Parallel()
+	s := newTraced(t)
+	handle := s.telemetry.Middleware(func(*message.Message) ([]*message.Message, error) { return nil, nil })
+	for attempt := 1; attempt <= 2; attempt++ {
+		msg := message.NewMessage("1", nil)
+		ackpolicytest.New(msg, ackpolicytest.Record{Topic: "orders", Attempt: attempt})
+		_, err := handle(msg)
+		testkit.Check(t, err)
+	}
+	s.telemetry.Hooks().Settled(ackpolicy.SettledEvent{Status: ackpolicy.Nacked, RecordRef: ackpolicy.RecordRef{
+		PartitionRef: ackpolicy.PartitionRef{Group: "group", Topic: "orders"}, Attempt: 1,
+	}})
+	nack, first := s.span(t, "nack orders", 0), s.span(t, "process orders", 0)
+	if nack.Parent().SpanID() != first.SpanContext().SpanID() {
+		t.Errorf("below %v, want %v", nack.Parent().SpanID(), first.SpanContext().SpanID())
+	}
+}
+
 type rude struct{}
 
 func (rude) Error() string     { panic("no text") }
@@ -95,7 +117,7 @@ func (rude) ErrorType() string { panic("no type") }
 func TestTextOfOthers(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1, brokertest.Record{Value: []byte("v"), Headers: []sarama.RecordHeader{{Key: []byte("_watermill_message_uuid"), Value: []byte("\xff\xfe")}}})
-	s := newTraced(t)
+	s := newTraced(t, ackSpans)
 	cfg := testkit.Config(brokertest.Group(t))
 	cfg.Backoff = func(int, error) time.Duration { return time.Millisecond }
 	s.consume(t, topic, cfg, func(_ *message.Message, d *ackpolicy.Delivery) error {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/IBM/sarama"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
@@ -32,20 +33,14 @@ func (t *Telemetry) Hooks() ackpolicy.Hooks {
 func (t *Telemetry) settled(e ackpolicy.SettledEvent) {
 	p, o := t.places.at(partitionOf(e.PartitionRef)), operationOf[e.Status]
 	p.counts[o].n.Add(1)
-	h, ok := p.find(e.Offset, e.Status == ackpolicy.Acked || e.Status == ackpolicy.Rejected && !e.Letter)
+	h, ok := p.find(e.Offset, e.Attempt, e.Status == ackpolicy.Acked || e.Status == ackpolicy.Rejected && !e.Letter)
 	switch {
 	case !ok && e.Status != ackpolicy.Rejected: // Middleware has not seen it: an ack without the delivery says nothing
 		return
-	case e.Status == ackpolicy.Acked && t.noAcks:
+	case e.Status == ackpolicy.Acked && !t.ackSpans:
 		return
 	}
-	span := t.child(p, o, h, e.RecordRef)
-	if !span.IsRecording() {
-		return
-	}
-	span.SetAttributes(statusKey.String(e.Status.String()))
-	fail(span, e.Reason)
-	span.End()
+	t.child(p, o, h, e.RecordRef, statusKey.String(e.Status.String()), e.Reason)
 }
 
 func (t *Telemetry) deadLettered(e ackpolicy.DeadLetteredEvent) {
@@ -57,33 +52,29 @@ func (t *Telemetry) deadLettered(e ackpolicy.DeadLetteredEvent) {
 		result = "given_up"
 	}
 	p := t.places.at(partitionOf(e.PartitionRef))
-	h, _ := p.find(e.Offset, result != "failed")
-	span := t.child(p, letter, h, e.RecordRef)
-	if !span.IsRecording() {
-		return
-	}
-	span.SetAttributes(letterKey.String(result))
-	fail(span, e.Err)
-	span.End()
+	h, _ := p.find(e.Offset, e.Attempt, result != "failed")
+	t.child(p, letter, h, e.RecordRef, letterKey.String(result), e.Err)
 }
 
-// child begins a span below that of the record's latest delivery, h, which may not be known.
-func (t *Telemetry) child(p *place, o operation, h handed, at ackpolicy.RecordRef) trace.Span {
+// child records a span below that of the record's latest delivery, h, which may not be known.
+func (t *Telemetry) child(p *place, o operation, h handed, at ackpolicy.RecordRef, result attribute.KeyValue, err error) {
 	ctx := context.Background()
 	if h.span.IsValid() {
 		if !h.span.IsSampled() { // nor is its child
-			return trace.SpanFromContext(ctx)
+			return
 		}
 		ctx = trace.ContextWithSpanContext(ctx, h.span)
 	}
 	_, span := t.tracer.Start(ctx, p.names[o], p.options[o]...)
-	if span.IsRecording() {
-		span.SetAttributes(
-			semconv.MessagingKafkaOffset(int(at.Offset)), attemptKey.Int(at.Attempt), handlerKey.String(valid(at.Handler)),
-			keyHashKey.String(strconv.FormatUint(at.KeyHash, 16)),
-		)
+	if !span.IsRecording() {
+		return
 	}
-	return span
+	span.SetAttributes( // at once: each call copies those before
+		semconv.MessagingKafkaOffset(int(at.Offset)), attemptKey.Int(at.Attempt), handlerKey.String(valid(at.Handler)),
+		keyHashKey.String(strconv.FormatUint(at.KeyHash, 16)), result,
+	)
+	fail(span, err)
+	span.End()
 }
 
 // Headers returns DeadLetterTopic.Headers or DeadLetterPublisher.Headers that add the context
@@ -95,7 +86,7 @@ func (t *Telemetry) Headers(next func(ackpolicy.Letter) []sarama.RecordHeader) f
 	}
 	return func(l ackpolicy.Letter) []sarama.RecordHeader {
 		headers := next(l)
-		h, ok := t.places.at(partition{l.Group, l.Topic, l.Partition}).find(l.Offset, false)
+		h, ok := t.places.at(partition{l.Group, l.Topic, l.Partition}).find(l.Offset, l.Attempts, false)
 		if !ok {
 			return headers
 		}

@@ -16,9 +16,9 @@ import (
 
 // Attributes that the conventions have no name for.
 const (
-	attemptKey = attribute.Key("ackpolicy.attempt")
-	statusKey  = attribute.Key("ackpolicy.status") // acked, nacked or rejected
-	linkKey    = attribute.Key("ackpolicy.link")   // producer, or previous_attempt
+	attemptKey = attribute.Key("ackpolicy.attempt") // of process: from the second delivery on
+	statusKey  = attribute.Key("ackpolicy.status")  // acked, nacked or rejected
+	linkKey    = attribute.Key("ackpolicy.link")    // producer, or previous_attempt
 	keyHashKey = attribute.Key("ackpolicy.key_hash")
 	letterKey  = attribute.Key("ackpolicy.letter") // stored, failed or given_up
 	handlerKey = attribute.Key("ackpolicy.handler")
@@ -77,7 +77,7 @@ func (t *Telemetry) begin(ctx context.Context, p *place, msg *message.Message, d
 		options = append(options[:len(options):len(options)], trace.WithLinks(linkTo(producer, toProducer)))
 	}
 	ctx, span := t.tracer.Start(parent, p.names[process], options...)
-	previous := p.begin(d.Offset(), handed{d.Attempt(), span.SpanContext()})
+	previous := p.begin(d.Offset(), handed{attempt: d.Attempt(), span: span.SpanContext()})
 	if !span.IsRecording() {
 		return ctx, span
 	}
@@ -87,10 +87,14 @@ func (t *Telemetry) begin(ctx context.Context, p *place, msg *message.Message, d
 	if previous.IsValid() {
 		span.AddLink(linkTo(previous, toPrevious))
 	}
-	span.SetAttributes(semconv.MessagingKafkaOffset(int(d.Offset())), semconv.MessagingMessageBodySize(len(msg.Payload)), attemptKey.Int(d.Attempt()))
+	of := append(make([]attribute.KeyValue, 0, 3), semconv.MessagingKafkaOffset(int(d.Offset())))
 	if msg.UUID != "" {
-		span.SetAttributes(semconv.MessagingMessageID(valid(msg.UUID)))
+		of = append(of, semconv.MessagingMessageID(valid(msg.UUID)))
 	}
+	if d.Attempt() > 1 { // a span of more than eight attributes takes the SDK much longer
+		of = append(of, attemptKey.Int(d.Attempt()))
+	}
+	span.SetAttributes(of...) // at once: each call copies those before
 	return ctx, span
 }
 

@@ -1,6 +1,7 @@
 package ackpolicyotel
 
 import (
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -54,6 +55,7 @@ type place struct {
 type handed struct {
 	attempt int
 	span    trace.SpanContext
+	before  *handed // the delivery before: it may begin before the nack of that is reported
 }
 
 // mostSpans is approximately how many deliveries are remembered. Of more, any are forgotten: the
@@ -66,22 +68,32 @@ type places struct {
 	newRoots bool
 	spans    atomic.Int64 // that are remembered
 
-	mu sync.RWMutex
-	of map[partition]*place
+	mu  sync.Mutex                           // held to change all
+	all atomic.Pointer[map[partition]*place] // read for each delivery, and so replaced to change it
+}
+
+func (a *places) known() map[partition]*place {
+	if all := a.all.Load(); all != nil {
+		return *all
+	}
+	return nil
 }
 
 func (a *places) at(of partition) *place {
-	a.mu.RLock()
-	p := a.of[of]
-	a.mu.RUnlock()
-	if p != nil {
+	if p := a.known()[of]; p != nil {
 		return p
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if p = a.of[of]; p == nil {
+	p := a.known()[of]
+	if p == nil {
 		p = a.newPlace(of)
-		a.of[of] = p
+		all := maps.Clone(a.known())
+		if all == nil {
+			all = map[partition]*place{}
+		}
+		all[of] = p
+		a.all.Store(&all)
 	}
 	return p
 }
@@ -116,8 +128,10 @@ func (a *places) newPlace(of partition) *place {
 // release forgets a partition.
 func (a *places) release(of partition) {
 	a.mu.Lock()
-	p := a.of[of]
-	delete(a.of, of)
+	all := maps.Clone(a.known())
+	p := all[of]
+	delete(all, of)
+	a.all.Store(&all)
 	a.mu.Unlock()
 	if p == nil {
 		return
@@ -136,6 +150,7 @@ func (p *place) begin(offset int64, h handed) (previous trace.SpanContext) {
 	switch {
 	case known && before.attempt < h.attempt:
 		previous = before.span
+		h.before = &handed{attempt: before.attempt, span: before.span}
 	case known:
 	case p.all.spans.Add(1) > mostSpans:
 		for any := range p.of {
@@ -148,13 +163,17 @@ func (p *place) begin(offset int64, h handed) (previous trace.SpanContext) {
 	return previous
 }
 
-// find returns a record's latest delivery, and forgets it if the record is done with.
-func (p *place) find(offset int64, done bool) (h handed, ok bool) {
+// find returns a delivery of a record, or the latest one if it is not known, and forgets the
+// record if it is done with.
+func (p *place) find(offset int64, attempt int, done bool) (h handed, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if h, ok = p.of[offset]; ok && done {
 		delete(p.of, offset)
 		p.all.spans.Add(-1)
+	}
+	if h.before != nil && h.before.attempt == attempt {
+		h = *h.before
 	}
 	return h, ok
 }

@@ -9,8 +9,8 @@
 //
 // A span "process TOPIC" lasts as long as the handlers of a delivery. It is a child of the
 // span that produced the record, whose context is in the record's headers, and has a link to
-// it and to the delivery before. How the record is settled is a separate span, "ack TOPIC"
-// for example, and what handlers and dead letters send has the context of the delivery. So
+// it and to the delivery before. A nack or a reject is a separate span, "nack TOPIC" for
+// example, and what handlers and dead letters send has the context of the delivery. So
 // a trace continues through redeliveries, records that were read again, and dead letters.
 //
 // docs/metrics.md lists spans and metrics.
@@ -35,9 +35,9 @@ type Options struct {
 	// NewTraces begins a trace for each delivery, with a link to the span that produced the
 	// record, instead of a child of that span.
 	NewTraces bool
-	// NoAckSpans leaves out the spans of acks, which are half of what tracing costs where
-	// nothing fails. Nacks, rejects and dead letters keep theirs.
-	NoAckSpans bool
+	// AckSpans adds a span for each ack, below that of its delivery. It doubles what tracing
+	// costs where nothing fails. Nacks, rejects and dead letters always have one.
+	AckSpans bool
 }
 
 // Telemetry traces and measures Subscribers. One serves all those of a process.
@@ -45,7 +45,7 @@ type Telemetry struct {
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator
 	newTraces  bool
-	noAcks     bool
+	ackSpans   bool
 	places     places
 	measures   *measures
 }
@@ -67,8 +67,8 @@ func New(o Options) (*Telemetry, error) {
 	}
 	return &Telemetry{
 		tracer:     o.TracerProvider.Tracer(scope),
-		propagator: o.Propagator, newTraces: o.NewTraces, noAcks: o.NoAckSpans,
-		places:   places{measures: measures, newRoots: o.NewTraces, of: map[partition]*place{}},
+		propagator: o.Propagator, newTraces: o.NewTraces, ackSpans: o.AckSpans,
+		places:   places{measures: measures, newRoots: o.NewTraces},
 		measures: measures,
 	}, nil
 }

@@ -52,6 +52,8 @@ func newTraced(t *testing.T, set ...func(*ackpolicyotel.Options)) *traced {
 	return s
 }
 
+func ackSpans(o *ackpolicyotel.Options) { o.AckSpans = true }
+
 func (s *traced) consume(t *testing.T, topic string, cfg ackpolicy.SubscriberConfig, h testkit.Handle) *ackpolicy.Subscriber {
 	cfg.Hooks = ackpolicy.JoinHooks(cfg.Hooks, s.telemetry.Hooks())
 	sub := testkit.NewSubscriber(t, cfg, s.Log)
@@ -181,7 +183,7 @@ func TestTraceThroughAReadAgain(t *testing.T) {
 		all[i].Headers = []sarama.RecordHeader{header}
 	}
 	topic := testkit.NewTopic(t, 1, all...)
-	s := newTraced(t)
+	s := newTraced(t, ackSpans)
 	cfg := testkit.Config(brokertest.Group(t), testkit.Ordering(ackpolicy.Unordered, 16))
 	cfg.MaxBufferedBytes = testkit.MiB
 	cfg.Backoff = func(int, error) time.Duration { return time.Hour }
@@ -269,7 +271,7 @@ func (publisher) Close() error { return nil }
 func TestMetricsOfTheConventions(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(3)...)
-	s := newTraced(t)
+	s := newTraced(t, ackSpans)
 	cfg := testkit.Config(brokertest.Group(t))
 	sub := s.consume(t, topic, cfg, func(_ *message.Message, d *ackpolicy.Delivery) error {
 		if d.Offset() == 1 {

@@ -72,7 +72,7 @@ var cases = []bcase{
 		records: 3_000_000, concurrency: 1, partitions: 4, size: 100, keys: 10_000,
 		consumers: []string{"memory router", "stock router", "ackpolicy router"},
 		baseline:  "stock router", limit: "memory router"},
-	{name: "seen", about: "ackpolicy through a Router, with Prometheus metrics, health and an open page, and with OpenTelemetry: every delivery and ack sampled, or 1 in 100",
+	{name: "seen", about: "ackpolicy through a Router, with Prometheus metrics, health and an open page, and with OpenTelemetry: every delivery traced, or 1 in 100",
 		records: 1_000_000, concurrency: 1, partitions: 4, size: 100, keys: 10_000,
 		consumers: []string{"ackpolicy router", "ackpolicy router metered", "ackpolicy router traced", "ackpolicy router traced 1%"},
 		baseline:  "ackpolicy router", limit: "ackpolicy router"},

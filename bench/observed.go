@@ -85,7 +85,7 @@ func view(ctx context.Context, url string) error {
 	return nil
 }
 
-// traced is ours through a Router with OpenTelemetry: metrics, and spans for a delivery and its ack, of which a part is
+// traced is ours through a Router with OpenTelemetry: metrics, and a span for each delivery, of which a part is
 // sampled. Nothing is exported.
 func traced(o ackpolicy.Ordering, part float64) func(context.Context, job, *meter) error {
 	return func(ctx context.Context, j job, m *meter) error {
