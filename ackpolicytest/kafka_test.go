@@ -34,8 +34,13 @@ type service struct {
 	journal []string // partition/offset#attempt
 }
 
-// start runs a service.
+// start runs a service that reads orders.
 func start(t *testing.T, k *ackpolicytest.Kafka, config ackpolicy.SubscriberConfig, h message.NoPublishHandlerFunc, middlewares ...message.HandlerMiddleware) *service {
+	t.Helper()
+	return startOn(t, k, "orders", config, h, middlewares...)
+}
+
+func startOn(t *testing.T, k *ackpolicytest.Kafka, topics string, config ackpolicy.SubscriberConfig, h message.NoPublishHandlerFunc, middlewares ...message.HandlerMiddleware) *service {
 	t.Helper()
 	router, err := message.NewRouter(message.RouterConfig{}, k.Logger())
 	if err != nil {
@@ -43,7 +48,7 @@ func start(t *testing.T, k *ackpolicytest.Kafka, config ackpolicy.SubscriberConf
 	}
 	s := &service{router: router}
 	router.AddMiddleware(middlewares...)
-	router.AddConsumerHandler("ship", "orders", k.Subscriber(config), func(msg *message.Message) error {
+	router.AddConsumerHandler("ship", topics, k.Subscriber(config), func(msg *message.Message) error {
 		d := delivery(msg)
 		s.mu.Lock()
 		s.journal = append(s.journal, fmt.Sprintf("%d/%d#%d", d.Partition(), d.Offset(), d.Attempt()))
