@@ -22,6 +22,16 @@ func TestDrainFlushes(t *testing.T) {
 	sub := testkit.NewSubscriber(t, testkit.Config(group), testkit.NewLog(t))
 	batches, err := sub.Batches(untilFull(500)).Subscribe(context.Background(), topic)
 	testkit.Check(t, err)
+	handled := make(chan int, 1)
+	go func() {
+		n := 0
+		for msg := range batches {
+			b, _ := ackpolicy.BatchFromMessage(msg)
+			n += len(b.Messages())
+			msg.Ack()
+		}
+		handled <- n
+	}()
 	testkit.Eventually(t, "the records are collected", func() bool {
 		state := sub.State()
 		return len(state.Subscriptions) == 1 && len(state.Subscriptions[0].Partitions) == 1 && state.Subscriptions[0].Partitions[0].InFlight == 10
@@ -29,16 +39,8 @@ func TestDrainFlushes(t *testing.T) {
 	if most := sub.State().Subscriptions[0].MaxInFlight; most != 500 {
 		t.Errorf("10 records of at most %d are in flight, want 500", most)
 	}
-	closed := make(chan error, 1)
-	go func() { closed <- sub.Close() }()
-	n := 0
-	for msg := range batches {
-		b, _ := ackpolicy.BatchFromMessage(msg)
-		n += len(b.Messages())
-		msg.Ack()
-	}
-	testkit.Check(t, testkit.Await(t, "Close", closed))
-	if n != 10 {
+	testkit.Check(t, sub.Close())
+	if n := testkit.Await(t, "the end of the batches", handled); n != 10 {
 		t.Errorf("%d records were handled, want 10", n)
 	}
 	testkit.WantCommitted(t, group, topic, 0, 10)

@@ -54,15 +54,18 @@ func TestMixedGroup(t *testing.T) {
 				if !strings.Contains(first.Guarantees(), "NOW the consumer group has a member without Transactions") {
 					t.Error("Guarantees:", first.Guarantees())
 				}
-				if n := len(linesWith(log.At("error"), "a member without Transactions")); n != 2 {
-					t.Errorf("%d lines of two subscribers", n)
+				twice := func(level, line string) { // each of the two subscribers writes it, and once
+					t.Helper()
+					count := func() int { return len(linesWith(log.At(level), line)) }
+					if testkit.Poll(func() bool { return count() >= 2 }); count() != 2 {
+						t.Errorf("%d lines of two subscribers: %s", count(), line)
+					}
 				}
+				twice("error", "a member without Transactions")
 
 				testkit.Check(t, without.Close())
 				testkit.Eventually(t, "both to see that it has left", func() bool { return !isMixed(first) && !isMixed(second) })
-				if n := len(linesWith(log.At("info"), "All members of the consumer group have Transactions")); n != 2 {
-					t.Errorf("%d lines of two subscribers", n)
-				}
+				twice("info", "All members of the consumer group have Transactions")
 			})
 		}
 	}
