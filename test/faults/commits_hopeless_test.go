@@ -56,7 +56,9 @@ func TestHopelessCommitsEndTheDrain(t *testing.T) {
 				if e := testkit.Await(t, "the hook", revoked); e.Err == nil {
 					t.Errorf("the hook got %+v", e)
 				}
-				if n := fault.Hits(); !waits && n > 2 {
+				// Two say that it is hopeless. On a busy machine the next ones, each after twice the pause, may come before the
+				// drain continues. A drain that goes on to its end has ten.
+				if n := fault.Hits(); !waits && n > 6 {
 					t.Errorf("%d commits", n)
 				}
 				if n := len(testkit.Containing(s.Log.At("error"), "its last commit is not confirmed", "is refused, and would be refused again")); n != 1 {
