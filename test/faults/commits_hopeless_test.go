@@ -57,7 +57,7 @@ func TestHopelessCommitsEndTheDrain(t *testing.T) {
 					t.Errorf("the hook got %+v", e)
 				}
 				// Two say that it is hopeless. On a busy machine the next ones, each after twice the pause, may come before the
-				// drain continues. A drain that goes on to its end has ten.
+				// drain continues. A drain that lasts to its end has ten.
 				if n := fault.Hits(); !waits && n > 6 {
 					t.Errorf("%d commits", n)
 				}
