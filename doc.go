@@ -85,8 +85,9 @@
 //
 // Under every policy except AckFirst a record is handled at least once. After a crash it
 // comes again if it was not committed; at most MaxUncommitted records of each partition do.
-// Under AckFirst with ConfirmFirst a record is handled at most once. Nothing is exactly
-// once. [Subscriber.Guarantees] returns what a given configuration guarantees.
+// Under AckFirst with ConfirmFirst a record is handled at most once. No record is
+// handled exactly once; with Transactions, the output of each to Kafka appears exactly once.
+// [Subscriber.Guarantees] returns what a given configuration guarantees.
 //
 // # Other subscribers
 //

@@ -207,19 +207,26 @@ func (s *subscription) closeLetters() error {
 
 // letters is the DeadLetter of a subscription or a Middleware, for the topics that the subscription reads.
 // Topics that a pattern matches, and Middlewares, are not known when the subscription starts: for them
-// it is opened with the first letter.
+// it is opened with the first letter. A topic whose destination cannot be opened does not delay the
+// letters of others.
 type letters struct {
 	sub     *subscription
 	of      DeadLetter
 	setting string // its name
 
-	turn   chan struct{} // a token for whoever uses what follows
-	opened map[string]DeadLetter
+	mu     sync.Mutex // guards what follows
+	topics map[string]*lettersOf
 	closed bool
 }
 
+// lettersOf is the destination for the letters of one topic.
+type lettersOf struct {
+	turn chan struct{} // a token for whoever uses dead
+	dead DeadLetter    // nil: not open
+}
+
 func newLetters(s *subscription, of DeadLetter, setting string) *letters {
-	return &letters{sub: s, of: of, setting: setting, turn: make(chan struct{}, 1), opened: map[string]DeadLetter{}}
+	return &letters{sub: s, of: of, setting: setting, topics: map[string]*lettersOf{}}
 }
 
 // Send implements DeadLetter.
@@ -233,36 +240,58 @@ func (l *letters) Send(ctx context.Context, record *sarama.ConsumerMessage, lett
 
 // open returns the destination for letters of a topic.
 func (l *letters) open(ctx context.Context, topic string) (DeadLetter, error) {
+	to := l.to(topic)
 	select {
-	case l.turn <- struct{}{}:
-		defer func() { <-l.turn }()
+	case to.turn <- struct{}{}:
+		defer func() { <-to.turn }()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	switch {
-	case l.closed:
+	if to.dead != nil {
+		return to.dead, nil
+	}
+	if l.isClosed() {
 		return nil, consumer.ErrClosing
-	case l.opened[topic] != nil:
-		return l.opened[topic], nil
 	}
 	dead, err := l.sub.openDeadLetter(ctx, l.of, topic)
 	if err == nil {
-		l.opened[topic] = dead
+		to.dead = dead
 	}
 	return dead, err
 }
 
-// close waits for an open call, whose context has ended.
-func (l *letters) close() error {
-	l.turn <- struct{}{}
-	defer func() { <-l.turn }()
-	if l.closed {
-		return nil
+func (l *letters) to(topic string) *lettersOf {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	to := l.topics[topic]
+	if to == nil {
+		to = &lettersOf{turn: make(chan struct{}, 1)}
+		l.topics[topic] = to
 	}
+	return to
+}
+
+func (l *letters) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
+// close waits for open calls, whose contexts have ended.
+func (l *letters) close() error {
+	l.mu.Lock()
 	l.closed = true
+	topics := l.topics
+	l.topics = map[string]*lettersOf{}
+	l.mu.Unlock()
 	var errs []error
-	for _, dead := range l.opened {
-		errs = append(errs, closeDeadLetter(dead))
+	for _, to := range topics {
+		to.turn <- struct{}{}
+		if to.dead != nil {
+			errs = append(errs, closeDeadLetter(to.dead))
+			to.dead = nil
+		}
+		<-to.turn
 	}
 	return errors.Join(errs...)
 }

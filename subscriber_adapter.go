@@ -127,7 +127,8 @@ func (s *Subscriber) String() string { return "kafka.Subscriber" }
 // "orders, invoices", "orders.*". They are read by one member of the group, and messages of all
 // of them come over the channel; Delivery.Topic returns the topic of each. In a pattern "*" stands for
 // any characters and "?" for one; it matches whole names, and is looked up again every
-// Metadata.RefreshFrequency of the sarama configuration, so that topics may come and go.
+// Metadata.RefreshFrequency of the sarama configuration, so that topics may come and go. It does
+// not match Kafka's own topics, nor those of dead letters.
 //
 // The channel is closed after Close was called or ctx has ended, once running handlers
 // have finished, what is settled is committed, and the member has left the group. It is
@@ -303,12 +304,13 @@ func (s *Subscriber) Close() error {
 	return nil
 }
 
-// SubscribeInitialize creates the topic, as watermill-kafka does; of several, each that has a name.
+// SubscribeInitialize creates the topic, as watermill-kafka does. Of a list it creates each topic
+// that is named. For a pattern it does nothing.
 func (s *Subscriber) SubscribeInitialize(topic string) error {
 	return s.SubscribeInitializeWithContext(context.Background(), topic)
 }
 
-// SubscribeInitializeWithContext creates the topic, as watermill-kafka does; of several, each that has a name.
+// SubscribeInitializeWithContext is SubscribeInitialize with a context.
 func (s *Subscriber) SubscribeInitializeWithContext(ctx context.Context, text string) error {
 	topics, err := topic.Select(text)
 	if err != nil {

@@ -114,7 +114,8 @@ var ErrSettled = errors.New("ackpolicy: the delivery is settled, its transaction
 //
 // Of the configuration, Brokers may be empty, and otherwise must be those of the Subscriber.
 // If OverwriteSaramaConfig is nil, the Subscriber's is used; it must be the same for all
-// Publishers of a Subscriber. Its Producer.Flush.Bytes, Messages and Frequency do not apply. They must be made before the first Subscribe.
+// Publishers of a Subscriber. Its Producer.Flush.Bytes, Messages and Frequency do not apply.
+// Publishers must be made before the first Subscribe.
 func (s *Subscriber) Publisher(config kafka.PublisherConfig) (message.Publisher, error) {
 	bad := func(format string, args ...any) (message.Publisher, error) {
 		return nil, fmt.Errorf("ackpolicy: Publisher: "+format, args...)

@@ -76,3 +76,47 @@ func TestACLs(t *testing.T) {
 		})
 	}
 }
+
+// An open transaction whose id the user may not see is not called hanging, and not aborted.
+func TestUnseenTransactions(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.NewSecure(t)
+	dir := t.TempDir()
+	password, ca := filepath.Join(dir, "password"), filepath.Join(dir, "ca")
+	testkit.Check(t, os.WriteFile(password, []byte(brokertest.SecurePassword), 0o600))
+	testkit.Check(t, os.WriteFile(ca, broker.CA, 0o600))
+	topic := brokertest.Topic(t)
+	testkit.Check(t, brokertest.CreateTopic(broker.Addrs(), topic, 1))
+	cfg := sarama.NewConfig()
+	cfg.Version = sarama.V2_8_0_0
+	broker.Use(cfg, sarama.SASLTypeSCRAMSHA512, brokertest.SecureAdmin, brokertest.SecurePassword)
+	cfg.Producer.Return.Successes, cfg.Producer.Idempotent, cfg.Producer.RequiredAcks = true, true, sarama.WaitForAll
+	cfg.Net.MaxOpenRequests, cfg.Producer.Transaction.ID = 1, brokertest.Group(t)
+	producer, err := sarama.NewSyncProducer(broker.Addrs(), cfg)
+	testkit.Check(t, err)
+	testkit.Check(t, producer.BeginTxn())
+	_, _, err = producer.SendMessage(&sarama.ProducerMessage{Topic: topic, Value: sarama.StringEncoder("output")})
+	testkit.Check(t, err)
+	run := func(args ...string) (code int, out string) {
+		var text bytes.Buffer
+		env := cli.NewEnv(func(string) string { return "" }, strings.NewReader(""), &text, &text)
+		code = env.Run(t.Context(), append([]string{
+			"transactions", "--brokers", strings.Join(broker.Addrs(), ","), "--tls-ca", ca, "--topic", topic,
+			"--sasl", "scram-sha-512", "--user", brokertest.SecureUser, "--password-file", password,
+		}, args...), commands...)
+		return code, text.String()
+	}
+	testkit.Check(t, broker.Allow(sarama.AclResourceTopic, topic, sarama.AclOperationRead))
+	testkit.Check(t, broker.Allow(sarama.AclResourceCluster, "kafka-cluster", sarama.AclOperationClusterAction))
+	out := ""
+	testkit.Eventually(t, "the rights", func() (done bool) {
+		code, text := run("--abort", "--yes")
+		out = text
+		return code == cli.Done
+	})
+	if !strings.Contains(out, "Unknown") || !strings.Contains(out, "nothing is to be aborted") {
+		t.Errorf("without a right to its id: %s", out)
+	}
+	testkit.Check(t, producer.CommitTxn()) // it was not aborted
+	testkit.Check(t, producer.Close())
+}

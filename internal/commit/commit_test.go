@@ -423,11 +423,11 @@ func TestPositions(t *testing.T) {
 	b := newBed(t, true, false)
 	get := func() map[int32]Position {
 		t.Helper()
-		got, err := Positions(deadline(t), b.client, b.group, b.topic, []int32{0, 1}, false)
+		got, err := Positions(deadline(t), b.client, b.group, b.topic, 0, map[string][]int32{b.topic: {0, 1}}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return got
+		return got[b.topic]
 	}
 	none := Position{Offset: -1}
 	if got := get(); got[0] != none || got[1] != none {

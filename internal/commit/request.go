@@ -3,6 +3,8 @@ package commit
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -104,12 +106,19 @@ type Position struct {
 	Metadata string
 }
 
-// Positions returns what the group has stored for partitions of a topic. It repeats
-// requests whose failure may pass, until ctx ends. With stable it waits for transactions that
-// may change the result.
-func Positions(ctx context.Context, client sarama.Client, group, topic string, partitions []int32, stable bool) (map[int32]Position, error) {
+// Positions returns what the group has stored for a partition and, where the broker returns it
+// too, for others. It repeats requests whose failure may pass, until ctx ends. With stable it waits
+// for transactions that may change the result.
+func Positions(ctx context.Context, client sarama.Client, group, topic string, partition int32, others map[string][]int32, stable bool) (map[string]map[int32]Position, error) {
+	asked := maps.Clone(others)
+	if asked == nil {
+		asked = map[string][]int32{}
+	}
+	if !slices.Contains(asked[topic], partition) {
+		asked[topic] = append(slices.Clone(asked[topic]), partition)
+	}
 	for attempt := 1; ; attempt++ {
-		positions, err := fetchPositions(client, group, topic, partitions, stable)
+		positions, err := fetchPositions(client, group, topic, partition, asked, stable)
 		if err == nil {
 			return positions, nil
 		}
@@ -122,15 +131,22 @@ func Positions(ctx context.Context, client sarama.Client, group, topic string, p
 	}
 }
 
-func fetchPositions(client sarama.Client, group, topic string, partitions []int32, stable bool) (map[int32]Position, error) {
-	response, err := fetchOffsets(client, group, map[string][]int32{topic: partitions}, stable)
+func fetchPositions(client sarama.Client, group, topic string, partition int32, asked map[string][]int32, stable bool) (map[string]map[int32]Position, error) {
+	response, err := fetchOffsets(client, group, asked, stable)
 	if err != nil {
 		return nil, err
 	}
-	positions := make(map[int32]Position, len(partitions))
-	for _, p := range partitions {
-		if positions[p], err = positionIn(response, topic, p); err != nil {
-			return nil, err
+	positions := map[string]map[int32]Position{}
+	for of, partitions := range asked {
+		positions[of] = map[int32]Position{}
+		for _, p := range partitions {
+			position, err := positionIn(response, of, p)
+			switch {
+			case err == nil:
+				positions[of][p] = position
+			case of == topic && p == partition:
+				return nil, err
+			}
 		}
 	}
 	return positions, nil
@@ -139,8 +155,8 @@ func fetchPositions(client sarama.Client, group, topic string, partitions []int3
 // StablePosition returns what the group has stored for a partition, or an error while a
 // transaction may change it.
 func StablePosition(client sarama.Client, group, topic string, partition int32) (Position, error) {
-	positions, err := fetchPositions(client, group, topic, []int32{partition}, true)
-	return positions[partition], err
+	positions, err := fetchPositions(client, group, topic, partition, map[string][]int32{topic: {partition}}, true)
+	return positions[topic][partition], err
 }
 
 func fetchOffsets(client sarama.Client, group string, partitions map[string][]int32, stable bool) (*sarama.OffsetFetchResponse, error) {

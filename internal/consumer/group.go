@@ -99,6 +99,9 @@ func (h *groupHandler) await(ctx context.Context) bool {
 		names, version := h.s.topics.joining()
 		if h.version.Store(int64(version)); len(names) > 0 {
 			h.subscribed = names
+			for _, name := range names {
+				h.s.topics.of(name).joining()
+			}
 			return true
 		}
 		select {
@@ -318,12 +321,12 @@ func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim 
 	return position{offset: offset}, true
 }
 
-// positions has what the group has stored for the partitions of one generation. Partitions
-// of a topic that are assigned together are requested together.
+// positions has what the group has stored for the partitions of one generation. Those that are
+// assigned together are requested together.
 type positions struct {
 	turn       chan struct{} // held by the goroutine that asks
 	generation int32         // guarded by turn, as known is
-	known      map[place]commit.Position
+	known      map[string]map[int32]commit.Position
 }
 
 func (p *positions) of(ctx context.Context, h *groupHandler, session sarama.ConsumerGroupSession, at place) (commit.Position, error) {
@@ -337,22 +340,13 @@ func (p *positions) of(ctx context.Context, h *groupHandler, session sarama.Cons
 	if p.generation != generation {
 		p.known = nil
 	}
-	if position, ok := p.known[at]; ok {
+	if position, ok := p.known[at.topic][at.partition]; ok {
 		return position, nil
 	}
-	all := session.Claims()[at.topic]
-	if !slices.Contains(all, at.partition) {
-		all = append(slices.Clone(all), at.partition)
-	}
-	known, err := commit.Positions(ctx, h.clients.side, h.s.cfg.Group, at.topic, all, h.s.transactions != nil)
+	known, err := commit.Positions(ctx, h.clients.side, h.s.cfg.Group, at.topic, at.partition, session.Claims(), h.s.transactions != nil)
 	if err != nil {
 		return commit.Position{}, err
 	}
-	if p.generation = generation; p.known == nil {
-		p.known = map[place]commit.Position{}
-	}
-	for partition, position := range known {
-		p.known[place{at.topic, partition}] = position
-	}
-	return p.known[at], nil
+	p.generation, p.known = generation, known
+	return known[at.topic][at.partition], nil
 }

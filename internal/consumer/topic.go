@@ -28,6 +28,7 @@ type identity struct {
 	now    sarama.Uuid              // the topic that exists
 	past   map[sarama.Uuid]struct{} // earlier topics: a broker that lags may still return them
 	absent time.Time                // since when it does not exist; zero if it does, or nobody has looked
+	left   bool                     // it did not exist when the group was last joined
 	fresh  bool                     // one of several topics, and created while we were subscribed: nothing in it is old
 
 	cluster uint32 // see ledger.Ledger
@@ -100,11 +101,19 @@ func (i *identity) missing() time.Time {
 	return i.absent
 }
 
-// exists records that the topic exists. It reports whether it did not before.
-func (i *identity) exists() (appeared bool) {
+// joining records that the group is about to be joined.
+func (i *identity) joining() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	appeared = !i.absent.IsZero()
+	i.left = !i.absent.IsZero()
+}
+
+// exists records that the topic exists. It reports whether the group has to be joined again for it. It
+// has not if the topic was there all the time: a broker that has just started may not know it.
+func (i *identity) exists(id sarama.Uuid) (appeared bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	appeared = !i.absent.IsZero() && (i.left || id != i.now || id == (sarama.Uuid{}))
 	i.absent = time.Time{}
 	return appeared
 }

@@ -126,7 +126,7 @@ func (w *topicWatch) ask(search bool) {
 			s.logger(name).Debug("Cannot ask for the topic's id", watermill.LogFields{"err": t.Err.Error()})
 		default:
 			s.health.works(fetching, place{name, -1})
-			if topic.exists() && s.cfg.several() {
+			if topic.exists(t.Uuid) && s.cfg.several() {
 				topic.found(false)
 				s.topics.appeared()
 			}

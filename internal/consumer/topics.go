@@ -86,7 +86,7 @@ func (t *topics) found(all map[string]*sarama.TopicMetadata) (added []string) {
 	var dead []string
 	if t.letters != nil { // it is code of the application
 		for _, name := range slices.Concat(t.selection.Names, matched) {
-			dead = append(dead, t.letters(name)...)
+			dead = append(dead, slices.DeleteFunc(t.letters(name), func(to string) bool { return to == name })...) // the letters themselves are refused
 		}
 	}
 	t.mu.Lock()

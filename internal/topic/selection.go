@@ -26,9 +26,9 @@ func Select(text string) (Selection, error) {
 	for _, item := range strings.Split(text, ",") {
 		item = strings.TrimSpace(item)
 		switch {
-		case strings.Trim(item, legal+wildcards) != "" || item == "" && text != "":
+		case strings.Trim(item, legal+wildcards) != "" || item == "" || item == "." || item == ".." || len(item) > longest:
 			return Selection{}, fmt.Errorf("topic %q: want a name, a pattern, or several with commas between them: "+
-				"names have letters, digits, '.', '_' and '-', patterns also '*' for any characters and '?' for one", text)
+				"names have letters, digits, '.', '_' and '-', at most %d, patterns also '*' for any characters and '?' for one", text, longest)
 		case strings.ContainsAny(item, wildcards):
 			s.patterns = append(s.patterns, item)
 		case !slices.Contains(s.Names, item):
@@ -41,6 +41,7 @@ func Select(text string) (Selection, error) {
 const (
 	legal     = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 	wildcards = "*?"
+	longest   = 249
 )
 
 // Single returns the name if there is one, and no pattern.

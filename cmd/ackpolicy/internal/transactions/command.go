@@ -22,6 +22,8 @@ prefix, and those that have written to the given topics.
               the transaction after TIMEOUT and up to 10 s more.
               Hanging: no coordinator knows it, and nothing will end it. Readers of the
               partition with read_committed wait for it.
+              Unknown: it hangs, or the user may not see its id. The right Describe on
+              all transactional ids shows which.
   AGE         since it began; of a hanging one, since its last record
   PARTITIONS  those that it has written to. Offsets of a group are in __consumer_offsets
 

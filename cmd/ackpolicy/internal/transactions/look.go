@@ -2,6 +2,8 @@ package transactions
 
 import (
 	"cmp"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,13 +16,16 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/kafka"
 )
 
-// Hanging is the state of a transaction that is open in a partition and that no coordinator
-// will end. The other states are Kafka's.
-const Hanging = "Hanging"
+// The states of a transaction that is open in a partition and that no coordinator shows. The other
+// states are Kafka's.
+const (
+	Hanging = "Hanging" // no coordinator knows it, and none will end it
+	Unknown = "Unknown" // it hangs, or the user may not see its id
+)
 
 // Transaction is one of a transactional producer.
 type Transaction struct {
-	ID         string     `json:"id,omitempty"` // "": not known, of a hanging one
+	ID         string     `json:"id,omitempty"` // "" if it is Hanging or Unknown
 	State      string     `json:"state"`
 	Since      *time.Time `json:"since,omitempty"`
 	TimeoutMS  int64      `json:"timeout_ms,omitempty"`
@@ -33,7 +38,7 @@ type Transaction struct {
 type Place struct {
 	Topic     string `json:"topic"`
 	Partition int32  `json:"partition"`
-	Start     *int64 `json:"start_offset,omitempty"` // of a hanging one
+	Start     *int64 `json:"start_offset,omitempty"` // of one that is Hanging or Unknown
 
 	coordinatorEpoch int32
 }
@@ -41,7 +46,7 @@ type Place struct {
 func (t Transaction) hangs() bool { return t.State == Hanging }
 
 func (t Transaction) open() bool {
-	return t.hangs() || t.State == "Ongoing" || strings.HasPrefix(t.State, "Prepare")
+	return t.hangs() || t.State == Unknown || t.State == "Ongoing" || strings.HasPrefix(t.State, "Prepare")
 }
 
 func (t Transaction) has(topic string, partition int32) bool {
@@ -217,7 +222,7 @@ func comparePlaces(a, b Place) int {
 }
 
 // openIn returns the transactions that are open in partitions: those that a coordinator knows,
-// and those that hang.
+// and those that hang, or may hang.
 //
 // A leader learns of a transaction after its coordinator, and of its end before. So a
 // transaction hangs if it is open at the leader before and after its coordinator does not know it.
@@ -246,6 +251,12 @@ func (l *look) openIn(places map[string][]int32) (known, hanging []Transaction, 
 	if err != nil {
 		return nil, nil, err
 	}
+	state := Hanging
+	if all, err := l.seesAll(); err != nil {
+		return nil, nil, err
+	} else if !all {
+		state = Unknown
+	}
 	byProducer := map[[2]int64]*Transaction{}
 	for p, s := range before {
 		still, ok := after[p]
@@ -256,7 +267,7 @@ func (l *look) openIn(places map[string][]int32) (known, hanging []Transaction, 
 		key := [2]int64{p.producer, int64(s.ProducerEpoch)}
 		t := byProducer[key]
 		if t == nil {
-			t = &Transaction{State: Hanging, ProducerID: p.producer, Epoch: int16(s.ProducerEpoch)}
+			t = &Transaction{State: state, ProducerID: p.producer, Epoch: int16(s.ProducerEpoch)}
 			byProducer[key] = t
 		}
 		if since := at(s.LastTimestamp); t.Since == nil || since != nil && since.After(*t.Since) {
@@ -270,6 +281,17 @@ func (l *look) openIn(places map[string][]int32) (known, hanging []Transaction, 
 	}
 	slices.SortFunc(hanging, func(a, b Transaction) int { return cmp.Compare(a.ProducerID, b.ProducerID) })
 	return known, hanging, nil
+}
+
+// seesAll reports whether the user may see all transactional ids. A list of transactions lacks those
+// that the user may not see, and says nothing of it.
+func (l *look) seesAll() (bool, error) {
+	id := "ackpolicy-" + rand.Text() // nobody has a right to just this one
+	states, err := l.transactions().DescribeTransactions([]string{id})
+	if errors.Is(err, sarama.ErrTransactionalIDAuthorizationFailed) || states[id].ErrorCode == sarama.ErrTransactionalIDAuthorizationFailed {
+		return false, nil
+	}
+	return true, err
 }
 
 // writer is a producer with an open transaction in a partition.
