@@ -195,7 +195,7 @@ func (x *solo) run(ctx context.Context) error {
 		s.topics.of(topic).restarted(now)
 	}
 	x.watch.Store(watch)
-	s.health.session(true)
+	s.health.session(len(x.readers) > 0)
 	interrupter := s.interrupt(ctx)
 	interrupter.begin(ctx)
 	for at, r := range x.readers {
@@ -251,6 +251,7 @@ func (x *solo) follow(ctx context.Context, reconnect context.CancelCauseFunc, pa
 		maps.DeleteFunc(s.positions, func(at place, _ int64) bool { return at.topic == topic })
 		s.mu.Unlock()
 	}
+	s.health.session(len(list) > 0)
 	for topic, n := range partitions {
 		for p := range int32(n) {
 			at := place{topic, p}

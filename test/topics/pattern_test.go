@@ -142,6 +142,28 @@ func TestPatternWithoutAGroup(t *testing.T) {
 	s.Stop()
 }
 
+// Without a group too, a pattern that matches nothing is waited for, and the Subscriber is not ready until then.
+func TestPatternWithoutAGroupThatMatchesNothing(t *testing.T) {
+	t.Parallel()
+	topic := brokertest.Topic(t)
+	s := testkit.NewService(t)
+	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+	sub := testkit.NewSubscriber(t, testkit.Config("", soon, testkit.InitialOffset(sarama.OffsetNewest)), s.Log)
+	s.Router.AddConsumerHandler("handler", topic+"*", sub, s.Recorded(testkit.Succeed))
+	s.Start(t)
+	testkit.Eventually(t, "a line that says so", func() bool { return len(testkit.Containing(s.Log.At("error"), "No topic matches")) > 0 })
+	if st := sub.State().Subscriptions; len(st) != 1 || st[0].Topic != topic+"*" || st[0].Consuming || sub.Health().Ready {
+		t.Errorf("with no topic: %+v, ready %v", st, sub.Health().Ready)
+	}
+	create(t, topic)
+	fill(t, topic, 2)
+	s.Wait(t, 2*partitions)
+	testkit.Eventually(t, "it is ready", func() bool { return sub.Health().Ready })
+	remove(t, topic)
+	testkit.Eventually(t, "it is not ready", func() bool { return !sub.Health().Ready })
+	s.Stop()
+}
+
 // A static member has the same id after a restart, and gets the partitions of a topic that came while it was away.
 func TestStaticMemberOfAPattern(t *testing.T) {
 	t.Parallel()
