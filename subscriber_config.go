@@ -174,9 +174,10 @@ type SubscriberConfig struct {
 	Transactions *Transactions
 	// HandlerSlow is how long a handler may run before the log and Hooks.HandlerSlow
 	// report it, at growing intervals, and once more when all slow handlers have
-	// returned. Under ConfirmFirst it begins when the commit is confirmed. Nothing else happens to the handler. The log also reports a record that holds
-	// its partition because its handler returned without settling it, after as long, a minute
-	// at least. 0 means 1 minute; a negative value turns the reports off.
+	// returned. Under ConfirmFirst it begins when the commit is confirmed. Nothing else
+	// happens to the handler. The log also reports a record that holds its partition
+	// because its handler returned without settling it, after as long, a minute at least.
+	// 0 means 1 minute; a negative value turns the reports off.
 	HandlerSlow time.Duration
 	// Hooks are called with what happens.
 	Hooks Hooks

@@ -101,7 +101,7 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 		offers:    newOffers(),
 		spent:     make(chan struct{}),
 		fenced:    make(chan struct{}),
-		wake:      make(chan bool, cfg.MaxInFlight+1),
+		wake:      make(chan bool, 2*cfg.MaxInFlight+1), // slots, and spare ones that have not ended
 		kick:      make(chan struct{}, 1),
 		looks:     make(chan chan struct{}),
 		suspected: make(chan struct{}, 1),

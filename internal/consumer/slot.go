@@ -194,7 +194,7 @@ func (c *Claim) newDelivery() *Delivery {
 // do carries out what the partition requests. Only the intake starts slots.
 func (c *Claim) do(w partition.Work) {
 	for range w.Wake {
-		c.wake <- true // the channel has room for every slot
+		c.wake <- true // the channel has room for every slot, also at the end, when nobody receives
 	}
 	if w.Spawn > 0 {
 		c.spawn.Add(w.Spawn)
