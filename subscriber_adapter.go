@@ -304,8 +304,7 @@ func (s *Subscriber) Close() error {
 	return nil
 }
 
-// SubscribeInitialize creates the topic, as watermill-kafka does. Of a list it creates each topic
-// that is named. For a pattern it does nothing.
+// SubscribeInitialize creates the topic, as watermill-kafka does; each name of a list, and none for a pattern.
 func (s *Subscriber) SubscribeInitialize(topic string) error {
 	return s.SubscribeInitializeWithContext(context.Background(), topic)
 }
@@ -365,7 +364,7 @@ func (s *subscription) consumerConfig() consumer.Config {
 		MaxInFlight:      c.MaxInFlight,
 		MaxBufferedBytes: c.MaxBufferedBytes,
 		MaxDeliveries:    c.MaxDeliveries,
-		CommitInterval:   c.CommitInterval,
+		CommitInterval:   max(c.CommitInterval, time.Millisecond), // less would keep a processor busy
 		CommitEach:       !c.Kafka.OverwriteSaramaConfig.Consumer.Offsets.AutoCommit.Enable,
 		DrainTimeout:     c.DrainTimeout,
 		GiveUpLetters:    c.OnUnstorable == UnstorableGiveUp,

@@ -108,6 +108,18 @@ func TestNackAfterAnHour(t *testing.T) {
 	})
 }
 
+// However short CommitInterval is, nothing is busy while nothing happens. Otherwise this minute would not end.
+func TestShortestCommitInterval(t *testing.T) {
+	ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {
+		k.Produce("orders", newMessage())
+		config := inGroup(func(c *ackpolicy.SubscriberConfig) { c.CommitInterval = time.Nanosecond })
+		start(t, k, config, onceThen(nil), ackpolicy.NackOnError.Middleware)
+		k.WaitSettled("shop", "orders")
+		k.Advance(time.Minute)
+		wantCommitted(t, k, 0, 1)
+	})
+}
+
 // A message passes the Router as it was produced, and what its handler produces is published.
 func TestProducedMessages(t *testing.T) {
 	ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {

@@ -31,6 +31,7 @@ type transaction struct {
 }
 
 func openBooks(file string) (*books, error) {
+	// synchronous(NORMAL) survives the end of the process. Only FULL also survives that of the machine.
 	db, err := sql.Open("sqlite", "file:"+file+"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)")
 	if err != nil {
 		return nil, err
