@@ -44,10 +44,9 @@ func BenchmarkDelivery(b *testing.B) {
 		settled := ackpolicy.SettledEvent{RecordRef: ackpolicy.RecordRef{
 			PartitionRef: ackpolicy.PartitionRef{Group: "group", Topic: "topic", Handler: "handler"}, Attempt: 1,
 		}, Status: ackpolicy.Acked}
-		for name, acks := range map[string]bool{"delivery": false, "delivery and ack": true} {
-			telemetry, err := ackpolicyotel.New(ackpolicyotel.Options{
-				TracerProvider: provider, MeterProvider: measures, Propagator: propagation.TraceContext{}, AckSpans: acks,
-			})
+		for name, set := range map[string]ackpolicyotel.Options{"delivery": {}, "delivery and ack": {AckSpans: true}, "share 1%": {Share: 0.01}} {
+			set.TracerProvider, set.MeterProvider, set.Propagator = provider, measures, propagation.TraceContext{}
+			telemetry, err := ackpolicyotel.New(set)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -86,6 +86,39 @@ func TestWithoutSpansOfAcks(t *testing.T) {
 	}
 }
 
+// With Share, a record is traced if its producer's span is sampled, and where there is none by chance. What is not traced
+// is measured, and what its handler returns has the producer's context.
+func TestShare(t *testing.T) {
+	t.Parallel()
+	const sampled, notSampled = "00-01010101010101010101010101010101-0202020202020202-01", "00-01010101010101010101010101010101-0202020202020202-00"
+	for _, c := range []struct {
+		share       float64
+		traceparent string
+		spans       int
+	}{
+		{0, "", 1}, {1, "", 1}, {1e-300, "", 0},
+		{1e-300, sampled, 1}, {1, notSampled, 0},
+	} {
+		s := newTraced(t, func(o *ackpolicyotel.Options) { o.Share = c.share })
+		msg, next := message.NewMessage("1", nil), message.NewMessage("2", nil)
+		if c.traceparent != "" {
+			msg.Metadata.Set("traceparent", c.traceparent)
+		}
+		ackpolicytest.New(msg, ackpolicytest.Record{Topic: "orders"})
+		_, err := s.telemetry.Middleware(func(*message.Message) ([]*message.Message, error) { return []*message.Message{next}, nil })(msg)
+		testkit.Check(t, err)
+		if n := len(s.recorder.Ended()); n != c.spans {
+			t.Errorf("%+v: %d spans", c, n)
+		}
+		if got := next.Metadata.Get("traceparent"); c.spans == 0 && got != c.traceparent || c.spans > 0 && got == "" {
+			t.Errorf("%+v: what was returned has %q", c, got)
+		}
+		if got := s.collect(t); got["messaging.client.consumed.messages {message} process"] != 1 {
+			t.Errorf("%+v: metrics: %v", c, got)
+		}
+	}
+}
+
 // Hooks are called shortly after their events: a nack that is reported when the next delivery has begun is still below
 // its own delivery.
 func TestNackThatIsReportedLate(t *testing.T) {

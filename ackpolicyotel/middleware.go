@@ -3,6 +3,7 @@ package ackpolicyotel
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -37,7 +38,6 @@ func (t *Telemetry) Middleware(h message.HandlerFunc) message.HandlerFunc {
 		if !ok {
 			return h(msg)
 		}
-		growStack(0)
 		p := t.places.at(partition{d.Group(), d.Topic(), d.Partition()})
 		ctx, span := t.begin(before, p, msg, d)
 		msg.SetContext(ctx)
@@ -72,6 +72,10 @@ var errPanic = errors.New("the handler panicked")
 // begin begins the span of a delivery.
 func (t *Telemetry) begin(ctx context.Context, p *place, msg *message.Message, d *ackpolicy.Delivery) (context.Context, trace.Span) {
 	parent, producer := t.producer(ctx, msg)
+	if !t.selects(producer) {
+		return parent, noSpan
+	}
+	growStack(0)
 	options := p.options[process]
 	if t.newTraces && producer.IsValid() { // a sampler may want to see it
 		options = append(options[:len(options):len(options)], trace.WithLinks(linkTo(producer, toProducer)))
@@ -96,6 +100,19 @@ func (t *Telemetry) begin(ctx context.Context, p *place, msg *message.Message, d
 	}
 	span.SetAttributes(of...) // at once: each call copies those before
 	return ctx, span
+}
+
+var noSpan = trace.SpanFromContext(context.Background())
+
+// selects reports whether a delivery may be traced.
+func (t *Telemetry) selects(producer trace.SpanContext) bool {
+	switch {
+	case t.share <= 0:
+		return true
+	case producer.IsValid() && !t.newTraces:
+		return producer.IsSampled()
+	}
+	return rand.Float64() < t.share
 }
 
 // producer returns the span that produced the record, if it is in the record's headers, and the

@@ -35,8 +35,14 @@ type Options struct {
 	// NewTraces begins a trace for each delivery, with a link to the span that produced the
 	// record, instead of a child of that span.
 	NewTraces bool
+	// Share is the part, from 0 to 1, of the records to trace whose producers are not in a
+	// trace. A record whose producer is in one is traced if the producer's span is sampled or,
+	// with NewTraces, by Share too. The sampler of the TracerProvider is not asked for other
+	// records, which costs less than to ask it for each. 0 means to ask it for each.
+	// Rejects and dead letters have a span in any case.
+	Share float64
 	// AckSpans adds a span for each ack, below that of its delivery. It doubles what tracing
-	// costs where nothing fails. Nacks, rejects and dead letters always have one.
+	// costs where nothing fails. Nacks, rejects and dead letters have one without it.
 	AckSpans bool
 }
 
@@ -46,6 +52,7 @@ type Telemetry struct {
 	propagator propagation.TextMapPropagator
 	newTraces  bool
 	ackSpans   bool
+	share      float64
 	places     places
 	measures   *measures
 }
@@ -67,7 +74,7 @@ func New(o Options) (*Telemetry, error) {
 	}
 	return &Telemetry{
 		tracer:     o.TracerProvider.Tracer(scope),
-		propagator: o.Propagator, newTraces: o.NewTraces, ackSpans: o.AckSpans,
+		propagator: o.Propagator, newTraces: o.NewTraces, ackSpans: o.AckSpans, share: o.Share,
 		places:   places{measures: measures, newRoots: o.NewTraces},
 		measures: measures,
 	}, nil

@@ -86,15 +86,15 @@ func view(ctx context.Context, url string) error {
 }
 
 // traced is ours through a Router with OpenTelemetry: metrics, and a span for each delivery, of which a part is
-// sampled. Nothing is exported.
-func traced(o ackpolicy.Ordering, part float64) func(context.Context, job, *meter) error {
+// sampled, or for a share of them. Nothing is exported.
+func traced(o ackpolicy.Ordering, part, share float64) func(context.Context, job, *meter) error {
 	return func(ctx context.Context, j job, m *meter) error {
 		spans := sdktrace.NewTracerProvider(sdktrace.WithBatcher(tracetest.NewNoopExporter()),
 			sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(part))))
 		defer func() { _ = spans.Shutdown(context.Background()) }()
 		measures := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
 		defer func() { _ = measures.Shutdown(context.Background()) }()
-		telemetry, err := ackpolicyotel.New(ackpolicyotel.Options{TracerProvider: spans, MeterProvider: measures})
+		telemetry, err := ackpolicyotel.New(ackpolicyotel.Options{TracerProvider: spans, MeterProvider: measures, Share: share})
 		if err != nil {
 			return err
 		}
