@@ -68,7 +68,7 @@ func (r *Reader) Read(stop <-chan struct{}, offset int64) (*sarama.ConsumerMessa
 		return nil, ErrGone // retention often removes many records at once
 	}
 	abort := r.abortLate(stop)
-	records, reached, err := r.fetch(offset)
+	records, reached, err := r.fetch(stop, offset)
 	abort()
 	if err != nil {
 		return nil, err
@@ -125,14 +125,14 @@ var errNothing = errors.New("the broker's response has no records")
 
 // fetch returns the records from an offset on, and whether the log has something at or
 // behind that offset.
-func (r *Reader) fetch(offset int64) (records map[int64]*sarama.ConsumerMessage, reached bool, err error) {
+func (r *Reader) fetch(stop <-chan struct{}, offset int64) (records map[int64]*sarama.ConsumerMessage, reached bool, err error) {
 	leader, err := r.client.Leader(r.topic, r.partition)
 	if err != nil {
 		return nil, false, err
 	}
 	response, err := leader.Fetch(r.request(offset, r.client.Config().Consumer.Fetch.Default))
 	if err != nil {
-		return nil, false, r.lost(leader, err)
+		return nil, false, r.lost(stop, leader, err)
 	}
 	block := response.GetBlock(r.topic, r.partition)
 	switch {

@@ -227,3 +227,49 @@ func TestSilentLeader(t *testing.T) {
 		})
 	}
 }
+
+// unreachable is a client whose connections are cut. The drain begins while it looks for a leader.
+type unreachable struct {
+	sarama.Client
+	draining  chan struct{} // nil: it does not begin
+	refreshes int
+}
+
+func (c *unreachable) Config() *sarama.Config { return sarama.NewConfig() }
+
+func (c *unreachable) Leader(string, int32) (*sarama.Broker, error) {
+	if c.draining != nil {
+		close(c.draining)
+	}
+	return sarama.NewBroker("127.0.0.1:1"), nil // it is not connected
+}
+
+func (c *unreachable) RefreshMetadata(...string) error {
+	c.refreshes++
+	return nil
+}
+
+// A request that was cut since nobody needs its response is followed by no other one: as long as one is under way, the
+// requests of others on the same connections are cut, too, and on a slow machine none of them would ever get through.
+func TestNothingIsAskedAfterTheCut(t *testing.T) {
+	for name, ask := range map[string]func(r *Reader, stop <-chan struct{}) error{
+		"Read":        func(r *Reader, stop <-chan struct{}) error { _, err := r.Read(stop, 0); return err },
+		"Tail":        func(r *Reader, stop <-chan struct{}) error { _, err := r.Tail(stop, 0); return err },
+		"Undecodable": func(r *Reader, stop <-chan struct{}) error { _, _, err := r.Undecodable(stop, 0); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, drains := range []bool{false, true} {
+				c, want := &unreachable{}, 1
+				if drains {
+					c.draining, want = make(chan struct{}), 0
+				}
+				if err := ask(New(c, "topic", 0, nil), c.draining); err == nil {
+					t.Error("no error")
+				}
+				if c.refreshes != want {
+					t.Errorf("draining %v: metadata refreshed %d times, want %d", drains, c.refreshes, want)
+				}
+			}
+		})
+	}
+}

@@ -33,7 +33,7 @@ func (r *Reader) Tail(stop <-chan struct{}, from int64) (Tail, error) {
 	if err != nil {
 		return t, err
 	}
-	if t.End, err = r.end(leader); err != nil || t.End <= from {
+	if t.End, err = r.end(stop, leader); err != nil || t.End <= from {
 		return t, err
 	}
 	fetch := r.request(from, tailBytes)
@@ -41,7 +41,7 @@ func (r *Reader) Tail(stop <-chan struct{}, from int64) (Tail, error) {
 	fetch.Isolation = r.client.Config().Consumer.IsolationLevel
 	records, err := leader.Fetch(fetch)
 	if err != nil {
-		return t, r.lost(leader, err)
+		return t, r.lost(stop, leader, err)
 	}
 	block := records.GetBlock(r.topic, r.partition)
 	switch {
@@ -63,14 +63,14 @@ func (r *Reader) Tail(stop <-chan struct{}, from int64) (Tail, error) {
 }
 
 // end returns the offset up to which consumers receive records.
-func (r *Reader) end(leader *sarama.Broker) (int64, error) {
+func (r *Reader) end(stop <-chan struct{}, leader *sarama.Broker) (int64, error) {
 	config := r.client.Config()
 	request := sarama.NewOffsetRequest(config.Version)
 	request.IsolationLevel = config.Consumer.IsolationLevel
 	request.AddBlock(r.topic, r.partition, sarama.OffsetNewest, 1)
 	response, err := leader.GetAvailableOffsets(request)
 	if err != nil {
-		return 0, r.lost(leader, err)
+		return 0, r.lost(stop, leader, err)
 	}
 	end := response.GetBlock(r.topic, r.partition)
 	switch {
@@ -158,9 +158,16 @@ func behind(block *sarama.FetchResponseBlock) int64 {
 	return next.Elem().Int()
 }
 
-func (r *Reader) lost(leader *sarama.Broker, err error) error {
+// lost closes a connection whose request failed, and asks who leads the partition now. After stop
+// nobody reads on: to ask would only prolong the time in which requests, also those of others,
+// are cut.
+func (r *Reader) lost(stop <-chan struct{}, leader *sarama.Broker, err error) error {
 	_ = leader.Close()
-	_ = r.client.RefreshMetadata(r.topic)
+	select {
+	case <-stop:
+	default:
+		_ = r.client.RefreshMetadata(r.topic)
+	}
 	return err
 }
 

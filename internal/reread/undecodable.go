@@ -37,12 +37,12 @@ const lookFor = 3 * time.Second
 // is closed, its requests are cut.
 func (r *Reader) Undecodable(stop <-chan struct{}, from int64) (offset int64, reason, err error) {
 	defer r.abortLate(stop)()
-	_, reason, err = r.try(from, r.client.Config().Consumer.Fetch.Default)
+	_, reason, err = r.try(stop, from, r.client.Config().Consumer.Fetch.Default)
 	if reason == nil {
 		return -1, nil, err
 	}
 	for deadline := time.Now().Add(lookFor); time.Now().Before(deadline); {
-		next, why, err := r.try(from, 1) // the first batch is always sent whole
+		next, why, err := r.try(stop, from, 1) // the first batch is always sent whole
 		if why != nil {
 			return from, why, nil
 		}
@@ -55,7 +55,7 @@ func (r *Reader) Undecodable(stop <-chan struct{}, from int64) (offset int64, re
 }
 
 // try fetches and returns the offset after what was sent. reason is why that cannot be decoded.
-func (r *Reader) try(from int64, bytes int32) (next int64, reason, err error) {
+func (r *Reader) try(stop <-chan struct{}, from int64, bytes int32) (next int64, reason, err error) {
 	leader, err := r.client.Leader(r.topic, r.partition)
 	if err != nil {
 		return -1, nil, err
@@ -67,7 +67,7 @@ func (r *Reader) try(from int64, bytes int32) (next int64, reason, err error) {
 	case IsUndecodable(err):
 		return -1, err, nil
 	case err != nil:
-		return -1, nil, r.lost(leader, err)
+		return -1, nil, r.lost(stop, leader, err)
 	}
 	if err := blockError(response.GetBlock(r.topic, r.partition)); err != nil {
 		_ = r.client.RefreshMetadata(r.topic)
