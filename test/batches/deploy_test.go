@@ -87,7 +87,9 @@ func deploy(t *testing.T, concurrency int, options ...testkit.Option) {
 	var members []*testkit.Service
 	start := func() {
 		w := &worker{id: len(members), write: ledger.Add, fails: failsOnce}
-		s, _ := consume(t, testkit.Config(group, options...),
+		cfg := testkit.Config(group, options...)
+		cfg.Kafka.OverwriteSaramaConfig.Consumer.Group.Session.Timeout = testkit.Patience // nobody dies, and on a busy machine nobody is to be given up
+		s, _ := consume(t, cfg,
 			ackpolicy.BatchConfig{Size: 100, Wait: 50 * time.Millisecond, Concurrency: concurrency}, topic, w.handle, ackpolicy.NackOnError.Middleware)
 		members = append(members, s)
 	}
