@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -46,13 +47,13 @@ func (in *intake) watch() {
 	case in.portion.Overdrawn():
 		now.Bound = "MaxBufferedBytes"
 	}
-	oldest, ok := in.part.Oldest()
-	if now.Bound == "" || !ok || load.Ready >= highMark {
+	oldest := in.part.Overview().Oldest
+	if now.Bound == "" || oldest == nil || load.Ready >= highMark {
 		return
 	}
-	now.Offset, now.Attempt, now.State = oldest.Offset, oldest.Attempt, oldest.State
+	now.Offset, now.Attempt, now.State = oldest.Offset, oldest.Attempt, oldest.State.String()
 	// At half of MaxUncommitted a commit is sent at once. If it is missing for so long, it fails.
-	byCommit := load.Blocked && in.source != nil && (load.Uncommitted > 0 || in.source.Failure() != nil)
+	byCommit := load.Blocked && in.source != nil && (load.Uncommitted > 0 || in.source.Stored().Err != nil)
 	if byCommit {
 		now.Offset, now.Attempt = in.part.Mark().Offset, 0
 		now.State = "settled, but commits fail"
@@ -69,14 +70,10 @@ func (in *intake) watch() {
 		in.blockedSince = in.blocker.since
 	}
 	if byCommit {
-		if now.Commit = in.source.Failure(); now.Commit == nil {
-			now.Commit = errUnconfirmed
-		}
+		now.Commit = cmp.Or(in.source.Stored().Err, errUnconfirmed)
 		in.health.failed(blocked, in.place, failure{err: now.Commit, fields: watermill.LogFields{"kafka_partition_offset": now.Offset}})
 	}
-	if in.cfg.Events.Blocked != nil {
-		in.cfg.Events.Blocked(in.topic, in.partition, now)
-	}
+	in.cfg.Events.Blocked(in.topic, in.partition, now)
 }
 
 // continues reports that a partition is no longer blocked by a record.

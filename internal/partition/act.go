@@ -65,13 +65,6 @@ func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Del
 	return nil, true, p.after(version)
 }
 
-func (p *Partition[R, H]) condemn(seq uint64, reason error) {
-	if p.condemned == nil {
-		p.condemned = map[uint64]error{}
-	}
-	p.condemned[seq] = reason
-}
-
 // SetMaxInFlight changes Config.MaxInFlight. It must not exceed the configured number, for
 // which slots were made.
 func (p *Partition[R, H]) SetMaxInFlight(n int) Work {

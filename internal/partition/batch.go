@@ -18,7 +18,7 @@ import "slices"
 func (p *Partition[R, H]) Collect(ds []*Delivery[R, H], room, bytes int, first bool, share int) (n, size int, full bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for n < len(ds) && p.handsOut() && p.nrunning < p.most() {
+	for n < len(ds) && p.handsOut() && len(p.running) < p.most() {
 		seq, ok := p.pop()
 		if !ok {
 			break
@@ -121,8 +121,7 @@ func (p *Partition[R, H]) takeBack(d *Delivery[R, H]) {
 	e := p.at(seq)
 	d.status, d.finished, d.lane = Revoked, true, nil
 	d.drop()
-	p.running.remove(d)
-	p.nrunning--
+	p.remove(d)
 	l.inFlight--
 	if e.attempt--; e.known {
 		p.version++

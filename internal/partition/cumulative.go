@@ -17,10 +17,7 @@ func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
-	ready := 0
-	if p.out != nil {
-		ready = len(p.out.ready)
-	}
+	ready := len(p.out.ready)
 	first = p.settle(d, &v, now)
 	var kept []uint64 // these stay open
 	for d.status == Acked && p.phase != closed && len(p.open) > 0 && uint64(p.open[0]) < d.seq {
@@ -57,10 +54,8 @@ func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64)
 	for _, seq := range kept {
 		p.leave(seq)
 	}
-	if p.out != nil {
-		// The output of d was made ready before that of the earlier records.
-		slices.SortStableFunc(p.out.ready[ready:], func(a, b parcel) int { return cmp.Compare(a.seq, b.seq) })
-	}
+	// The output of d was made ready before that of the earlier records.
+	slices.SortStableFunc(p.out.ready[ready:], func(a, b parcel) int { return cmp.Compare(a.seq, b.seq) })
 	w = p.after(version)
 	return p.status(d), first, acked, w
 }

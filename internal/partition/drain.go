@@ -1,5 +1,7 @@
 package partition
 
+import "slices"
+
 // Stop makes the partition hand out nothing more. The returned channel is closed once no
 // handler runs, no dead letter is being stored and, if the application settles late,
 // nothing is pending.
@@ -12,7 +14,8 @@ func (p *Partition[R, H]) Stop() (<-chan struct{}, Work) {
 }
 
 func (p *Partition[R, H]) checkDrained() {
-	if p.phase < draining || p.nrunning > 0 || p.counts[rejecting] > p.naside || p.late() {
+	late := p.counts[pending] > 0 && p.cfg.Late != nil && p.cfg.Late.Load() // a pending record may still be settled
+	if p.phase < draining || len(p.running) > 0 || p.counts[rejecting] > p.naside || late {
 		return
 	}
 	select {
@@ -20,11 +23,6 @@ func (p *Partition[R, H]) checkDrained() {
 	default:
 		close(p.drained)
 	}
-}
-
-// late reports whether a pending record may still be settled.
-func (p *Partition[R, H]) late() bool {
-	return p.counts[pending] > 0 && p.cfg.Late != nil && p.cfg.Late.Load()
 }
 
 // Left counts what a partition leaves unsettled.
@@ -90,11 +88,7 @@ func (p *Partition[R, H]) Close() (Left, []*Delivery[R, H]) {
 		p.dropBytes(e)
 		return true
 	})
-	var unfinished []*Delivery[R, H]
-	for d := p.running.first; d != nil; d = d.next {
-		unfinished = append(unfinished, d)
-	}
-	return left, unfinished
+	return left, slices.Clone(p.running)
 }
 
 // Touch makes the next commit be sent even if nothing has changed.
@@ -112,10 +106,8 @@ func (p *Partition[R, H]) Drop() {
 	p.head, p.front, p.admitted, p.high, p.taken = p.tail, p.tail, p.tail, 0, 0
 	p.chunks, p.spares, p.inherited = nil, nil, inherited{}
 	p.lanes, p.spare, p.only, p.ready = nil, nil, lane{}, laneQueue{}
-	if p.out != nil {
-		p.throwAway()
-	}
-	p.redo, p.timers, p.open, p.confirming, p.tries, p.condemned, p.asked = nil, nil, nil, nil, nil, nil, nil
+	p.throwAway()
+	p.redo, p.timers, p.open, p.confirming, p.notes = nil, nil, nil, nil, nil
 }
 
 // each calls do for the unsettled records from a sequence number on, until do returns false.

@@ -2,7 +2,8 @@ package partition
 
 import "sync/atomic"
 
-// Bytes counts the bytes of unsettled records: of a partition, and of all that share Total.
+// Bytes counts the bytes of unsettled records: of a partition, and of all that share Total. A
+// nil Bytes does not count.
 type Bytes struct {
 	own   atomic.Int64
 	Total *atomic.Int64 // may be nil
@@ -10,6 +11,9 @@ type Bytes struct {
 
 // Add changes the count.
 func (b *Bytes) Add(n int64) {
+	if b == nil {
+		return
+	}
 	b.own.Add(n)
 	if b.Total != nil {
 		b.Total.Add(n)
@@ -71,9 +75,7 @@ func (p *Partition[R, H]) dropBytes(e *entry[R, H]) {
 	}
 	var none R
 	e.record, e.evicted = none, true
-	if p.cfg.Bytes != nil {
-		p.cfg.Bytes.Add(-int64(e.size))
-	}
+	p.cfg.Bytes.Add(-int64(e.size))
 }
 
 // Detach copies records that wait for long: as fetched, each would keep the whole response of
@@ -121,9 +123,7 @@ func (p *Partition[R, H]) Restore(d *Delivery[R, H], record R, gone bool) {
 		if gone {
 			e.print, e.known = 0, true
 		}
-		if p.cfg.Bytes != nil {
-			p.cfg.Bytes.Add(int64(e.size))
-		}
+		p.cfg.Bytes.Add(int64(e.size))
 	}
 }
 

@@ -83,7 +83,12 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 			if o.Attempts > 0 || o.Rejected != nil {
 				e.attempt, e.dueAt, e.first = o.Attempts, o.DueAt, o.First
 			}
-			p.remember(seq, &o)
+			if o.Rejected != nil || o.Asked > 0 {
+				p.note(seq, notes{condemned: o.Rejected, asked: o.Asked})
+			}
+			if o.Err != nil {
+				p.addTry(seq, Try{Attempt: o.Attempts, Err: o.Err})
+			}
 			p.high = max(p.high, seq+1)
 			if o.InFlight && p.cfg.Careful > 0 {
 				e.suspect, e.alone = true, uint16(min(o.Alone, 1<<16-1))
@@ -105,19 +110,6 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 	p.dropBytes(e)
 	if b := &i.blocks[0]; e.offset+1 == b.End() {
 		p.decide(i.sum == b.Sum)
-	}
-}
-
-// remember keeps what an earlier owner noted of a record.
-func (p *Partition[R, H]) remember(seq uint64, o *Open) {
-	if o.Rejected != nil {
-		p.condemn(seq, o.Rejected)
-	}
-	if o.Asked > 0 {
-		p.ask(seq, o.Asked)
-	}
-	if o.Err != nil {
-		p.addTry(seq, Try{Attempt: o.Attempts, Err: o.Err})
 	}
 }
 

@@ -79,7 +79,7 @@ func TestKeptDeliveryKeepsNoWindow(t *testing.T) {
 		p.Want(kept[0])
 		p.Unconfirm(kept[0].Seq())
 		p.Doubt()
-		p.Oldest()
+		p.Overview()
 		p.Next()
 		p.ArmLow(1)
 		if l := p.Load(); l.Unsettled != 0 {

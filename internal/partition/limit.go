@@ -1,6 +1,9 @@
 package partition
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // Limit limits the deliveries in flight over several partitions. Free room goes to the
 // partition that has waited longest. A nil Limit does not limit.
@@ -102,6 +105,10 @@ func (l *Limit) putBack(w *Waiter) {
 func (l *Limit) passOn(w *Waiter) (granted []*Waiter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.passAll(w)
+}
+
+func (l *Limit) passAll(w *Waiter) (granted []*Waiter) {
 	for ; w.granted > 0; w.granted-- {
 		if next := l.give(); next != nil {
 			granted = append(granted, next)
@@ -110,30 +117,20 @@ func (l *Limit) passOn(w *Waiter) (granted []*Waiter) {
 	return granted
 }
 
-// LeaveLimit removes a closed partition from the queue and wakes all that can use its places.
+// LeaveLimit removes a closed partition from the queue, and gives its places to those that can
+// use them.
 func (p *Partition[R, H]) LeaveLimit() {
-	l := p.cfg.Limit
-	if l == nil {
-		return
-	}
-	l.mu.Lock()
-	w := &p.waiter
-	for i, q := range l.waiting {
-		if q == w {
-			l.waiting = append(l.waiting[:i], l.waiting[i+1:]...)
-			break
+	if l := p.cfg.Limit; l != nil {
+		for _, g := range l.leave(&p.waiter) {
+			g.Wake()
 		}
 	}
+}
+
+func (l *Limit) leave(w *Waiter) (granted []*Waiter) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting = slices.DeleteFunc(l.waiting, func(q *Waiter) bool { return q == w })
 	w.queued = false
-	l.free += w.granted
-	w.granted = 0
-	var wake []*Waiter
-	for l.free > 0 && len(l.waiting) > 0 {
-		l.free--
-		wake = append(wake, l.give())
-	}
-	l.mu.Unlock()
-	for _, w := range wake {
-		w.Wake()
-	}
+	return l.passAll(w)
 }

@@ -16,7 +16,7 @@ func (p *Partition[R, H]) Load() Load {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Load{
-		Ready: p.nready, Blocked: p.blocked(), Running: p.nrunning,
+		Ready: p.nready, Blocked: p.blocked(), Running: len(p.running),
 		Unsettled: int(p.tail - p.head), Admitted: p.admitted, Uncommitted: max(0, int(p.front-p.committed)),
 	}
 }
@@ -39,24 +39,6 @@ func (p *Partition[R, H]) ArmLow(n int) {
 	}
 }
 
-// Oldest describes the oldest unsettled record, which holds the commit of the partition.
-type Oldest struct {
-	Offset  int64
-	Attempt int
-	State   string
-}
-
-// Oldest returns the oldest unsettled record, or false if everything is settled.
-func (p *Partition[R, H]) Oldest() (Oldest, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.head == p.tail {
-		return Oldest{}, false
-	}
-	e := p.at(p.head)
-	return Oldest{Offset: e.offset, Attempt: e.attempt, State: e.state.String()}, true
-}
-
 var stateNames = [...]string{
 	queued:     "waiting for a slot",
 	unverified: "settled by an earlier owner, as far as is known by now",
@@ -69,31 +51,4 @@ var stateNames = [...]string{
 	confirming: "acked, its commit is not confirmed yet",
 	delayed:    "waiting for the time in its delay metadata",
 	settled:    "settled",
-}
-
-// deliveryList is a list of deliveries.
-type deliveryList[R, H any] struct{ first, last *Delivery[R, H] } // the newest first
-
-func (l *deliveryList[R, H]) push(d *Delivery[R, H]) {
-	d.prev, d.next = nil, l.first
-	if l.first != nil {
-		l.first.prev = d
-	} else {
-		l.last = d
-	}
-	l.first = d
-}
-
-func (l *deliveryList[R, H]) remove(d *Delivery[R, H]) {
-	if d.prev != nil {
-		d.prev.next = d.next
-	} else {
-		l.first = d.next
-	}
-	if d.next != nil {
-		d.next.prev = d.prev
-	} else {
-		l.last = d.prev
-	}
-	d.prev, d.next = nil, nil
 }

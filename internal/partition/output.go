@@ -35,7 +35,7 @@ const mostReady = 1 << 20
 func (p *Partition[R, H]) Hold(d *Delivery[R, H], items []Output, bytes int64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.out == nil || p.status(d) != Pending {
+	if !p.cfg.Output || p.status(d) != Pending {
 		return false
 	}
 	p.hold(d.seq, items, bytes)
@@ -46,7 +46,7 @@ func (p *Partition[R, H]) Hold(d *Delivery[R, H], items []Output, bytes int64) b
 func (p *Partition[R, H]) HoldLetter(d *Delivery[R, H], letter Output, bytes int64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.out == nil || !p.rejecting(d) {
+	if !p.cfg.Output || !p.rejecting(d) {
 		return false
 	}
 	p.discard(d.seq)
@@ -59,29 +59,22 @@ func (p *Partition[R, H]) HoldLetter(d *Delivery[R, H], letter Output, bytes int
 func (p *Partition[R, H]) Discard(d *Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.out != nil && p.status(d) == Pending {
+	if p.status(d) == Pending {
 		p.discard(d.seq)
 	}
-}
-
-// HoldsOutput reports whether the partition has output that no transaction has stored.
-func (p *Partition[R, H]) HoldsOutput() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out != nil && len(p.out.ready) > 0
 }
 
 func (p *Partition[R, H]) hold(seq uint64, items []Output, bytes int64) {
 	h := p.out.held[seq]
 	h.seq, h.items, h.bytes = seq, append(h.items, items...), h.bytes+bytes
 	p.out.held[seq] = h
-	p.count(bytes)
+	p.cfg.Bytes.Add(bytes)
 }
 
 func (p *Partition[R, H]) discard(seq uint64) {
 	if h, ok := p.out.held[seq]; ok {
 		delete(p.out.held, seq)
-		p.count(-h.bytes)
+		p.cfg.Bytes.Add(-h.bytes)
 	}
 }
 
@@ -105,7 +98,7 @@ func (p *Partition[R, H]) put(n int) {
 	}
 	clear(done)
 	p.out.bytes -= bytes
-	p.count(-bytes)
+	p.cfg.Bytes.Add(-bytes)
 }
 
 // throwAway forgets all output.
@@ -114,12 +107,6 @@ func (p *Partition[R, H]) throwAway() {
 		p.discard(seq)
 	}
 	p.put(len(p.out.ready))
-}
-
-func (p *Partition[R, H]) count(bytes int64) {
-	if p.cfg.Bytes != nil {
-		p.cfg.Bytes.Add(bytes)
-	}
 }
 
 // Output returns what is to be stored together with the snapshot.

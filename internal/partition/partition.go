@@ -63,10 +63,11 @@ type Config[R any] struct {
 	Limit *Limit
 	// Batches makes Collect hand out the records, not Take. It excludes a Limit.
 	Batches bool
-	// Bytes is the sum of the sizes of unsettled records; may be nil.
+	// Bytes is the sum of the sizes of unsettled records. nil means that they are not counted.
 	Bytes *Bytes
 	// Late is set once the application has settled a delivery after its handler returned:
-	// a drain then waits for unsettled deliveries too. It is shared by a subscription.
+	// a drain then waits for unsettled deliveries too. It is shared by a subscription. nil means
+	// that none does.
 	Late *atomic.Bool
 	// Detach copies a record. It is nil if records share no memory.
 	Detach func(record R) R
@@ -178,36 +179,33 @@ type Partition[R, H any] struct {
 	inherited inherited
 	inherits  atomic.Bool // inherited is not empty; changed by Push
 
-	lanes     map[string]*lane // ByKey
-	only      lane             // ByPartition, Unordered
-	spare     *lane            // free list
-	ready     laneQueue
-	nready    int // records queued in lanes whose first record is not parked, delayed or due
-	redo      []uint64
-	tries     map[uint64][]Try // of records that are not settled
-	moved     int64            // see Overview.Moved
-	asked     map[uint64]int64 // see Ask; of records that are not settled
-	condemned map[uint64]error // records that are given up at their next delivery
-	paused    bool             // nothing is handed out
-	timers    heap[redelivery]
-	running   deliveryList[R, H]
+	lanes   map[string]*lane // ByKey
+	only    lane             // ByPartition, Unordered
+	spare   *lane            // free list
+	ready   laneQueue
+	nready  int // records queued in lanes whose first record is not parked, delayed or due
+	redo    []uint64
+	notes   map[uint64]notes // of records that are not settled
+	moved   int64            // see Overview.Moved
+	paused  bool             // nothing is handed out
+	timers  heap[redelivery]
+	running []*Delivery[R, H] // deliveries whose handlers have not returned
 	// What a cumulative ack may settle: all records that are pending, parked or due, and
 	// others that were.
 	open       heap[sequence]
 	confirming []uint64
 
-	awake    int // slots that hold a delivery or look for one
-	slots    int // slots started, and not spare
-	unused   int // see Spare
-	nrunning int
+	awake    int              // slots that hold a delivery or look for one
+	slots    int              // slots started, and not spare
+	unused   int              // see Spare
 	waiting  bool             // handlers wait for older records, see Partition.Committed
 	suspects int              // records that an earlier owner had in flight, and whose handlers have not returned since
 	counts   [settled + 1]int // records by state
 	naside   int              // rejected records whose letters are refused for good
-	out      *outputs         // nil without Config.Output
-	low      int              // set by ArmLow; -1 if not armed
-	need     int              // of records, for Work.Ready; set by Collect
-	called   bool             // Work.Ready came since
+	out      outputs
+	low      int  // set by ArmLow; -1 if not armed
+	need     int  // of records, for Work.Ready; set by Collect
+	called   bool // Work.Ready came since
 
 	waiter  Waiter
 	flags   Flags // what the next Work takes along
@@ -217,18 +215,18 @@ type Partition[R, H any] struct {
 
 // New returns a partition with an empty window that starts at cfg.Start.
 func New[H, R any](cfg Config[R]) *Partition[R, H] {
+	if cfg.Clock == nil {
+		cfg.Clock = new(atomic.Int64)
+	}
 	p := &Partition[R, H]{
 		cfg: cfg, phase: running, chunks: make([]chunk[R, H], 2), watermark: cfg.Start, version: 1, low: -1,
-		lanes: map[string]*lane{}, inherited: inherited{blocks: cfg.Marks, open: cfg.Open},
+		lanes: map[string]*lane{}, notes: map[uint64]notes{}, out: outputs{held: map[uint64]parcel{}}, inherited: inherited{blocks: cfg.Marks, open: cfg.Open},
 		drained: make(chan struct{}),
 	}
 	p.moved = p.clock()
 	p.inherits.Store(len(cfg.Marks)+len(cfg.Open) > 0)
 	if cfg.Unopened {
 		p.phase = unopened
-	}
-	if cfg.Output {
-		p.out = &outputs{held: map[uint64]parcel{}}
 	}
 	return p
 }
@@ -256,9 +254,7 @@ func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 	seq, e := p.append()
 	e.offset, e.record, e.size, e.print, e.known, e.dueAt = offset, record, size, print, known, dueAt
 	p.enter(e, key)
-	if p.cfg.Bytes != nil {
-		p.cfg.Bytes.Add(int64(size))
-	}
+	p.cfg.Bytes.Add(int64(size))
 	if p.inherits.Load() {
 		p.inherit(seq)
 		p.inherits.Store(len(p.inherited.blocks) > 0 || len(p.inherited.open) > 0)
@@ -320,11 +316,11 @@ func (p *Partition[R, H]) work() Work {
 		if m := int(p.cfg.MaxUncommitted); m > 0 && p.cfg.Committed && 2*(p.uncommitted(p.taken)-p.uncovered) >= m {
 			w.Flags |= Full
 		}
-		if p.out != nil && p.out.bytes >= mostReady {
+		if p.out.bytes >= mostReady {
 			w.Flags |= Full
 		}
 	}
-	if p.cfg.Limit != nil && p.awake == p.nrunning {
+	if p.cfg.Limit != nil && p.awake == len(p.running) {
 		p.rare.granted = append(p.rare.granted, p.cfg.Limit.passOn(&p.waiter)...) // no slot here looks for a record
 	}
 	if len(p.rare.granted) > 0 || len(p.rare.doubted) > 0 {

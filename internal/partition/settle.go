@@ -60,8 +60,7 @@ type Delivery[R, H any] struct {
 	aside     bool // its letter is refused for good
 	condemned bool // see Partition.Condemned
 	asked     bool // see Partition.Asked
-
-	prev, next *Delivery[R, H]
+	at        int  // its index in Partition.running
 }
 
 // Behind reports whether an older record was unsettled when this one was handed out. If so,
@@ -74,16 +73,6 @@ func (d *Delivery[R, H]) Seq() uint64   { return d.seq }
 func (d *Delivery[R, H]) Offset() int64 { return d.offset }
 func (d *Delivery[R, H]) Record() R     { return d.record }
 func (d *Delivery[R, H]) Attempt() int  { return int(d.attempt) }
-
-// Condemned returns why the record is given up without a handler, or nil. See Condemn.
-func (p *Partition[R, H]) Condemned(d *Delivery[R, H]) error {
-	if !d.condemned {
-		return nil
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.condemned[d.seq]
-}
 
 // Begin records that a handler has the record, by Config.Clock. It may be called until the
 // delivery is finished.
@@ -129,7 +118,7 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v *Verdict, now int64) (firs
 	if v.Status == Nacked || v.Hold {
 		p.tried(d.seq, e, v)
 	}
-	if p.out != nil && v.Status != Acked {
+	if p.cfg.Output && v.Status != Acked {
 		p.discard(d.seq)
 	}
 	switch {
@@ -161,6 +150,13 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v *Verdict, now int64) (firs
 	return true
 }
 
+// settledLate records that the application settles after the handler returned.
+func (p *Partition[R, H]) settledLate() {
+	if p.cfg.Late != nil {
+		p.cfg.Late.Store(true)
+	}
+}
+
 // know keeps the fingerprint of a record that stays open, or is settled behind an open one,
 // for when its bytes are gone.
 func (p *Partition[R, H]) know(e *entry[R, H], v *Verdict) {
@@ -173,18 +169,14 @@ func (p *Partition[R, H]) know(e *entry[R, H], v *Verdict) {
 	}
 }
 
-// settledLate records that the application settles after the handler returned.
-func (p *Partition[R, H]) settledLate() {
-	if p.cfg.Late != nil {
-		p.cfg.Late.Store(true)
-	}
-}
-
 // done settles a record.
 func (p *Partition[R, H]) done(seq uint64, e *entry[R, H]) {
 	p.dropBytes(e)
-	p.settledTries(seq)
-	if p.out != nil {
+	if e.noted {
+		delete(p.notes, seq)
+		e.noted = false
+	}
+	if p.cfg.Output {
 		p.emit(seq)
 	}
 	if e.state != confirming {
@@ -226,8 +218,7 @@ func (p *Partition[R, H]) FinishAndTake(d *Delivery[R, H], v Verdict, now int64,
 // end removes a delivery from those that run, and gives its place away.
 func (p *Partition[R, H]) end(d *Delivery[R, H]) {
 	d.finished = true
-	p.running.remove(d)
-	p.nrunning--
+	p.remove(d)
 	if d.suspect { // its handler has returned, and the process is alive
 		d.suspect = false
 		p.suspects--
@@ -242,6 +233,15 @@ func (p *Partition[R, H]) end(d *Delivery[R, H]) {
 			p.rare.granted = append(p.rare.granted, next)
 		}
 	}
+}
+
+// remove removes a delivery from those that run.
+func (p *Partition[R, H]) remove(d *Delivery[R, H]) {
+	n := len(p.running) - 1
+	last := p.running[n]
+	p.running[d.at], last.at = last, d.at
+	p.running[n] = nil
+	p.running = p.running[:n]
 }
 
 func (p *Partition[R, H]) finish(d *Delivery[R, H], v *Verdict, now int64) {

@@ -63,16 +63,16 @@ type wanted struct {
 func (p *Partition[R, H]) Snapshot() *Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := &Snapshot{Mark: p.now(), Last: p.phase == closed, reverts: p.reverts}
-	if p.out != nil {
-		s.output = slices.Clone(p.out.ready) // Drop may come before they are sent
+	s := &Snapshot{
+		Mark: p.now(), Last: p.phase == closed, reverts: p.reverts,
+		output: slices.Clone(p.out.ready), // Drop may come before they are sent
 	}
 	first := p.front / span
 	end := max(p.high, p.taken)
 	w := walk[R, H]{p: p, s: s, per: max(1, ((end+span-1)/span-first)/blocks)}
 	for at := first; at*span < end; at++ {
 		// What an earlier owner left must not move meanwhile.
-		if p.out == nil && (at-first)%step == step-1 && len(p.inherited.blocks)+len(p.inherited.open) == 0 {
+		if !p.cfg.Output && (at-first)%step == step-1 && len(p.inherited.blocks)+len(p.inherited.open) == 0 {
 			p.mu.Unlock()
 			p.mu.Lock()
 			at = max(at, p.head/span) // what is settled meanwhile is left to the next commit
@@ -122,7 +122,7 @@ func (w *walk[R, H]) chunk(at uint64) {
 			switch {
 			case seq+i < w.s.Seq:
 			case c.marked&bit == 0:
-				if o := p.noted(seq+i, e.asOpen(p.cfg.Careful > 0)); e.known && (o.Attempts > 0 || o.Rejected != nil) && (len(w.s.Open) < MaxOpen || o.InFlight) {
+				if o := p.asOpen(seq+i, e); e.known && (o.Attempts > 0 || o.Rejected != nil) && (len(w.s.Open) < MaxOpen || o.InFlight) {
 					w.s.Open = append(w.s.Open, o)
 				}
 			case e.known: // otherwise it was the oldest one, and is below the front by now
@@ -144,23 +144,10 @@ func (w *walk[R, H]) chunk(at uint64) {
 	}
 }
 
-// noted adds the notes on an open record.
-func (p *Partition[R, H]) noted(seq uint64, o Open) Open {
-	if len(p.condemned) > 0 {
-		o.Rejected = p.condemned[seq]
-	}
-	if len(p.asked) > 0 {
-		o.Asked = p.asked[seq]
-	}
-	if tries := p.tries[seq]; len(tries) > 0 { // few records have any
-		o.Err = tries[len(tries)-1].Err
-	}
-	return o
-}
-
 // asOpen returns what to store about an open record. With Careful, only a delivery that was
 // named counts, and is in flight, since no handler gets it before.
-func (e *entry[R, H]) asOpen(careful bool) Open {
+func (p *Partition[R, H]) asOpen(seq uint64, e *entry[R, H]) Open {
+	careful := p.cfg.Careful > 0
 	o := Open{Offset: e.offset, Attempts: e.attempt, First: e.first, Check: uint16(e.print)}
 	switch e.state {
 	case inFlight:
@@ -173,6 +160,10 @@ func (e *entry[R, H]) asOpen(careful bool) Open {
 	}
 	if o.InFlight = o.InFlight || e.suspect; o.InFlight {
 		o.Alone = int(e.alone)
+	}
+	if e.noted {
+		n := p.notes[seq]
+		o.Rejected, o.Asked, o.Err = n.condemned, n.asked, n.lastErr()
 	}
 	return o
 }
@@ -274,9 +265,7 @@ func (p *Partition[R, H]) Reverted(s *Snapshot) bool {
 func (p *Partition[R, H]) Committed(s *Snapshot, waiting bool) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.out != nil {
-		p.put(len(s.output))
-	}
+	p.put(len(s.output))
 	if p.phase == closed {
 		return Work{}
 	}

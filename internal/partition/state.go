@@ -2,7 +2,6 @@ package partition
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"sort"
 )
@@ -26,31 +25,13 @@ const (
 )
 
 // String returns in words what a record waits for.
-func (s state) String() string {
-	if int(s) < len(stateNames) {
-		return stateNames[s]
-	}
-	return fmt.Sprintf("state(%d)", uint8(s))
-}
-
-// Try is an earlier delivery of a record that is not settled.
-type Try struct {
-	Attempt      int
-	Began, Ended int64 // by Config.Clock; Began is 0 if it is not known
-	Err          error // why it did not settle the record; may be nil
-}
+func (s state) String() string { return stateNames[s] }
 
 // Counts has the number of records by state.
 type Counts [states]int
 
-// mostTries is how many deliveries of a record are remembered, the first and the latest ones, mostTried of how many records
-// they are, because errors may be large and nacked records many, and mostKey is how many bytes
-// of its key a snapshot has.
-const (
-	mostTries = 4
-	mostTried = 1024
-	mostKey   = 256
-)
+// mostKey is how many bytes of its key a RecordState has.
+const mostKey = 256
 
 // RecordState describes an unsettled record.
 type RecordState struct {
@@ -88,12 +69,7 @@ func (o *Overview) Unsettled() (n int) {
 	return n
 }
 
-func (p *Partition[R, H]) clock() int64 {
-	if p.cfg.Clock == nil {
-		return 0
-	}
-	return p.cfg.Clock.Load()
-}
+func (p *Partition[R, H]) clock() int64 { return p.cfg.Clock.Load() }
 
 // set changes the state of a record.
 func (p *Partition[R, H]) set(e *entry[R, H], s state) {
@@ -102,85 +78,9 @@ func (p *Partition[R, H]) set(e *entry[R, H], s state) {
 	e.state, e.since = s, p.clock()
 }
 
-// tried records a delivery that did not settle its record. It is called before the state
-// of the record changes.
-func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v *Verdict) {
-	if e.d.condemned {
-		return // it was none
-	}
-	tries := p.tries[seq]
-	if n := len(tries); n > 0 && tries[n-1].Attempt == e.attempt { // settled after its handler returned
-		if v.Reason != nil {
-			tries[n-1].Err = v.Reason
-		}
-		return
-	}
-	try := Try{Attempt: e.attempt, Ended: p.clock(), Err: v.Reason}
-	if e.state == inFlight {
-		try.Began = e.since
-	}
-	p.addTry(seq, try)
-}
-
-func (p *Partition[R, H]) addTry(seq uint64, try Try) {
-	tries := p.tries[seq]
-	if len(tries) == 0 && len(p.tries) >= mostTried {
-		return
-	}
-	if len(tries) >= mostTries {
-		tries = append(tries[:1], tries[2:]...)
-	}
-	if p.tries == nil {
-		p.tries = map[uint64][]Try{}
-	}
-	p.tries[seq] = append(tries, try)
-}
-
-// settledTries removes the deliveries of a settled record.
-func (p *Partition[R, H]) settledTries(seq uint64) {
-	if len(p.tries) > 0 {
-		delete(p.tries, seq)
-	}
-	if len(p.condemned) > 0 {
-		delete(p.condemned, seq)
-	}
-	if len(p.asked) > 0 {
-		delete(p.asked, seq)
-	}
-}
-
-// Ask keeps, for the next deliveries of a record that is about to be nacked, the delay that its
-// message asks for.
-func (p *Partition[R, H]) Ask(d *Delivery[R, H], delay int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if e := p.live(d.seq); e == nil || e.d != d || p.phase == closed {
-		return
-	}
-	p.ask(d.seq, delay)
-	p.version++
-}
-
-func (p *Partition[R, H]) ask(seq uint64, delay int64) {
-	if p.asked == nil {
-		p.asked = map[uint64]int64{}
-	}
-	p.asked[seq] = delay
-}
-
-// Asked returns what was passed to Ask at an earlier delivery of the record, or 0.
-func (p *Partition[R, H]) Asked(d *Delivery[R, H]) int64 {
-	if !d.asked {
-		return 0
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.asked[d.seq]
-}
-
 func (p *Partition[R, H]) recordState(seq uint64) *RecordState {
-	e := p.at(seq)
-	h := &RecordState{Offset: e.offset, State: e.state, Since: e.since, Attempt: e.attempt, Tries: slices.Clone(p.tries[seq]), Rejected: p.condemned[seq]}
+	e, n := p.at(seq), p.notes[seq]
+	h := &RecordState{Offset: e.offset, State: e.state, Since: e.since, Attempt: e.attempt, Tries: slices.Clone(n.tries), Rejected: n.condemned}
 	if e.state.timed() || e.state == nacked {
 		h.DueAt = e.dueAt
 	}
@@ -199,7 +99,7 @@ func (p *Partition[R, H]) Overview() Overview {
 	defer p.mu.Unlock()
 	o := Overview{
 		Counts: Counts(p.counts[:states]), Watermark: p.watermark, Next: p.watermark,
-		Running: p.nrunning, Paused: p.paused, Draining: p.phase >= draining, Moved: p.moved,
+		Running: len(p.running), Paused: p.paused, Draining: p.phase >= draining, Moved: p.moved,
 	}
 	if p.chunks == nil {
 		return o
@@ -214,7 +114,10 @@ func (p *Partition[R, H]) Overview() Overview {
 // eachSlow calls f with the deliveries whose handlers began before a time, by Config.Clock, and
 // with their records' entries: nil if the record is settled and its handler continues.
 func (p *Partition[R, H]) eachSlow(before int64, f func(d *Delivery[R, H], began int64, e *entry[R, H])) {
-	for d := p.running.last; d != nil && p.phase < closed; d = d.prev {
+	if p.phase == closed {
+		return
+	}
+	for _, d := range p.running {
 		began := d.began.Load()
 		if began == 0 || began > before { // nobody has taken it, or not for long
 			continue

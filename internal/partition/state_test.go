@@ -174,7 +174,7 @@ func TestTriesAreBounded(t *testing.T) {
 		_, _ = p.Push(int64(i), i, 1)
 		nack()
 	}
-	if n := len(p.tries); n != mostTried {
+	if n := len(p.notes); n != mostTried {
 		t.Errorf("the errors of %d records are kept", n)
 	}
 	if o := p.Overview().Oldest; len(o.Tries) != 1 {

@@ -47,7 +47,7 @@ func (p *Partition[R, H]) most() int {
 
 // takeReady takes a record out of its lane, and a place under the Limit.
 func (p *Partition[R, H]) takeReady() (seq uint64, ok bool) {
-	if !p.handsOut() || p.nrunning >= p.most() || p.ready.first == nil || !p.cfg.Limit.acquire(&p.waiter) {
+	if !p.handsOut() || len(p.running) >= p.most() || p.ready.first == nil || !p.cfg.Limit.acquire(&p.waiter) {
 		return 0, false
 	}
 	if seq, ok = p.pop(); !ok {
@@ -73,7 +73,7 @@ func (p *Partition[R, H]) takeOldest() (seq uint64, ok bool) {
 // oldestTakeable reports whether the oldest record may be handed out beyond MaxInFlight,
 // because handlers, perhaps all, wait for a commit that needs it to be settled.
 func (p *Partition[R, H]) oldestTakeable() bool {
-	if !p.handsOut() || !p.waiting || p.nrunning > p.most() || p.head >= p.admitted {
+	if !p.handsOut() || !p.waiting || len(p.running) > p.most() || p.head >= p.admitted {
 		return false
 	}
 	e := p.at(p.head)
@@ -90,14 +90,17 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	p.set(e, inFlight)
 	e.named = false
 	e.d = d
-	d.condemned = len(p.condemned) > 0 && p.condemned[seq] != nil
-	d.asked = len(p.asked) > 0 && p.asked[seq] != 0
+	d.condemned, d.asked = false, false
+	if e.noted {
+		n := p.notes[seq]
+		d.condemned, d.asked = n.condemned != nil, n.asked != 0
+	}
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
 	d.first = e.first
 	d.status, d.finished, d.behind, d.token = Pending, false, seq != p.head, false
-	p.running.push(d)
-	p.nrunning++
+	d.at = len(p.running)
+	p.running = append(p.running, d)
 	if seq >= p.taken {
 		p.taken = seq + 1
 	}
@@ -106,7 +109,7 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 // wake returns how many slots to wake and to start, to look for a record: as many as would find
 // one and have a place.
 func (p *Partition[R, H]) wake() (idle, start int32) {
-	looking := p.awake - p.nrunning
+	looking := p.awake - len(p.running)
 	n := min(p.takeable()-looking, p.most()-p.awake)
 	if n > 0 && p.cfg.Limit != nil {
 		// One at a time: a slot that takes a record wakes the next, up to the limit.

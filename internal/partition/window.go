@@ -34,6 +34,7 @@ type entry[R, H any] struct {
 	named   bool   // in flight, and a commit may say so
 	alone   uint16 // see Open.Alone
 	known   bool   // print is valid
+	noted   bool   // it is in Partition.notes
 	print   uint32 // see Config.Fingerprint
 	// The record was pushed out of memory; was copied; was found waiting. See evict.go.
 	evicted, detached, met bool
