@@ -40,10 +40,10 @@ func (s *subscription) events() consumer.Events {
 			tell(s, "Hooks.Assigned", h.Assigned, AssignedEvent{s.at(topic, p), start})
 		},
 		Committed: func(topic string, p int32, offset int64, took time.Duration) {
-			tellAndWait(s, "Hooks.Committed", h.Committed, CommittedEvent{s.at(topic, p), offset, took})
+			tellLatest(s, "Hooks.Committed", h.Committed, topic, p, CommittedEvent{s.at(topic, p), offset, took})
 		},
 		CommitFailed: func(topic string, p int32, offset int64, err error, attempt int, took time.Duration) {
-			tellAndWait(s, "Hooks.CommitFailed", h.CommitFailed, CommitFailedEvent{s.at(topic, p), offset, attempt, err, took})
+			tellLatest(s, "Hooks.CommitFailed", h.CommitFailed, topic, p, CommitFailedEvent{s.at(topic, p), offset, attempt, err, took})
 		},
 		FetchStalled: func(topic string, p int32, by consumer.FetchStalled) {
 			tell(s, "Hooks.FetchStalled", h.FetchStalled, FetchStalledEvent{s.at(topic, p), by.Offset, by.End, by.For, by.Reconnect})
@@ -217,6 +217,13 @@ func tell[E any](s *subscription, name string, hook func(E), event E) {
 	}
 }
 
+// tellLatest queues the call of a hook for commits, of which only the latest of a partition are kept.
+func tellLatest[E any](s *subscription, name string, hook func(E), topic string, p int32, event E) {
+	if hook != nil {
+		s.hooks.put(hookCall{name: name, event: event, call: callOf(hook), of: topicPartition{topic, p}}, nil)
+	}
+}
+
 // callOf returns a call of a hook. It is the event that is kept while it waits, once.
 func callOf[E any](hook func(E)) func(any) {
 	return func(event any) { hook(event.(E)) }
@@ -232,9 +239,8 @@ func (s *subscription) tellSettled(event *SettledEvent) {
 	}
 }
 
-// tellAndWait waits until the hook has returned. It is used by goroutines that only report
-// commits or store letters. So reports of commits wait where only the latest are kept, and
-// a record is not committed before DeadLettered has returned.
+// tellAndWait waits until the hook has returned. It is used by goroutines that only store
+// letters: a record is not committed before DeadLettered has returned.
 func tellAndWait[E any](s *subscription, name string, hook func(E), event E) {
 	if hook == nil {
 		return

@@ -3,6 +3,7 @@ package ackpolicy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,25 +70,6 @@ const (
 	gathering                  // it waits for more events
 	idle                       // it waits for one
 )
-
-// hookQueue has events in their order. Settled ones, of which there is one for each record, are
-// kept by value.
-type hookQueue struct {
-	calls   []hookCall
-	settled []SettledEvent
-	size    int // events
-}
-
-// hookCall is the call of a hook, or the calls of Settled for some events in a row.
-type hookCall struct {
-	name  string // "Hooks.Assigned"
-	event any
-	call  func(event any)
-	done  chan struct{} // closed when the hook has returned; nil if nobody waits for it
-
-	settled int  // the number of Settled events; 0 for another hook
-	placed  bool // they have places of settledRoom
-}
 
 func (s *subscription) newHookCalls(ending context.Context) *hookCalls {
 	h := &hookCalls{
@@ -188,18 +170,6 @@ func (h *hookCalls) put(c hookCall, settled *SettledEvent) bool {
 	return true
 }
 
-func (q *hookQueue) add(c hookCall, settled *SettledEvent) {
-	q.size++
-	if settled != nil {
-		q.settled = append(q.settled, *settled)
-		if n := len(q.calls); n > 0 && q.calls[n-1].settled > 0 && q.calls[n-1].placed == c.placed {
-			q.calls[n-1].settled++
-			return
-		}
-	}
-	q.calls = append(q.calls, c)
-}
-
 func (h *hookCalls) rouse() {
 	select {
 	case h.wake <- struct{}{}:
@@ -243,17 +213,6 @@ func (h *hookCalls) awaitMore() {
 	}
 }
 
-// emptied returns the queue without its events, and without the memory that only a hook that
-// did not return has made it take.
-func (q *hookQueue) emptied() hookQueue {
-	if cap(q.settled) > 2*settledRoom {
-		return hookQueue{}
-	}
-	clear(q.calls)
-	clear(q.settled)
-	return hookQueue{calls: q.calls[:0], settled: q.settled[:0]}
-}
-
 func (h *hookCalls) run() {
 	ended := false
 	defer func() {
@@ -266,6 +225,10 @@ func (h *hookCalls) run() {
 	}()
 	for {
 		for h.at < len(h.batch.calls) {
+			if commits := h.batch.calls[h.at].commits; commits != nil {
+				h.left.Add(int64(len(*commits) - 1))
+				h.batch.calls = slices.Replace(h.batch.calls, h.at, h.at+1, *commits...)
+			}
 			name := h.batch.calls[h.at].name
 			h.mu.Lock()
 			h.current = name

@@ -3,6 +3,8 @@ package commit
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // A crash repeats what was settled since the last commit. So a commit is sent the sooner
@@ -45,10 +47,7 @@ func newCadence(interval time.Duration, transactions bool) *cadence {
 // Settled is called at each settlement: there may be something to commit.
 func (c *Committer) Settled() {
 	if c.cadence.asleep.Load() && c.cadence.asleep.CompareAndSwap(true, false) {
-		select {
-		case c.cadence.woken <- struct{}{}:
-		default:
-		}
+		wait.Wake(c.cadence.woken)
 	}
 }
 

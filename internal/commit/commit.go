@@ -49,18 +49,19 @@ type Config struct {
 	// unless somebody waits.
 	Transact func(stop <-chan struct{}, t Transaction) error
 
+	// These functions are called from the committer's goroutine and must be quick.
+	//
 	// Tried is called for each partition after each request, with nil if the commit is
 	// stored. Fenced is called after the request that shows that the group has continued
-	// without this member. Both are called from the committer's goroutine and must be quick.
+	// without this member.
 	Tried  func(topic string, partition int32, offset int64, err error)
 	Fenced func(topic string, partition int32, offset int64, err error)
 	// PutBack is called when a commit without a response was found to have replaced the
 	// stored offset, since it was processed after a later one. It is repaired.
 	PutBack func(topic string, partition int32, found, wanted int64)
-	// Committed and Failed are called for each partition in the order of events, from
-	// another goroutine: they may block, and delay only each other. attempt is 1 for the
-	// first failure after a success, and 0 for the last commit of a member that is fenced.
-	// took is how long the request took.
+	// Committed and Failed are called for each partition, Committed before those who wait for
+	// the commit continue. attempt is 1 for the first failure after a success, and 0 for the
+	// last commit of a member that is fenced. took is how long the request took.
 	Committed func(topic string, partition int32, offset int64, took time.Duration)
 	Failed    func(topic string, partition int32, offset int64, err error, attempt int, took time.Duration)
 }
@@ -71,10 +72,9 @@ const linger = time.Millisecond
 
 // Committer sends the commits for the partitions of one session. Close ends it.
 type Committer struct {
-	cfg      Config
-	session  Session
-	reporter *reporter
-	settle   time.Duration // settleAfter, except in tests
+	cfg     Config
+	session Session
+	settle  time.Duration // settleAfter, except in tests
 
 	mu      sync.Mutex
 	sources map[*Source]struct{}
@@ -94,7 +94,7 @@ func New(cfg Config, session Session) *Committer {
 		cfg.Abort = func() {}
 	}
 	c := &Committer{
-		cfg: cfg, session: session, reporter: newReporter(), cadence: newCadence(cfg.Interval, cfg.Transact != nil), settle: settleAfter,
+		cfg: cfg, session: session, cadence: newCadence(cfg.Interval, cfg.Transact != nil), settle: settleAfter,
 		sources: map[*Source]struct{}{},
 		urge:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
@@ -105,33 +105,21 @@ func New(cfg Config, session Session) *Committer {
 	return c
 }
 
-// closePatience is how long a request under way at Close may still take, and how long a
-// drain waits for a hook that does not return.
+// closePatience is how long a request under way at Close may still take.
 const closePatience = 500 * time.Millisecond
 
 // Close ends the committer and waits for it. Flush what is to be stored before: a request
-// under way that gets no response soon is cut off. A hook that blocks is left behind after
-// a while; its goroutine ends when the hook returns.
+// under way that gets no response soon is cut off.
 func (c *Committer) Close() {
 	close(c.stop)
-	for timer := time.NewTicker(closePatience); ; {
-		select {
-		case <-c.done:
-			timer.Stop()
-			c.reporter.close(closePatience)
-			return
-		case <-timer.C:
-			c.cfg.Abort()
-		}
+	for wait.For(closePatience, c.done) {
+		c.cfg.Abort()
 	}
 }
 
 // Urge requests a commit now instead of at the next interval.
 func (c *Committer) Urge() {
-	select {
-	case c.urge <- struct{}{}:
-	default:
-	}
+	wait.Wake(c.urge)
 }
 
 func (c *Committer) run() {
@@ -271,22 +259,24 @@ func (c *Committer) commit() {
 		if err == nil {
 			o.err = errorOf(errs, cfg.Topic, cfg.Partition)
 		}
+		if o.err == nil {
+			c.cfg.Committed(cfg.Topic, cfg.Partition, d.snapshot.Offset, took)
+		}
 		attempt, confirmed := d.source.landed(o)
 		switch {
 		case o.err == nil:
 			d.source.confirm(confirmed)
 			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, nil)
-			c.report(d.source, committed, func() { c.cfg.Committed(cfg.Topic, cfg.Partition, d.snapshot.Offset, took) })
 		case c.fenced(o.err, member, generation):
 			if d.source.end(o.err) {
 				cfg.Fenced(o.err)
 			}
 			c.cfg.Fenced(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err)
-			c.report(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, 0, took) })
+			c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, 0, took)
 		default:
 			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err)
 			refresh = refresh || moved(o.err)
-			c.report(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, attempt, took) })
+			c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, attempt, took)
 		}
 	}
 	if refresh {
@@ -316,10 +306,6 @@ func (c *Committer) learn(dues []due, errs map[string]map[int32]sarama.KError) {
 			c.room.Store(min(c.room.Load(), int64(len(d.text)-1)) / 2)
 		}
 	}
-}
-
-func (c *Committer) report(s *Source, kind kind, call func()) {
-	c.reporter.report(&s.reports, event{kind, call})
 }
 
 // fenced reports whether the group has continued without this member. An illegal

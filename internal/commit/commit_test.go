@@ -46,7 +46,6 @@ type bed struct {
 	putBack   [][2]int64
 	fenced    error
 	running   atomic.Int32
-	hook      func(offset int64)
 	network   brokertest.Network
 
 	member     atomic.Pointer[string]
@@ -82,11 +81,7 @@ func newBed(t *testing.T, stored, cooperative bool) *bed {
 			defer b.mu.Unlock()
 			b.putBack = append(b.putBack, [2]int64{found, wanted})
 		},
-		Committed: func(_ string, _ int32, offset int64, _ time.Duration) {
-			if b.hook != nil {
-				b.hook(offset)
-			}
-		},
+		Committed: func(string, int32, int64, time.Duration) {},
 		Failed: func(_ string, _ int32, _ int64, err error, attempt int, _ time.Duration) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -142,7 +137,7 @@ func (b *bed) waiting() int {
 // takeOver makes the test the committer.
 func (b *bed) takeOver() {
 	b.c.Close()
-	b.c.stop, b.c.done, b.c.reporter = make(chan struct{}), make(chan struct{}), newReporter()
+	b.c.stop, b.c.done = make(chan struct{}), make(chan struct{})
 	close(b.c.done)
 }
 
@@ -266,7 +261,6 @@ func TestRetries(t *testing.T) {
 					t.Errorf("%d faults", fault.Hits())
 				}
 			}
-			b.s.Reported()
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			if !slices.Equal(b.attempts, []int{1, 2, 1, 2}) {

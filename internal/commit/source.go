@@ -36,9 +36,8 @@ type SourceConfig struct {
 
 // Source is one partition of a committer, from the start of its claim to its end.
 type Source struct {
-	cfg     SourceConfig
-	c       *Committer
-	reports reports // guarded by the reporter's lock
+	cfg SourceConfig
+	c   *Committer
 
 	// Guarded by the committer's lock.
 	has      bool           // a commit of this assignment, or the start position, is stored
@@ -207,13 +206,6 @@ func (s *Source) dirty() (partition.Mark, bool) {
 	return mark, s.closed == nil && (!s.has || mark.Version > s.stored.Version || slices.ContainsFunc(s.waiters, (*waiter).asks))
 }
 
-// Failure returns the error of the last commit, nil if it was confirmed.
-func (s *Source) Failure() error {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	return s.failure
-}
-
 // Drain marks the beginning of the partition's drain: from now on nobody waits for a commit
 // that would be refused again.
 func (s *Source) Drain(cause error) {
@@ -256,6 +248,3 @@ func (s *Source) end(cause error) (first bool) {
 	})
 	return first
 }
-
-// Reported waits a short time until the hooks of the partition's commits have returned.
-func (s *Source) Reported() { s.c.reporter.await(&s.reports, closePatience) }

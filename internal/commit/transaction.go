@@ -51,7 +51,7 @@ func (c *Committer) whole(dues []due) []due {
 		attempt, _ := d.source.landed(outcome{snapshot: d.snapshot, err: errCrowded})
 		cfg.Crowded()
 		c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, errCrowded)
-		c.report(d.source, failing, func() { c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, errCrowded, attempt, 0) })
+		c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, errCrowded, attempt, 0)
 	}
 	return whole
 }

@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"errors"
-	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
@@ -12,7 +11,7 @@ import (
 
 // newCommitter starts the committer of a session.
 func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
-	s, events, endSession := h.s, &h.s.cfg.Events, h.endSession
+	s, endSession := h.s, h.endSession
 	var instance *string
 	if id := s.cfg.Sarama.Consumer.Group.InstanceId; id != "" {
 		instance = &id
@@ -51,16 +50,8 @@ func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
 			// The heartbeat may not notice it, and nothing can be committed any more: join again.
 			endSession(err)
 		},
-		Committed: func(topic string, partition int32, offset int64, took time.Duration) {
-			if events.Committed != nil {
-				events.Committed(topic, partition, offset, took)
-			}
-		},
-		Failed: func(topic string, partition int32, offset int64, err error, attempt int, took time.Duration) {
-			if events.CommitFailed != nil {
-				events.CommitFailed(topic, partition, offset, err, attempt, took)
-			}
-		},
+		Committed: s.cfg.Events.Committed,
+		Failed:    s.cfg.Events.CommitFailed,
 	}, session)
 }
 

@@ -140,7 +140,6 @@ func (c *Claim) store(r *Released, deadline time.Time) {
 	r.Err = c.source.Flush(ctx)
 	r.Left.Unmarked = int(c.unmarked.Load())
 	c.source.Close(r.Cause)
-	c.source.Reported()
 	select {
 	case <-c.fenced:
 		return // that is logged elsewhere

@@ -1,8 +1,9 @@
-// Package wait has interruptible pauses, and computes growing ones.
+// Package wait has what goroutines wait with: interruptible pauses, growing ones, and calls to look again.
 package wait
 
 import (
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,4 +29,36 @@ func Backoff(attempt int, first, most time.Duration) time.Duration {
 // do not come back all at once.
 func Jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d/2+1)
+}
+
+// Wake puts a token into a channel that has room for one, unless it has one. Whoever takes it
+// looks for what there is to do.
+func Wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Changes lets goroutines wait for a change of what they look at. The zero value is ready to use.
+type Changes struct {
+	next atomic.Pointer[chan struct{}] // nil if nobody has asked since the last change
+}
+
+// Next returns a channel that is closed at the next change. Call it before you look.
+func (c *Changes) Next() <-chan struct{} {
+	for {
+		if next := c.next.Load(); next != nil {
+			return *next
+		}
+		next := make(chan struct{})
+		c.next.CompareAndSwap(nil, &next)
+	}
+}
+
+// Tell is called after a change.
+func (c *Changes) Tell() {
+	if next := c.next.Swap(nil); next != nil {
+		close(*next)
+	}
 }

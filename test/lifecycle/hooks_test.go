@@ -146,22 +146,31 @@ func TestHookSettles(t *testing.T) {
 	}
 }
 
-// A hook of commits that blocks delays no AckSync of any partition, and it may close the subscriber.
+// A hook of commits that blocks delays no AckSync of any partition. Afterwards it is called for the latest commits.
 func TestSlowCommitHook(t *testing.T) {
 	t.Parallel()
-	const records = 5
+	const records, most = 50, 2 * (1 + 16 + 1) // of each partition the one it blocked at, what is kept, and one at the end
 	topic := testkit.FilledTopic(t, 2, records)
 	release := make(chan struct{})
 	cfg := testkit.Config(brokertest.Group(t))
-	cfg.Hooks.Committed = func(ackpolicy.CommittedEvent) { <-release }
+	last, calls := map[int32]int64{}, 0 // no lock: one call at a time, and Close follows the last
+	cfg.Hooks.Committed = func(e ackpolicy.CommittedEvent) {
+		<-release
+		last[e.Partition] = e.Offset
+		calls++
+	}
 	s := testkit.Consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
 		return d.AckSync(msg.Context())
 	}, ackpolicy.Manual.Middleware)
 	s.Wait(t, 2*records)
 	close(release)
 	s.Stop()
+	if last[0] != records || last[1] != records || calls > most {
+		t.Errorf("%d calls, the last ones with %v", calls, last)
+	}
 }
 
+// A hook of commits may close the subscriber.
 func TestCloseFromCommitHook(t *testing.T) {
 	t.Parallel()
 	topic := testkit.FilledTopic(t, 1, 1)
