@@ -104,6 +104,11 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v *partition.Ve
 func (d *Delivery) offer(msg *message.Message, stop <-chan struct{}) (sent bool) {
 	for {
 		interrupted := d.kafka.Interrupted()
+		select {
+		case <-stop:
+			return false
+		default:
+		}
 		if d.kafka.Withdrawn() {
 			return false
 		}
@@ -111,11 +116,6 @@ func (d *Delivery) offer(msg *message.Message, stop <-chan struct{}) (sent bool)
 		case d.sub.output <- msg:
 			return true
 		case <-interrupted:
-		}
-		select {
-		case <-stop:
-			return false
-		default:
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // Batches makes a Subscription hand its records out in batches.
@@ -77,14 +78,6 @@ func newBatching() batching {
 	return batching{turn: make(chan struct{}, 1), more: make(chan struct{}, 1), over: make(chan struct{})}
 }
 
-// look makes the batcher that fills look for records.
-func (b *batching) look() {
-	select {
-	case b.more <- struct{}{}:
-	default:
-	}
-}
-
 // startBatchers starts the goroutines that hand batches out. stop ends them, once no claim is left.
 func (s *base) startBatchers() (stop func()) {
 	if s.cfg.Batches == nil {
@@ -103,10 +96,7 @@ func (s *base) startBatchers() (stop func()) {
 			defer close(ended)
 			s.batching.all.Wait()
 		}()
-		select {
-		case <-ended:
-		case <-time.After(callPatience): // in code of the application, which its claims have named
-		}
+		wait.For(callPatience, ended) // one may be in code of the application, which its claims have named
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // flushPatience is for how long a batch is offered once a partition of it drains: a Router takes
@@ -30,7 +31,7 @@ func (b *batcher) serve(x *filling) {
 		return
 	}
 	if c := x.parts[0].claim; c.careful.Load() {
-		leave, ok := b.name(c, x.parts[0].ds)
+		leave, ok := c.name(x.parts[0].ds...)
 		if !ok {
 			b.putBack(x)
 			return
@@ -100,44 +101,17 @@ func SameLane(a, b *Delivery) bool {
 	return a.claim == b.claim && a.claim.part.SameLane(&a.Delivery, &b.Delivery)
 }
 
-// prepareOne decodes a record, after reading it again if it was pushed out of memory. out reports
-// that a handler is to have it; otherwise the verdict settles it. ok is false if the partition
-// drains.
+// prepareOne decodes a record. out reports that a handler is to have it; otherwise the verdict
+// settles it. ok is false if the partition drains.
 func (b *batcher) prepareOne(d *Delivery) (v partition.Verdict, out, ok bool) {
-	c := d.claim
-	if gone, ok := c.load(d, &b.copies); gone || !ok {
+	if over, ok := d.claim.load(d, &b.copies); over || !ok {
 		return v, false, ok
 	}
-	if !c.pace.wait(c.draining, d) {
-		return v, false, false
-	}
-	reason := c.doomed(d)
-	if reason == nil {
-		reason = d.handOut()
-	}
-	if reason != nil {
-		c.giveUp(d, reason)
-		return v, false, true
+	if over, ok := d.claim.admit(d); over || !ok {
+		return v, false, ok
 	}
 	v, out = b.cfg.Task.Decode(d, &b.copies)
 	return v, out, true
-}
-
-// name waits until a commit says that the records are in flight, see crash.go. leave ends that.
-func (b *batcher) name(c *Claim, ds []*handle) (leave func(), ok bool) {
-	alone := c.part.Suspects()
-	if !b.quarantine.enter(alone, c.draining) {
-		return nil, false
-	}
-	var last partition.Mark
-	for _, d := range ds {
-		last = c.part.Name(d, c.fingerprint(d.Record()), alone)
-	}
-	if c.source.WaitNamed(last) != nil {
-		b.quarantine.leave()
-		return nil, false
-	}
-	return b.quarantine.leave, true
 }
 
 // stop returns a channel that is closed soon after the first partition of the batch begins to
@@ -156,12 +130,8 @@ func (x *filling) stop() (stop <-chan struct{}, done func()) {
 			case <-over:
 				return
 			}
-			patience := time.NewTimer(flushPatience)
-			defer patience.Stop()
-			select {
-			case <-patience.C:
+			if wait.For(flushPatience, over) {
 				once.Do(func() { close(stopped) })
-			case <-over:
 			}
 		})
 	}

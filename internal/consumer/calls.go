@@ -48,18 +48,17 @@ func (c *Claim) leaveCalls(running []*Delivery, deadline time.Time) {
 		c.reader.Drop() // with what it has read ahead: a delivery that the application keeps keeps the claim
 	}()
 	for patience := callPatience; ; patience = callPatience / 10 {
-		timer := time.NewTimer(patience)
+		over := time.After(patience)
 		select {
 		case <-ended:
-			if c.cfg.Batches != nil && c.calledInBatch(running) {
-				<-timer.C // batchers are not the claim's: nobody waits for them
-				if _, named := c.underWay(running); len(named) > 0 {
+			if _, named := c.underWay(running); c.cfg.Batches != nil && len(named) > 0 {
+				<-over // batchers are not the claim's: nobody waits for them
+				if _, named = c.underWay(running); len(named) > 0 {
 					c.tellLeft(named)
 				}
 			}
-			timer.Stop()
 			return
-		case <-timer.C:
+		case <-over:
 		}
 		offering, named := c.underWay(running)
 		if !offering && (len(named) > 0 || time.Now().After(deadline)) {
@@ -68,12 +67,6 @@ func (c *Claim) leaveCalls(running []*Delivery, deadline time.Time) {
 			return
 		}
 	}
-}
-
-// calledInBatch reports whether application code is being called for deliveries of batches.
-func (c *Claim) calledInBatch(running []*Delivery) bool {
-	_, named := c.underWay(running)
-	return len(named) > 0
 }
 
 // underWay returns which application code is being called for which offsets. offering reports

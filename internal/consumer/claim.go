@@ -16,6 +16,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/record"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // Claim is one assignment of a partition. Its goroutines are the one of its session, which
@@ -49,9 +50,10 @@ type Claim struct {
 
 	// Closed as the assignment continues.
 	draining chan struct{} // by the drain, when it begins
-	offers   *offers       // its end comes with the drain
 	fenced   chan struct{} // by the committer: the group has continued without us
 	spent    chan struct{} // by the drain, when the partition is no longer ours
+
+	offers wait.Changes // the drain has begun, or a record was rejected whose message nobody may have taken
 
 	// Whoever carries out the partition's Work sends; see do.
 	wake  chan bool     // a token each for an idle slot: look for a record, or end
@@ -98,7 +100,6 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 		gate:   start.gate, logEnd: start.logEnd, committer: start.committer, reconnect: start.reconnect,
 		reader:    reread.New(start.side, start.topic, start.partition, s.side.AbortLate),
 		draining:  make(chan struct{}),
-		offers:    newOffers(),
 		spent:     make(chan struct{}),
 		fenced:    make(chan struct{}),
 		wake:      make(chan bool, 2*cfg.MaxInFlight+1), // slots, and spare ones that have not ended

@@ -120,7 +120,7 @@ type Task interface {
 	UnderWay() (call string, offering bool)
 }
 
-// Events are functions that are called with what happens. Each may be nil. They are called
+// Events are functions that are called with what happens. None may be nil. They are called
 // without a lock.
 type Events struct {
 	Assigned     func(topic string, partition int32, start int64)

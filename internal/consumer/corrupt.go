@@ -8,6 +8,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // suspicion is the search for a partition with a batch that cannot be decoded. Such a batch
@@ -34,10 +35,7 @@ func (s *base) suspect(err error) {
 	}
 	s.suspicion.round.Add(1)
 	for _, c := range s.assigned() {
-		select {
-		case c.suspected <- struct{}{}:
-		default:
-		}
+		wait.Wake(c.suspected)
 	}
 }
 
@@ -64,9 +62,7 @@ func (c *Claim) examine() {
 	}
 	c.suspicion.found.Store(c.suspicion.round.Load())
 	c.gate.mark(undecodable, true)
-	if c.cfg.Events.FetchStalled != nil {
-		c.cfg.Events.FetchStalled(c.topic, c.partition, FetchStalled{Offset: c.corrupt.offset, End: c.logEnd()})
-	}
+	c.cfg.Events.FetchStalled(c.topic, c.partition, FetchStalled{Offset: c.corrupt.offset, End: c.logEnd()})
 }
 
 // examineAgain looks whether an undecodable batch has been repaired or removed.

@@ -9,6 +9,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // A record whose handler ends the process (out of memory, a fatal signal, os.Exit) comes again
@@ -92,7 +93,7 @@ type quarantine struct {
 	running int
 	waiting int // for being alone
 	alone   bool
-	changed chan struct{} // closed, and replaced, when somebody leaves
+	changed wait.Changes // somebody has left
 }
 
 // enter returns true once a record may be handled, alone or not, or false if stop was closed before.
@@ -104,17 +105,14 @@ func (q *quarantine) enter(alone bool, stop <-chan struct{}) bool {
 		defer func() { q.waiting-- }()
 	}
 	for q.alone || alone && q.running > 0 || !alone && q.waiting > 0 {
-		if q.changed == nil {
-			q.changed = make(chan struct{})
-		}
-		changed := q.changed
+		changed := q.changed.Next()
 		q.mu.Unlock()
 		select {
 		case <-changed:
 			q.mu.Lock()
 		case <-stop:
 			q.mu.Lock()
-			q.wake()
+			q.changed.Tell()
 			return false
 		}
 	}
@@ -128,12 +126,5 @@ func (q *quarantine) leave() {
 	defer q.mu.Unlock()
 	q.running--
 	q.alone = false
-	q.wake()
-}
-
-func (q *quarantine) wake() {
-	if q.changed != nil {
-		close(q.changed)
-		q.changed = nil
-	}
+	q.changed.Tell()
 }

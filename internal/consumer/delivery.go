@@ -50,20 +50,20 @@ func (d *Delivery) handOut() error {
 // slot. It reports whether this call rejects the record.
 func (d *Delivery) reject(reason error) bool {
 	if d.fate.CompareAndSwap(nil, &fate{reject: reason}) {
-		d.claim.pace.look()
+		d.claim.pace.changed.Tell()
 		return true
 	}
 	if f := d.fate.Load(); f != handedOut && f != settledByVerb {
 		return true // another caller was faster
 	}
 	d.Handle.GiveUp(reason)
-	d.claim.offers.look()
+	d.claim.offers.Tell()
 	return d.Status() == partition.Rejected
 }
 
 // Interrupted returns a channel that is closed when the drain begins, and when the record may
 // have been Withdrawn: rejected, though nobody has taken its message.
-func (d *Delivery) Interrupted() <-chan struct{} { return d.claim.offers.interrupted() }
+func (d *Delivery) Interrupted() <-chan struct{} { return d.claim.offers.Next() }
 func (d *Delivery) Withdrawn() bool              { return d.isSettled() }
 
 // Taken takes note that the application has taken the message.

@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // CloseGrace is how long the last commit and leaving the group may take after the handlers.
@@ -24,23 +25,24 @@ const drainPatience = time.Second
 // drain ends the assignment: nothing more is handed out, running handlers may finish within
 // budget, what is settled is committed, the rest is left to the next owner. messages is read
 // to its end, so that sarama never waits.
-func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, cause error, budget time.Duration) {
+func (c *Claim) drain(messages <-chan *sarama.ConsumerMessage, budget time.Duration) {
 	// The last commit gets what the handlers leave of their budget: during a rebalance the
 	// group accepts no commit before all members, also one that is gone, have joined again
 	// or were given up.
-	now := time.Now()
+	now, cause := time.Now(), ErrRevoked
 	if c.closingNow() {
 		// A cooperative member may get a partition while it closes: Close's time is the claim's, too.
-		budget = min(budget, c.closeBegan.Add(c.cfg.DrainTimeout).Sub(now))
+		cause, budget = ErrClosing, c.closeBegan.Add(c.cfg.DrainTimeout).Sub(now)
 	}
 	deadline := now.Add(budget + drainGrace)
 	discarded := discard(messages)
 	r := Released{Cause: cause}
 	drained := c.stop(cause)
-	if r.TimedOut = !c.await(drained, budget); r.TimedOut {
-		c.endConfirms(cause)
-	} else {
+	switch r.TimedOut = !c.await(drained, budget); {
+	case !r.TimedOut:
 		c.passLastGap()
+	case c.source != nil: // leaves records whose handlers wait for a commit that was not sent
+		c.source.EndConfirms(cause)
 	}
 	running := c.close(&r)
 	c.store(&r, deadline)
@@ -67,8 +69,8 @@ func discard(messages <-chan *sarama.ConsumerMessage) (discarded <-chan struct{}
 func (c *Claim) stop(cause error) (drained <-chan struct{}) {
 	drained, w := c.part.Stop()
 	close(c.draining)
-	c.offers.end()
-	c.batching.look() // a batch with records of this partition waits for no others
+	c.offers.Tell()
+	wait.Wake(c.batching.more) // a batch with records of this partition waits for no others
 	c.letters.Hurry()
 	c.do(w)
 	if c.source != nil {
@@ -80,31 +82,21 @@ func (c *Claim) stop(cause error) (drained <-chan struct{}) {
 // await waits until the partition is drained. It returns false if the budget is used up
 // before. It logs once what it waits for.
 func (c *Claim) await(drained <-chan struct{}, budget time.Duration) bool {
-	over := time.NewTimer(budget)
-	defer over.Stop()
-	long := time.NewTimer(drainPatience)
-	defer long.Stop()
+	over, long := time.After(budget), time.After(drainPatience)
 	for {
 		select {
 		case <-drained:
 			return true
-		case <-over.C:
+		case <-over:
 			select {
 			case <-drained: // at once, and the budget may be none
 				return true
 			default:
 				return false
 			}
-		case <-long.C:
+		case <-long:
 			c.tellWaiting(budget)
 		}
-	}
-}
-
-// endConfirms leaves records whose handlers wait for a commit that was not sent.
-func (c *Claim) endConfirms(cause error) {
-	if c.source != nil {
-		c.source.EndConfirms(cause)
 	}
 }
 

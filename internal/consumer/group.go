@@ -23,6 +23,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	if s.cfg.Memory != nil {
 		newGroup = s.cfg.Memory.ConsumerGroup
 	}
+	s.member.Store(nil)
 	group, err := newGroup(s.cfg.Group, c.fetch)
 	if err != nil {
 		return err
@@ -72,13 +73,13 @@ func (h *groupHandler) sessions(ctx context.Context, handler sarama.ConsumerGrou
 		var session context.Context
 		session, h.endSession = context.WithCancelCause(ctx)
 		h.s.recover(session)
-		joined := h.joining(session)
+		h.s.joining.Failed()
 		err = h.group.Consume(session, h.subscribed, handler)
 		if session.Err() != nil && ctx.Err() == nil {
 			err = nil // an effect of how we ended the session, such as an interrupted JoinGroup; if it lasts, the next session shows it
 		}
 		h.endSession(nil)
-		joined()
+		h.s.joining.Over()
 		h.s.health.session(false)
 		if short++; time.Since(began) > time.Second {
 			short = 0
@@ -144,9 +145,7 @@ func (s *Subscription) reset(topic string, p int32, stored, start int64, err err
 		text = "The group's stored offset is not known, and may be outside the partition's log: position reset"
 	}
 	s.logger(topic).Error(text, s.health.explain(err), watermill.LogFields{"kafka_partition": p, "stored_offset": stored, "new_offset": start})
-	if s.cfg.Events.Reset != nil {
-		s.cfg.Events.Reset(topic, p, stored, start)
-	}
+	s.cfg.Events.Reset(topic, p, stored, start)
 }
 
 // groupHandler is one membership of the group.
@@ -159,10 +158,8 @@ type groupHandler struct {
 	positions positions
 
 	endSession context.CancelCauseFunc // the next session joins the group again
-	joined     func()                  // called when the session has begun
 
 	foreign     sync.Once
-	member      string // the id of the member in the last session
 	interrupter *interrupter
 
 	watch      *topicWatch
@@ -179,7 +176,6 @@ type groupHandler struct {
 func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.s.health.session(true)
 	h.interrupter.begin(session.Context())
-	h.member = session.MemberID()
 	_ = h.clients.learn(h.s.cfg, h.subscribed[0]) // the topic may not have existed before
 	h.assigned(session)
 	h.committer = h.newCommitter(session)
@@ -207,8 +203,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	at, is := place{topic, partition}, s.topics.of(topic)
 	if !slices.Contains(h.subscribed, topic) {
 		h.refuse(topic, partition)
-		for range claim.Messages() { //nolint:revive // they are not ours
-		}
+		<-discard(claim.Messages()) // they are not ours
 		return nil
 	}
 	// The gate is closed before sarama's first fetch of the partition: sarama collects partitions for 100 ms.
@@ -231,29 +226,21 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		}
 	}
 	if !use {
-		for range claim.Messages() { //nolint:revive // they come again
-		}
+		<-discard(claim.Messages()) // they come again
 		return nil
 	}
 	c := s.newClaim(claimStart{
 		place: at, position: start, committer: h.committer, side: h.clients.side,
 		gate: gate, logEnd: claim.HighWaterMarkOffset, reconnect: h.reconnect,
 	})
-	if s.cfg.Events.Assigned != nil {
-		s.cfg.Events.Assigned(topic, partition, start.offset)
-	}
 	var closing <-chan struct{}
 	if s.cooperative {
-		closing = s.closing
+		closing = s.closing.Done()
 	}
 	c.run(claim.Messages(), session.Context().Done(), closing)
-	cause, budget := ErrRevoked, s.revokeBudget()
-	if s.closingNow() {
-		cause, budget = ErrClosing, s.cfg.DrainTimeout
-	}
 	_, known := is.recreated()
 	h.watch.look()
-	c.drain(claim.Messages(), cause, budget)
+	c.drain(claim.Messages(), s.revokeBudget())
 	if _, recreated := is.recreated(); recreated {
 		h.leave(at, !known)
 	}
@@ -277,8 +264,7 @@ func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim 
 	s, topic, partition := h.s, claim.Topic(), claim.Partition()
 	ctx, cancel := context.WithTimeout(session.Context(), storedPatience)
 	defer cancel()
-	ctx, closing := s.untilClosing(ctx)
-	defer closing()
+	defer context.AfterFunc(s.closing, cancel)()
 	defer s.side.AbortLate(ctx.Done())()
 	stored, err := h.positions.of(ctx, h, session, place{topic, partition})
 	switch {

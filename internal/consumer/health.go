@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // symptom is one way in which a subscription notices that Kafka does not work.
@@ -136,7 +137,7 @@ func (h *health) failed(k symptom, at place, f failure) {
 	report, due := h.outage.Failed()
 	h.report, h.due = report, h.due || due
 	h.mu.Unlock()
-	h.wake()
+	wait.Wake(h.kick)
 	h.logger.Debug(f.textOf(k), h.fieldsOf(&f, at).Add(watermill.LogFields{"err": f.err.Error()}))
 }
 
@@ -146,13 +147,6 @@ func (h *health) begin(now time.Time) {
 		h.recovered = recovered
 	} else {
 		h.recovered = min(3*h.recovered, mostRecovered)
-	}
-}
-
-func (h *health) wake() {
-	select {
-	case h.kick <- struct{}{}:
-	default:
 	}
 }
 

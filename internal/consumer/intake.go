@@ -52,6 +52,7 @@ type intake struct {
 
 // run takes messages until they end, or done or closing closes.
 func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-chan struct{}) {
+	c.cfg.Events.Assigned(c.topic, c.partition, c.from.offset)
 	if !c.enter(c) {
 		return
 	}
@@ -86,7 +87,8 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 		case <-c.kick:
 			in.serve()
 		case <-in.due.C:
-			in.redeliver()
+			in.do(in.part.Tick(Now()))
+			in.arm()
 		case <-in.poll.C:
 			in.rest()
 		case looked := <-c.looks:
@@ -243,12 +245,6 @@ func (in *intake) start(n int) {
 		in.slots.Add(1)
 		go in.slot()
 	}
-}
-
-// redeliver makes records deliverable that are due.
-func (in *intake) redeliver() {
-	in.do(in.part.Tick(Now()))
-	in.arm()
 }
 
 func (in *intake) arm() {

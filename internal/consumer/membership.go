@@ -1,59 +1,35 @@
 package consumer
 
 import (
-	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
-
-	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
 )
 
 // waitTold is how long a member waits for its assignment before it says so.
 const waitTold = 3 * time.Second
 
-// joining watches that a session begins, and says so when it does not. The session's
-// claims need not be ours to begin: a JoinGroup gets its response when all members have come, or were given up.
-func (h *groupHandler) joining(ctx context.Context) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	joined := make(chan struct{})
-	h.joined = sync.OnceFunc(func() { close(joined) })
-	fields := watermill.LogFields{}
-	if h.member != "" {
-		fields["member_id"] = h.member
+// tellJoining says now and then that a session does not begin. A JoinGroup gets its response when
+// all members have come, or were given up.
+func (s *Subscription) tellJoining() {
+	report, due := s.joining.Lasts()
+	if !due {
+		return
 	}
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		waits := outage.Outage{Quiet: waitTold}
-		look := time.NewTicker(waitTold / 3)
-		defer look.Stop()
-		for waits.Failed(); ; {
-			select {
-			case <-joined:
-				return
-			case <-ctx.Done():
-				return
-			case <-look.C:
-			}
-			if report, tell := waits.Failed(); tell {
-				h.s.cfg.Logger.Info("Waiting for the consumer group: the assignment comes once its other members have joined again, or were given up at their "+
-					"session or rebalance timeout, and its coordinator responds", fields.Add(watermill.LogFields{"waiting_for": report.For.Round(time.Millisecond).String()}))
-			}
-		}
-	})
-	return func() {
-		cancel()
-		watch.Wait()
+	fields := watermill.LogFields{"waiting_for": report.For.Round(time.Millisecond).String()}
+	if member := s.member.Load(); member != nil {
+		fields["member_id"] = member.id
 	}
+	s.cfg.Logger.Info("Waiting for the consumer group: the assignment comes once its other members have joined again, or were given up at their "+
+		"session or rebalance timeout, and its coordinator responds", fields)
 }
 
 // assigned logs what a session begins with.
 func (h *groupHandler) assigned(session sarama.ConsumerGroupSession) {
-	h.joined()
+	h.s.joining.Over()
 	var claimed []place
 	for _, at := range placesOf(session.Claims()) {
 		if slices.Contains(h.subscribed, at.topic) {
@@ -86,8 +62,8 @@ func (h *groupHandler) refuse(topic string, partition int32) {
 
 // leaveStatic takes the member's static id out of the group, which to close a static member does not.
 func (h *groupHandler) leaveStatic() error {
-	id := h.s.cfg.Sarama.Consumer.Group.InstanceId
-	if id == "" {
+	id, member := h.s.cfg.Sarama.Consumer.Group.InstanceId, h.s.member.Load()
+	if id == "" || member == nil {
 		return nil
 	}
 	coordinator, err := h.clients.fetch.Coordinator(h.s.cfg.Group)
@@ -97,7 +73,7 @@ func (h *groupHandler) leaveStatic() error {
 	// Version 3 is the first that takes a static id, and what Kafka 2.4 brought with it.
 	response, err := coordinator.LeaveGroup(&sarama.LeaveGroupRequest{
 		Version: 3, GroupId: h.s.cfg.Group,
-		Members: []sarama.MemberIdentity{{MemberId: h.member, GroupInstanceId: &id}},
+		Members: []sarama.MemberIdentity{{MemberId: member.id, GroupInstanceId: &id}},
 	})
 	if err != nil {
 		_ = coordinator.Close()

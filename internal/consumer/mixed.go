@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -14,9 +13,6 @@ import (
 type mixed struct {
 	logger watermill.LoggerAdapter
 	outage outage.Outage
-
-	mu    sync.Mutex
-	since time.Time // zero: it has none
 }
 
 // errMixed says what a member without transactions means.
@@ -24,35 +20,19 @@ var errMixed = errors.New("output of records in its partitions, and of those tha
 
 // group records what a rebalance has shown: whether all members have transactions.
 func (m *mixed) group(all bool) {
-	m.mu.Lock()
-	switch {
-	case all:
-		m.since = time.Time{}
-	case m.since.IsZero():
-		m.since = time.Now()
-	}
-	m.mu.Unlock()
 	if !all {
-		m.remind()
+		m.tell(m.outage.Failed())
 	} else if report, reported := m.outage.Over(); reported {
 		m.logger.Info("All members of the consumer group have Transactions", watermill.LogFields{"after": report.For.Round(time.Millisecond).String()})
 	}
 }
 
 // remind logs now and then that it is so.
-func (m *mixed) remind() {
-	if m.begun().IsZero() {
-		return
-	}
-	if report, due := m.outage.Failed(); due {
+func (m *mixed) remind() { m.tell(m.outage.Lasts()) }
+
+func (m *mixed) tell(report outage.Report, due bool) {
+	if due {
 		m.logger.Error("The consumer group has a member without Transactions: its output is not exactly once", errMixed,
 			watermill.LogFields{"mixed_for": report.For.Round(time.Millisecond).String()})
 	}
-}
-
-// begun returns since when the group has a member without transactions, zero if it has none.
-func (m *mixed) begun() time.Time {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.since
 }

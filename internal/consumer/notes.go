@@ -7,6 +7,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // note is a line about a partition that others are likely to have at the same time:
@@ -38,7 +39,7 @@ func (h *health) note(at place, n note) {
 		of.left, of.running = sum(of.left, n.left), of.running+n.running
 	}
 	h.mu.Unlock()
-	h.wake()
+	wait.Wake(h.kick)
 }
 
 func sum(a, b partition.Left) partition.Left {
@@ -96,7 +97,5 @@ func (c *Claim) tellReleased(r *Released) {
 	if n.text != "" {
 		c.health.note(c.place, n)
 	}
-	if c.cfg.Events.Released != nil {
-		c.cfg.Events.Released(c.topic, c.partition, *r)
-	}
+	c.cfg.Events.Released(c.topic, c.partition, *r)
 }

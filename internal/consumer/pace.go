@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // pace spaces the deliveries of a subscription evenly in time. Slots wait for their turn in
@@ -13,9 +15,10 @@ type pace struct {
 	interval atomic.Int64  // between two deliveries; 0: there is no limit
 	turn     chan struct{} // has one value; whoever took it is next
 
-	mu      sync.Mutex // guards what follows
-	next    int64      // when the next delivery may begin, by Now
-	changed chan struct{}
+	mu   sync.Mutex
+	next int64 // when the next delivery may begin, by Now; guarded by mu
+
+	changed wait.Changes // those that wait have to look whether they still have to
 }
 
 // paceSlack is how late a delivery may be, because of its timer, for the next one to be on
@@ -23,7 +26,7 @@ type pace struct {
 const paceSlack = int64(10 * time.Millisecond)
 
 func newPace() *pace {
-	p := &pace{turn: make(chan struct{}, 1), changed: make(chan struct{})}
+	p := &pace{turn: make(chan struct{}, 1)}
 	p.turn <- struct{}{}
 	return p
 }
@@ -38,25 +41,7 @@ func (p *pace) set(perSecond float64) {
 	defer p.mu.Unlock()
 	p.interval.Store(interval)
 	p.next = min(p.next, Now()+interval)
-	p.wake()
-}
-
-// look makes those that wait look whether they still have to.
-func (p *pace) look() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.wake()
-}
-
-func (p *pace) wake() {
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
-func (p *pace) changes() <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.changed
+	p.changed.Tell()
 }
 
 // take begins a delivery, and returns 0, or how long that must wait.
@@ -85,28 +70,25 @@ func (p *pace) queue(stop <-chan struct{}, d *Delivery) bool {
 		}
 	}()
 	for {
-		changed := p.changes()
+		changed := p.changed.Next()
 		if p.interval.Load() == 0 || d.decided() {
 			return true
 		}
-		due := time.NewTimer(time.Hour)
+		var due <-chan time.Time
 		if turn == nil {
 			left := p.take()
 			if left <= 0 {
-				due.Stop()
 				return true
 			}
-			due.Reset(left)
+			due = time.After(left)
 		}
 		select {
 		case <-turn:
 			turn = nil
-		case <-due.C:
+		case <-due:
 		case <-changed:
 		case <-stop:
-			due.Stop()
 			return false
 		}
-		due.Stop()
 	}
 }

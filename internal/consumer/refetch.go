@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // retries is what health knows of the fetches that sarama tries again. Some it
@@ -26,7 +28,7 @@ func (h *health) retry(n int, pause time.Duration) {
 	}
 	if n > 1 { // leaders move, and the next one is found at once
 		h.retried++
-		h.wake()
+		wait.Wake(h.kick)
 	}
 }
 

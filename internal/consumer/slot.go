@@ -87,17 +87,20 @@ func (c *Claim) finishAndTake(d *Delivery, verdict *partition.Verdict, next *Del
 
 // serveOne runs a task.
 func (c *Claim) serveOne(d *Delivery, copies *record.Copies) (v *partition.Verdict, sent bool) {
-	if gone, ok := c.load(d, copies); gone || !ok {
+	if over, ok := c.load(d, copies); over || !ok {
 		return nil, ok
 	}
-	if reason := c.doomed(d); reason != nil {
-		c.giveUp(d, reason)
-		return nil, true
-	}
 	if c.careful.Load() {
-		return c.runNamed(d, copies)
+		leave, ok := c.name(&d.Delivery)
+		if !ok {
+			return nil, false
+		}
+		defer leave()
 	}
-	return c.runTask(d, copies)
+	if over, ok := c.admit(d); over || !ok {
+		return nil, ok
+	}
+	return d.Handle.Run(c.draining, copies)
 }
 
 // doomed returns why a record is given up without a handler, or nil.
@@ -111,9 +114,10 @@ func (c *Claim) doomed(d *Delivery) error {
 	return nil
 }
 
-// load describes a delivery, after reading its record again if it was pushed out of memory. gone
-// reports that Kafka no longer has it, and that it is settled. ok is false if the claim drains.
-func (c *Claim) load(d *Delivery, copies *record.Copies) (gone, ok bool) {
+// load describes a delivery, after reading its record again if it was pushed out of memory. over
+// reports that the record is settled: Kafka no longer has it, or it is given up. ok is false if the
+// claim drains.
+func (c *Claim) load(d *Delivery, copies *record.Copies) (over, ok bool) {
 	if d.Evicted() {
 		read, err := c.readAgain(c.draining, d.Offset())
 		switch {
@@ -128,20 +132,24 @@ func (c *Claim) load(d *Delivery, copies *record.Copies) (gone, ok bool) {
 		c.part.Restore(&d.Delivery, read, false)
 	}
 	d.describe(copies)
+	if reason := c.doomed(d); reason != nil {
+		c.giveUp(d, reason)
+		return true, true
+	}
 	return false, true
 }
 
-// runTask runs a task when the pace allows it, unless somebody has had its record rejected
-// before.
-func (c *Claim) runTask(d *Delivery, copies *record.Copies) (v *partition.Verdict, sent bool) {
+// admit waits until the pace allows a delivery. over reports that somebody has had the record
+// rejected before. ok is false if the claim drains.
+func (c *Claim) admit(d *Delivery) (over, ok bool) {
 	if !c.pace.wait(c.draining, d) {
-		return nil, false
+		return false, false
 	}
 	if reason := d.handOut(); reason != nil {
 		c.giveUp(d, reason)
-		return nil, true
+		return true, true
 	}
-	return d.Handle.Run(c.draining, copies)
+	return false, true
 }
 
 // giveUp rejects a record without a handler.
@@ -150,17 +158,22 @@ func (c *Claim) giveUp(d *Delivery, reason error) {
 	d.Handle.GiveUp(reason)
 }
 
-// runNamed runs a task once a commit says that its record is in flight.
-func (c *Claim) runNamed(d *Delivery, copies *record.Copies) (v *partition.Verdict, sent bool) {
+// name waits until a commit says that the records are in flight, see crash.go. leave ends that. ok
+// is false if the claim drains.
+func (c *Claim) name(ds ...*handle) (leave func(), ok bool) {
 	alone := c.part.Suspects()
 	if !c.quarantine.enter(alone, c.draining) {
 		return nil, false
 	}
-	defer c.quarantine.leave()
-	if c.source.WaitNamed(c.part.Name(&d.Delivery, c.fingerprint(d.Record()), alone)) != nil {
+	var last partition.Mark
+	for _, d := range ds {
+		last = c.part.Name(d, c.fingerprint(d.Record()), alone)
+	}
+	if c.source.WaitNamed(last) != nil {
+		c.quarantine.leave()
 		return nil, false
 	}
-	return c.runTask(d, copies)
+	return c.quarantine.leave, true
 }
 
 // readAgain tries until there is a response or the claim drains.
@@ -200,13 +213,10 @@ func (c *Claim) do(w partition.Work) {
 		c.spawn.Add(w.Spawn)
 	}
 	if w.Spawn > 0 || w.Has(partition.Timer|partition.Low) {
-		select {
-		case c.kick <- struct{}{}:
-		default:
-		}
+		wait.Wake(c.kick)
 	}
 	if w.Has(partition.Ready) {
-		c.batching.look()
+		wait.Wake(c.batching.more)
 	}
 	if c.source != nil && w.Has(partition.Moved) {
 		c.committer.Settled()

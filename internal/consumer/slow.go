@@ -64,7 +64,7 @@ func (w *slowWatch) look(all []Slow, limit time.Duration, report func([]Slow), o
 // fail each time.
 func (s *Subscription) lookForSlow() {
 	limit := s.cfg.HandlerSlow
-	if limit <= 0 || s.cfg.Events.Slow == nil {
+	if limit <= 0 {
 		return
 	}
 	now := s.clock.Load()

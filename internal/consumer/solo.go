@@ -323,7 +323,7 @@ func (x *solo) opened(at place, err error) {
 
 // consume hands out a partition until its reader or ctx ends, and drains it.
 func (x *solo) consume(ctx context.Context, reconnect context.CancelCauseFunc, r *reader) {
-	s, topic, p := x.s, r.topic, r.partition
+	s := x.s
 	var errs sync.WaitGroup
 	errs.Go(func() {
 		for err := range r.pc.Errors() {
@@ -335,16 +335,9 @@ func (x *solo) consume(ctx context.Context, reconnect context.CancelCauseFunc, r
 		place: r.place, position: position{offset: r.from, stored: true}, side: x.clients.side,
 		gate: r.gate, logEnd: r.pc.HighWaterMarkOffset, reconnect: reconnect,
 	})
-	if s.cfg.Events.Assigned != nil {
-		s.cfg.Events.Assigned(topic, p, r.from)
-	}
 	claim.run(r.pc.Messages(), ctx.Done(), nil)
 	r.pc.AsyncClose()
-	cause := ErrRevoked
-	if s.closingNow() {
-		cause = ErrClosing
-	}
-	claim.drain(r.pc.Messages(), cause, s.cfg.DrainTimeout)
+	claim.drain(r.pc.Messages(), s.cfg.DrainTimeout)
 	x.reached(r.place, claim.part.Mark().Offset)
 	errs.Wait()
 }

@@ -94,7 +94,7 @@ func (s *Subscription) State() []State {
 }
 
 // Mixed is State.Mixed.
-func (s *Subscription) Mixed() time.Time { return s.mixed.begun() }
+func (s *Subscription) Mixed() time.Time { return s.mixed.outage.Since() }
 
 // Topics returns the names of the topics that are read now; the text of the selection if there is none.
 func (s *Subscription) Topics() []string {
@@ -169,6 +169,7 @@ func (s *Subscription) keepTime() (stop func()) {
 		s.clock.Store(Now())
 		s.lookForSlow()
 		s.mixed.remind()
+		s.tellJoining()
 		timer.Reset(every)
 		turn <- struct{}{}
 	})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/connections"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/dial"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/outage"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/strategy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/transact"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
@@ -30,6 +31,7 @@ type Subscription struct {
 	// the subscription.
 	transactions *transact.Sender
 	mixed        mixed
+	joining      outage.Outage // a session does not begin
 
 	done chan struct{}
 	end  func() // closes done
@@ -52,6 +54,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 		topics:    newTopics(&cfg),
 		covering:  map[string]int{},
 		positions: map[place]int64{},
+		joining:   outage.Outage{Quiet: waitTold},
 	}
 	s.end = sync.OnceFunc(func() { close(s.done) })
 	// What a broker may send at once, compressed.
@@ -180,7 +183,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 // connections.
 func (s *Subscription) finish(ctx context.Context, cancel context.CancelFunc, finished <-chan struct{}) {
 	s.closeBegan = time.Now()
-	close(s.closing)
+	s.beginEnd()
 	bound := s.closeBegan.Add(s.cfg.DrainTimeout + CloseGrace)
 	// The claims drain while the membership continues: a member that no longer follows a
 	// rebalance cannot commit any more.
@@ -245,10 +248,8 @@ func (s *Subscription) abandon() {
 // awaitClaims returns once no claim is left or done is closed.
 func awaitClaims[T any](s *base, done <-chan T) {
 	for {
-		s.claimsMu.Lock()
-		n, left := len(s.claims), s.left
-		s.claimsMu.Unlock()
-		if n == 0 {
+		left := s.left.Next()
+		if len(s.assigned()) == 0 {
 			return
 		}
 		select {
@@ -287,22 +288,5 @@ func (s *Subscription) watchRetries() {
 		}
 		s.health.retry(retries, pause)
 		return pause
-	}
-}
-
-// untilClosing returns a context that also ends when the subscription closes.
-func (s *Subscription) untilClosing(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		select {
-		case <-s.closing:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	return ctx, func() {
-		cancel()
-		watch.Wait()
 	}
 }

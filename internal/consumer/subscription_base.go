@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/budget"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/letters"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // base is what the claims of a subscription have in common.
@@ -18,9 +20,10 @@ import (
 // Its mutexes are leaves, see docs/design.md: nothing is called with one held but a
 // partition's Next.
 type base struct {
-	cfg        *Config       // not changed
-	closing    chan struct{} // closed by the subscription at the beginning of its end
-	closeBegan time.Time     // written before closing is closed, read after it
+	cfg        *Config            // not changed
+	closing    context.Context    // ends with the first step of the subscription's end
+	beginEnd   context.CancelFunc // ends closing
+	closeBegan time.Time          // written before closing ends, read after it
 
 	resources  *Resources       // what is shared with other subscriptions
 	budget     *budget.Budget   // of resources
@@ -40,10 +43,11 @@ type base struct {
 	failing slowWatch
 	member  atomic.Pointer[member] // of the last session, which writes it
 
+	left wait.Changes // a claim has left
+
 	claimsMu     sync.Mutex          // guards what follows
 	claims       map[*Claim]struct{} // from run to the end of drain
 	running      map[place]*Claim    // those of the claims whose messages are read
-	left         chan struct{}       // closed, and replaced, as a claim leaves
 	over         bool                // no claim enters any more
 	pausedByHand map[place]struct{}  // partitions and whole topics
 	maxInFlight  int                 // 0: the configured one
@@ -53,10 +57,11 @@ type base struct {
 
 func newBase(cfg *Config) *base {
 	s := &base{
-		cfg: cfg, resources: cfg.Resources, budget: cfg.Resources.budget, limit: cfg.Resources.limit, closing: make(chan struct{}), claims: map[*Claim]struct{}{}, left: make(chan struct{}),
+		cfg: cfg, resources: cfg.Resources, budget: cfg.Resources.budget, limit: cfg.Resources.limit, claims: map[*Claim]struct{}{},
 		stalls: map[place]int64{}, running: map[place]*Claim{}, pausedByHand: map[place]struct{}{}, leaderless: leaderless{},
 		mail: letters.New(), pace: newPace(), batching: newBatching(),
 	}
+	s.closing, s.beginEnd = context.WithCancel(context.Background())
 	s.clock.Store(Now())
 	s.suspicion.turn = make(chan struct{}, 1)
 	s.health = newHealth(cfg.Logger, cfg.several(), s.closingNow, s.partitions)
@@ -102,14 +107,7 @@ func (s *base) logger(topic string) watermill.LoggerAdapter {
 	return s.cfg.Logger.With(watermill.LogFields{"topic": topic})
 }
 
-func (s *base) closingNow() bool {
-	select {
-	case <-s.closing:
-		return true
-	default:
-		return false
-	}
-}
+func (s *base) closingNow() bool { return s.closing.Err() != nil }
 
 // fetched is called by sarama once it has handed out what a fetch brought for a
 // partition, before it sends the next one.
@@ -157,6 +155,5 @@ func (s *base) exit(c *Claim) {
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	delete(s.claims, c)
-	close(s.left)
-	s.left = make(chan struct{})
+	s.left.Tell()
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/commit"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // A topic that is deleted and created again has the same name and another id. Positions in the earlier one are
@@ -282,10 +283,7 @@ func (h *groupHandler) topicsChanged() {
 	if live := h.live.Load(); live != nil && h.s.topics.changed(int(h.version.Load())) {
 		live.end(errTopicsChanged)
 	}
-	select {
-	case h.came <- struct{}{}:
-	default:
-	}
+	wait.Wake(h.came)
 }
 
 // refreshed keeps an interrupted fetch from continuing in a new topic.

@@ -117,9 +117,7 @@ func (c *Claim) tellStalled(s FetchStalled) {
 		text += ", the subscription reconnects"
 	}
 	c.logger.Error(text, fmt.Errorf("nothing for %v", s.For), watermill.LogFields{"kafka_partition_offset": s.Offset, "end_offset": s.End})
-	if c.cfg.Events.FetchStalled != nil {
-		c.cfg.Events.FetchStalled(c.topic, c.partition, s)
-	}
+	c.cfg.Events.FetchStalled(c.topic, c.partition, s)
 }
 
 // reconnectFor reports whether reconnecting may help: it has not been tried at this offset.

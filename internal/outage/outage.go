@@ -46,6 +46,10 @@ func (r Report) AddTo(fields watermill.LogFields) watermill.LogFields {
 func (o *Outage) Failed() (Report, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.failed()
+}
+
+func (o *Outage) failed() (Report, bool) {
 	now := time.Now()
 	if o.failures == 0 {
 		o.since, o.next, o.pause = now, now.Add(o.Quiet), firstPause
@@ -59,6 +63,26 @@ func (o *Outage) Failed() (Report, bool) {
 	o.next = now.Add(o.pause)
 	o.pause = min(pauseGrowth*o.pause, mostPause)
 	return report, true
+}
+
+// Lasts is Failed if there is an outage, and does nothing otherwise.
+func (o *Outage) Lasts() (Report, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.failures == 0 {
+		return Report{}, false
+	}
+	return o.failed()
+}
+
+// Since returns when the outage began, zero if there is none.
+func (o *Outage) Since() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.failures == 0 {
+		return time.Time{}
+	}
+	return o.since
 }
 
 // Over ends the outage, if there is one. It reports whether it was logged, so that its end

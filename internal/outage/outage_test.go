@@ -51,3 +51,22 @@ func TestShortOutageIsQuiet(t *testing.T) {
 		}
 	})
 }
+
+func TestLastsBeginsNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o Outage
+		if _, due := o.Lasts(); due || !o.Since().IsZero() {
+			t.Error("it began an outage")
+		}
+		began := time.Now()
+		o.Failed()
+		time.Sleep(10 * time.Second)
+		if report, due := o.Lasts(); !due || report.Failures != 2 || !o.Since().Equal(began) {
+			t.Errorf("it lasts: %+v, due %v, since %v", report, due, o.Since())
+		}
+		o.Over()
+		if _, due := o.Lasts(); due || !o.Since().IsZero() {
+			t.Error("it is not over")
+		}
+	})
+}

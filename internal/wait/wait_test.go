@@ -37,3 +37,32 @@ func TestForEndsEarly(t *testing.T) {
 		t.Error("For returns the wrong end")
 	}
 }
+
+func TestChanges(t *testing.T) {
+	var c Changes
+	c.Tell() // nobody waits
+	first, same := c.Next(), c.Next()
+	select {
+	case <-first:
+		t.Fatal("closed before the change")
+	default:
+	}
+	c.Tell()
+	<-first
+	<-same
+	select {
+	case <-c.Next():
+		t.Fatal("the next change is over already")
+	default:
+	}
+}
+
+func TestWake(t *testing.T) {
+	c := make(chan struct{}, 1)
+	Wake(c)
+	Wake(c) // it has a token: this must not wait
+	<-c
+	if len(c) != 0 {
+		t.Error("two tokens")
+	}
+}
