@@ -289,5 +289,5 @@ func (b ExponentialBackoff) Delay(attempt int, _ error) time.Duration {
 	if b.NoJitter {
 		return limit
 	}
-	return rand.N(limit + 1)
+	return rand.N(min(limit, math.MaxInt64-1) + 1)
 }

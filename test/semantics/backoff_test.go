@@ -71,6 +71,11 @@ func TestExponentialBackoff(t *testing.T) {
 			t.Errorf("attempt %d: from %v to %v, want it spread from 0 to %v", attempt, shortest, longest, limit)
 		}
 	}
+	for _, limit := range []time.Duration{math.MaxInt64 - 1, math.MaxInt64} {
+		if d := (ackpolicy.ExponentialBackoff{Max: limit}).Delay(1000, nil); d < 0 {
+			t.Errorf("up to %v: got %v", limit, d)
+		}
+	}
 }
 
 // What the documentation says of how long a number of deliveries lasts on average.
