@@ -122,6 +122,7 @@ var consumers = []consumer{
 	{name: "ackpolicy router cooperative", guarantee: "at least once, order per partition", run: ours(ackpolicy.OrderByPartition, router(ackpolicy.NackOnError.Middleware), cooperative)},
 	{name: "stock router published", guarantee: "at least once, order per partition", run: stock(copies(published))},
 	{name: "ackpolicy key published", guarantee: "at least once, order per key", run: ours(ackpolicy.OrderByKey, copies(published, ackpolicy.NackOnError.Middleware))},
+	{name: "ackpolicy key async", guarantee: "at least once, order per key", run: ours(ackpolicy.OrderByKey, copies(newAsynchronous, ackpolicy.Manual.Middleware))},
 	{name: "ackpolicy key transactions", guarantee: "exactly once, order per key", run: ours(ackpolicy.OrderByKey, copies(joined, ackpolicy.NackOnError.Middleware), transactions)},
 	{name: "hash lanes", guarantee: "order per key; a crash loses what slower lanes hold", run: hashLanes},
 	{name: "ppc key", guarantee: "at least once, order per key", peer: java},

@@ -36,7 +36,7 @@ func copies(publisher func(message.Subscriber, job) (message.Publisher, error), 
 		r.AddMiddleware(mw...)
 		r.AddHandler("bench", j.Topic, sub, j.Output, pub, func(msg *message.Message) ([]*message.Message, error) {
 			m.handle(msg.Payload)
-			return message.Messages{message.NewMessage(msg.UUID, msg.Payload)}, nil
+			return message.Messages{message.NewMessageWithContext(msg.Context(), msg.UUID, msg.Payload)}, nil
 		})
 		go func() {
 			<-m.done
@@ -51,6 +51,57 @@ func published(_ message.Subscriber, j job) (message.Publisher, error) {
 	cfg := kafka.DefaultSaramaSyncPublisherConfig()
 	cfg.Producer.RequiredAcks = sarama.WaitForAll
 	return kafka.NewPublisher(kafka.PublisherConfig{Brokers: j.Brokers, Marshaler: kafka.DefaultMarshaler{}, OverwriteSaramaConfig: cfg}, watermill.NopLogger{})
+}
+
+// asynchronous publishes as transactions do, without them, and does not wait: a record is acked once all replicas have
+// its output. It needs the policy Manual.
+type asynchronous struct {
+	producer sarama.AsyncProducer
+	results  sync.WaitGroup
+}
+
+func newAsynchronous(_ message.Subscriber, j job) (message.Publisher, error) {
+	cfg := sarama.NewConfig()
+	cfg.Producer.Idempotent, cfg.Producer.RequiredAcks, cfg.Net.MaxOpenRequests = true, sarama.WaitForAll, 1
+	cfg.Producer.Return.Successes = true
+	producer, err := sarama.NewAsyncProducer(j.Brokers, cfg)
+	if err != nil {
+		return nil, err
+	}
+	a := &asynchronous{producer: producer}
+	a.results.Go(func() {
+		for m := range producer.Successes() {
+			m.Metadata.(*ackpolicy.Delivery).Ack()
+		}
+	})
+	a.results.Go(func() {
+		for failed := range producer.Errors() {
+			failed.Msg.Metadata.(*ackpolicy.Delivery).Nack()
+		}
+	})
+	return a, nil
+}
+
+func (a *asynchronous) Publish(topic string, messages ...*message.Message) error {
+	for _, msg := range messages {
+		d, ok := ackpolicy.FromMessage(msg)
+		if !ok {
+			return errors.New("no delivery")
+		}
+		m, err := kafka.DefaultMarshaler{}.Marshal(topic, msg)
+		if err != nil {
+			return err
+		}
+		m.Metadata = d
+		a.producer.Input() <- m
+	}
+	return nil
+}
+
+func (a *asynchronous) Close() error {
+	a.producer.AsyncClose()
+	a.results.Wait()
+	return nil
 }
 
 func joined(sub message.Subscriber, _ job) (message.Publisher, error) {
@@ -73,7 +124,7 @@ type exactlyOnce struct {
 
 func newExactlyOnce() study {
 	return &exactlyOnce{
-		consumers: "stock router published,ackpolicy key published,ackpolicy key transactions,ppc key transactions,spring batch transactions,spring record transactions",
+		consumers: "stock router published,ackpolicy key published,ackpolicy key async,ackpolicy key transactions,ppc key transactions,spring batch transactions,spring record transactions",
 		records:   200_000, concurrency: 64, partitions: 4, size: 100, work: time.Millisecond,
 		limit: 6 * time.Second, rate: 1000, latency: 4 * time.Second, warm: 6 * time.Second,
 		least: 0.8, most: 2.5,
@@ -93,7 +144,8 @@ func (e *exactlyOnce) flags(set *pflag.FlagSet) {
 	set.DurationVar(&e.warm, "warm", e.warm, "unmeasured run before, in a JVM")
 }
 
-const atLeastOnce, exactly = "ackpolicy key published", "ackpolicy key transactions"
+// atLeastOnce is what exactly is compared with: it publishes in the same way.
+const atLeastOnce, exactly = "ackpolicy key async", "ackpolicy key transactions"
 
 // copied is one run of one consumer.
 type copied struct {

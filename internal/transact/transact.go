@@ -54,6 +54,7 @@ func (s *Sender) Send(stop <-chan struct{}, t commit.Transaction) error {
 		s.pending = false
 		return nil
 	}
+	err = explain(err)
 	s.drop()
 	if !ending || !slices.ContainsFunc(t.Parts, func(p commit.Part) bool { return len(p.Output) > 0 }) {
 		return err // nothing is stored, or it can be stored once more
@@ -86,6 +87,23 @@ func (s *Sender) write(t commit.Transaction) (ending bool, err error) {
 	}
 	return true, s.producer.CommitTxn()
 }
+
+// explain says what sarama does not: what the broker means that it has fenced the producer.
+func explain(err error) error {
+	if errors.Is(err, sarama.ErrProducerFenced) || errors.Is(err, sarama.ErrInvalidProducerEpoch) {
+		return fenced{err}
+	}
+	return err
+}
+
+// fenced is the error of a transaction that the broker has ended.
+type fenced struct{ error }
+
+func (f fenced) Error() string {
+	return "the broker has ended the transaction (PRODUCER_FENCED): it took longer than Transactions.Timeout, or somebody aborted it"
+}
+
+func (f fenced) Unwrap() error { return f.error }
 
 // fresh returns a message that the producer may change: the same output may be written again.
 func fresh(m *sarama.ProducerMessage) *sarama.ProducerMessage {
