@@ -63,7 +63,7 @@ type asynchronous struct {
 func newAsynchronous(_ message.Subscriber, j job) (message.Publisher, error) {
 	cfg := sarama.NewConfig()
 	cfg.Producer.Idempotent, cfg.Producer.RequiredAcks, cfg.Net.MaxOpenRequests = true, sarama.WaitForAll, 1
-	cfg.Producer.Return.Successes = true
+	cfg.Producer.Flush.Frequency, cfg.Producer.Return.Successes = time.Millisecond, true
 	producer, err := sarama.NewAsyncProducer(j.Brokers, cfg)
 	if err != nil {
 		return nil, err
