@@ -37,3 +37,42 @@ func BenchmarkFingerprint(b *testing.B) {
 		Hash{}.Fingerprint(7, at, key, value)
 	}
 }
+
+func TestFingerprint(t *testing.T) {
+	at := time.UnixMilli(1_800_000_000_000)
+	seen := map[uint32]string{}
+	add := func(name string, f uint32) {
+		if other, ok := seen[f]; ok {
+			t.Errorf("%s and %s have one fingerprint", name, other)
+		}
+		seen[f] = name
+	}
+	add("plain", Hash{}.Fingerprint(5, at, []byte("k"), []byte("v")))
+	add("offset", Hash{}.Fingerprint(6, at, []byte("k"), []byte("v")))
+	add("time", Hash{}.Fingerprint(5, at.Add(time.Millisecond), []byte("k"), []byte("v")))
+	add("key", Hash{}.Fingerprint(5, at, []byte("l"), []byte("v")))
+	add("shifted", Hash{}.Fingerprint(5, at, []byte("kv"), nil))
+	add("nil key", Hash{}.Fingerprint(5, at, nil, []byte("v")))
+	add("empty key", Hash{}.Fingerprint(5, at, []byte{}, []byte("v")))
+	var h Hash
+	h.Bytes([]byte("header"))
+	add("header", h.Fingerprint(5, at, []byte("k"), []byte("v")))
+
+	// Records that changed places, or one that stands for another, have another sum.
+	sum := func(values ...string) (s uint32) {
+		for i, v := range values {
+			s += Hash{}.Fingerprint(int64(i), at, nil, []byte(v))
+		}
+		return s
+	}
+	a := sum("A1", "B1", "A2")
+	for _, other := range []uint32{sum("B1", "A1", "A2"), sum("A1", "A2", "B1"), sum("A1", "B1", "B1"), sum("A1", "B1")} {
+		if a == other {
+			t.Error("another log has the same sum")
+		}
+	}
+	got := Hash{}.Fingerprint(5, at, []byte("k"), []byte("v"))
+	if want := uint32(0); got == want { // and it is the same in every process: see docs/ledger.md
+		t.Error("no fingerprint")
+	}
+}
