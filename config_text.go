@@ -32,12 +32,7 @@ import (
 //
 // The error names each mistake with its path. Validate checks the values.
 func (c *SubscriberConfig) UnmarshalJSON(text []byte) error {
-	filled := *c
-	if err := decoder.Decode(text, &filled); err != nil {
-		return fmt.Errorf("ackpolicy: bad SubscriberConfig: %w", err)
-	}
-	*c = filled
-	return nil
+	return fromJSON(text, c, "SubscriberConfig")
 }
 
 // UnmarshalYAML fills the configuration from YAML, as UnmarshalJSON does from JSON. It is called
@@ -49,17 +44,22 @@ func (c *SubscriberConfig) UnmarshalYAML(unmarshal func(any) error) error {
 
 // UnmarshalJSON fills the middleware from an object, as SubscriberConfig.UnmarshalJSON does.
 func (m *Middleware) UnmarshalJSON(text []byte) error {
-	filled := *m
-	if err := decoder.Decode(text, &filled); err != nil {
-		return fmt.Errorf("ackpolicy: bad Middleware: %w", err)
-	}
-	*m = filled
-	return nil
+	return fromJSON(text, m, "Middleware")
 }
 
 // UnmarshalYAML fills the middleware from YAML, as SubscriberConfig.UnmarshalYAML does.
 func (m *Middleware) UnmarshalYAML(unmarshal func(any) error) error {
 	return fromYAML(unmarshal, m)
+}
+
+// fromJSON leaves into as it is if the text has a mistake.
+func fromJSON[T any](text []byte, into *T, name string) error {
+	filled := *into
+	if err := decoder.Decode(text, &filled); err != nil {
+		return fmt.Errorf("ackpolicy: bad %s: %w", name, err)
+	}
+	*into = filled
+	return nil
 }
 
 func fromYAML(unmarshal func(any) error, into json.Unmarshaler) error {

@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/kafkactx"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/seam"
 )
 
@@ -132,19 +133,5 @@ func (d *Delivery) Settlement() Settlement {
 }
 
 // handlerNameKey is the key of the handler's name in a message's context, which Watermill does
-// not export. But its getter asks a context for it.
-var handlerNameKey = func() any {
-	var p probe
-	message.HandlerNameFromCtx(&p)
-	return p.asked
-}()
-
-type probe struct {
-	context.Context
-	asked any
-}
-
-func (p *probe) Value(key any) any {
-	p.asked = key
-	return nil
-}
+// not export.
+var handlerNameKey = kafkactx.KeyOf(func(ctx context.Context) (string, bool) { return message.HandlerNameFromCtx(ctx), true })

@@ -115,12 +115,7 @@ func Produce(addrs []string, topic string, partition int32, records ...Record) (
 		return -1, nil
 	}
 	cfg := config(addrs)
-	cfg.Producer.Partitioner = sarama.NewManualPartitioner
-	cfg.Producer.RequiredAcks = sarama.WaitForAll
-	cfg.Producer.Return.Successes = true
-	cfg.Producer.Retry.Max = 50
-	cfg.Producer.Idempotent = true
-	cfg.Net.MaxOpenRequests = 1 // sarama wants it for an idempotent producer
+	WriteOnce(cfg)
 
 	messages := make([]*sarama.ProducerMessage, len(records))
 	for i, record := range records {

@@ -18,6 +18,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 // MemberEnv holds what a member's process is to be: a Membership, as JSON.
@@ -68,7 +69,7 @@ func (m Membership) run(commands io.Reader) error {
 	if err != nil {
 		return err
 	}
-	w := &worker{spec: m.Spec, ledger: ledger}
+	w := newWorker(m.Spec, ledger)
 	if !m.Stock {
 		router.AddMiddleware(m.middleware())
 	}
@@ -142,11 +143,29 @@ func hooks(l *Ledger) ackpolicy.Hooks {
 type worker struct {
 	spec    Spec
 	ledger  *Ledger
-	batches batches
+	batches *testkit.Batcher
 
 	mu       sync.Mutex
 	attempts map[ID]int               // stock: it does not count them
 	watched  map[<-chan struct{}]bool // Draining, one per assignment
+}
+
+func newWorker(spec Spec, ledger *Ledger) *worker {
+	w := &worker{spec: spec, ledger: ledger}
+	w.batches = &testkit.Batcher{Size: 10, Interval: 200 * time.Millisecond, Flush: w.flush}
+	return w
+}
+
+// flush acks by the last one in every other partition, where records end in their order.
+func (w *worker) flush(ds []*ackpolicy.Delivery) {
+	last := ds[len(ds)-1]
+	if w.spec.Ordering == ackpolicy.OrderByPartition && last.Partition()%2 == 0 {
+		w.call(last, ackCumulative, last.AckCumulative)
+		return
+	}
+	for _, d := range ds {
+		w.call(d, ack, d.Ack)
+	}
 }
 
 func (w *worker) attempt(id ID) int {
@@ -221,7 +240,7 @@ func (w *worker) settle(ctx context.Context, d *ackpolicy.Delivery, b behaviour,
 		case acksSync:
 			w.call(d, ackSync, func() bool { return d.AckSync(ctx) == nil })
 		case acksLate:
-			w.batches.add(w, d)
+			w.batches.Add(d)
 		}
 	}
 }

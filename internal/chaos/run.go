@@ -49,7 +49,11 @@ func Run(spec Spec, schedule []Action, cluster *Cluster) (*Record, error) {
 	if err := f.awaitMembers(); err != nil {
 		return nil, err
 	}
-	p, err := startProducer(spec, ledger)
+	p, err := brokertest.StartProducer(spec.Brokers, brokertest.Load{
+		Topic: spec.Topic, Partitions: partitions, Rate: spec.rate(),
+		Key:    func(partition int32, offset int64) string { return spec.key(ID{partition, offset}) },
+		Stored: func(partition int32, offset int64, key string) { ledger.Write(Produced, ID{partition, offset}, 0, key) },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +62,7 @@ func Run(spec Spec, schedule []Action, cluster *Cluster) (*Record, error) {
 	go ledger.watch(watched)
 	f.perform(schedule)
 	f.err = errors.Join(f.err, f.revive())
-	ends, err := p.finish()
+	ends, err := p.Finish()
 	if err = errors.Join(f.err, err); err != nil {
 		return nil, err
 	}

@@ -20,7 +20,19 @@ type Record interface {
 	Key() []byte
 }
 
-var partitionKey, offsetKey, timestampKey, keyKey = learn()
+var (
+	partitionKey = KeyOf(kafka.MessagePartitionFromCtx)
+	offsetKey    = KeyOf(kafka.MessagePartitionOffsetFromCtx)
+	timestampKey = KeyOf(kafka.MessageTimestampFromCtx)
+	keyKey       = KeyOf(kafka.MessageKeyFromCtx)
+)
+
+// KeyOf returns the key that a getter looks up.
+func KeyOf[V any](getter func(context.Context) (V, bool)) any {
+	p := &probe{Context: context.Background()}
+	getter(p)
+	return p.asked
+}
 
 type probe struct {
 	context.Context
@@ -30,18 +42,6 @@ type probe struct {
 func (p *probe) Value(key any) any {
 	p.asked = key
 	return nil
-}
-
-func learn() (partition, offset, timestamp, key any) {
-	p := &probe{Context: context.Background()}
-	kafka.MessagePartitionFromCtx(p)
-	partition = p.asked
-	kafka.MessagePartitionOffsetFromCtx(p)
-	offset = p.asked
-	kafka.MessageTimestampFromCtx(p)
-	timestamp = p.asked
-	kafka.MessageKeyFromCtx(p)
-	return partition, offset, timestamp, p.asked
 }
 
 // Value returns a record's value for the key of a getter. ok is false for any other key.

@@ -16,19 +16,7 @@ import (
 func TestEmptiedBatchIsNotWaitedFor(t *testing.T) {
 	b := brokertest.NewFake(t)
 	r := reader(t, b, "a", "b", "c")
-	b.Kfake().ControlKey(int16(kmsg.Fetch), func(request kmsg.Request) (kmsg.Response, error, bool) {
-		b.Kfake().KeepControl()
-		fetch := request.(*kmsg.FetchRequest)
-		response := fetch.ResponseKind().(*kmsg.FetchResponse)
-		topic := kmsg.NewFetchResponseTopic()
-		topic.Topic = fetch.Topics[0].Topic
-		partition := kmsg.NewFetchResponseTopicPartition()
-		partition.HighWatermark, partition.LastStableOffset = 3, 3
-		partition.RecordBatches = emptiedBatch(1, 2)
-		topic.Partitions = append(topic.Partitions, partition)
-		response.Topics = append(response.Topics, topic)
-		return response, nil, true
-	})
+	fetchResponse{end: 3, batches: [][]byte{emptiedBatch(1, 2)}}.serve(b)
 	tail, err := r.Tail(nil, 1)
 	if err != nil || tail.Waiting || tail.Next != 3 || tail.End != 3 {
 		t.Errorf("got %+v, %v; want nothing waiting, and 3 the next", tail, err)

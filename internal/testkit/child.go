@@ -12,8 +12,11 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 )
 
@@ -49,6 +52,35 @@ func Write(e Entry) {
 	if err := e.write(os.Stdout); err != nil {
 		panic(err)
 	}
+}
+
+// WriteAssigned writes where a partition starts. It is a Hooks.Assigned.
+func WriteAssigned(e ackpolicy.AssignedEvent) {
+	Write(Entry{Kind: Assigned, RecordID: RecordID{e.Partition, e.Start}})
+}
+
+// WrittenLetters is a DeadLetter that writes its letters.
+type WrittenLetters struct{}
+
+// Send implements ackpolicy.DeadLetter.
+func (WrittenLetters) Send(_ context.Context, _ *sarama.ConsumerMessage, l ackpolicy.Letter) error {
+	Write(Entry{Kind: Stored, RecordID: RecordID{l.Partition, l.Offset}, Attempt: l.Attempts, Detail: l.Reason.Error()})
+	return nil
+}
+
+// ChildRouter makes the Router of a Child, and its Subscriber. Their log is the process's standard error.
+func ChildRouter(cfg ackpolicy.SubscriberConfig, mw ...message.HandlerMiddleware) (*message.Router, *ackpolicy.Subscriber, error) {
+	logger := watermill.NewStdLogger(false, false)
+	sub, err := ackpolicy.NewSubscriber(cfg, logger)
+	if err != nil {
+		return nil, nil, err
+	}
+	router, err := message.NewRouter(message.RouterConfig{}, logger)
+	if err != nil {
+		return nil, nil, err
+	}
+	router.AddMiddleware(mw...)
+	return router, sub, nil
 }
 
 // RunUntil runs a Router until a reader ends.
@@ -117,6 +149,35 @@ func (c *Child) Pause() { _ = c.cmd.Process.Signal(syscall.SIGSTOP) }
 
 // Resume has a paused process go on.
 func (c *Child) Resume() { _ = c.cmd.Process.Signal(syscall.SIGCONT) }
+
+// DeadlyExit is the exit code of a process that a record's handler ends.
+const DeadlyExit = 42
+
+// Survives reports whether the process lives until done returns true, and ends well then. It returns false if the process
+// ended with DeadlyExit.
+func (c *Child) Survives(t testing.TB, done func() bool) bool {
+	t.Helper()
+	if !PollFor(2*Patience, func() bool {
+		select {
+		case <-c.ended:
+			return true
+		default:
+			return done()
+		}
+	}) {
+		t.Error("it neither died nor came to an end")
+	}
+	c.Stop()
+	switch code := c.ExitCode(); code {
+	case 0:
+		return true
+	case DeadlyExit:
+		return false
+	default:
+		t.Fatalf("exit code %d", code)
+		return false
+	}
+}
 
 // Ended is closed once the process has ended and all that it wrote is in the ledger.
 func (c *Child) Ended() <-chan struct{} { return c.ended }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 )
 
 // Ledger is what the handlers of a group did, in the order in which they did it.
@@ -43,6 +45,11 @@ type RecordID struct {
 }
 
 func (id RecordID) String() string { return fmt.Sprintf("%d/%d", id.Partition, id.Offset) }
+
+// EntryOf is about a delivery.
+func EntryOf(kind Kind, d *ackpolicy.Delivery) Entry {
+	return Entry{Kind: kind, RecordID: RecordID{d.Partition(), d.Offset()}, Attempt: d.Attempt()}
+}
 
 const entryFormat = "%s %d %d %d %d %q\n"
 

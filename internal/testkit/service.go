@@ -27,6 +27,7 @@ func NewSubscriber(t testing.TB, cfg ackpolicy.SubscriberConfig, logger watermil
 type Service struct {
 	Journal
 	Router *message.Router
+	Sub    *ackpolicy.Subscriber // of NewConsumer
 	Log    *Log
 	Ended  chan struct{}
 }
@@ -67,12 +68,21 @@ func (s *Service) Stop() {
 // Handle is a handler that is given its Delivery.
 type Handle = func(msg *message.Message, d *ackpolicy.Delivery) error
 
-// Consume runs a service with one handler behind the middlewares, the first of which is the outermost.
-func Consume(t testing.TB, cfg ackpolicy.SubscriberConfig, topic string, h Handle, mw ...message.HandlerMiddleware) *Service {
+// NewConsumer makes a service, which has yet to be started, with one handler behind the middlewares, the first of which is
+// the outermost.
+func NewConsumer(t testing.TB, cfg ackpolicy.SubscriberConfig, topic string, h Handle, mw ...message.HandlerMiddleware) *Service {
 	t.Helper()
 	s := NewService(t)
+	s.Sub = NewSubscriber(t, cfg, s.Log)
 	s.Router.AddMiddleware(mw...)
-	s.Router.AddConsumerHandler("handler", topic, NewSubscriber(t, cfg, s.Log), s.Recorded(h))
+	s.Router.AddConsumerHandler("handler", topic, s.Sub, s.Recorded(h))
+	return s
+}
+
+// Consume is a NewConsumer that has been started.
+func Consume(t testing.TB, cfg ackpolicy.SubscriberConfig, topic string, h Handle, mw ...message.HandlerMiddleware) *Service {
+	t.Helper()
+	s := NewConsumer(t, cfg, topic, h, mw...)
 	s.Start(t)
 	return s
 }

@@ -24,12 +24,7 @@ func BeginTransaction(t testing.TB, topic string, records int) sarama.SyncProduc
 func BeginTransactionAt(t testing.TB, broker *brokertest.Broker, topic string, records int) sarama.SyncProducer {
 	t.Helper()
 	cfg := sarama.NewConfig()
-	cfg.Version = sarama.V2_8_0_0
-	cfg.Producer.Partitioner = sarama.NewManualPartitioner
-	cfg.Producer.Return.Successes = true
-	cfg.Producer.RequiredAcks = sarama.WaitForAll
-	cfg.Producer.Idempotent = true
-	cfg.Net.MaxOpenRequests = 1
+	brokertest.WriteOnce(cfg)
 	cfg.Producer.Transaction.ID = brokertest.Group(t)
 	producer, err := sarama.NewSyncProducer(broker.Addrs(), cfg)
 	Check(t, err)

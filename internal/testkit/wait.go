@@ -67,3 +67,14 @@ func Until[T any](ctx context.Context, ch <-chan T) error {
 // AnHourAgo is a record's own timestamp, not so old that the broker's retention, which
 // goes by timestamps, deletes the record in mid-test.
 func AnHourAgo() time.Time { return time.Now().Add(-time.Hour).Truncate(time.Millisecond) }
+
+// LongestPause returns the longest time without any of the times, which are in order, up to the last of them.
+func LongestPause(from time.Time, times []time.Time) (longest time.Duration, last time.Time) {
+	last = from
+	for _, at := range times {
+		if at.After(from) {
+			longest, last = max(longest, at.Sub(last)), at
+		}
+	}
+	return longest, last
+}

@@ -52,10 +52,8 @@ type worker struct {
 func (w *worker) handle(_ context.Context, _ []*message.Message, ds []*ackpolicy.Delivery) error {
 	<-time.After(time.Duration(1+ds[0].Offset()*37%20) * time.Millisecond)
 	for i, d := range ds {
-		e := testkit.Entry{
-			Kind: testkit.Began, Member: w.id, Attempt: d.Attempt(),
-			RecordID: testkit.RecordID{Partition: d.Partition(), Offset: d.Offset()},
-		}
+		e := testkit.EntryOf(testkit.Began, d)
+		e.Member = w.id
 		w.write(e)
 		if e.Kind = testkit.Ended; w.fails(d) {
 			e.Kind = testkit.Failed

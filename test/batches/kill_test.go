@@ -8,9 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
-	"github.com/ThreeDotsLabs/watermill/message"
-
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
@@ -36,23 +33,15 @@ type killSpec struct {
 
 // Consume implements testkit.Consumer.
 func (s killSpec) Consume(stop io.Reader) error {
-	logger := watermill.NewStdLogger(false, false)
 	cfg := testkit.Config(s.Group, testkit.Ordering(s.Ordering, 0))
 	cfg.MaxUncommitted = killBound
 	cfg.Kafka.OverwriteSaramaConfig.Consumer.Group.Session.Timeout = 2 * time.Second // the dead member's partitions are free after it
-	cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) {
-		testkit.Write(testkit.Entry{Kind: testkit.Assigned, RecordID: testkit.RecordID{Partition: e.Partition, Offset: e.Start}})
-	}
-	sub, err := ackpolicy.NewSubscriber(cfg, logger)
-	if err != nil {
-		return err
-	}
-	router, err := message.NewRouter(message.RouterConfig{}, logger)
+	cfg.Hooks.Assigned = testkit.WriteAssigned
+	router, sub, err := testkit.ChildRouter(cfg, ackpolicy.NackOnError.Middleware)
 	if err != nil {
 		return err
 	}
 	w := &worker{write: testkit.Write, fails: failsOnce}
-	router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 	router.AddConsumerHandler("handler", s.Topic, sub.Batches(ackpolicy.BatchConfig{Size: 100, Wait: 20 * time.Millisecond, Concurrency: 2}),
 		(&calls{}).recorded(w.handle))
 	return testkit.RunUntil(router, stop)

@@ -31,7 +31,7 @@ func TestCommitsRefusedForLong(t *testing.T) {
 			cfg := testkit.Config(group, at, testkit.Ordering(order, 0))
 			cfg.MaxUncommitted = bound
 			cfg.Hooks.Blocked = func(e ackpolicy.BlockedEvent) { stuck <- e }
-			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			healed := time.After(*refusal)
 			e := testkit.Await(t, "the hook", stuck)
 			if e.Bound != "MaxUncommitted" || e.Offset != bound || e.Err == nil {

@@ -34,7 +34,7 @@ func TestReconnect(t *testing.T) {
 			cfg := testkit.Config(group)
 			cfg.Kafka.OverwriteSaramaConfig.Metadata.Retry.Max = 0 // the pauses are to be our own
 			network.Use(cfg.Kafka.OverwriteSaramaConfig)
-			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			s.Wait(t, 3)
 			if group != "" {
 				testkit.WaitCommitted(t, group, topic, 0, 3)
@@ -66,7 +66,7 @@ func TestCoordinatorAwayForAMoment(t *testing.T) {
 	cfg.Kafka.OverwriteSaramaConfig.Consumer.Group.Session.Timeout = time.Minute // for which the moment, of about ten seconds, is short
 	var revoked atomic.Bool
 	cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { revoked.Store(true) }
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, 3)
 	refused := broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.NotCoordinator, Count: -1})
 	unknown := broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.FindCoordinator}, Err: kerr.CoordinatorNotAvailable, Count: -1})

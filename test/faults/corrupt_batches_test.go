@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -40,11 +39,8 @@ func TestCorruptBatchStopsItsPartitionOnly(t *testing.T) {
 			}
 			reported := make(chan ackpolicy.FetchStalledEvent, 10)
 			cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { reported <- e }
-			s := testkit.NewService(t)
-			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-			sub := testkit.NewSubscriber(t, cfg, s.Log)
-			seam.LookEvery(sub, 5*time.Second)
-			s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
+			s := testkit.NewConsumer(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+			seam.LookEvery(s.Sub, 5*time.Second)
 			s.Start(t)
 			s.Wait(t, (partitions-1)*records)
 			if e := testkit.Await(t, "the hook", reported); e.Partition != bad || e.Offset != records {
@@ -90,7 +86,7 @@ func TestFlippedBitStopsItsPartitionOnly(t *testing.T) {
 	segment[len(segment)-1] ^= 1 // in the last batch
 	testkit.Check(t, os.WriteFile(file, segment, 0o600))
 	ofCluster(t, "start-broker", "3")
-	s := testkit.Consume(t, testkit.Config(brokertest.Group(t)), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, testkit.Config(brokertest.Group(t)), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, (partitions-1)*records)
 	testkit.Eventually(t, "a line that names the batch", func() bool {
 		return len(testkit.Containing(s.Log.At("error"), "cannot be decoded", topic, "kafka_partition=1", "kafka_partition_offset=4")) > 0

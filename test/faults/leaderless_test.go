@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -37,7 +36,7 @@ func TestLeaderlessPartition(t *testing.T) {
 	ofCluster(t, "stop-broker", "3")
 	cfg := testkit.Config(brokertest.Group(t))
 	began := time.Now()
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, partitions*records*2/3)
 	t.Logf("the partitions with a leader came after %v", time.Since(began))
 	testkit.Eventually(t, "a line that names the others", func() bool {

@@ -44,7 +44,7 @@ func TestSessionTimeout(t *testing.T) {
 			testkit.WaitCommitted(t, group, topic, 0, 1)
 			network.Delay(time.Hour)
 
-			owner := testkit.Consume(t, testkit.Config(group, rebalance, short), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
+			owner := testkit.Consume(t, testkit.Config(group, rebalance, short), topic, testkit.Succeed,
 				ackpolicy.NackOnError.Middleware)
 			owner.Wait(t, records-1)
 			testkit.WaitCommitted(t, group, topic, 0, records)
@@ -134,7 +134,7 @@ func TestStaticMemberComesBack(t *testing.T) {
 			defer mu.Unlock()
 			assigned[id] = append(assigned[id], e.Partition)
 		}
-		return testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+		return testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	}
 	got := func(id string, after int) []int32 {
 		mu.Lock()
@@ -189,7 +189,7 @@ func TestTheClusterMoves(t *testing.T) {
 			group := brokertest.Group(t)
 			cfg := testkit.Config(group, at)
 			cfg.Kafka.OverwriteSaramaConfig.Consumer.Retry.Backoff = 50 * time.Millisecond
-			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			for i := range moves {
 				_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(each)...)
 				testkit.Check(t, err)
@@ -212,7 +212,7 @@ func TestTheClusterMoves(t *testing.T) {
 func TestGroupIsNotDeletedUnderItsMembers(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
-	s := testkit.Consume(t, testkit.Config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, testkit.Config(group), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	testkit.WaitCommitted(t, group, topic, 0, 2)
 	testkit.Admin(t, testkit.Shared, func(a sarama.ClusterAdmin) error {
 		if a.DeleteConsumerGroup(group) == nil || a.DeleteConsumerGroupOffset(group, topic, 0) == nil {

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -27,11 +26,8 @@ func TestSilentLeaderDelaysNoDrain(t *testing.T) {
 			cfg := testkit.Config(group, at, protocol)
 			revoked := make(chan ackpolicy.RevokedEvent, 10)
 			cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { revoked <- e }
-			s := testkit.NewService(t)
-			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-			sub := testkit.NewSubscriber(t, cfg, s.Log)
-			seam.LookEvery(sub, 100*time.Millisecond)
-			s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(testkit.Succeed))
+			s := testkit.NewConsumer(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+			seam.LookEvery(s.Sub, 100*time.Millisecond)
 			s.Start(t)
 			_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(1)...)
 			testkit.Check(t, err)
@@ -50,7 +46,7 @@ func TestSilentLeaderDelaysNoDrain(t *testing.T) {
 			}
 			hold()
 			testkit.Await(t, "a question", asked)
-			second := testkit.Consume(t, testkit.Config(group, at, protocol), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			second := testkit.Consume(t, testkit.Config(group, at, protocol), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			began := time.Now()
 			if e := testkit.Await(t, "the revocation", revoked); e.Err != nil || time.Since(began) > bound {
 				t.Errorf("revoked after %v: %+v", time.Since(began), e)

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -56,11 +55,8 @@ func TestStalledPartition(t *testing.T) {
 				testkit.Check(t, err)
 			}
 			fault.Store(1)
-			s := testkit.NewService(t)
-			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-			sub := testkit.NewSubscriber(t, cfg, s.Log)
-			seam.LookEvery(sub, 200*time.Millisecond)
-			s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
+			s := testkit.NewConsumer(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+			seam.LookEvery(s.Sub, 200*time.Millisecond)
 			s.Start(t)
 			for _, reconnect := range []bool{false, true} {
 				e := testkit.Await(t, "the hook", reported)
@@ -94,12 +90,9 @@ func TestNothingToReadIsNoStall(t *testing.T) {
 	cfg := testkit.Config(brokertest.Group(t), testkit.ReadCommitted)
 	reported := make(chan ackpolicy.FetchStalledEvent, 10)
 	cfg.Hooks.FetchStalled = func(e ackpolicy.FetchStalledEvent) { reported <- e }
-	s := testkit.NewService(t)
-	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-	sub := testkit.NewSubscriber(t, cfg, s.Log)
+	s := testkit.NewConsumer(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	const every = 50 * time.Millisecond
-	seam.LookEvery(sub, every)
-	s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
+	seam.LookEvery(s.Sub, every)
 	s.Start(t)
 	s.Wait(t, 3)
 	for range 20 {

@@ -76,13 +76,7 @@ func TestDeletedTopicLeavesTheOtherAlone(t *testing.T) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			var longest time.Duration
-			last := began
-			for _, at := range times {
-				if at.After(began) {
-					longest, last = max(longest, at.Sub(last)), at
-				}
-			}
+			longest, _ := testkit.LongestPause(began, times)
 			t.Logf("%s: the longest pause was %v", protocol, longest)
 			for _, s := range all { // above all, none was thrown out
 				if lines := testkit.Containing(s.Log.At("error"), "topic="+kept); len(lines) > 0 {
@@ -128,7 +122,7 @@ func TestPartitionsAdded(t *testing.T) {
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(1)...)
 	cfg := testkit.Config(group)
 	cfg.Kafka.OverwriteSaramaConfig.Metadata.RefreshFrequency = 200 * time.Millisecond
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, 1)
 	testkit.Admin(t, testkit.Shared, func(a sarama.ClusterAdmin) error { return a.CreatePartitions(topic, 3, nil, false) })
 	for p := range int32(3) {
@@ -149,7 +143,7 @@ func TestTopicIsReadFromItsNewStart(t *testing.T) {
 	cfg := testkit.Config(group, at, testkit.DrainTimeout(time.Second))
 	cfg.Kafka.OverwriteSaramaConfig.Metadata.RefreshFrequency = 200 * time.Millisecond
 	cfg.Kafka.OverwriteSaramaConfig.Consumer.Retry.Backoff = 100 * time.Millisecond
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	testkit.Check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, 0, 5, testkit.Patience))
 	testkit.Check(t, broker.Kfake().DeleteTopic(topic))
 	testkit.Check(t, broker.Kfake().CreateTopic(topic, 1, nil))

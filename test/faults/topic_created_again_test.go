@@ -139,6 +139,15 @@ func (g *fakeGroup) recreate(t *testing.T) {
 	testkit.Check(t, g.broker.Kfake().CreateTopic(g.topic, fakePartitions, nil))
 }
 
+// createAgain deletes a topic with one partition, and creates it with as many records.
+func createAgain(t *testing.T, broker *brokertest.Broker, topic string, records int) {
+	t.Helper()
+	testkit.Check(t, broker.Kfake().DeleteTopic(topic))
+	testkit.Check(t, broker.Kfake().CreateTopic(topic, 1, nil))
+	_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(records)...)
+	testkit.Check(t, err)
+}
+
 // holdFirst has the broker respond to its first request of a kind only once release is closed.
 func holdFirst(broker *brokertest.Broker, key kmsg.Key) (held <-chan struct{}, release chan<- struct{}) {
 	asked, respond := make(chan struct{}), make(chan struct{})
@@ -210,10 +219,7 @@ func TestTopicCreatedAgainBeforeTheStart(t *testing.T) {
 				c.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { mu.Lock(); defer mu.Unlock(); starts = append(starts, e.Start) }
 			}), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			testkit.Await(t, "the question for the newest offset", asks)
-			testkit.Check(t, broker.Kfake().DeleteTopic(topic))
-			testkit.Check(t, broker.Kfake().CreateTopic(topic, 1, nil))
-			_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(records)...)
-			testkit.Check(t, err)
+			createAgain(t, broker, topic, records)
 			close(release)
 			s.Wait(t, records)
 			s.Stop()
@@ -240,10 +246,7 @@ func TestTopicCreatedAgainBetweenTwoQuestions(t *testing.T) {
 	asks, respond := holdSecond(broker, kmsg.OffsetFetch)
 	second := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	testkit.Await(t, "the second question for what is stored", asks)
-	testkit.Check(t, broker.Kfake().DeleteTopic(topic))
-	testkit.Check(t, broker.Kfake().CreateTopic(topic, 1, nil))
-	_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(after)...)
-	testkit.Check(t, err)
+	createAgain(t, broker, topic, after)
 	close(respond)
 	second.Wait(t, after)
 	second.Stop()

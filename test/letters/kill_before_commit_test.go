@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -74,16 +73,10 @@ func (s letterSpec) Consume(stop io.Reader) error {
 			select {}
 		}
 	}
-	logger := watermill.NewStdLogger(false, false)
-	sub, err := ackpolicy.NewSubscriber(cfg, logger)
+	router, sub, err := testkit.ChildRouter(cfg, ackpolicy.NackOnError.Middleware)
 	if err != nil {
 		return err
 	}
-	router, err := message.NewRouter(message.RouterConfig{}, logger)
-	if err != nil {
-		return err
-	}
-	router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 	router.AddConsumerHandler("handler", s.Topic, sub, func(*message.Message) error { return ackpolicy.RejectWith(testkit.ErrPoison) })
 	go func() {
 		_, _ = io.Copy(io.Discard, stop) // until the test's process is gone

@@ -68,6 +68,13 @@ func TestPoisonBecomesALetter(t *testing.T) {
 	}
 }
 
+func rejectSecond(_ *message.Message, d *ackpolicy.Delivery) error {
+	if d.Offset() == 1 {
+		return ackpolicy.ErrReject
+	}
+	return nil
+}
+
 // While a letter cannot be stored nothing is committed past its record, others
 // are delivered, and the letter is stored once that works again.
 func TestLetterWaitsForItsTopic(t *testing.T) {
@@ -77,12 +84,7 @@ func TestLetterWaitsForItsTopic(t *testing.T) {
 	dead.Down.Store(true)
 	cfg := testkit.Config(brokertest.Group(t))
 	cfg.DeadLetter = dead
-	s := testkit.Consume(t, cfg, topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
-		if d.Offset() == 1 {
-			return ackpolicy.ErrReject
-		}
-		return nil
-	}, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, cfg, topic, rejectSecond, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, 5)
 	testkit.Eventually(t, "a second try", func() bool { return dead.Tried.Load() > 1 })
 	testkit.WaitCommitted(t, cfg.Kafka.ConsumerGroup, topic, 0, 1)
@@ -107,12 +109,7 @@ func TestLetterIsLeftToTheNextOwner(t *testing.T) {
 	for round := range 2 {
 		cfg := testkit.Config(group, testkit.DrainTimeout(300*time.Millisecond))
 		cfg.DeadLetter = dead
-		s := testkit.Consume(t, cfg, topic, func(_ *message.Message, d *ackpolicy.Delivery) error {
-			if d.Offset() == 1 {
-				return ackpolicy.ErrReject
-			}
-			return nil
-		}, ackpolicy.NackOnError.Middleware)
+		s := testkit.Consume(t, cfg, topic, rejectSecond, ackpolicy.NackOnError.Middleware)
 		s.Wait(t, 3-2*round) // the last record is settled, and does not come again
 		if round == 1 {
 			dead.Down.Store(false)

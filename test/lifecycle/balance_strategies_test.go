@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -124,7 +123,7 @@ func TestStrategyPanics(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(1)...)
 	s := testkit.Consume(t, testkit.Config(brokertest.Group(t), testkit.BalanceStrategy(&panickingStrategy{ownStrategy: ownStrategy{sarama.NewBalanceStrategySticky()}})), topic,
-		func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+		testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, 1)
 	testkit.Eventually(t, "a line that says so", func() bool { return len(testkit.Containing(s.Log.At("error"), "panicked: no plan")) > 0 })
 }

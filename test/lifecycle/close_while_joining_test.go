@@ -200,7 +200,7 @@ func closeAmidRejoins(t *testing.T, rounds int) {
 	member := func() *testkit.Service {
 		cfg := testkit.Config(group, testkit.CommitOnDemand, testkit.BalanceStrategy(sarama.NewBalanceStrategyCooperativeSticky()))
 		cfg.Kafka.Brokers = broker.Addrs()
-		return testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+		return testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	}
 	first := member()
 	first.Wait(t, 5*partitions)

@@ -36,7 +36,7 @@ func TestCloseWithoutABroker(t *testing.T) {
 			cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released <- e }
 			assigned := make(chan ackpolicy.AssignedEvent, 2)
 			cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { assigned <- e }
-			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			s.Wait(t, 5)
 			for range 2 {
 				testkit.Await(t, "a partition", assigned)
@@ -74,7 +74,7 @@ func TestCloseCommitsForAsLongAsItMay(t *testing.T) {
 	cfg.CommitInterval = time.Hour // the last commit is all there is
 	var released ackpolicy.RevokedEvent
 	cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released = e }
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, 5)
 	fault := testkit.RefuseCommits(broker, refused)
 	s.Stop()
@@ -91,7 +91,7 @@ func TestCloseBeforeTheStartIsStored(t *testing.T) {
 	topic, at := testkit.FakeTopic(t, broker, testkit.Numbered(1)...)
 	refused := broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.GroupAuthorizationFailed, Count: -1})
 	s := testkit.Consume(t, testkit.Config(brokertest.Group(t), at, testkit.DrainTimeout(200*time.Millisecond)), topic,
-		func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+		testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	testkit.Eventually(t, "a refused commit", func() bool { return refused.Hits() > 0 })
 	wantClosed(t, s.Stop, 200*time.Millisecond)
 	s.Want(t) // nothing was handed out: the next owner might start behind it
@@ -179,7 +179,7 @@ func TestCloseWithASilentLeader(t *testing.T) {
 			}
 		},
 		"revoked": func(t *testing.T, l *silentLeader, s *testkit.Service) {
-			other := testkit.Consume(t, testkit.Config(l.group, l.direct), l.topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Manual.Middleware)
+			other := testkit.Consume(t, testkit.Config(l.group, l.direct), l.topic, testkit.Succeed, ackpolicy.Manual.Middleware)
 			testkit.Eventually(t, "the drain", func() bool { return len(testkit.Containing(s.Log.At("debug"), "Partition released")) > 0 })
 			began := time.Now()
 			// What it asks then, the silent leader perhaps, is another matter: to join again takes metadata.
@@ -196,11 +196,8 @@ func TestCloseWithASilentLeader(t *testing.T) {
 		t.Run("watchdog, "+how, func(t *testing.T) {
 			t.Parallel()
 			l := newSilentLeader(t, testkit.Numbered(3)...)
-			s := testkit.NewService(t)
-			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-			sub := testkit.NewSubscriber(t, testkit.Config(l.group, l.reached, testkit.DrainTimeout(drain)), s.Log)
-			seam.LookEvery(sub, 500*time.Millisecond)
-			s.Router.AddConsumerHandler("handler", l.topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
+			s := testkit.NewConsumer(t, testkit.Config(l.group, l.reached, testkit.DrainTimeout(drain)), l.topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+			seam.LookEvery(s.Sub, 500*time.Millisecond)
 			s.Start(t)
 			s.Wait(t, 3)
 			l.silence(t)
@@ -230,7 +227,7 @@ func TestCloseAfterTheTopicWasDeleted(t *testing.T) {
 	topic, at := testkit.FakeTopic(t, broker, testkit.Numbered(3)...)
 	cfg := testkit.Config(brokertest.Group(t), at, testkit.DrainTimeout(300*time.Millisecond))
 	cfg.CommitInterval = time.Hour // the last commit is all there is
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, 3)
 	fault := broker.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.UnknownTopicOrPartition, Count: -1})
 	began := time.Now()
@@ -257,13 +254,12 @@ func TestCloseWithoutItsTopic(t *testing.T) {
 				topic := testkit.NewTopic(t, 1, testkit.Numbered(3)...)
 				cfg := testkit.Config(brokertest.Group(t), testkit.DrainTimeout(drain), change)
 				cfg.CommitInterval = time.Hour
-				nothing := func(*message.Message, *ackpolicy.Delivery) error { return nil }
-				s := testkit.Consume(t, cfg, topic, nothing, ackpolicy.NackOnError.Middleware)
+				s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 				s.Wait(t, 3)
 				testkit.Admin(t, testkit.Shared, func(a sarama.ClusterAdmin) error { return a.DeleteTopic(topic) })
 				began := time.Now()
 				if how == "revoked" {
-					other := testkit.Consume(t, testkit.Config(cfg.Kafka.ConsumerGroup, change), testkit.NewTopic(t, 1, testkit.Numbered(1)...), nothing, ackpolicy.NackOnError.Middleware)
+					other := testkit.Consume(t, testkit.Config(cfg.Kafka.ConsumerGroup, change), testkit.NewTopic(t, 1, testkit.Numbered(1)...), testkit.Succeed, ackpolicy.NackOnError.Middleware)
 					other.Wait(t, 1) // of another topic, but the same group
 					other.Stop()
 				}

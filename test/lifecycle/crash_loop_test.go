@@ -1,7 +1,6 @@
 package lifecycle_test
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -9,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -36,67 +33,24 @@ func (s crashSpec) config() ackpolicy.SubscriberConfig {
 	})
 }
 
-// crashLetters writes its letters into the ledger.
-type crashLetters struct{}
-
-func (crashLetters) Send(_ context.Context, _ *sarama.ConsumerMessage, l ackpolicy.Letter) error {
-	id := testkit.RecordID{Partition: l.Partition, Offset: l.Offset}
-	testkit.Write(testkit.Entry{Kind: testkit.Stored, RecordID: id, Attempt: l.Attempts, Detail: l.Reason.Error()})
-	return nil
-}
-
 // Consume implements testkit.Consumer.
 func (s crashSpec) Consume(stop io.Reader) error {
-	logger := watermill.NewStdLogger(false, false)
 	cfg := s.config()
-	cfg.DeadLetter = crashLetters{}
-	sub, err := ackpolicy.NewSubscriber(cfg, logger)
+	cfg.DeadLetter = testkit.WrittenLetters{}
+	router, sub, err := testkit.ChildRouter(cfg, ackpolicy.NackOnError.Middleware)
 	if err != nil {
 		return err
 	}
-	router, err := message.NewRouter(message.RouterConfig{}, logger)
-	if err != nil {
-		return err
-	}
-	router.AddMiddleware(ackpolicy.NackOnError.Middleware)
 	router.AddConsumerHandler("handler", s.Topic, sub, func(msg *message.Message) error {
 		d, _ := ackpolicy.FromMessage(msg)
 		if string(msg.Payload) == s.Deadly {
-			os.Exit(deadlyExit)
+			os.Exit(testkit.DeadlyExit)
 		}
 		<-time.After(2 * time.Millisecond)
-		testkit.Write(entry(testkit.Ended, d))
+		testkit.Write(testkit.EntryOf(testkit.Ended, d))
 		return nil
 	})
 	return testkit.RunUntil(router, stop)
-}
-
-const deadlyExit = 42
-
-// run starts the consumer and waits for its end, or for done. It returns false if it was the deadly record's.
-func (s crashSpec) run(t *testing.T, ledger *testkit.Ledger, done func() bool) (lived bool) {
-	t.Helper()
-	child := testkit.StartChild(t, crashChildEnv, s, ledger)
-	if !testkit.PollFor(2*testkit.Patience, func() bool {
-		select {
-		case <-child.Ended():
-			return true
-		default:
-			return done()
-		}
-	}) {
-		t.Error("it neither died nor came to an end")
-	}
-	child.Stop()
-	switch code := child.ExitCode(); code {
-	case 0:
-		return true
-	case deadlyExit:
-		return false
-	default:
-		t.Fatalf("exit code %d", code)
-		return false
-	}
 }
 
 // A record whose handler ends the process does not take the service down forever: it is found, and rejected after
@@ -131,7 +85,7 @@ func TestCrashLoop(t *testing.T) {
 				return true
 			}
 			deaths := 0
-			for !spec.run(t, ledger, finished) {
+			for !testkit.StartChild(t, crashChildEnv, spec, ledger).Survives(t, finished) {
 				if deaths++; deaths > 8 {
 					t.Fatal("it keeps dying")
 				}

@@ -27,7 +27,7 @@ type fleet struct {
 	group    string
 	topic    string
 	ledger   testkit.Ledger
-	batcher  *batcher
+	batcher  *testkit.Batcher
 	members  []*member // that run, the oldest first
 	started  int
 }

@@ -83,7 +83,7 @@ func applications() []application {
 			name: "batches under Manual", lanes: 1, middleware: []message.HandlerMiddleware{ackpolicy.Manual.Middleware},
 			finish: func(f *fleet, msg *message.Message) {
 				if d, ok := ackpolicy.FromMessage(msg); ok {
-					f.batcher.add(d)
+					f.batcher.Add(d)
 				}
 			},
 		},
@@ -107,9 +107,9 @@ func deploy(t *testing.T, app application, protocol func() sarama.BalanceStrateg
 		t: t, app: app, protocol: protocol, log: testkit.NewLog(t),
 		group: brokertest.Group(t), topic: testkit.NewTopic(t, deployPartitions),
 	}
-	f.batcher = &batcher{cumulative: true, refused: func(d *ackpolicy.Delivery) {
+	f.batcher = newBatcher(true, func(d *ackpolicy.Delivery) {
 		t.Errorf("%d/%s: the ack was refused: %v", d.Partition(), testkit.Name(d), d.Status())
-	}}
+	})
 	producer := testkit.StartKeyedProducer(t, f.topic, deployPartitions, deployRate, func(partition int32, offset int64) string {
 		return app.key(partition, offset, deployKeys)
 	})

@@ -74,7 +74,7 @@ func TestDrainHandsNothingOut(t *testing.T) {
 			testkit.WantOnce(t, s, "0#1", "2#1")
 
 			s = testkit.Consume(t, testkit.Config(group, testkit.Ordering(ackpolicy.OrderByKey, 2)), topic,
-				func(*message.Message, *ackpolicy.Delivery) error { return nil }, mw)
+				testkit.Succeed, mw)
 			testkit.WaitCommitted(t, group, topic, 0, 3)
 			s.Stop()
 			s.Want(t, "1#1")

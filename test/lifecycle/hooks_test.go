@@ -43,13 +43,9 @@ func TestCloseFromAHook(t *testing.T) {
 					}
 				})
 			})
-			s := testkit.NewService(t)
-			subscriber := testkit.NewSubscriber(t, cfg, s.Log)
-			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-			s.Router.AddConsumerHandler("handler", topic, subscriber, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return nil }))
-			s.Start(t)
+			s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			s.Wait(t, 1)
-			sub.Store(subscriber)
+			sub.Store(s.Sub)
 			if name == "Revoked" {
 				go s.Stop()
 			}
@@ -70,7 +66,7 @@ func TestHookThatNeverReturns(t *testing.T) {
 	cfg := testkit.Config(group, testkit.Ordering(ackpolicy.Unordered, 64))
 	var calls atomic.Int32
 	cfg.Hooks.Settled = func(ackpolicy.SettledEvent) { calls.Add(1); <-forever }
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	testkit.WaitCommitted(t, group, topic, 0, records)
 	began := time.Now()
 	s.Stop()
@@ -111,7 +107,7 @@ func TestHooksInOrder(t *testing.T) {
 		committed = e.Offset
 	}
 	cfg.Hooks.Revoked = func(ackpolicy.RevokedEvent) { reported = append(reported, "revoked") }
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, records)
 	s.Stop()
 	if !slices.Equal(reported, []string{"assigned", "revoked"}) || next != records || committed != records {
@@ -184,11 +180,8 @@ func TestCloseFromCommitHook(t *testing.T) {
 		default:
 		}
 	}
-	s := testkit.NewService(t)
-	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-	sub := testkit.NewSubscriber(t, cfg, s.Log)
-	subscriber <- sub
-	s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(testkit.Succeed))
+	s := testkit.NewConsumer(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+	subscriber <- s.Sub
 	s.Start(t)
 	if err := testkit.Await(t, "Close, called by the hook", closed); err != nil {
 		t.Error(err)

@@ -4,7 +4,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -76,43 +75,30 @@ func (s killSpec) fails(offset int64, attempt int) bool {
 	return false
 }
 
-// entry is about a delivery.
-func entry(kind testkit.Kind, d *ackpolicy.Delivery) testkit.Entry {
-	return testkit.Entry{Kind: kind, RecordID: testkit.RecordID{Partition: d.Partition(), Offset: d.Offset()}, Attempt: d.Attempt()}
-}
-
 // Consume implements testkit.Consumer.
 func (s killSpec) Consume(stop io.Reader) error {
-	logger := watermill.NewStdLogger(false, false)
 	cfg := s.config()
-	cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) {
-		testkit.Write(testkit.Entry{Kind: testkit.Assigned, RecordID: testkit.RecordID{Partition: e.Partition, Offset: e.Start}})
-	}
-	sub, err := ackpolicy.NewSubscriber(cfg, logger)
+	cfg.Hooks.Assigned = testkit.WriteAssigned
+	router, sub, err := testkit.ChildRouter(cfg, s.middleware())
 	if err != nil {
 		return err
 	}
-	router, err := message.NewRouter(message.RouterConfig{}, logger)
-	if err != nil {
-		return err
-	}
-	batches := &batcher{cumulative: !s.ByKey, refused: func(d *ackpolicy.Delivery) { testkit.Write(entry(testkit.Refused, d)) }}
-	router.AddMiddleware(s.middleware())
+	batches := newBatcher(!s.ByKey, func(d *ackpolicy.Delivery) { testkit.Write(testkit.EntryOf(testkit.Refused, d)) })
 	router.AddConsumerHandler("handler", s.Topic, sub, func(msg *message.Message) error {
 		d, _ := ackpolicy.FromMessage(msg)
-		testkit.Write(entry(testkit.Began, d))
+		testkit.Write(testkit.EntryOf(testkit.Began, d))
 		<-time.After(time.Duration(1+(d.Offset()*37+int64(d.Partition())*11)%10) * time.Millisecond)
 		if s.fails(d.Offset(), d.Attempt()) {
 			kind := testkit.Ended
 			if s.Policy == ackpolicy.NackOnError {
 				kind = testkit.Failed
 			}
-			testkit.Write(entry(kind, d))
+			testkit.Write(testkit.EntryOf(kind, d))
 			return testkit.ErrBoom
 		}
-		testkit.Write(entry(testkit.Ended, d))
+		testkit.Write(testkit.EntryOf(testkit.Ended, d))
 		if s.Policy == ackpolicy.Manual {
-			batches.add(d)
+			batches.Add(d)
 		}
 		return nil
 	})

@@ -76,7 +76,7 @@ func TestSettledInAnyOrderDoesNotComeAgain(t *testing.T) {
 	t.Parallel()
 	const records = 300
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(records)...)
-	s := testkit.Consume(t, testkit.Config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Manual.Middleware)
+	s := testkit.Consume(t, testkit.Config(group), topic, testkit.Succeed, ackpolicy.Manual.Middleware)
 	s.Wait(t, records)
 	var open []string
 	for _, d := range slices.Backward(s.All()) {
@@ -88,7 +88,7 @@ func TestSettledInAnyOrderDoesNotComeAgain(t *testing.T) {
 	}
 	slices.Reverse(open)
 	s.Stop()
-	s = testkit.Consume(t, testkit.Config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s = testkit.Consume(t, testkit.Config(group), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	testkit.WaitCommitted(t, group, topic, 0, records)
 	s.Stop()
 	s.Want(t, open...)

@@ -31,7 +31,7 @@ func TestOneCommitIsFenced(t *testing.T) {
 					return request.(*kmsg.OffsetCommitRequest).Topics[0].Partitions[0].Offset > 0
 				},
 			})
-			s := testkit.Consume(t, testkit.Config(group, at, rebalance), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
+			s := testkit.Consume(t, testkit.Config(group, at, rebalance), topic, testkit.Succeed,
 				ackpolicy.NackOnError.Middleware)
 			for p := range int32(2) {
 				_, err := brokertest.Produce(broker.Addrs(), topic, p, testkit.Numbered(3)...)
@@ -56,7 +56,7 @@ func TestWaitForTheGroupIsTold(t *testing.T) {
 		return testkit.Until(msg.Context(), release)
 	}, ackpolicy.NackOnError.Middleware)
 	slow.Wait(t, 1)
-	second := testkit.Consume(t, testkit.Config(group, eager), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
+	second := testkit.Consume(t, testkit.Config(group, eager), topic, testkit.Succeed,
 		ackpolicy.NackOnError.Middleware)
 	reported := func(words ...string) func() bool {
 		return func() bool {
@@ -87,29 +87,22 @@ func TestCooperativeRebalanceStopsNobodyElse(t *testing.T) {
 	}, ackpolicy.NackOnError.Middleware)
 	testkit.StartProducer(t, topic, 2, 100, 1)
 	first.Wait(t, 1)
-	nothing := func(*message.Message, *ackpolicy.Delivery) error { return nil }
 	network := &brokertest.Network{}
 	cfg := testkit.Config(group, cooperative, testkit.DrainTimeout(time.Second))
 	network.Use(cfg.Kafka.OverwriteSaramaConfig)
-	silent := testkit.Consume(t, cfg, topic, nothing, ackpolicy.NackOnError.Middleware)
+	silent := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	silent.Wait(t, 1)
 
 	network.Delay(time.Hour)
 	began := time.Now()
-	third := testkit.Consume(t, testkit.Config(group, cooperative), topic, nothing, ackpolicy.NackOnError.Middleware)
+	third := testkit.Consume(t, testkit.Config(group, cooperative), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	third.Wait(t, 1) // the silent one is out of the group
 	waited := time.Since(began)
 	network.Heal()
 
 	mu.Lock()
 	defer mu.Unlock()
-	var longest time.Duration
-	last := began
-	for _, at := range times {
-		if at.After(began) {
-			longest, last = max(longest, at.Sub(last)), at
-		}
-	}
+	longest, last := testkit.LongestPause(began, times)
 	if longest = max(longest, time.Since(last)); longest > waited/2 {
 		t.Errorf("the first member stood still for %v of the %v that the rebalance took", longest, waited)
 	}

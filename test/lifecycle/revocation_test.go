@@ -22,12 +22,11 @@ func TestLateSettlementAfterRevocation(t *testing.T) {
 			t.Parallel()
 			const partitions, records = 2, 3
 			group, topic := brokertest.Group(t), testkit.FilledTopic(t, partitions, records)
-			nothing := func(*message.Message, *ackpolicy.Delivery) error { return nil }
-			old := testkit.Consume(t, testkit.Config(group, rebalance), topic, nothing, ackpolicy.Manual.Middleware)
+			old := testkit.Consume(t, testkit.Config(group, rebalance), topic, testkit.Succeed, ackpolicy.Manual.Middleware)
 			old.Wait(t, partitions*records) // all pending
 			pending := old.All()
 
-			successor := testkit.Consume(t, testkit.Config(group, rebalance), topic, nothing, ackpolicy.Ack.Middleware)
+			successor := testkit.Consume(t, testkit.Config(group, rebalance), topic, testkit.Succeed, ackpolicy.Ack.Middleware)
 			moved := successor.Wait(t, records).Partition()
 			testkit.WaitCommitted(t, group, topic, moved, records)
 			for _, d := range pending {
@@ -79,7 +78,7 @@ func TestRevocationDrains(t *testing.T) {
 			}, ackpolicy.NackOnError.Middleware)
 			old.Wait(t, partitions)
 			successor := testkit.Consume(t, testkit.Config(group, rebalance), topic,
-				func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+				testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			testkit.AwaitGroupOfTwo(t, testkit.Shared, group)
 			for p := range int32(partitions) {
 				testkit.Produce(t, topic, p, testkit.Numbered(2)[1:]...)
@@ -119,7 +118,7 @@ func TestRevocationCancelsWithItsCause(t *testing.T) {
 			}, ackpolicy.NackOnError.Middleware)
 			old.Wait(t, partitions)
 			successor := testkit.Consume(t, testkit.Config(group, rebalance), topic,
-				func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+				testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			if cause := testkit.Await(t, "the end of a context", causes); !errors.Is(cause, ackpolicy.ErrRevoked) {
 				t.Errorf("cause: %v", cause)
 			}
@@ -184,7 +183,7 @@ func TestRevocationLeavesWhatHangs(t *testing.T) {
 			first.Wait(t, 6)
 			other := testkit.Config(group, change)
 			began := time.Now()
-			second := testkit.Consume(t, other, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			second := testkit.Consume(t, other, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			second.Wait(t, 1)
 			if took := time.Since(began); took > 10*time.Second {
 				t.Errorf("the other member had to wait %v", took)

@@ -28,7 +28,7 @@ func TestRejectTheRecordThatHoldsAPartition(t *testing.T) {
 			cfg.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { assigned <- e }
 			o := observe(t, cfg, topic, failing(testkit.ErrBoom, make(chan struct{})), ackpolicy.NackOnError.Middleware)
 			o.oldest(t, ackpolicy.RecordParked, 1)
-			testkit.Check(t, o.sub.Reject("alice", topic, 0, 0, "customer is gone"))
+			testkit.Check(t, o.Sub.Reject("alice", topic, 0, 0, "customer is gone"))
 			testkit.WaitCommitted(t, group, topic, 0, 4)
 			testkit.WantOnce(t, o.Service, "0#1", "1#1", "2#1", "3#1")
 			letter := testkit.Headers(testkit.Letters(t, topic+".dlq", 0, 1)[0])
@@ -42,7 +42,7 @@ func TestRejectTheRecordThatHoldsAPartition(t *testing.T) {
 			if n := len(assigned); n != 1 {
 				t.Errorf("assigned %d times", n)
 			}
-			if err := o.sub.Reject("alice", topic, 0, 0, "again"); err == nil || !strings.Contains(err.Error(), "settled") {
+			if err := o.Sub.Reject("alice", topic, 0, 0, "again"); err == nil || !strings.Contains(err.Error(), "settled") {
 				t.Errorf("rejected twice: %v", err)
 			}
 		})
@@ -61,7 +61,7 @@ func TestRejectUnderAHangingHandler(t *testing.T) {
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
 	o.oldest(t, ackpolicy.RecordInFlight, 1)
-	testkit.Check(t, o.sub.Reject("alice", topic, 0, 0, "it hangs"))
+	testkit.Check(t, o.Sub.Reject("alice", topic, 0, 0, "it hangs"))
 	testkit.WaitCommitted(t, group, topic, 0, 1)
 	testkit.Letters(t, topic+".dlq", 0, 1)
 	close(release)
@@ -81,8 +81,8 @@ func TestRejectAQueuedRecord(t *testing.T) {
 		st, _ := o.partition(0)
 		return st.Unsettled == 3 && st.InFlight == 1
 	})
-	testkit.Check(t, o.sub.Reject("alice", topic, 0, 1, "not this one"))
-	if records, _, _ := o.sub.Window(topic, 0, 10); len(records) != 3 || !errors.Is(records[1].Rejected, ackpolicy.ErrByHand) {
+	testkit.Check(t, o.Sub.Reject("alice", topic, 0, 1, "not this one"))
+	if records, _, _ := o.Sub.Window(topic, 0, 10); len(records) != 3 || !errors.Is(records[1].Rejected, ackpolicy.ErrByHand) {
 		t.Errorf("window: %+v", records)
 	}
 	close(release)
@@ -109,17 +109,17 @@ func TestActingInVain(t *testing.T) {
 		err  error
 		want string
 	}{
-		"a settled record":           {o.sub.Retry("a", topic, 0, 0), "offset 0 is settled"},
-		"one that is not there yet":  {o.sub.Reject("a", topic, 0, 7, ""), "not fetched yet"},
-		"one with its handler":       {o.sub.Retry("a", topic, 0, 1), "with its handler"},
-		"another's partition":        {o.sub.Reject("a", topic, 9, 1, ""), "not assigned"},
-		"a topic without subscriber": {o.sub.Pause("a", "other"), "no subscription"},
+		"a settled record":           {o.Sub.Retry("a", topic, 0, 0), "offset 0 is settled"},
+		"one that is not there yet":  {o.Sub.Reject("a", topic, 0, 7, ""), "not fetched yet"},
+		"one with its handler":       {o.Sub.Retry("a", topic, 0, 1), "with its handler"},
+		"another's partition":        {o.Sub.Reject("a", topic, 9, 1, ""), "not assigned"},
+		"a topic without subscriber": {o.Sub.Pause("a", "other"), "no subscription"},
 	} {
 		if of.err == nil || !strings.Contains(of.err.Error(), of.want) {
 			t.Errorf("%s: %v, want %q", what, of.err, of.want)
 		}
 	}
-	if !errors.Is(o.sub.Retry("a", topic, 9, 1), ackpolicy.ErrNotAssigned) {
+	if !errors.Is(o.Sub.Retry("a", topic, 9, 1), ackpolicy.ErrNotAssigned) {
 		t.Error("not ErrNotAssigned")
 	}
 	close(release)
@@ -140,7 +140,7 @@ func TestPauseAndResume(t *testing.T) {
 		_, two := o.partition(1)
 		return one && two
 	})
-	testkit.Check(t, o.sub.Pause("alice", topic, 0))
+	testkit.Check(t, o.Sub.Pause("alice", topic, 0))
 	testkit.Produce(t, topic, 0, testkit.Numbered(5)...)
 	testkit.Produce(t, topic, 1, testkit.Numbered(5)...)
 	testkit.WaitCommitted(t, group, topic, 1, 5)
@@ -148,21 +148,21 @@ func TestPauseAndResume(t *testing.T) {
 	if !st.Held || len(st.Paused) != 1 || st.Paused[0] != "paused by hand" || st.InFlight != 0 || st.Watermark != 0 {
 		t.Errorf("paused: %+v", st)
 	}
-	if h := o.sub.Health(); !h.Ready {
+	if h := o.Sub.Health(); !h.Ready {
 		t.Errorf("a deliberate pause makes it sick: %+v", h)
 	}
 	if n := len(o.Journal.All()); n != 5 {
 		t.Errorf("%d deliveries under a pause, want those of the other partition", n)
 	}
-	testkit.Check(t, o.sub.Resume("alice", topic, 0))
+	testkit.Check(t, o.Sub.Resume("alice", topic, 0))
 	testkit.WaitCommitted(t, group, topic, 0, 5)
 
-	testkit.Check(t, o.sub.Pause("alice", topic))
+	testkit.Check(t, o.Sub.Pause("alice", topic))
 	testkit.Produce(t, topic, 0, testkit.Numbered(1)...)
 	if st, _ := o.partition(1); !st.Held {
 		t.Errorf("paused with its topic: %+v", st)
 	}
-	testkit.Check(t, o.sub.Resume("alice", topic))
+	testkit.Check(t, o.Sub.Resume("alice", topic))
 	testkit.WaitCommitted(t, group, topic, 0, 6)
 	if n := len(revoked); n > 0 {
 		t.Errorf("%d partitions were revoked", n)
@@ -185,7 +185,7 @@ func TestRejectAnUndecodableRecord(t *testing.T) {
 		st, _ := o.partition(0)
 		return st.Oldest != nil && st.Oldest.Offset == 0 && st.Oldest.LastErr != nil
 	})
-	testkit.Check(t, o.sub.Reject("alice", topic, 0, 0, "nonsense"))
+	testkit.Check(t, o.Sub.Reject("alice", topic, 0, 0, "nonsense"))
 	testkit.WaitCommitted(t, group, topic, 0, 2)
 	testkit.Letters(t, topic+".dlq", 0, 1)
 	testkit.Produce(t, topic, 0, brokertest.Values("bad")...)

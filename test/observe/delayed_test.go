@@ -42,17 +42,17 @@ func TestStateOfDelayedRecords(t *testing.T) {
 	if st.Nacked != 0 || st.Queued != 1 || st.InFlight != 0 || st.Watermark != 0 || st.WorkLag != 3 {
 		t.Errorf("partition: %+v", st)
 	}
-	if records, sections, _ := o.sub.Window(topic, 0, 10); len(records) != 3 || sections[0].Queued != 3 || sections[0].Settled != 1 {
+	if records, sections, _ := o.Sub.Window(topic, 0, 10); len(records) != 3 || sections[0].Queued != 3 || sections[0].Settled != 1 {
 		t.Errorf("window: %+v, %+v", records, sections)
 	}
-	if h := o.sub.Health(); !h.Ready || !h.Live {
+	if h := o.Sub.Health(); !h.Ready || !h.Live {
 		t.Errorf("records that wait as they asked make it sick: %+v", h)
 	}
 	if lines := testkit.Containing(o.Log.At("info"), "Records are delivered later", "kafka_partition_offset=0"); len(lines) != 1 {
 		t.Errorf("%d lines", len(lines))
 	}
-	testkit.Check(t, o.sub.Retry("alice", topic, 0, 0))
-	testkit.Check(t, o.sub.Reject("alice", topic, 0, 1, "not needed"))
+	testkit.Check(t, o.Sub.Retry("alice", topic, 0, 0))
+	testkit.Check(t, o.Sub.Reject("alice", topic, 0, 1, "not needed"))
 	testkit.WaitCommitted(t, group, topic, 0, 4)
 	testkit.WantOnce(t, o.Service, "0#1", "2#1", "3#1")
 }
@@ -69,6 +69,6 @@ func TestBlockedBehindADelayedRecord(t *testing.T) {
 	if e := testkit.Await(t, "the hook", blocked); e.Offset != 0 || e.Attempt != 0 || e.Bound != "MaxUncommitted" || e.State != "waiting for the time in its delay metadata" {
 		t.Errorf("blocked: %+v", e)
 	}
-	testkit.Check(t, o.sub.Retry("alice", topic, 0, 0))
+	testkit.Check(t, o.Sub.Retry("alice", topic, 0, 0))
 	testkit.WaitCommitted(t, group, topic, 0, 300)
 }

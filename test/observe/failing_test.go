@@ -15,27 +15,20 @@ import (
 // rarely, and one when that is over. One that succeeds at the fifth has none.
 func TestFailingRecordIsTold(t *testing.T) {
 	ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {
-		log := testkit.NewLog(t)
 		cfg := k.Config(testkit.Config("shop", testkit.Ordering(ackpolicy.OrderByKey, 4)))
 		cfg.Backoff = func(int, error) time.Duration { return 2 * time.Second }
-		sub, err := ackpolicy.NewSubscriber(cfg, log)
-		testkit.Check(t, err)
-		defer func() { testkit.Check(t, sub.Close()) }()
-		router, err := message.NewRouter(message.RouterConfig{}, log)
-		testkit.Check(t, err)
-		router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-		router.AddConsumerHandler("orders", "orders", sub, func(msg *message.Message) error {
-			switch d, _ := ackpolicy.FromMessage(msg); {
+		s := testkit.NewConsumer(t, cfg, "orders", func(_ *message.Message, d *ackpolicy.Delivery) error {
+			switch {
 			case d.Offset() == 0 && d.Attempt() < 5, d.Offset() == 1:
 				return testkit.ErrBoom
 			}
 			return nil
-		})
-		k.Start(router)
+		}, ackpolicy.NackOnError.Middleware)
+		k.Start(s.Router)
 		told := func(offset string) int {
-			return len(testkit.Containing(log.At("error"), "its deliveries fail", "err=boom", "handler_name=orders", "kafka_partition_offset="+offset+" "))
+			return len(testkit.Containing(s.Log.At("error"), "its deliveries fail", "err=boom", "handler_name=handler", "kafka_partition_offset="+offset+" "))
 		}
-		over := func() int { return len(testkit.Containing(log.At("info"), "no longer hold a partition")) }
+		over := func() int { return len(testkit.Containing(s.Log.At("info"), "no longer hold a partition")) }
 		k.Produce("orders", message.NewMessage("0", nil))
 		k.Advance(15 * time.Second)
 		if told("0") != 0 || over() != 0 {
@@ -57,7 +50,7 @@ func TestFailingRecordIsTold(t *testing.T) {
 		if over() != 0 {
 			t.Error("over before it is settled")
 		}
-		testkit.Check(t, sub.Reject("alice", "orders", 0, 1, "unknown currency"))
+		testkit.Check(t, s.Sub.Reject("alice", "orders", 0, 1, "unknown currency"))
 		k.Advance(2 * time.Second)
 		if over() != 1 {
 			t.Errorf("%d lines that it is over", over())

@@ -57,20 +57,20 @@ func TestHealthThroughAnOutage(t *testing.T) {
 	o := observe(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	testkit.Eventually(t, "the assignment", func() bool {
 		_, ok := o.partition(0)
-		return ok && o.sub.Health().Ready
+		return ok && o.Sub.Health().Ready
 	})
 	network.Cut()
 	defer network.Heal()
 	var h ackpolicy.Health
 	testkit.Eventually(t, "not to be ready", func() bool {
-		h = o.sub.Health()
+		h = o.Sub.Health()
 		return !h.Ready
 	})
 	if !h.Live || h.Problems[0].Code != ackpolicy.ProblemKafka && h.Problems[0].Code != ackpolicy.ProblemNotConsuming || h.Problems[0].Topic != topic {
 		t.Errorf("health: %+v", h)
 	}
 	network.Heal()
-	testkit.Eventually(t, "to be ready again", func() bool { return o.sub.Health().Ready })
+	testkit.Eventually(t, "to be ready again", func() bool { return o.Sub.Health().Ready })
 	testkit.Eventually(t, "the line that it is over", func() bool {
 		return len(testkit.Containing(o.Log.At("info"), "Kafka works again")) == 1
 	})
@@ -90,7 +90,7 @@ func TestBlockedPartition(t *testing.T) {
 		return nil
 	}, ackpolicy.Manual.Middleware)
 	testkit.Eventually(t, "to be blocked", func() bool {
-		h := o.sub.Health()
+		h := o.Sub.Health()
 		return !h.Ready && len(h.Problems) == 1 && h.Problems[0].Code == ackpolicy.ProblemBlocked && h.Problems[0].Offset == 0
 	})
 	settle.Store(true)
@@ -98,7 +98,7 @@ func TestBlockedPartition(t *testing.T) {
 		d.Ack()
 	}
 	testkit.WaitCommitted(t, group, topic, 0, 20)
-	if h := o.sub.Health(); !h.Ready || len(h.Problems) > 0 {
+	if h := o.Sub.Health(); !h.Ready || len(h.Problems) > 0 {
 		t.Errorf("afterwards: %+v", h)
 	}
 }
@@ -124,14 +124,14 @@ func TestLagIsNoProblem(t *testing.T) {
 			if st.Blocked {
 				waiting++
 			}
-			if h := o.sub.Health(); len(h.Problems) > 0 {
+			if h := o.Sub.Health(); len(h.Problems) > 0 {
 				t.Fatalf("%+v: %+v", h, st)
 			}
 		}
 		return false
 	}
 	testkit.PollFor(time.Second, healthy)
-	testkit.Check(t, o.sub.Pause("alice", topic))
+	testkit.Check(t, o.Sub.Pause("alice", topic))
 	testkit.PollFor(4*time.Second, healthy)
 	if looks == 0 || waiting < looks/2 {
 		t.Errorf("in %d of %d looks records waited behind MaxUncommitted", waiting, looks)
@@ -139,6 +139,6 @@ func TestLagIsNoProblem(t *testing.T) {
 	if n := len(blocked); n > 0 {
 		t.Errorf("a pause was reported: %+v", <-blocked)
 	}
-	testkit.Check(t, o.sub.Resume("alice", topic))
+	testkit.Check(t, o.Sub.Resume("alice", topic))
 	testkit.WaitCommitted(t, group, topic, 0, records)
 }

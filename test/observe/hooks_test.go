@@ -89,7 +89,7 @@ func TestEventsNameTheirRecord(t *testing.T) {
 	}{{0, 1, ackpolicy.Nacked}, {0, 2, ackpolicy.Acked}, {1, 1, ackpolicy.Rejected}, {2, 1, ackpolicy.Acked}} {
 		e := testkit.Await(t, "a settlement", settled)
 		at := ackpolicy.RecordRef{
-			PartitionRef: ackpolicy.PartitionRef{Group: group, Handler: "orders", Topic: topic},
+			PartitionRef: ackpolicy.PartitionRef{Group: group, Handler: "handler", Topic: topic},
 			Offset:       want.offset, Attempt: want.attempt, KeyHash: e.KeyHash,
 		}
 		if e.RecordRef != at || e.Status != want.status || e.Duration < took || e.Duration > 10*time.Second {
@@ -127,7 +127,7 @@ func TestSettledEventsOfRecordsWithoutSuccess(t *testing.T) {
 	}, ackpolicy.Ack.Middleware)
 	testkit.Await(t, "the handler", began)
 	testkit.Eventually(t, "record 1 to be given up before its turn", func() bool {
-		return o.sub.Reject("alice", topic, 0, 1, "not needed") == nil
+		return o.Sub.Reject("alice", topic, 0, 1, "not needed") == nil
 	})
 	close(release)
 	if e := testkit.Await(t, "record 0", settled); e.Status != ackpolicy.Acked || !errors.Is(e.Reason, boom) || e.Duration <= 0 {

@@ -28,8 +28,8 @@ func TestMaxInFlightIsChanged(t *testing.T) {
 		testkit.Eventually(t, "the handlers", func() bool { return running.Load() == n && len(o.Journal.All()) == delivered })
 	}
 	inFlight(4, 4)
-	testkit.Check(t, o.sub.SetLimits("alice", ackpolicy.Limits{MaxInFlight: 1}))
-	if st := o.sub.State().Subscriptions[0]; st.MaxInFlight != 1 {
+	testkit.Check(t, o.Sub.SetLimits("alice", ackpolicy.Limits{MaxInFlight: 1}))
+	if st := o.Sub.State().Subscriptions[0]; st.MaxInFlight != 1 {
 		t.Errorf("state: %+v", st)
 	}
 	for range 3 {
@@ -38,12 +38,12 @@ func TestMaxInFlightIsChanged(t *testing.T) {
 	inFlight(1, 4)
 	step <- struct{}{}
 	inFlight(1, 5)
-	testkit.Check(t, o.sub.SetLimits("alice", ackpolicy.Limits{MaxInFlight: 3}))
+	testkit.Check(t, o.Sub.SetLimits("alice", ackpolicy.Limits{MaxInFlight: 3}))
 	inFlight(3, 7)
 	close(step)
 	testkit.WaitCommitted(t, group, topic, 0, 8)
 	for _, l := range []ackpolicy.Limits{{MaxInFlight: 5}, {MaxInFlight: -1}, {MaxDeliveries: -2}} {
-		if o.sub.SetLimits("alice", l) == nil {
+		if o.Sub.SetLimits("alice", l) == nil {
 			t.Errorf("%+v is taken", l)
 		}
 	}
@@ -58,6 +58,6 @@ func TestMaxDeliveriesIsChanged(t *testing.T) {
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
 	o := observe(t, testkit.Config(group, backoff(time.Millisecond)), topic, failing(testkit.ErrBoom, make(chan struct{})), ackpolicy.NackOnError.Middleware)
 	o.Journal.Wait(t, 5)
-	testkit.Check(t, o.sub.SetLimits("alice", ackpolicy.Limits{MaxDeliveries: 5}))
+	testkit.Check(t, o.Sub.SetLimits("alice", ackpolicy.Limits{MaxDeliveries: 5}))
 	testkit.WaitCommitted(t, group, topic, 0, 2)
 }

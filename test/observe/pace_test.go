@@ -25,16 +25,14 @@ func TestDeliveriesPerSecond(t *testing.T) {
 	cfg := testkit.Config(group, testkit.Ordering(ackpolicy.OrderByKey, 16))
 	settled := make(chan ackpolicy.SettledEvent, 2*n)
 	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) { settled <- e }
-	s := testkit.NewService(t)
-	sub := testkit.NewSubscriber(t, cfg, s.Log)
-	testkit.Check(t, sub.SetLimits("alice", ackpolicy.Limits{MaxPerSecond: 100}))
-	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-	s.Router.AddConsumerHandler("orders", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error {
+	s := testkit.NewConsumer(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error {
 		began <- time.Now()
 		return nil
-	}))
+	}, ackpolicy.NackOnError.Middleware)
+	sub := s.Sub
+	testkit.Check(t, sub.SetLimits("alice", ackpolicy.Limits{MaxPerSecond: 100}))
 	s.Start(t)
-	o := &observed{s, sub, topic}
+	o := &observed{s, topic}
 	first := testkit.Await(t, "a delivery", began)
 	last := first
 	for range 100 {
@@ -85,11 +83,8 @@ func TestDeliveriesPerSecond(t *testing.T) {
 func TestStopDuringALowPace(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(3)...)
-	s := testkit.NewService(t)
-	sub := testkit.NewSubscriber(t, testkit.Config(group), s.Log)
-	testkit.Check(t, sub.SetLimits("alice", ackpolicy.Limits{MaxPerSecond: 1. / 3600}))
-	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-	s.Router.AddConsumerHandler("orders", topic, sub, s.Recorded(testkit.Succeed))
+	s := testkit.NewConsumer(t, testkit.Config(group), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+	testkit.Check(t, s.Sub.SetLimits("alice", ackpolicy.Limits{MaxPerSecond: 1. / 3600}))
 	s.Start(t)
 	testkit.SettledAll(t, s, 1)
 	began := time.Now()

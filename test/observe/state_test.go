@@ -18,23 +18,17 @@ import (
 // observed is a service whose Subscriber somebody looks at.
 type observed struct {
 	*testkit.Service
-	sub   *ackpolicy.Subscriber
 	topic string
 }
 
 func observe(t *testing.T, cfg ackpolicy.SubscriberConfig, topic string, h testkit.Handle, mw message.HandlerMiddleware) *observed {
 	t.Helper()
-	s := testkit.NewService(t)
-	sub := testkit.NewSubscriber(t, cfg, s.Log)
-	s.Router.AddMiddleware(mw)
-	s.Router.AddConsumerHandler("orders", topic, sub, s.Recorded(h))
-	s.Start(t)
-	return &observed{s, sub, topic}
+	return &observed{testkit.Consume(t, cfg, topic, h, mw), topic}
 }
 
 // partition returns what State says of a partition; ok is false if it is not assigned.
 func (o *observed) partition(p int32) (ackpolicy.PartitionState, bool) {
-	for _, sub := range o.sub.State().Subscriptions {
+	for _, sub := range o.Sub.State().Subscriptions {
 		for _, st := range sub.Partitions {
 			if st.Partition == p {
 				return st, true
@@ -102,20 +96,20 @@ func TestStateOfANackedRecord(t *testing.T) {
 	if st.LedgerRoom != 4096 || st.LedgerBytes > st.LedgerRoom || st.Blocked || st.Held {
 		t.Errorf("partition: %+v", st)
 	}
-	records, sections, ok := o.sub.Window(topic, 0, 10)
+	records, sections, ok := o.Sub.Window(topic, 0, 10)
 	if !ok || len(records) != 3 || records[1].Offset != 1 || records[2].Offset != 3 || len(sections) != 1 || sections[0].Settled != 2 || sections[0].Queued != 2 {
 		t.Errorf("window: %+v, %+v, %v", records, sections, ok)
 	}
-	all := o.sub.State()
-	if sub := all.Subscriptions[0]; all.ConsumerGroup != group || sub.Topic != topic || sub.Handler != "orders" || !sub.Consuming || sub.MemberID == "" || sub.Generation < 1 || sub.BufferedBytes == 0 {
+	all := o.Sub.State()
+	if sub := all.Subscriptions[0]; all.ConsumerGroup != group || sub.Topic != topic || sub.Handler != "handler" || !sub.Consuming || sub.MemberID == "" || sub.Generation < 1 || sub.BufferedBytes == 0 {
 		t.Errorf("state: %+v", all)
 	}
-	if h := o.sub.Health(); !h.Ready || !h.Live {
+	if h := o.Sub.Health(); !h.Ready || !h.Live {
 		t.Errorf("a record that waits for its next delivery makes it sick: %+v", h)
 	}
 
 	close(fixed)
-	testkit.Check(t, o.sub.Retry("alice", topic, 0, 0))
+	testkit.Check(t, o.Sub.Retry("alice", topic, 0, 0))
 	testkit.WaitCommitted(t, group, topic, 0, 5)
 	testkit.WantOnce(t, o.Service, "0#1", "0#2", "1#1", "2#1", "3#1", "4#1")
 	if e := testkit.Await(t, "Acted", acted); e.By != "alice" || e.Action != ackpolicy.ActionRetry || e.Topic != topic || e.Partition != 0 || e.Offset != 0 {
@@ -151,26 +145,26 @@ func TestHangingHandlerIsTold(t *testing.T) {
 				return nil
 			}, ackpolicy.NackOnError.Middleware)
 			e := testkit.Await(t, "HandlerSlow", slow)
-			if e.Topic != topic || e.Partition != 0 || e.Offset != 1 || string(e.Key) != "b" || e.Attempt != 1 || e.Handler != "orders" || e.For < cfg.HandlerSlow || e.Handlers != 1 {
+			if e.Topic != topic || e.Partition != 0 || e.Offset != 1 || string(e.Key) != "b" || e.Attempt != 1 || e.Handler != "handler" || e.For < cfg.HandlerSlow || e.Handlers != 1 {
 				t.Errorf("event: %+v", e)
 			}
 			st, _ := o.partition(0)
 			if st.Slow == nil || st.Slow.Offset != 1 || st.SlowHandlers != 1 || st.Slow.Status != ackpolicy.RecordInFlight {
 				t.Errorf("state: %+v", st)
 			}
-			h := o.sub.Health()
-			if h.Ready || !h.Live || len(h.Problems) != 1 || h.Problems[0].Code != ackpolicy.ProblemSlowHandler || h.Problems[0].Offset != 1 || h.Problems[0].Handler != "orders" {
+			h := o.Sub.Health()
+			if h.Ready || !h.Live || len(h.Problems) != 1 || h.Problems[0].Code != ackpolicy.ProblemSlowHandler || h.Problems[0].Offset != 1 || h.Problems[0].Handler != "handler" {
 				t.Errorf("health: %+v", h)
 			}
 			testkit.Eventually(t, "the line", func() bool {
-				return len(testkit.Containing(o.Log.At("error"), "HandlerSlow", "handler_name=orders", "kafka_partition_offset=1 ")) == 1
+				return len(testkit.Containing(o.Log.At("error"), "HandlerSlow", "handler_name=handler", "kafka_partition_offset=1 ")) == 1
 			})
 			close(release)
 			testkit.WaitCommitted(t, group, topic, 0, 5)
 			testkit.Eventually(t, "the line that it is over", func() bool {
 				return len(testkit.Containing(o.Log.At("info"), "Handlers have returned")) == 1
 			})
-			if h := o.sub.Health(); !h.Ready || len(h.Problems) > 0 {
+			if h := o.Sub.Health(); !h.Ready || len(h.Problems) > 0 {
 				t.Errorf("health afterwards: %+v", h)
 			}
 			if n := len(slow); n > 0 {
@@ -193,7 +187,7 @@ func TestForgottenRecord(t *testing.T) {
 	if st := o.oldest(t, ackpolicy.RecordPending, 1); st.Pending != 1 || st.Oldest.Offset != 0 {
 		t.Errorf("state: %+v", st)
 	}
-	testkit.Check(t, o.sub.Retry("alice", topic, 0, 0))
+	testkit.Check(t, o.Sub.Retry("alice", topic, 0, 0))
 	testkit.WaitCommitted(t, group, topic, 0, 2)
 	testkit.WantOnce(t, o.Service, "0#1", "0#2", "1#1")
 }
@@ -202,27 +196,20 @@ func TestForgottenRecord(t *testing.T) {
 // and one when it is settled.
 func TestForgottenRecordIsTold(t *testing.T) {
 	ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {
-		log := testkit.NewLog(t)
 		cfg := k.Config(testkit.Config("shop", testkit.Ordering(ackpolicy.OrderByKey, 4)))
-		sub, err := ackpolicy.NewSubscriber(cfg, log)
-		testkit.Check(t, err)
-		defer func() { testkit.Check(t, sub.Close()) }()
-		router, err := message.NewRouter(message.RouterConfig{}, log)
-		testkit.Check(t, err)
-		router.AddMiddleware(ackpolicy.Manual.Middleware)
-		router.AddConsumerHandler("orders", "orders", sub, func(msg *message.Message) error {
-			if d, _ := ackpolicy.FromMessage(msg); d.Offset() == 1 || d.Attempt() > 1 {
+		s := testkit.NewConsumer(t, cfg, "orders", func(_ *message.Message, d *ackpolicy.Delivery) error {
+			if d.Offset() == 1 || d.Attempt() > 1 {
 				d.Ack()
 			}
 			return nil
-		})
-		k.Start(router)
+		}, ackpolicy.Manual.Middleware)
+		k.Start(s.Router)
 		k.Produce("orders", message.NewMessage("1", nil), message.NewMessage("2", nil))
 		told := func() int {
-			return len(testkit.Containing(log.At("error"), "its handler returned without settling it", "handler_name=orders", "kafka_partition_offset=0 ", "attempt=1 "))
+			return len(testkit.Containing(s.Log.At("error"), "its handler returned without settling it", "handler_name=handler", "kafka_partition_offset=0 ", "attempt=1 "))
 		}
 		over := func() int {
-			return len(testkit.Containing(log.At("info"), "no longer hold a partition"))
+			return len(testkit.Containing(s.Log.At("info"), "no longer hold a partition"))
 		}
 		k.Advance(50 * time.Second)
 		if told() != 0 {
@@ -239,7 +226,7 @@ func TestForgottenRecordIsTold(t *testing.T) {
 		if over() != 0 {
 			t.Error("over before it is settled")
 		}
-		testkit.Check(t, sub.Retry("alice", "orders", 0, 0))
+		testkit.Check(t, s.Sub.Retry("alice", "orders", 0, 0))
 		k.Advance(2 * time.Second)
 		if over() != 1 {
 			t.Errorf("%d lines that it is over", over())

@@ -49,7 +49,7 @@ func TestHealthAtMaxUncommitted(t *testing.T) {
 	o := observe(t, cfg, topic, failing(testkit.ErrBoom, fixed), ackpolicy.NackOnError.Middleware)
 	var h ackpolicy.Health
 	testkit.Eventually(t, "not to be ready", func() bool {
-		h = o.sub.Health()
+		h = o.Sub.Health()
 		return !h.Ready && len(h.Problems) > 0 && h.Problems[0].Code == ackpolicy.ProblemBlocked
 	})
 	if p := h.Problems[0]; p.Topic != topic || p.Partition != 0 || p.Offset != 0 || p.Attempt != 1 || p.Err != testkit.ErrBoom.Error() || !h.Live {
@@ -59,8 +59,8 @@ func TestHealthAtMaxUncommitted(t *testing.T) {
 		t.Errorf("state: %+v", st)
 	}
 	close(fixed)
-	testkit.Check(t, o.sub.Retry("alice", topic, 0, 0))
-	testkit.Eventually(t, "all records", func() bool { return len(o.Journal.All()) == 11 && o.sub.Health().Ready })
+	testkit.Check(t, o.Sub.Retry("alice", topic, 0, 0))
+	testkit.Eventually(t, "all records", func() bool { return len(o.Journal.All()) == 11 && o.Sub.Health().Ready })
 }
 
 // One live record is skipped, and a partition paused, amid thousands of others: nothing else is delivered
@@ -86,14 +86,14 @@ func TestActingUnderLoad(t *testing.T) {
 		return ok && st.Oldest != nil && st.Oldest.Offset == 500 && st.Next > 1500
 	})
 	began := time.Now()
-	testkit.Check(t, o.sub.Reject("alice", topic, 0, 500, "it holds the partition"))
+	testkit.Check(t, o.Sub.Reject("alice", topic, 0, 500, "it holds the partition"))
 	testkit.Eventually(t, "the watermark to pass it", func() bool {
 		st, _ := o.partition(0)
 		return st.Watermark > 500
 	})
 	t.Logf("a live record is skipped in %v", time.Since(began))
 
-	testkit.Check(t, o.sub.Pause("alice", topic, 1))
+	testkit.Check(t, o.Sub.Pause("alice", topic, 1))
 	paused, _ := o.partition(1)
 	other, _ := o.partition(0)
 	testkit.Eventually(t, "the other partition to continue", func() bool {
@@ -103,7 +103,7 @@ func TestActingUnderLoad(t *testing.T) {
 	if st, _ := o.partition(1); st.Watermark > paused.Watermark+int64(paused.InFlight)+keys {
 		t.Errorf("the paused partition continued from %d to %d", paused.Watermark, st.Watermark)
 	}
-	testkit.Check(t, o.sub.Resume("alice", topic, 1))
+	testkit.Check(t, o.Sub.Resume("alice", topic, 1))
 	for p, end := range producer.Finish(t) {
 		testkit.WaitCommitted(t, group, topic, int32(p), end)
 	}
@@ -140,12 +140,12 @@ func TestWaitForAConfirmationIsNoSlowHandler(t *testing.T) {
 	}, testkit.ConfirmFirst)
 	waiting := o.oldest(t, ackpolicy.RecordConfirming, 1)
 	testkit.Eventually(t, "the record to wait for longer than HandlerSlow, and the failing commit", func() bool {
-		return time.Since(waiting.Oldest.Since) > 3*cfg.HandlerSlow && len(o.sub.Health().Problems) > 0
+		return time.Since(waiting.Oldest.Since) > 3*cfg.HandlerSlow && len(o.Sub.Health().Problems) > 0
 	})
 	if st, _ := o.partition(0); st.Slow != nil || st.Oldest.Status != ackpolicy.RecordConfirming {
 		t.Errorf("state: %+v", st)
 	}
-	for _, p := range o.sub.Health().Problems {
+	for _, p := range o.Sub.Health().Problems {
 		if p.Code != ackpolicy.ProblemKafka {
 			t.Errorf("problem: %+v", p)
 		}

@@ -53,14 +53,14 @@ func TestRejectOverARestart(t *testing.T) {
 	first := observe(t, cfg, topic, failing(testkit.ErrBoom, fixed), ackpolicy.NackOnError.Middleware)
 	first.oldest(t, ackpolicy.RecordParked, 1)
 	testkit.Eventually(t, "the others", func() bool { st, _ := first.partition(0); return st.Queued == 2 })
-	testkit.Check(t, first.sub.Reject("alice", topic, 0, 1, "not this one"))
+	testkit.Check(t, first.Sub.Reject("alice", topic, 0, 1, "not this one"))
 	first.Stop()
 	next := observe(t, cfg, topic, failing(testkit.ErrBoom, fixed), ackpolicy.NackOnError.Middleware)
 	if st := next.oldest(t, ackpolicy.RecordParked, 1); st.Oldest.LastErr == nil || st.Oldest.LastErr.Error() != testkit.ErrBoom.Error() {
 		t.Errorf("the error of the earlier owner: %+v", st.Oldest)
 	}
 	close(fixed)
-	testkit.Check(t, next.sub.Retry("alice", topic, 0, 0))
+	testkit.Check(t, next.Sub.Retry("alice", topic, 0, 0))
 	testkit.WaitCommitted(t, group, topic, 0, 3)
 	next.Want(t, "0#2", "2#1")
 	if e := testkit.Await(t, "the reject", rejected); e.Offset != 1 || !errors.Is(e.Reason, ackpolicy.ErrByHand) || !strings.Contains(e.Reason.Error(), "by alice: not this one") {

@@ -85,7 +85,7 @@ func TestAckSyncOfWhatIsSettledOtherwise(t *testing.T) {
 func TestAckSyncBehindAPendingRecord(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
-	s := testkit.Consume(t, testkit.Config(group, testkit.CommitOnDemand), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
+	s := testkit.Consume(t, testkit.Config(group, testkit.CommitOnDemand), topic, testkit.Succeed,
 		ackpolicy.Manual.Middleware)
 	second, first := s.Wait(t, 2), s.All()[0]
 	for range 2 { // the second time it is stored already

@@ -43,7 +43,7 @@ func TestConfirmFirstWithoutGroup(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(1)...)
 	failures := make(chan error, 100)
-	s := testkit.Consume(t, testkit.Config(""), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
+	s := testkit.Consume(t, testkit.Config(""), topic, testkit.Succeed,
 		failuresTo(failures), testkit.ConfirmFirst)
 	for range 2 { // so it was not acked
 		err := testkit.Await(t, "an error", failures)
@@ -101,7 +101,7 @@ func TestConfirmFirstNeverRunsTheUnconfirmed(t *testing.T) {
 	cfg := testkit.Config(group, at, testkit.DrainTimeout(200*time.Millisecond))
 	var released ackpolicy.RevokedEvent
 	cfg.Hooks.Revoked = func(e ackpolicy.RevokedEvent) { released = e }
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, testkit.ConfirmFirst)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, testkit.ConfirmFirst)
 	testkit.Eventually(t, "a refused commit", func() bool { return fault.Hits() > 0 })
 	s.Stop()
 	s.Want(t)
@@ -115,7 +115,7 @@ func TestConfirmFirstNeverRunsTheUnconfirmed(t *testing.T) {
 	}
 
 	fault.Remove()
-	s = testkit.Consume(t, testkit.Config(group, at), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, testkit.ConfirmFirst)
+	s = testkit.Consume(t, testkit.Config(group, at), topic, testkit.Succeed, testkit.ConfirmFirst)
 	s.Wait(t, 1)
 	s.Stop()
 	s.Want(t, "0#1")

@@ -123,16 +123,12 @@ func TestSettingsOutsideTheHandler(t *testing.T) {
 	t.Run("by hand", func(t *testing.T) {
 		t.Parallel()
 		topic, dead := testkit.NewTopic(t, 1, testkit.Numbered(2)...), &letterBox{}
-		s := testkit.NewService(t)
-		sub := testkit.NewSubscriber(t, testkit.Config(brokertest.Group(t)), s.Log)
 		release := make(chan struct{})
-		s.Router.AddMiddleware(three(ackpolicy.NackOnError, dead))
-		s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(msg *message.Message, _ *ackpolicy.Delivery) error {
+		s := testkit.Consume(t, testkit.Config(brokertest.Group(t)), topic, func(msg *message.Message, _ *ackpolicy.Delivery) error {
 			return testkit.Until(msg.Context(), release)
-		}))
-		s.Start(t)
+		}, three(ackpolicy.NackOnError, dead))
 		s.Wait(t, 1)
-		testkit.Eventually(t, "record 1 is fetched", func() bool { return sub.Reject("alice", topic, 0, 1, "a test") == nil })
+		testkit.Eventually(t, "record 1 is fetched", func() bool { return s.Sub.Reject("alice", topic, 0, 1, "a test") == nil })
 		close(release)
 		testkit.Eventually(t, "the letter", func() bool { return len(dead.all()) == 1 })
 		s.Stop()
@@ -237,11 +233,9 @@ func TestSettingsOnOtherSubscribers(t *testing.T) {
 func TestSetLimitsOverHandlers(t *testing.T) {
 	t.Parallel()
 	group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(1)...)
-	s := testkit.NewService(t)
-	sub := testkit.NewSubscriber(t, testkit.Config(group), s.Log)
-	s.Router.AddMiddleware(ackpolicy.Middleware{Policy: ackpolicy.NackOnError, MaxDeliveries: 1_000_000, Backoff: atOnce}.Middleware)
-	s.Router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(*message.Message, *ackpolicy.Delivery) error { return testkit.ErrBoom }))
-	s.Start(t)
+	s := testkit.Consume(t, testkit.Config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return testkit.ErrBoom },
+		ackpolicy.Middleware{Policy: ackpolicy.NackOnError, MaxDeliveries: 1_000_000, Backoff: atOnce}.Middleware)
+	sub := s.Sub
 	s.Wait(t, 2)
 	if n := sub.State().Subscriptions[0].MaxDeliveries; n != 1_000_000 {
 		t.Errorf("State.MaxDeliveries: %d", n)

@@ -22,7 +22,7 @@ func TestGrouplessRunsPastMaxUncommitted(t *testing.T) {
 			topic := testkit.NewTopic(t, 1, testkit.Numbered(records)...)
 			cfg := testkit.Config("", testkit.Ordering(o, 0))
 			cfg.MaxUncommitted = bound
-			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
+			s := testkit.Consume(t, cfg, topic, testkit.Succeed,
 				ackpolicy.NackOnError.Middleware)
 			s.Wait(t, records)
 			s.Stop()

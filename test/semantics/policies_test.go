@@ -81,7 +81,7 @@ func TestInvalidPolicy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			group := brokertest.Group(t)
 			failures := make(chan error, 1)
-			s := testkit.Consume(t, testkit.Config(group), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
+			s := testkit.Consume(t, testkit.Config(group), topic, testkit.Succeed,
 				failuresTo(failures), mw.Middleware)
 			if err := testkit.Await(t, "an error", failures); !strings.Contains(err.Error(), name) {
 				t.Errorf("does not name the field: %v", err)

@@ -84,7 +84,7 @@ func TestForgottenPolicyIsTold(t *testing.T) {
 			if c.change != nil {
 				c.change(&cfg)
 			}
-			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, c.mw)
+			s := testkit.Consume(t, cfg, topic, testkit.Succeed, c.mw)
 			s.Wait(t, 3)
 			s.Stop()
 			logged := s.Log.At("error")

@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
-
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
@@ -23,7 +21,7 @@ func TestUndecodable(t *testing.T) {
 	cfg := testkit.Config(group, testkit.Ordering(ackpolicy.Unordered, 4))
 	cfg.Kafka.Unmarshaler = testkit.Refusing{While: func() bool { tried.Add(1); return !fixed.Load() }}
 	cfg.Hooks.Undecodable = func(e ackpolicy.UndecodableEvent) { reported.Store(&e) }
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Ack.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.Ack.Middleware)
 	testkit.Eventually(t, "a second try", func() bool { return tried.Load() >= 2 })
 	s.Wait(t, 2)
 	testkit.WantCommitted(t, group, topic, 0, 0)
@@ -48,7 +46,7 @@ func TestUndecodableInTheLog(t *testing.T) {
 	cfg.Kafka.Unmarshaler = testkit.Refusing{While: func() bool { return tried.Add(1) <= attempts }}
 	cfg.Backoff = func(int, error) time.Duration { return time.Millisecond }
 	began := time.Now()
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Ack.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.Ack.Middleware)
 	testkit.WaitCommitted(t, group, topic, 0, 3)
 	lines, most := testkit.Containing(s.Log.At("error"), "cannot be decoded"), 1+int(time.Since(began)/(10*time.Second))
 	if n := len(lines); n == 0 || n > most {
@@ -84,7 +82,7 @@ func TestOnUndecodable(t *testing.T) {
 			if test.letter {
 				testkit.DeadLetterTopic(&cfg)
 			}
-			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+			s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 			s.Wait(t, 2)
 			if test.stored == 1 {
 				testkit.Eventually(t, "a second try", func() bool { return len(testkit.Containing(s.Log.At("error", "debug"), "cannot be decoded")) > 1 })

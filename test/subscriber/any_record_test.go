@@ -159,15 +159,9 @@ func writeAny(t *testing.T, broker *brokertest.Broker, topic string, partitions 
 		name := fmt.Sprint(codec, transactional)
 		if producers[name] == nil {
 			cfg := sarama.NewConfig()
-			cfg.Version = sarama.V2_8_0_0
-			cfg.Producer.Partitioner = sarama.NewManualPartitioner
-			cfg.Producer.Return.Successes = true
-			cfg.Producer.RequiredAcks = sarama.WaitForAll
+			brokertest.WriteOnce(cfg)
 			cfg.Producer.Compression = codec
 			cfg.Producer.MaxMessageBytes = 11_000_000
-			cfg.Producer.Idempotent = true
-			cfg.Producer.Retry.Max = 50
-			cfg.Net.MaxOpenRequests = 1
 			if transactional {
 				cfg.Producer.Transaction.ID = brokertest.Group(t)
 			}

@@ -41,6 +41,20 @@ func wrong() map[string]struct {
 	}
 }
 
+// wantWords asserts that there is an error with all the words.
+func wantWords(t *testing.T, of string, err error, words []string) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("%s: no error", of)
+		return
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("%s: %q is not in the error:\n%v", of, word, err)
+		}
+	}
+}
+
 // Each mistake is named, and all of them in one error.
 func TestConfigErrors(t *testing.T) {
 	t.Parallel()
@@ -53,15 +67,7 @@ func TestConfigErrors(t *testing.T) {
 	}
 	test := func(name string, cfg ackpolicy.SubscriberConfig, words []string) {
 		_, err := ackpolicy.NewSubscriber(cfg, nil)
-		if err == nil {
-			t.Errorf("%s: no error", name)
-			return
-		}
-		for _, word := range words {
-			if !strings.Contains(err.Error(), word) {
-				t.Errorf("%s: %q is not in the error:\n%v", name, word, err)
-			}
-		}
+		wantWords(t, name, err, words)
 	}
 	all, words := sound(), []string(nil)
 	for name, w := range wrong() {
@@ -105,7 +111,7 @@ func TestConfigIsNotChanged(t *testing.T) {
 	cfg := testkit.Config(brokertest.Group(t))
 	before := *cfg.Kafka.OverwriteSaramaConfig
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(1)...)
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.Ack.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.Ack.Middleware)
 	s.Wait(t, 1)
 	s.Stop()
 	after := *cfg.Kafka.OverwriteSaramaConfig

@@ -49,7 +49,7 @@ func TestNoGroupStartsAtSubscribe(t *testing.T) {
 func TestNoGroupReadsAddedPartitions(t *testing.T) {
 	t.Parallel()
 	topic := testkit.NewTopic(t, 1)
-	s := testkit.Consume(t, testkit.Config("", testkit.InitialOffset(sarama.OffsetNewest)), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, testkit.Config("", testkit.InitialOffset(sarama.OffsetNewest)), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	admin, err := sarama.NewClusterAdmin(testkit.Shared.Addrs(), sarama.NewConfig())
 	testkit.Check(t, err)
 	testkit.Check(t, admin.CreatePartitions(topic, 3, nil, false))

@@ -106,7 +106,7 @@ func TestStoredOffsetOutsideTheLog(t *testing.T) {
 			reported := make(chan ackpolicy.PositionResetEvent, 1)
 			cfg := testkit.Config(group, testkit.InitialOffset(c.initial))
 			cfg.Hooks.PositionReset = func(e ackpolicy.PositionResetEvent) { reported <- e }
-			s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
+			s := testkit.Consume(t, cfg, topic, testkit.Succeed,
 				ackpolicy.NackOnError.Middleware)
 			if e := testkit.Await(t, "the hook", reported); e.Stored != c.stored || e.Start != c.start || e.Topic != topic {
 				t.Errorf("the hook got %+v", e)

@@ -5,7 +5,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
@@ -83,7 +82,7 @@ func TestMetadataIsLoadedOnce(t *testing.T) {
 				}
 				return nil, nil, false
 			})
-			s := testkit.Consume(t, testkit.Config(group, at), topic, func(*message.Message, *ackpolicy.Delivery) error { return nil },
+			s := testkit.Consume(t, testkit.Config(group, at), topic, testkit.Succeed,
 				ackpolicy.NackOnError.Middleware)
 			s.Wait(t, 3)
 			s.Stop()

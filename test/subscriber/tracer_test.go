@@ -85,7 +85,7 @@ func TestOTELWithoutAGroup(t *testing.T) {
 	topic := testkit.NewTopic(t, 1, testkit.Numbered(5)...)
 	cfg := testkit.Config("")
 	cfg.Kafka.OTELEnabled = true //lint:ignore SA1019 an application that moves over may still set it
-	s := testkit.Consume(t, cfg, topic, func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+	s := testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
 	s.Wait(t, 5)
 	s.Stop()
 }

@@ -25,14 +25,12 @@ func TestPattern(t *testing.T) {
 			create(t, other)
 			fill(t, other, 1)
 			var got handled
-			s := testkit.NewService(t)
-			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-			sub := testkit.NewSubscriber(t, testkit.Config(group, rebalance, soon, testkit.InitialOffset(sarama.OffsetNewest)), s.Log)
-			s.Router.AddConsumerHandler("handler", prefix+".*", sub, s.Recorded(func(_ *message.Message, d *ackpolicy.Delivery) error {
+			cfg := testkit.Config(group, rebalance, soon, testkit.InitialOffset(sarama.OffsetNewest))
+			s := testkit.Consume(t, cfg, prefix+".*", func(_ *message.Message, d *ackpolicy.Delivery) error {
 				got.add(d)
 				return nil
-			}))
-			s.Start(t)
+			}, ackpolicy.NackOnError.Middleware)
+			sub := s.Sub
 			testkit.Eventually(t, "a line that says so", func() bool { return len(testkit.Containing(s.Log.At("error"), "No topic matches")) > 0 })
 			if st := sub.State().Subscriptions; len(st) != 1 || st[0].Topic != prefix+".*" || st[0].Consuming || sub.Health().Ready {
 				t.Errorf("with no topic: %+v, ready %v", st, sub.Health().Ready)
@@ -202,11 +200,8 @@ func TestTopicsOfAPatternByName(t *testing.T) {
 	settled := make(chan ackpolicy.SettledEvent, 100)
 	cfg := testkit.Config(group, soon)
 	cfg.Hooks.Settled = func(e ackpolicy.SettledEvent) { settled <- e }
-	s := testkit.NewService(t)
-	s.Router.AddMiddleware(ackpolicy.Manual.Middleware)
-	sub := testkit.NewSubscriber(t, cfg, s.Log)
-	s.Router.AddConsumerHandler("handler", prefix+".*", sub, s.Recorded(testkit.Succeed))
-	s.Start(t)
+	s := testkit.Consume(t, cfg, prefix+".*", testkit.Succeed, ackpolicy.Manual.Middleware)
+	sub := s.Sub
 	testkit.Eventually(t, "all partitions", func() bool {
 		n := 0
 		for _, st := range sub.State().Subscriptions {

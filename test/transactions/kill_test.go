@@ -25,11 +25,8 @@ func TestKills(t *testing.T) {
 			}
 			records := 0
 			for round := range rounds {
-				for p := range int32(partitions) {
-					testkit.Produce(t, s.In, p, keyed(p, records, perRound)...)
-				}
+				s.produce(t, partitions, records, perRound)
 				records += perRound
-				s.waitBegun(t, int64(records-rand.N(perRound)))
 				at := round % len(members)
 				if round%3 == 2 {
 					members[at].Stop()
@@ -49,6 +46,15 @@ func TestKills(t *testing.T) {
 	}
 }
 
+// produce writes records into each partition, which has some, and waits until the members are amid them.
+func (s spec) produce(t *testing.T, partitions int32, before, records int) {
+	t.Helper()
+	for p := range partitions {
+		testkit.Produce(t, s.In, p, keyed(p, before, records)...)
+	}
+	s.waitBegun(t, int64(before+records-rand.N(records)))
+}
+
 // TestZombies pauses members for longer than their session, and lets them go on when others have their partitions.
 func TestZombies(t *testing.T) {
 	for _, cooperative := range []bool{false, true} {
@@ -64,11 +70,8 @@ func TestZombies(t *testing.T) {
 			testkit.AwaitGroupOfTwo(t, testkit.Shared, s.Group)
 			records := 0
 			for round := range rounds {
-				for p := range int32(partitions) {
-					testkit.Produce(t, s.In, p, keyed(p, records, perRound)...)
-				}
+				s.produce(t, partitions, records, perRound)
 				records += perRound
-				s.waitBegun(t, int64(records-rand.N(perRound)))
 				zombie := members[round%2]
 				zombie.Pause()
 				paused := time.Now()

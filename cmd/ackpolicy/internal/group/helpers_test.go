@@ -18,6 +18,7 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/clitest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
@@ -50,40 +51,22 @@ func (b *bed) put(from, to int) {
 	testkit.Check(b.t, err)
 }
 
-type result struct {
-	code     int
-	out, err string
-}
-
-func (r result) String() string {
-	return fmt.Sprintf("exit status %d\n--- stdout\n%s--- stderr\n%s", r.code, r.out, r.err)
-}
-
 func (b *bed) env(out, errs *bytes.Buffer) *cli.Env {
 	return cli.NewEnv(func(string) string { return strings.Join(testkit.Shared.Addrs(), ",") }, strings.NewReader(""), out, errs)
 }
 
 // want runs a command for the group, and wants the exit code and the texts.
-func (b *bed) want(code int, texts []string, args ...string) result {
+func (b *bed) want(code int, texts []string, args ...string) clitest.Result {
 	b.t.Helper()
-	var out, errs bytes.Buffer
 	if !slices.Contains(args, "--group") {
 		args = append(args, "--group", b.group)
 	}
-	r := result{b.env(&out, &errs).Run(b.t.Context(), args, Status, Skip), "", ""}
-	r.out, r.err = out.String(), errs.String()
-	if r.code != code {
-		b.t.Fatalf("%q: want exit status %d, got %v", args, code, r)
-	}
-	for _, text := range texts {
-		if !strings.Contains(r.out+r.err, text) {
-			b.t.Errorf("%q: %q is missing in %v", args, text, r)
-		}
-	}
+	r := clitest.Run(b.t.Context(), testkit.Shared.Addrs(), strings.NewReader(""), args, Status, Skip)
+	r.Want(b.t, code, texts...)
 	return r
 }
 
-func (b *bed) skip(code int, texts []string, offset int, more ...string) result {
+func (b *bed) skip(code int, texts []string, offset int, more ...string) clitest.Result {
 	b.t.Helper()
 	return b.want(code, texts, append([]string{"skip", "--topic", b.topic, "--partition", "0", "--offset", fmt.Sprint(offset)}, more...)...)
 }

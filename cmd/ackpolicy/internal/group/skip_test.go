@@ -65,7 +65,7 @@ func TestSkipBehindTheOldest(t *testing.T) {
 	b := newBed(t)
 	b.hold("2", "5")
 	r := b.skip(cli.Done, []string{"it gets a mark behind the committed offset, 2", "Skipped."}, 5, "--yes")
-	if strings.Contains(r.out, "Tracer") {
+	if strings.Contains(r.Out, "Tracer") {
 		t.Errorf("it does not know the record again: %v", r)
 	}
 	p := b.state().Partitions[0]

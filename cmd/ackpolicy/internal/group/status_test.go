@@ -24,7 +24,7 @@ func (b *bed) state(more ...string) State {
 	b.t.Helper()
 	r := b.want(cli.Done, nil, append([]string{"status", "--json"}, more...)...)
 	var s State
-	testkit.Check(b.t, json.Unmarshal([]byte(r.out), &s))
+	testkit.Check(b.t, json.Unmarshal([]byte(r.Out), &s))
 	return s
 }
 

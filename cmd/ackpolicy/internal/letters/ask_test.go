@@ -25,7 +25,7 @@ func (b *bed) replying(reply bool, args ...string) (question string, r result) {
 		return reply, nil
 	}
 	args = append([]string{"letters"}, append(args, "--brokers", strings.Join(b.broker.Addrs(), ","), "--topic", b.dlq)...)
-	return question, result{env.Run(b.t.Context(), args, Command), out.String(), ""}
+	return question, result{Args: args, Code: env.Run(b.t.Context(), args, Command), Out: out.String()}
 }
 
 // All letters are sent only where that was meant.
@@ -34,21 +34,21 @@ func TestSendAsks(t *testing.T) {
 	b := newBed(t, 1)
 	b.letters(0, 3)
 	r := execute(t.Context(), strings.NewReader("y\n"), "letters", "send", "--brokers", strings.Join(b.broker.Addrs(), ","), "--topic", b.dlq)
-	if r.code != exitFailed || !strings.Contains(r.err, "to send all, 3 letters to "+b.origin+", say --yes: nothing was sent") {
+	if r.Code != exitFailed || !strings.Contains(r.Err, "to send all, 3 letters to "+b.origin+", say --yes: nothing was sent") {
 		t.Errorf("without a terminal: %v", r)
 	}
 	question, r := b.replying(false, "send")
-	if want := "Send all 3 letters to " + b.origin + "? [y/N] "; question != want || r.code != exitFailed || !strings.Contains(r.out, errNoConsent.Error()) {
+	if want := "Send all 3 letters to " + b.origin + "? [y/N] "; question != want || r.Code != exitFailed || !strings.Contains(r.Out, errNoConsent.Error()) {
 		t.Errorf("asked %q and got the reply no: %v", question, r)
 	}
 	b.wantStored(0, -1)
-	if question, r = b.replying(true, "send", "--limit", "1"); question != "" || r.code != exitDone {
+	if question, r = b.replying(true, "send", "--limit", "1"); question != "" || r.Code != exitDone {
 		t.Errorf("with a limit it asks %q, %v", question, r)
 	}
-	if question, r = b.replying(true, "send", "--at", "0:1"); question != "" || r.code != exitDone {
+	if question, r = b.replying(true, "send", "--at", "0:1"); question != "" || r.Code != exitDone {
 		t.Errorf("with a filter it asks %q, %v", question, r)
 	}
-	if question, r = b.replying(true, "send"); !strings.Contains(question, "Send all 1 letter to ") || r.code != exitDone {
+	if question, r = b.replying(true, "send"); !strings.Contains(question, "Send all 1 letter to ") || r.Code != exitDone {
 		t.Errorf("it asks %q, %v", question, r)
 	}
 	b.wantValues(0, "0", "1", "2")
@@ -84,16 +84,16 @@ func TestHelpAndVersion(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"letters"}, {"letters", "-h"}, {"help", "letters", "send"}, {"letters", "send", "-h"}} {
 		r := execute(t.Context(), strings.NewReader(""), args...)
-		if r.code != exitDone || !strings.Contains(r.out, "Usage:\n  ackpolicy letters") || r.err != "" {
+		if r.Code != exitDone || !strings.Contains(r.Out, "Usage:\n  ackpolicy letters") || r.Err != "" {
 			t.Errorf("%q: %v", args, r)
 		}
-		if sends := strings.Contains(r.out, "--first-run"); sends != strings.Contains(fmt.Sprint(args), "send") {
+		if sends := strings.Contains(r.Out, "--first-run"); sends != strings.Contains(fmt.Sprint(args), "send") {
 			t.Errorf("%q shows the flags of another command", args)
 		}
 	}
 	for _, args := range [][]string{{"version"}, {"--version"}} {
 		r := execute(t.Context(), strings.NewReader(""), args...)
-		if r.code != exitDone || !strings.HasPrefix(r.out, "ackpolicy ") {
+		if r.Code != exitDone || !strings.HasPrefix(r.Out, "ackpolicy ") {
 			t.Errorf("%q: %v", args, r)
 		}
 	}
@@ -127,7 +127,7 @@ func TestListReadsWell(t *testing.T) {
 	const n = 2*cli.AlignedRows + 20
 	b.letters(0, n)
 	r := b.want(exitDone, nil, "list")
-	lines := strings.Split(r.out, "\n")
+	lines := strings.Split(r.Out, "\n")
 	at := strings.Index(lines[0], "REASON")
 	for _, line := range lines[1 : n+1] {
 		if strings.Index(line, "cannot charge") != at {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
@@ -47,20 +46,12 @@ func (c *child) signal(s os.Signal) {
 // wait waits for the end. The exit code of one that was killed is -1.
 func (c *child) wait() result {
 	_ = c.cmd.Wait()
-	return result{c.cmd.ProcessState.ExitCode(), c.out.String(), c.err.String()}
+	return result{Args: c.cmd.Args, Code: c.cmd.ProcessState.ExitCode(), Out: c.out.String(), Err: c.err.String()}
 }
 
 func (c *child) want(code int, texts ...string) {
 	c.t.Helper()
-	r := c.wait()
-	if r.code != code {
-		c.t.Fatalf("want exit status %d, got %v", code, r)
-	}
-	for _, text := range texts {
-		if !strings.Contains(r.out+r.err, text) {
-			c.t.Errorf("%q is missing in %v", text, r)
-		}
-	}
+	c.wait().Want(c.t, code, texts...)
 }
 
 // originEnd is how far the origin's partition has come.

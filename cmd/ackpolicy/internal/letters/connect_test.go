@@ -127,9 +127,9 @@ func TestACLs(t *testing.T) {
 			}
 			for _, r := range rights {
 				testkit.Check(t, broker.Forbid(r.resource, r.name, r.operation))
-				testkit.Eventually(t, "a refusal without "+r.operation.String()+" on "+r.name, func() bool { return b.run(args...).code == exitFailed })
+				testkit.Eventually(t, "a refusal without "+r.operation.String()+" on "+r.name, func() bool { return b.run(args...).Code == exitFailed })
 				testkit.Check(t, broker.Allow(r.resource, r.name, r.operation))
-				testkit.Eventually(t, "the right to be back", func() bool { return b.run(probe...).code == exitDone })
+				testkit.Eventually(t, "the right to be back", func() bool { return b.run(probe...).Code == exitDone })
 			}
 			b.want(exitDone, map[string][]string{cmdList: {"1 letter,"}, cmdSend: {"Sent 1 letter."}}[command], args...)
 		})

@@ -174,10 +174,10 @@ func TestManyAtOnce(t *testing.T) {
 	for range 5 {
 		r := <-results
 		var some int
-		if _, err := fmt.Sscanf(r.out, "Sent %d letter", &some); err == nil {
+		if _, err := fmt.Sscanf(r.Out, "Sent %d letter", &some); err == nil {
 			sent += some
 		}
-		if r.code != exitDone && r.code != exitFailed {
+		if r.Code != exitDone && r.Code != exitFailed {
 			t.Errorf("one ended with %v", r)
 		}
 	}
@@ -218,8 +218,8 @@ func TestInterrupt(t *testing.T) {
 		c.signal(s)
 		r := c.wait()
 		var sent, of int
-		_, err := fmt.Sscanf(r.out, "Interrupted: %d of %d letters sent. The same command continues from there.", &sent, &of)
-		if after := len(b.values(0)); r.code != exitInterrupted || err != nil || sent != after-before || of != n-before {
+		_, err := fmt.Sscanf(r.Out, "Interrupted: %d of %d letters sent. The same command continues from there.", &sent, &of)
+		if after := len(b.values(0)); r.Code != exitInterrupted || err != nil || sent != after-before || of != n-before {
 			t.Errorf("from %d to %d letters: %v", before, after, r)
 		}
 	}

@@ -1,7 +1,6 @@
 package letters
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/clitest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
@@ -104,15 +104,7 @@ func header(key, value string) sarama.RecordHeader {
 	return sarama.RecordHeader{Key: []byte(key), Value: []byte(value)}
 }
 
-// result is what a run of the command left.
-type result struct {
-	code     int
-	out, err string
-}
-
-func (r result) String() string {
-	return fmt.Sprintf("exit status %d\n--- stdout\n%s--- stderr\n%s", r.code, r.out, r.err)
-}
+type result = clitest.Result
 
 // run runs the command.
 func (b *bed) run(args ...string) result {
@@ -140,9 +132,7 @@ func (b *bed) runIn(ctx context.Context, args ...string) result {
 }
 
 func execute(ctx context.Context, in io.Reader, args ...string) result {
-	var out, errs bytes.Buffer
-	code := cli.NewEnv(noEnv, in, &out, &errs).Run(ctx, args, Command)
-	return result{code, out.String(), errs.String()}
+	return clitest.Run(ctx, nil, in, args, Command)
 }
 
 func noEnv(string) string { return "" }
@@ -151,14 +141,7 @@ func noEnv(string) string { return "" }
 func (b *bed) want(code int, texts []string, args ...string) result {
 	b.t.Helper()
 	r := b.run(args...)
-	if r.code != code {
-		b.t.Fatalf("%q: want exit status %d, got %v", args, code, r)
-	}
-	for _, text := range texts {
-		if !strings.Contains(r.out+r.err, text) {
-			b.t.Errorf("%q: %q is missing in %v", args, text, r)
-		}
-	}
+	r.Want(b.t, code, texts...)
 	return r
 }
 
@@ -212,14 +195,6 @@ func values(records []*sarama.ConsumerMessage) []string {
 	all := make([]string, len(records))
 	for i, m := range records {
 		all[i] = string(m.Value)
-	}
-	return all
-}
-
-func headersOf(m *sarama.ConsumerMessage) map[string]string {
-	all := map[string]string{}
-	for _, h := range m.Headers {
-		all[string(h.Key)] += string(h.Value)
 	}
 	return all
 }

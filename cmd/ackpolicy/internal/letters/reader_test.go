@@ -151,7 +151,7 @@ func TestLogAppendTime(t *testing.T) {
 	b.put(b.dlq, 0, brokertest.Record{Value: []byte("x"), Headers: headers, Timestamp: stamped})
 	r := b.want(exitDone, nil, "list", "--json")
 	var letter jsonLetter
-	testkit.Check(t, json.Unmarshal([]byte(r.out), &letter))
+	testkit.Check(t, json.Unmarshal([]byte(r.Out), &letter))
 	if age := time.Since(*letter.Timestamp); b.broker.Real() && (age > time.Minute || age < -time.Minute) { // kfake stamps nothing
 		t.Errorf("the letter is %v old", age)
 	}

@@ -133,7 +133,7 @@ func TestDiesAgain(t *testing.T) {
 		}
 	}
 	all := b.read(b.dlq, 0, sarama.ReadCommitted)
-	first, last := headersOf(all[0]), headersOf(all[2])
+	first, last := testkit.Headers(all[0]), testkit.Headers(all[2])
 	if len(first) != len(last) || last[ackpolicy.HeaderRejections] != "3" || last[ackpolicy.HeaderAttempts] != "2" || last["own"] != "x" {
 		t.Errorf("headers: first %v, last %v", first, last)
 	}
@@ -143,14 +143,14 @@ func TestDiesAgain(t *testing.T) {
 		}
 	}
 	// What came back in between had what it needs for that, and no more.
-	back := headersOf(b.read(b.origin, 0, sarama.ReadCommitted)[1])
+	back := testkit.Headers(b.read(b.origin, 0, sarama.ReadCommitted)[1])
 	if len(back) != 1+len(originHeaders) || back[ackpolicy.HeaderRejections] != "1" || back[ackpolicy.HeaderOffset] != "0" {
 		t.Errorf("headers of the record that came back: %v", back)
 	}
 	// Without them it starts again.
 	b.want(exitDone, []string{"Sent 1 letter."}, "send", "--headers", "none")
 	b.waitLetters(0, 4)
-	fresh := headersOf(b.read(b.dlq, 0, sarama.ReadCommitted)[3])
+	fresh := testkit.Headers(b.read(b.dlq, 0, sarama.ReadCommitted)[3])
 	if fresh[ackpolicy.HeaderRejections] != "1" || fresh[ackpolicy.HeaderOffset] == "0" {
 		t.Errorf("headers of the one that starts again: %v", fresh)
 	}

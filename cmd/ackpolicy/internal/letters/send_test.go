@@ -87,7 +87,7 @@ func TestFilters(t *testing.T) {
 	} {
 		r := b.want(exitDone, nil, append([]string{"list"}, test.args...)...)
 		var got []string
-		for _, line := range strings.Split(r.out, "\n") {
+		for _, line := range strings.Split(r.Out, "\n") {
 			if place, _, _ := strings.Cut(line, " "); strings.Contains(place, ":") {
 				got = append(got, place)
 			}
@@ -165,8 +165,8 @@ func TestMissingTopic(t *testing.T) {
 	b.letter(0, "k", "hostile", ackpolicy.Letter{Topic: "no/topic\x1b[2J"})
 	for _, args := range [][]string{{"send"}, {"send", "--dry-run"}} {
 		r := b.want(exitFailed, []string{"topic " + gone + ": the topic does not exist (1 letter, the first is 0:1)", `no/topic\x1b[2J`}, args...)
-		if strings.Contains(r.err, "\x1b") {
-			t.Errorf("a terminal would obey %q", r.err)
+		if strings.Contains(r.Err, "\x1b") {
+			t.Errorf("a terminal would obey %q", r.Err)
 		}
 	}
 	b.want(exitFailed, []string{"topic " + gone + ": the topic does not exist"}, "send", "--to", gone)
@@ -270,7 +270,7 @@ func TestMarksFull(t *testing.T) {
 	b.put(b.dlq, 0, records...)
 	r := b.want(exitFailed, []string{"Kafka stores no more marks", "The same command continues from there"}, "send", "--handler", "odd", "--batch", "1000")
 	sent := len(b.values(0))
-	if sent != 12_000 || !strings.Contains(r.out, "Stopped: 12000 of 13000 letters sent") {
+	if sent != 12_000 || !strings.Contains(r.Out, "Stopped: 12000 of 13000 letters sent") {
 		t.Errorf("%d were sent: %v", sent, r)
 	}
 	b.want(exitDone, []string{"letters skipped."}, "skip", "--handler", "even", "--at", "0:0-9999")
@@ -338,7 +338,7 @@ func TestUsage(t *testing.T) {
 	b.want(exitDone, []string{"--first-run"}, "send", "-h")
 	b.want(exitFailed, []string{"cannot connect to 127.0.0.1:1"}, "--brokers", "127.0.0.1:1")
 	r := b.run("--brokers", "")
-	if strings.Count(r.err, "\n") != 2 {
+	if strings.Count(r.Err, "\n") != 2 {
 		t.Errorf("more than said: %v", r)
 	}
 }

@@ -1,7 +1,6 @@
 package transactions
 
 import (
-	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -10,6 +9,7 @@ import (
 	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/cli"
+	"github.com/ackpolicy/watermill-ackpolicy/cmd/ackpolicy/internal/clitest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
@@ -19,17 +19,9 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 // want runs the command, and wants the exit code and the texts.
 func want(t *testing.T, code int, texts []string, args ...string) string {
 	t.Helper()
-	var out bytes.Buffer
-	env := cli.NewEnv(func(string) string { return strings.Join(testkit.Shared.Addrs(), ",") }, strings.NewReader(""), &out, &out)
-	if got := env.Run(t.Context(), append([]string{"transactions"}, args...), Command); got != code {
-		t.Fatalf("%q: exit status %d, want %d: %s", args, got, code, out.String())
-	}
-	for _, text := range texts {
-		if !strings.Contains(out.String(), text) {
-			t.Errorf("%q: %q is missing in\n%s", args, text, out.String())
-		}
-	}
-	return out.String()
+	r := clitest.Run(t.Context(), testkit.Shared.Addrs(), strings.NewReader(""), append([]string{"transactions"}, args...), Command)
+	r.Want(t, code, texts...)
+	return r.Out + r.Err
 }
 
 func decode(t *testing.T, text string) []Transaction {
