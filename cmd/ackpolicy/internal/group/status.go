@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -125,13 +126,17 @@ func (s *State) print(w io.Writer) error {
 		err = errors.Join(err, table.Row(s.Partitions[i].row(s.At, names)...))
 	}
 	err = errors.Join(err, table.Flush())
+	var notes []string
 	for _, p := range s.Partitions {
 		if p.Holds != nil && p.Holds.Err != "" {
-			fmt.Fprintf(w, "\n%s %d: the last error of record %d: %s", p.Topic, p.Partition, p.Holds.Offset, cli.Clean(p.Holds.Err))
+			notes = append(notes, fmt.Sprintf("%s %d: the last error of record %d: %s", p.Topic, p.Partition, p.Holds.Offset, cli.Clean(p.Holds.Err)))
 		}
 		if p.Ledger != "" {
-			fmt.Fprintf(w, "\n%s %d: what is stored with the committed offset is not used: %s", p.Topic, p.Partition, p.Ledger)
+			notes = append(notes, fmt.Sprintf("%s %d: what is stored with the committed offset is not used: %s", p.Topic, p.Partition, p.Ledger))
 		}
+	}
+	if len(notes) > 0 {
+		fmt.Fprintf(w, "\n%s\n", strings.Join(notes, "\n"))
 	}
 	return err
 }

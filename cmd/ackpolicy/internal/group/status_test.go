@@ -54,7 +54,7 @@ func TestStatus(t *testing.T) {
 	if in := time.Until(*h.Due); in < 50*time.Minute || in > time.Hour {
 		t.Errorf("it is due in %v", in)
 	}
-	b.want(cli.Done, []string{": Stable, 1 member. Lag 8, work 2.\n", "TOPIC", " 2 ", " in ", "billing-app", "the last error of record 2: " + h.Err}, "status", "--topic", b.topic)
+	b.want(cli.Done, []string{": Stable, 1 member. Lag 8, work 2.\n", "TOPIC", " 2 ", " in ", "billing-app", "\n\n" + b.topic + " 0: the last error of record 2: " + h.Err + "\n"}, "status", "--topic", b.topic)
 	s.stop()
 	state := b.state()
 	if p = state.Partitions[0]; state.State != "Empty" || len(state.Members) > 0 || p.Member != "" || !p.LeftCleanly || p.WorkLag != 2 || p.Holds.Offset != 2 {
