@@ -114,8 +114,9 @@ type SubscriberConfig struct {
 	// turn.
 	//
 	// A fetch counts as a whole, with its decompressed size. So memory may reach
-	// twice the limit, or two fetches if those are larger. Each running handler has a
-	// copy of its record's key and value in addition. 0 means 64 MiB.
+	// twice the limit, or two fetches if those are larger, also when many partitions are
+	// assigned at once. Each running handler has a copy of its record's key and value in
+	// addition. 0 means 64 MiB.
 	MaxBufferedBytes int64
 	// CommitInterval is the longest time until what is settled is committed. Most
 	// commits come sooner, the sooner the more is settled: after a fifth of the

@@ -42,6 +42,7 @@ func open(cfg *Config, lease *connections.Lease, asked func(place)) (*clients, e
 		fetch: &fetchClient{topics: cfg.Topics, offsets: map[positionKey]int64{}, asked: asked},
 		side:  lease.Short(),
 	}
+	c.fetch.turns.session(nil) // without a group, partitions are begun before there is one
 	metadata := topicsClient
 	if cfg.Topics.Patterns() {
 		metadata = membersClient // to ask for a topic that was deleted must not create it
@@ -185,6 +186,7 @@ type fetchClient struct {
 	// unreadable has the partitions that cannot be read. failing reports whether there is an outage.
 	unreadable func(at place, err error)
 	failing    func() bool
+	turns      turns
 
 	mu      sync.Mutex
 	offsets map[positionKey]int64
@@ -216,7 +218,9 @@ func (c *fetchClient) RefreshCoordinator(group string) error {
 func (c *fetchClient) LeaderAndEpoch(topic string, partition int32) (*sarama.Broker, int32, error) {
 	leader, epoch, err := c.Client.LeaderAndEpoch(topic, partition)
 	if err == nil {
-		c.asked(place{topic, partition})
+		at := place{topic, partition}
+		c.asked(at)
+		c.turns.wait(at, leader.ID())
 	}
 	return leader, epoch, err
 }
@@ -255,10 +259,12 @@ func (c *fetchClient) Partitions(topic string) ([]int32, error) {
 	return partitions, err
 }
 
+// GetOffset is called by sarama when it begins a partition, before LeaderAndEpoch.
 func (c *fetchClient) GetOffset(topic string, partition int32, which int64) (int64, error) {
 	// Not over the client that fetches: partitions start one after the other, and each would wait for the fetch of those before.
 	offset, err := c.side.GetOffset(topic, partition, which)
 	if err == nil {
+		c.turns.start(place{topic, partition})
 		c.mu.Lock()
 		c.offsets[positionKey{topic, partition, which}] = offset
 		c.mu.Unlock()

@@ -176,6 +176,7 @@ type groupHandler struct {
 func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.s.health.session(true)
 	h.interrupter.begin(session.Context())
+	h.clients.fetch.turns.session(session.Context().Done())
 	_ = h.clients.learn(h.s.cfg, h.subscribed[0]) // the topic may not have existed before
 	h.assigned(session)
 	h.committer = h.newCommitter(session)
@@ -201,12 +202,6 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	s := h.s
 	topic, partition := claim.Topic(), claim.Partition()
 	at, is := place{topic, partition}, s.topics.of(topic)
-	if !slices.Contains(h.subscribed, topic) {
-		h.refuse(topic, partition)
-		<-discard(claim.Messages()) // they are not ours
-		return nil
-	}
-	// The gate is closed before sarama's first fetch of the partition: sarama collects partitions for 100 ms.
 	gate := newGate(func(paused bool) {
 		tp := map[string][]int32{topic: {partition}}
 		if paused {
@@ -215,6 +210,12 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 			h.group.Resume(tp)
 		}
 	})
+	h.clients.fetch.turns.started(at)
+	if !slices.Contains(h.subscribed, topic) {
+		h.refuse(topic, partition)
+		<-discard(claim.Messages()) // they are not ours
+		return nil
+	}
 	var start position
 	use := !h.restarting
 	if use && claim.InitialOffset() == sarama.OffsetNewest && h.replaced(topic) {

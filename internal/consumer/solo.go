@@ -136,10 +136,10 @@ func (x *solo) open(at place, first bool) (*reader, error) {
 		pc, err = x.traced.ConsumePartition(topic, p, from)
 	}
 	if err != nil {
+		x.clients.fetch.turns.started(at)
 		return nil, err
 	}
 	r := &reader{place: at, pc: pc}
-	// The gate is closed before sarama's first fetch of the partition: sarama collects partitions for 100 ms.
 	r.gate = newGate(func(paused bool) {
 		if paused {
 			pc.Pause()
@@ -147,6 +147,7 @@ func (x *solo) open(at place, first bool) (*reader, error) {
 			pc.Resume()
 		}
 	})
+	x.clients.fetch.turns.started(at)
 	if from < 0 {
 		from, _ = x.clients.fetch.position(topic, p, from)
 	}
@@ -195,6 +196,7 @@ func (x *solo) run(ctx context.Context) error {
 		s.topics.of(topic).restarted(now)
 	}
 	x.watch.Store(watch)
+	x.clients.fetch.turns.session(ctx.Done())
 	s.health.session(len(x.readers) > 0)
 	interrupter := s.interrupt(ctx)
 	interrupter.begin(ctx)

@@ -230,7 +230,7 @@ func (h *groupHandler) restart(ctx context.Context, at place) error {
 
 // store stores the beginning of a partition for the group, and returns it.
 func (h *groupHandler) store(ctx context.Context, at place) (oldest int64, err error) {
-	oldest, err = h.clients.fetch.GetOffset(at.topic, at.partition, sarama.OffsetOldest)
+	oldest, err = h.clients.side.GetOffset(at.topic, at.partition, sarama.OffsetOldest)
 	if err != nil {
 		return 0, err
 	}
