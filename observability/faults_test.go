@@ -140,7 +140,7 @@ var liveFaults = map[string]liveFault{
 		return nil
 	}},
 	"commits of ConfirmFirst have no response, and the process stops": {kfake: true, alerts: []string{
-		"AckpolicyCommitsFailing", "AckpolicyHandlerSlow", "AckpolicyKafkaFailing", "AckpolicyNotReady", "AckpolicyPartitionStalled", "AckpolicyUnconfirmed",
+		"AckpolicyCommitsFailing", "AckpolicyKafkaFailing", "AckpolicyNotReady", "AckpolicyPartitionStalled", "AckpolicyUnconfirmed",
 	}, cause: func(f *troubled) func() {
 		f.consume(testkit.ConfirmFirst, testkit.Succeed, testkit.DrainTimeout(100*time.Millisecond))
 		f.scraped("the healthy service")
@@ -156,7 +156,7 @@ var liveFaults = map[string]liveFault{
 		})
 		f.produce(testkit.Numbered(1)...)
 		testkit.Await(f.t, "the commit", sent)
-		testkit.Eventually(f.t, "all alerts of a running service", func() bool { return len(f.prom.everFired(f.group)) == 5 })
+		testkit.Eventually(f.t, "all alerts of a running service", func() bool { return len(f.prom.everFired(f.group)) == 4 })
 		testkit.Check(f.t, f.sub.Close())
 		return nil
 	}},
