@@ -99,8 +99,8 @@ func (j *judge) handedOut(d *delivery) {
 	case earlier != nil && d.attempt != earlier.attempt+1:
 		bad("attempt", "it follows attempt %d", earlier.attempt)
 	case earlier == nil && t.base != nil:
-		// After deaths the assignment itself names what it is about to hand out.
-		if open, _ := t.base.openOf(r.offset); d.attempt != open.Attempts+1 && !(open.InFlight && d.attempt == open.Attempts) {
+		// After two deaths the assignment itself names what it is about to hand out.
+		if open, ok := t.base.openOf(r.offset); d.attempt != open.Attempts+1 && !(ok && open.InFlight && t.base.ledger.Crashes >= 2 && d.attempt == open.Attempts) {
 			bad("attempt", "%d attempts were stored", open.Attempts)
 		}
 		fallthrough
