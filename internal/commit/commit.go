@@ -208,9 +208,14 @@ func (c *Committer) dirty() []due {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
+	only, apart := c.apart(now)
 	var dues []due
 	for s := range c.sources {
 		if s.retryAt.After(now) {
+			continue
+		}
+		if apart && s.cfg.Topic != only {
+			s.retryAt = now // in the next transaction
 			continue
 		}
 		s.retryAt = time.Time{}

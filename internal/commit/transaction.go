@@ -2,6 +2,7 @@ package commit
 
 import (
 	"errors"
+	"time"
 
 	"github.com/IBM/sarama"
 
@@ -34,6 +35,12 @@ func (u *Unknown) Error() string {
 }
 func (u *Unknown) Unwrap() error { return u.Err }
 
+// joint is the error of a transaction about several topics that was refused for good, because of
+// one of them. It says nothing about the others.
+type joint struct{ err error }
+
+func (j *joint) Error() string { return j.err.Error() }
+
 // errCrowded is the error of a partition whose marks do not all fit into the metadata.
 var errCrowded = errors.New("the metadata of a commit has no room for all that is settled, and a transaction stores all or nothing: it waits until older records are settled")
 
@@ -54,6 +61,23 @@ func (c *Committer) whole(dues []due) []due {
 		c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, errCrowded, attempt, 0)
 	}
 	return whole
+}
+
+// apart returns a topic that is to have a transaction of its own: its last one was refused for
+// good, perhaps because of another topic. A transaction is refused as a whole.
+func (c *Committer) apart(now time.Time) (topic string, ok bool) {
+	if c.cfg.Transact == nil {
+		return "", false
+	}
+	for s := range c.sources {
+		if s.retryAt.After(now) || !lasts(s.failure) && !errors.As(s.failure, new(*joint)) {
+			continue
+		}
+		if _, ok := s.dirty(); ok {
+			return s.cfg.Topic, true
+		}
+	}
+	return "", false
 }
 
 // transact stores what is due in one transaction. It returns as send does: the same error for
@@ -79,6 +103,9 @@ func (c *Committer) transact(dues []due, member string, generation int32) (errs 
 			}
 		}
 		return errs, true, nil
+	}
+	if lasts(err) && len(errs) > 1 {
+		err = &joint{err}
 	}
 	return nil, errors.As(err, new(*Unknown)), err
 }

@@ -37,6 +37,10 @@ func TestTopicWithoutTheRight(t *testing.T) {
 	} {
 		testkit.Check(t, broker.Allow(right.resource, right.name, right.operation))
 	}
+	for _, topic := range []string{allowed, forbidden} {
+		_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(3)...)
+		testkit.Check(t, err)
+	}
 	cfg := testkit.Config(group, testkit.DrainTimeout(testkit.Patience/10))
 	cfg.Kafka.Brokers = broker.Addrs()
 	broker.Use(cfg.Kafka.OverwriteSaramaConfig, sarama.SASLTypePlaintext, brokertest.SecureUser, brokertest.SecurePassword)
@@ -50,10 +54,6 @@ func TestTopicWithoutTheRight(t *testing.T) {
 		return message.Messages{message.NewMessage(watermill.NewUUID(), msg.Payload)}, nil
 	})
 	s.Start(t)
-	for _, topic := range []string{allowed, forbidden} {
-		_, err := brokertest.Produce(broker.Addrs(), topic, 0, testkit.Numbered(3)...)
-		testkit.Check(t, err)
-	}
 	testkit.Eventually(t, "the output of the topic that may be read", func() bool {
 		stored, err := brokertest.Committed(broker.Addrs(), group, allowed, 0)
 		return err == nil && stored == 3
