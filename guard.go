@@ -219,12 +219,7 @@ type undecoded struct {
 	some atomic.Bool
 
 	mu         sync.Mutex
-	partitions map[undecodedAt]*undecodedOf
-}
-
-type undecodedAt struct {
-	topic     string
-	partition int32
+	partitions map[topicPartition]*undecodedOf
 }
 
 // undecodedOf has those of one partition. They share log lines: there may be thousands.
@@ -237,12 +232,12 @@ func (u *undecoded) failed(topic string, partition int32, offset int64) (others 
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.some.Store(true)
-	at := undecodedAt{topic, partition}
+	at := topicPartition{topic, partition}
 	of := u.partitions[at]
 	if of == nil {
 		of = &undecodedOf{offsets: map[int64]struct{}{}}
 		if u.partitions == nil {
-			u.partitions = map[undecodedAt]*undecodedOf{}
+			u.partitions = map[topicPartition]*undecodedOf{}
 		}
 		u.partitions[at] = of
 	}
@@ -256,7 +251,7 @@ func (u *undecoded) failed(topic string, partition int32, offset int64) (others 
 func (u *undecoded) over(topic string, partition int32, offset int64) (outage.Report, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	at := undecodedAt{topic, partition}
+	at := topicPartition{topic, partition}
 	of := u.partitions[at]
 	if of == nil {
 		return outage.Report{}, false
@@ -273,10 +268,10 @@ func (u *undecoded) over(topic string, partition int32, offset int64) (outage.Re
 func (u *undecoded) released(topic string, partition int32) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.remove(undecodedAt{topic, partition})
+	u.remove(topicPartition{topic, partition})
 }
 
-func (u *undecoded) remove(at undecodedAt) {
+func (u *undecoded) remove(at topicPartition) {
 	delete(u.partitions, at)
 	u.some.Store(len(u.partitions) > 0)
 }
