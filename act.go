@@ -51,11 +51,11 @@ func (s *Subscriber) pause(by, topic string, paused bool, partitions []int32) er
 		event.Action = ActionPause
 	}
 	if len(partitions) == 0 {
-		subs[0].acted(event)
+		subs[0].actedOn(event)
 	}
 	for _, p := range partitions {
 		event.Partition = p
-		subs[0].acted(event)
+		subs[0].actedOn(event)
 	}
 	return nil
 }
@@ -125,9 +125,7 @@ func (s *Subscriber) SetLimits(by string, l Limits) error {
 		if l.MaxPerSecond != 0 {
 			sub.running.SetPace(max(0, l.MaxPerSecond))
 		}
-		for _, event.Topic = range sub.running.Topics() {
-			sub.acted(event)
-		}
+		sub.acted(event, sub.logger, sub.running.Topics()...)
 	}
 	return nil
 }
@@ -151,7 +149,7 @@ func (s *Subscriber) act(event ActedEvent, do func(*subscription) error) error {
 	err := ErrNotAssigned
 	for _, sub := range s.of(event.Topic) {
 		if err = do(sub); err == nil {
-			sub.acted(event)
+			sub.actedOn(event)
 			return nil
 		}
 		if !errors.Is(err, ErrNotAssigned) {
@@ -165,8 +163,11 @@ func (s *Subscriber) of(topic string) []*subscription {
 	return slices.DeleteFunc(s.live(), func(sub *subscription) bool { return !sub.running.Reads(topic) })
 }
 
-// acted logs an action and calls the hook.
-func (s *subscription) acted(e ActedEvent) {
+// actedOn logs an action on one topic, and calls the hook.
+func (s *subscription) actedOn(e ActedEvent) { s.acted(e, s.loggerOf(e.Topic), e.Topic) }
+
+// acted logs an action, and calls the hook for each topic.
+func (s *subscription) acted(e ActedEvent, logger watermill.LoggerAdapter, topics ...string) {
 	fields := watermill.LogFields{"by": e.By, "action": string(e.Action)}
 	if e.Partition >= 0 {
 		fields["kafka_partition"] = e.Partition
@@ -180,7 +181,9 @@ func (s *subscription) acted(e ActedEvent) {
 	if e.Action == ActionLimit {
 		fields["max_in_flight"], fields["max_deliveries"], fields["max_per_second"] = e.Limits.MaxInFlight, e.Limits.MaxDeliveries, e.Limits.MaxPerSecond
 	}
-	s.loggerOf(e.Topic).Info("Subscription changed by hand", fields)
+	logger.Info("Subscription changed by hand", fields)
 	e.Group = s.sub.config.Kafka.ConsumerGroup
-	tell(s, "Hooks.Acted", s.sub.config.Hooks.Acted, e)
+	for _, e.Topic = range topics {
+		tell(s, "Hooks.Acted", s.sub.config.Hooks.Acted, e)
+	}
 }

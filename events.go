@@ -81,7 +81,7 @@ func (s *subscription) blocked(topic string, p int32, by consumer.Blocked) {
 
 // slow reports handlers that do not return: one line, about the one that has run longest.
 func (s *subscription) slow(all []consumer.Slow) {
-	name, handlers := s.handlerName(), 0
+	handlers := 0
 	for _, by := range all {
 		handlers += by.Handlers
 		tell(s, "Hooks.HandlerSlow", s.sub.config.Hooks.HandlerSlow, HandlerSlowEvent{
@@ -89,20 +89,20 @@ func (s *subscription) slow(all []consumer.Slow) {
 		})
 	}
 	oldest := all[0]
-	s.loggerOf(oldest.Topic).Error("Handler has not returned for longer than HandlerSlow: its record is held until it does", errors.New("the handler is slow, or hangs"), watermill.LogFields{
-		"handler_name": name, "kafka_partition": oldest.Partition, "kafka_partition_offset": oldest.Oldest.Offset, "attempt": oldest.Oldest.Attempt,
+	s.loggerOf(oldest.Topic).Error("Handler has not returned for longer than HandlerSlow: its record is held until it does", errors.New("the handler is slow, or hangs"), s.withHandler(watermill.LogFields{
+		"kafka_partition": oldest.Partition, "kafka_partition_offset": oldest.Oldest.Offset, "attempt": oldest.Oldest.Attempt,
 		"running_for": oldest.For.Round(time.Second).String(), "handlers_slow": handlers, "partitions_slow": len(all),
-	})
+	}))
 }
 
 // leftPending reports records that hold their partitions because their handlers did not settle
 // them: one line, about the one that has waited longest.
 func (s *subscription) leftPending(all []consumer.Slow) {
 	oldest := all[0]
-	s.loggerOf(oldest.Topic).Error("Record holds its partition: its handler returned without settling it", errors.New("nobody has acked, nacked or rejected it"), watermill.LogFields{
-		"handler_name": s.handlerName(), "kafka_partition": oldest.Partition, "kafka_partition_offset": oldest.Oldest.Offset, "attempt": oldest.Oldest.Attempt,
+	s.loggerOf(oldest.Topic).Error("Record holds its partition: its handler returned without settling it", errors.New("nobody has acked, nacked or rejected it"), s.withHandler(watermill.LogFields{
+		"kafka_partition": oldest.Partition, "kafka_partition_offset": oldest.Oldest.Offset, "attempt": oldest.Oldest.Attempt,
 		"pending_for": oldest.For.Round(time.Second).String(), "partitions_pending": len(all),
-	})
+	}))
 }
 
 // failing reports records that hold their partitions because each delivery fails: one line,
@@ -113,10 +113,18 @@ func (s *subscription) failing(all []consumer.Slow) {
 	if tries := worst.Oldest.Tries; len(tries) > 0 {
 		last = tries[len(tries)-1].Err
 	}
-	s.loggerOf(worst.Topic).Error("Record holds its partition: its deliveries fail", orNoReason(last), watermill.LogFields{
-		"handler_name": s.handlerName(), "kafka_partition": worst.Partition, "kafka_partition_offset": worst.Oldest.Offset, "attempt": worst.Oldest.Attempt,
+	s.loggerOf(worst.Topic).Error("Record holds its partition: its deliveries fail", orNoReason(last), s.withHandler(watermill.LogFields{
+		"kafka_partition": worst.Partition, "kafka_partition_offset": worst.Oldest.Offset, "attempt": worst.Oldest.Attempt,
 		"partitions_failing": len(all),
-	})
+	}))
+}
+
+// withHandler adds the handler's name to the fields of a line, once it is known.
+func (s *subscription) withHandler(fields watermill.LogFields) watermill.LogFields {
+	if name := s.handlerName(); name != "" {
+		fields["handler_name"] = name
+	}
+	return fields
 }
 
 func (s *subscription) released(topic string, p int32, r consumer.Released) {

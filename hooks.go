@@ -66,7 +66,8 @@ type Hooks struct {
 	// HandlerSlow is called when a handler of a partition has run for longer than
 	// SubscriberConfig.HandlerSlow, and again at growing intervals while it runs.
 	HandlerSlow func(HandlerSlowEvent)
-	// Acted is called after Subscriber.Pause, Resume, Retry, Reject or SetLimits.
+	// Acted is called after Subscriber.Pause, Resume, Retry, Reject or SetLimits; after SetLimits,
+	// and after Pause and Resume with several partitions, once for each topic or partition.
 	Acted func(ActedEvent)
 }
 

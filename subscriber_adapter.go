@@ -179,8 +179,8 @@ func (s *Subscriber) subscribe(ctx context.Context, text string, batches *BatchC
 
 	starting, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(s.closing, func() { cancel(ErrClosing) })()
-	if err := sub.openLetters(starting); err != nil {
+	defer context.AfterFunc(s.closing, func() { cancel(errClosed) })()
+	if err := interrupted(starting, sub.openLetters(starting)); err != nil {
 		return nil, errors.Join(err, sub.closeLetters())
 	}
 	ending, end := context.WithCancel(ctx)
@@ -191,7 +191,7 @@ func (s *Subscriber) subscribe(ctx context.Context, text string, batches *BatchC
 		stop()
 		end()
 		sub.hooks.close(time.Now().Add(hookGrace))
-		return nil, errors.Join(err, sub.closeLetters())
+		return nil, errors.Join(interrupted(starting, err), sub.closeLetters())
 	}
 	started = true
 	sub.running = running
@@ -228,13 +228,28 @@ func (s *Subscriber) subscribe(ctx context.Context, text string, batches *BatchC
 	return sub.output, nil
 }
 
+var errClosed = errors.New("ackpolicy: subscriber closed")
+
+// interrupted returns err while ctx lives, and otherwise why ctx has ended: then err only shows what that
+// has interrupted.
+func interrupted(ctx context.Context, err error) error {
+	switch cause := context.Cause(ctx); {
+	case ctx.Err() == nil:
+		return err
+	case errors.Is(cause, errClosed):
+		return cause
+	default:
+		return fmt.Errorf("ackpolicy: Subscribe: its context has ended: %w", cause)
+	}
+}
+
 // begin registers a subscription, for which Close then waits. It returns the static member
 // id, or "" if there is none.
 func (s *Subscriber) begin(topics *topic.Selection) (instance string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing.Err() != nil {
-		return "", errors.New("ackpolicy: subscriber closed")
+		return "", errClosed
 	}
 	if err := strategiesInUse.take(s.stateful); err != nil {
 		return "", err

@@ -104,7 +104,7 @@ func TestOutageOfManyPartitions(t *testing.T) {
 		all := "200: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …"
 		fetch := "Cannot fetch from Kafka, retrying kafka_partitions=" + all
 		p.want(t,
-			"0s "+fetch+" failing_for=0s",
+			"0s "+fetch+"",
 			"5s Commits keep failing, retrying kafka_partitions="+all+" failing_too=fetching ("+all+") failing_for=5s",
 			"10s "+fetch+" failing_too=committing ("+all+") failing_for=10s",
 			"40s "+fetch+" failing_too=committing ("+all+") failing_for=40s",
@@ -131,8 +131,8 @@ func TestWhatIsNoOutage(t *testing.T) {
 		time.Sleep(time.Minute)
 		p.close()
 		p.want(t,
-			"1m4s Cannot fetch from Kafka, retrying kafka_partitions=2: 1, 2 failing_for=0s",
-			"1m9s Kafka works again failed=fetching (2: 1, 2) failing_for=0s",
+			"1m4s Cannot fetch from Kafka, retrying kafka_partitions=2: 1, 2",
+			"1m9s Kafka works again failed=fetching (2: 1, 2)",
 		)
 	})
 }
@@ -171,10 +171,10 @@ func TestOutageEndsInASession(t *testing.T) {
 		p.failed(unconfirmed, place{"", 0}, failure{err: errAway})
 		p.close()
 		p.want(t,
-			"0s Kafka consumer stopped, reconnecting failing_too=last commits not confirmed (1: 0) failing_for=0s",
-			"0s Partition released, but its last commit is not confirmed: the next owner may deliver records again kafka_partition=0 failing_too=connecting failing_for=0s",
+			"0s Kafka consumer stopped, reconnecting failing_too=last commits not confirmed (1: 0)",
+			"0s Partition released, but its last commit is not confirmed: the next owner may deliver records again kafka_partition=0 failing_too=connecting",
 			"1m5s Kafka works again failed=connecting, last commits not confirmed (1: 0) failing_for=1m0s",
-			"1m10s Partition released, but its last commit is not confirmed: the next owner may deliver records again kafka_partition=0 failing_for=0s",
+			"1m10s Partition released, but its last commit is not confirmed: the next owner may deliver records again kafka_partition=0",
 		)
 	})
 }
@@ -224,7 +224,7 @@ func TestSilentRetries(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		p.close()
 		p.want(t,
-			"2s Cannot fetch from Kafka, retrying kafka_partition=1 failing_for=0s",
+			"2s Cannot fetch from Kafka, retrying kafka_partition=1",
 			"14s Cannot fetch from Kafka, retrying kafka_partition=1 failing_for=12s",
 			"25s Kafka works again failed=fetching (1: 1) failing_for=17.8s",
 		)

@@ -110,9 +110,6 @@ func (s *Subscription) open(ctx context.Context) (*clients, *solo, error) {
 	defer s.side.AbortLate(ctx.Done())()
 	c, err := open(s.cfg, s.side, s.fetched)
 	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
 		return nil, nil, s.cannotConnect(s.dialer.Explain(s.cfg.Sarama, err))
 	}
 	c.fetch.unreadable, c.fetch.failing = s.unreadable, s.health.failing.Load
@@ -125,9 +122,6 @@ func (s *Subscription) open(ctx context.Context) (*clients, *solo, error) {
 	all, err := s.openAll(c)
 	if err != nil {
 		_ = c.close()
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
 		return nil, nil, s.dialer.Explain(s.cfg.Sarama, err)
 	}
 	return c, all, nil

@@ -36,9 +36,13 @@ type Report struct {
 	For      time.Duration // since the first failure
 }
 
-// AddTo adds the report to the fields of a line: attempt and failing_for.
+// AddTo adds the report to the fields of a line: attempt and, unless it is about the first failure, failing_for.
 func (r Report) AddTo(fields watermill.LogFields) watermill.LogFields {
-	return fields.Add(watermill.LogFields{"attempt": r.Failures, "failing_for": r.For.Round(time.Millisecond).String()})
+	fields = fields.Add(watermill.LogFields{"attempt": r.Failures})
+	if d := r.For.Round(time.Millisecond); d > 0 {
+		fields["failing_for"] = d.String()
+	}
+	return fields
 }
 
 // Failed records a failure and reports whether to log it as an error. Other occurrences

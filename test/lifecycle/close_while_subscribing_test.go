@@ -2,8 +2,10 @@ package lifecycle_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -43,8 +45,8 @@ func TestCloseDuringSubscribe(t *testing.T) {
 	conn := testkit.Await(t, "the connection", accepted)
 	defer conn.Close()
 	wantClosed(t, func() { testkit.Check(t, sub.Close()) }, 200*time.Millisecond)
-	if err := testkit.Await(t, "Subscribe's end", subscribed); err == nil {
-		t.Error("Subscribe succeeded")
+	if err := testkit.Await(t, "Subscribe's end", subscribed); err == nil || !strings.Contains(err.Error(), "subscriber closed") {
+		t.Error("Subscribe:", err)
 	}
 }
 
@@ -63,12 +65,12 @@ func TestCloseWhileTheLettersConnect(t *testing.T) {
 	}()
 	testkit.Await(t, "the connection", accepted)
 	wantClosed(t, func() { testkit.Check(t, sub.Close()) }, 200*time.Millisecond)
-	if err := testkit.Await(t, "Subscribe's end", subscribed); err == nil {
-		t.Error("Subscribe succeeded")
+	if err := testkit.Await(t, "Subscribe's end", subscribed); err == nil || !strings.Contains(err.Error(), "subscriber closed") {
+		t.Error("Subscribe:", err)
 	}
 }
 
-// So does the end of Subscribe's own context, and Close need not wait then.
+// So does the end of Subscribe's own context, which the error names, and Close need not wait then.
 func TestSubscribeEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	for name, set := range map[string]func(c *ackpolicy.SubscriberConfig, addr string){
@@ -93,8 +95,9 @@ func TestSubscribeEndsWithItsContext(t *testing.T) {
 			testkit.Await(t, "the connection", accepted)
 			began := time.Now()
 			cancel()
-			if err := testkit.Await(t, "Subscribe's end", subscribed); err == nil {
-				t.Error("Subscribe succeeded")
+			err := testkit.Await(t, "Subscribe's end", subscribed)
+			if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "context has ended") || strings.Contains(err.Error(), "cannot connect") {
+				t.Error("Subscribe:", err)
 			}
 			testkit.Check(t, sub.Close())
 			if took := time.Since(began); took > 5*time.Second {

@@ -281,7 +281,7 @@ func TestBrokenCodeInTheLog(t *testing.T) {
 	s.Stop()
 	most := 1 + int(time.Since(began)/(10*time.Second))
 	for _, line := range []string{"A hook failed", "Backoff failed", "Application code failed"} {
-		if n := len(testkit.Containing(s.Log.At("error"), line, "failing_for=")); n == 0 || n > most {
+		if n := len(testkit.Containing(s.Log.At("error"), line, "attempt=")); n == 0 || n > most {
 			t.Errorf("%s: %d lines for %d records, want 1 to %d", line, n, records, most)
 		}
 	}

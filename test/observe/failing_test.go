@@ -57,3 +57,30 @@ func TestFailingRecordIsTold(t *testing.T) {
 		}
 	})
 }
+
+// After a restart the line comes before the record's next delivery, and does not name a handler that is not known yet.
+func TestFailingRecordIsToldAfterARestart(t *testing.T) {
+	ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {
+		cfg := k.Config(testkit.Config("shop"))
+		cfg.Backoff = func(attempt int, _ error) time.Duration {
+			if attempt < 5 {
+				return time.Second
+			}
+			return time.Hour
+		}
+		lines := func(wait time.Duration) []string {
+			s := testkit.NewConsumer(t, cfg, "orders", func(*message.Message, *ackpolicy.Delivery) error { return testkit.ErrBoom }, ackpolicy.NackOnError.Middleware)
+			k.Start(s.Router)
+			k.Advance(wait)
+			testkit.Check(t, s.Router.Close())
+			return testkit.Containing(s.Log.At("error"), "its deliveries fail", "attempt=5 ")
+		}
+		k.Produce("orders", message.NewMessage("0", nil))
+		if n := len(lines(10 * time.Second)); n != 1 {
+			t.Fatalf("%d lines", n)
+		}
+		if again := lines(time.Second); len(again) != 1 || len(testkit.Containing(again, "handler_name")) != 0 {
+			t.Errorf("after the restart: %q", again)
+		}
+	})
+}

@@ -117,6 +117,10 @@ func TestLagIsNoProblem(t *testing.T) {
 		<-time.After(5 * time.Millisecond)
 		return nil
 	}, ackpolicy.NackOnError.Middleware)
+	testkit.Eventually(t, "records to wait", func() bool {
+		st, ok := o.partition(0)
+		return ok && st.Blocked
+	})
 	looks, waiting := 0, 0
 	healthy := func() bool {
 		if st, ok := o.partition(0); ok {

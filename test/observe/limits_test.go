@@ -1,6 +1,8 @@
 package observe_test
 
 import (
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
+	"github.com/ackpolicy/watermill-ackpolicy/ackpolicytest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
@@ -60,4 +63,23 @@ func TestMaxDeliveriesIsChanged(t *testing.T) {
 	o.Journal.Wait(t, 5)
 	testkit.Check(t, o.Sub.SetLimits("alice", ackpolicy.Limits{MaxDeliveries: 5}))
 	testkit.WaitCommitted(t, group, topic, 0, 2)
+}
+
+// Limits of a subscription with several topics have one line, and an event for each topic.
+func TestLimitsOfSeveralTopics(t *testing.T) {
+	ackpolicytest.Run(t, func(t *testing.T, k *ackpolicytest.Kafka) {
+		cfg := k.Config(testkit.Config("shop"))
+		var events []string
+		cfg.Hooks.Acted = func(e ackpolicy.ActedEvent) { events = append(events, e.Topic) }
+		s := testkit.NewConsumer(t, cfg, "orders, invoices, returns", func(*message.Message, *ackpolicy.Delivery) error { return nil }, ackpolicy.NackOnError.Middleware)
+		k.Start(s.Router)
+		testkit.Check(t, s.Sub.SetLimits("alice", ackpolicy.Limits{MaxDeliveries: 3}))
+		k.Advance(time.Second)
+		if lines := testkit.Containing(s.Log.At("info"), "Subscription changed by hand"); len(lines) != 1 || !strings.Contains(lines[0], "topics=orders, invoices, returns") {
+			t.Errorf("lines:\n%s", strings.Join(lines, "\n"))
+		}
+		if slices.Sort(events); !slices.Equal(events, []string{"invoices", "orders", "returns"}) {
+			t.Errorf("events: %v", events)
+		}
+	})
 }

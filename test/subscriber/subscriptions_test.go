@@ -2,6 +2,7 @@ package subscriber_test
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 
@@ -56,6 +57,11 @@ func TestManySubscriptions(t *testing.T) {
 	cancel()
 	if _, open := <-messages; open {
 		t.Error("a message after the end of the context")
+	}
+	for range 8 { // there is a connection: whether it is used would be a matter of luck
+		if _, err := sub.Subscribe(ctx, first); !errors.Is(err, context.Canceled) {
+			t.Error("Subscribe with a context that has ended:", err)
+		}
 	}
 	testkit.Await(t, "a message of the other topic", others).Ack()
 	testkit.Produce(t, second, 0, testkit.Numbered(1)...)
