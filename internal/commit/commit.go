@@ -80,7 +80,7 @@ type Committer struct {
 	sources map[*Source]struct{}
 
 	cadence *cadence
-	request overdue
+	cuts    int          // consecutive requests that were cut off; the watch's, see watch
 	room    atomic.Int64 // for the metadata of a partition, in bytes; written by the committer's goroutine only
 
 	urge chan struct{}
@@ -184,22 +184,31 @@ func (c *Committer) worthLingering() bool {
 	return waiting < running
 }
 
-// due is what one request tries to store for a partition.
+// due is what one request stores for a partition, and what became of that.
 type due struct {
-	source   *Source
-	snapshot *partition.Snapshot
-	text     string // the metadata
+	source     *Source
+	snapshot   *partition.Snapshot
+	text       string // the metadata
+	member     string // that it is sent under
+	generation int32
+	sent       bool
+	responded  bool
+	err        error // nil if it is stored
 }
 
 // gather returns what is to be stored.
 func (c *Committer) gather() []due {
+	// The membership first: a watermark from before a rebalance must not be sent under the
+	// generation from after it, for a partition that others own by then.
+	member, generation := c.session.MemberID(), c.session.GenerationID()
 	dues := c.dirty()
 	for i := range dues {
 		d := &dues[i]
+		d.member, d.generation = member, generation
 		d.snapshot, d.text = d.source.cfg.Snapshot(int(c.room.Load()))
 	}
 	if c.cfg.Transact != nil {
-		dues = c.whole(dues)
+		dues = slices.DeleteFunc(dues, c.crowded)
 	}
 	return dues
 }
@@ -208,14 +217,9 @@ func (c *Committer) dirty() []due {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	only, apart := c.apart(now)
 	var dues []due
 	for s := range c.sources {
 		if s.retryAt.After(now) {
-			continue
-		}
-		if apart && s.cfg.Topic != only {
-			s.retryAt = now // in the next transaction
 			continue
 		}
 		s.retryAt = time.Time{}
@@ -245,49 +249,67 @@ func (c *Committer) next() (at time.Time) {
 
 // commit sends what is due.
 func (c *Committer) commit() {
-	// The membership first: a watermark from before a rebalance must not be sent under the
-	// generation from after it, for a partition that others own by then.
-	member, generation := c.session.MemberID(), c.session.GenerationID()
 	dues := slices.DeleteFunc(c.gather(), func(d due) bool { return !d.source.flies(d.snapshot) })
-	if len(dues) == 0 {
-		return
+	if len(dues) > 0 {
+		c.store(dues)
 	}
-	defer c.request.begin()()
-	began := time.Now()
-	errs, sent, err := c.send(dues, member, generation)
+}
+
+// store sends a request, and passes its outcome on.
+func (c *Committer) store(dues []due) {
+	began, watched := time.Now(), c.watch()
+	errs, sent, err := c.send(dues)
+	watched()
 	took := time.Since(began)
-	c.learn(dues, errs)
-	refresh := err != nil
-	for _, d := range dues {
-		cfg := &d.source.cfg
-		o := outcome{snapshot: d.snapshot, text: d.text, generation: generation, sent: sent, responded: sent && err == nil, err: err}
-		if err == nil {
-			o.err = errorOf(errs, cfg.Topic, cfg.Partition)
-		}
-		if o.err == nil {
-			c.cfg.Committed(cfg.Topic, cfg.Partition, d.snapshot.Offset, took)
-		}
-		attempt, confirmed := d.source.landed(o)
-		switch {
-		case o.err == nil:
-			d.source.confirm(confirmed)
-			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, nil)
-		case c.fenced(o.err, member, generation):
-			if d.source.end(o.err) {
-				cfg.Fenced(o.err)
+	if c.cfg.Transact != nil && !sent && lasts(err) {
+		// A transaction is refused as a whole, perhaps because of one topic: each gets one of its own.
+		if topics := byTopic(dues); len(topics) > 1 {
+			for _, dues := range topics {
+				c.store(dues)
 			}
-			c.cfg.Fenced(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err)
-			c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, 0, took)
-		default:
-			c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err)
-			refresh = refresh || moved(o.err)
-			c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, o.err, attempt, took)
+			return
 		}
+	}
+	refresh := err != nil
+	for i, d := range dues {
+		d.sent, d.responded, d.err = sent, err == nil, err
+		if err == nil {
+			d.err = errs[i]
+		}
+		if errors.Is(d.err, sarama.ErrOffsetMetadataTooLarge) {
+			c.room.Store(min(c.room.Load(), int64(len(d.text)-1)) / 2) // offset.metadata.max.bytes is below its default
+		}
+		refresh = refresh || moved(d.err)
+		c.landed(d, took)
 	}
 	if refresh {
 		// If this fails, the next attempt shows it.
 		_ = c.cfg.Client.RefreshCoordinator(c.cfg.Group)
 	}
+}
+
+// landed passes on what became of a commit for one partition.
+func (c *Committer) landed(d due, took time.Duration) {
+	cfg := &d.source.cfg
+	if d.err == nil {
+		c.cfg.Committed(cfg.Topic, cfg.Partition, d.snapshot.Offset, took)
+	}
+	attempt, confirmed := d.source.landed(d)
+	switch {
+	case d.err == nil:
+		d.source.confirm(confirmed)
+		c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, nil)
+		return
+	case c.fenced(d):
+		if d.source.end(d.err) {
+			cfg.Fenced(d.err)
+		}
+		c.cfg.Fenced(cfg.Topic, cfg.Partition, d.snapshot.Offset, d.err)
+		attempt = 0
+	default:
+		c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, d.err)
+	}
+	c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, d.err, attempt, took)
 }
 
 // Abandon ends the commits of a topic's partitions, as if the group had continued without this
@@ -303,27 +325,17 @@ func (c *Committer) Abandon(topic string, cause error) {
 	}
 }
 
-// learn reduces the room if the broker accepts less metadata than by default
-// (offset.metadata.max.bytes).
-func (c *Committer) learn(dues []due, errs map[string]map[int32]sarama.KError) {
-	for _, d := range dues {
-		if errorOf(errs, d.source.cfg.Topic, d.source.cfg.Partition) == sarama.ErrOffsetMetadataTooLarge {
-			c.room.Store(min(c.room.Load(), int64(len(d.text)-1)) / 2)
-		}
-	}
-}
-
 // fenced reports whether the group has continued without this member. An illegal
 // generation does not prove it if the session has a newer one by now, or is about to get
 // one (cooperative rebalances change it during a session).
-func (c *Committer) fenced(err error, member string, generation int32) bool {
+func (c *Committer) fenced(d due) bool {
 	switch {
-	case errors.Is(err, sarama.ErrFencedInstancedId):
+	case errors.Is(d.err, sarama.ErrFencedInstancedId):
 		return true
-	case errors.Is(err, sarama.ErrUnknownMemberId):
-		return member == c.session.MemberID()
-	case errors.Is(err, sarama.ErrIllegalGeneration):
-		return !c.cfg.Cooperative && generation == c.session.GenerationID()
+	case errors.Is(d.err, sarama.ErrUnknownMemberId):
+		return d.member == c.session.MemberID()
+	case errors.Is(d.err, sarama.ErrIllegalGeneration):
+		return !c.cfg.Cooperative && d.generation == c.session.GenerationID()
 	}
 	return false
 }
@@ -332,32 +344,37 @@ func (c *Committer) fenced(err error, member string, generation int32) bool {
 // waits, which has only seconds. The next attempt may take twice as long.
 const responsePatience = time.Second
 
-// overdue records since when the current request has had no response.
-type overdue struct {
-	since atomic.Int64 // nanoseconds since the process started; 0 if nothing is under way
-	cuts  atomic.Int32 // consecutive requests that were cut off
+// flushing reports whether a last commit waits.
+func (c *Committer) flushing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for s := range c.sources {
+		if s.flushing {
+			return true
+		}
+	}
+	return false
 }
 
-// processStart is long before the process began: testing/synctest's clock starts in the year 2000.
-var processStart = time.Now().Add(-40 * 365 * 24 * time.Hour)
-
-func (o *overdue) begin() (end func()) {
-	cuts := o.cuts.Load()
-	o.since.Store(int64(time.Since(processStart)) | 1)
+// watch cuts off the current request if it takes too long and a last commit waits, until done is called.
+func (c *Committer) watch() (done func()) {
+	const look = responsePatience / 20
+	ended, cut := make(chan struct{}), false
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for waited := look; wait.For(look, ended); waited += look {
+			if waited < responsePatience<<min(c.cuts, 4) || !c.flushing() {
+				continue
+			}
+			c.cuts++
+			waited, cut = 0, true
+			c.cfg.Abort()
+		}
+	})
 	return func() {
-		o.since.Store(0)
-		o.cuts.CompareAndSwap(cuts, 0)
-	}
-}
-
-// hurry cuts off a request that is overdue. It is called repeatedly while a last commit is awaited.
-func (c *Committer) hurry() {
-	now, since := int64(time.Since(processStart)), c.request.since.Load()
-	if since == 0 || now-since < int64(responsePatience<<min(c.request.cuts.Load(), 4)) {
-		return
-	}
-	if c.request.since.CompareAndSwap(since, now|1) { // only once, although several may wait
-		c.request.cuts.Add(1)
-		c.cfg.Abort()
+		close(ended)
+		if watch.Wait(); !cut {
+			c.cuts = 0
+		}
 	}
 }

@@ -218,13 +218,15 @@ func TestWaiterWithoutRoomUrgesNothing(t *testing.T) {
 	dues := b.c.gather()
 	b.s.flies(dues[0].snapshot)
 	b.move(5, 5) // there is something for the next one
-	if _, confirmed := b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, responded: true}); confirmed == nil || !confirmed.left || len(b.c.urge) > 0 {
+	dues[0].sent, dues[0].responded = true, true
+	if _, confirmed := b.s.landed(dues[0]); confirmed == nil || !confirmed.left || len(b.c.urge) > 0 {
 		t.Errorf("left out: %+v, %d urgent commits", confirmed, len(b.c.urge))
 	}
 	b.move(10, 10) // now the next one covers the record
 	dues = b.c.gather()
 	b.s.flies(dues[0].snapshot)
-	b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, responded: true})
+	dues[0].sent, dues[0].responded = true, true
+	b.s.landed(dues[0])
 	until(t, func() bool { return !b.waits() })
 }
 

@@ -25,7 +25,7 @@ type open struct {
 // errOpen is the error of a last commit whose time is up while the outcome is open.
 var errOpen = errors.New("it is stored, but an earlier commit without a response may still be processed, and replace it")
 
-func (o *open) add(c outcome) {
+func (o *open) add(c due) {
 	if o.count == 0 || c.snapshot.Version < o.mark.Version {
 		o.mark = c.snapshot.Mark
 	}
@@ -69,8 +69,9 @@ func (c *Committer) readBack() {
 	if len(sources) == 0 {
 		return
 	}
-	defer c.request.begin()()
+	watched := c.watch()
 	response, err := fetchOffsets(c.cfg.Client, c.cfg.Group, asked, false)
+	watched()
 	for _, s := range sources {
 		found, perr := Position{}, err
 		if err == nil {

@@ -137,7 +137,7 @@ func TestSameCommitAgainIsNotReadBack(t *testing.T) {
 func TestNewerGenerationFencesTheOpenCommit(t *testing.T) {
 	now := func() int32 { return 7 }
 	o := open{}
-	o.add(outcome{snapshot: &partition.Snapshot{}, generation: now()})
+	o.add(due{snapshot: &partition.Snapshot{}, generation: now()})
 	o.responded(now(), time.Second)
 	if o.count != 1 || o.settles.IsZero() {
 		t.Errorf("the same generation: %+v", o)
@@ -186,7 +186,8 @@ func TestConfirmHasNoWindow(t *testing.T) {
 	until(t, b.waits)
 	dues := b.c.gather()
 	b.s.flies(dues[0].snapshot)
-	b.s.landed(outcome{snapshot: dues[0].snapshot, sent: true, responded: true})
+	dues[0].sent, dues[0].responded = true, true
+	b.s.landed(dues[0])
 	b.s.EndConfirms(errors.New("closing"))
 	if err := <-result; err != nil {
 		t.Errorf("the broker has stored it, and the wait ends with: %v", err)

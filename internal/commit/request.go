@@ -12,15 +12,15 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
-// send stores what is due. It returns the broker's response for each partition, or the error because of which there
-// is none, and whether the request was sent.
-func (c *Committer) send(dues []due, member string, generation int32) (errs map[string]map[int32]sarama.KError, sent bool, err error) {
+// send stores what is due. It returns the broker's response for each, or the error because of which there is none, and
+// whether the request was sent.
+func (c *Committer) send(dues []due) (errs []error, sent bool, err error) {
 	if c.cfg.Transact != nil {
-		return c.transact(dues, member, generation)
+		return c.transact(dues)
 	}
 	request := sarama.NewOffsetCommitRequest(c.cfg.Client.Config(), c.cfg.Group)
-	request.ConsumerID = member
-	request.ConsumerGroupGeneration = generation
+	request.ConsumerID = dues[0].member
+	request.ConsumerGroupGeneration = dues[0].generation
 	if request.Version >= 7 {
 		request.GroupInstanceId = c.cfg.InstanceID
 	}
@@ -38,7 +38,10 @@ func (c *Committer) send(dues []due, member string, generation int32) (errs map[
 		_ = coordinator.Close()
 		return nil, true, err
 	}
-	return response.Errors, true, nil
+	for _, d := range dues {
+		errs = append(errs, errorOf(response.Errors, d.source.cfg.Topic, d.source.cfg.Partition))
+	}
+	return errs, true, nil
 }
 
 var errNoResponse = errors.New("the broker's response does not name the partition")

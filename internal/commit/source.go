@@ -45,9 +45,9 @@ type Source struct {
 	text     string         // its metadata
 	open     open           // requests that may still replace it
 	unsure   *confirmation  // what is to be confirmed once none can
-	flushing bool
-	draining error // the cause of the drain; nil before it
-	sealed   error // the cause; set when nothing more can be confirmed
+	flushing bool           // a last commit waits
+	draining error          // the cause of the drain; nil before it
+	sealed   error          // the cause; set when nothing more can be confirmed
 	closed   error
 	failure  error // of the last commit; nil if it was confirmed
 	attempts int   // consecutive failed attempts
@@ -94,16 +94,6 @@ func (s *Source) sureNow() *confirmation {
 	return c
 }
 
-// outcome is the result of a commit for one partition.
-type outcome struct {
-	snapshot   *partition.Snapshot
-	text       string
-	generation int32 // that it was sent under
-	sent       bool
-	responded  bool
-	err        error // nil if it is stored
-}
-
 // flies records that a commit is about to be sent. It returns false if something that the
 // commit says was taken back since.
 func (s *Source) flies(snapshot *partition.Snapshot) bool {
@@ -122,34 +112,34 @@ func (s *Source) flies(snapshot *partition.Snapshot) bool {
 // landed records the result of the commit under way and serves those who wait for it, in
 // one critical section: between the two, the commit would look like one that was never
 // sent. It returns the number of consecutive failed attempts, and what is confirmed.
-func (s *Source) landed(o outcome) (attempt int, confirmed *confirmation) {
+func (s *Source) landed(d due) (attempt int, confirmed *confirmation) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
-	s.failure = o.err
-	if o.err == nil {
+	s.failure = d.err
+	if d.err == nil {
 		s.attempts, s.retryAt = 0, time.Time{}
-		s.has, s.stored, s.text = true, o.snapshot.Mark, o.text
-		s.open.responded(o.generation, s.c.settle)
+		s.has, s.stored, s.text = true, d.snapshot.Mark, d.text
+		s.open.responded(d.generation, s.c.settle)
 		left := false
 		for _, w := range s.waiters {
 			w.reach &^= underWay
-			w.covered(stored, o.snapshot)
+			w.covered(stored, d.snapshot)
 			w.left = w.asked && w.kind == forRecord && w.reach&stored == 0
 			left = left || w.left
 		}
 		s.serveStored()
-		s.unsure = &confirmation{o.snapshot, left}
+		s.unsure = &confirmation{d.snapshot, left}
 		return 0, s.sureNow()
 	}
-	lost := o.sent && !(o.responded && refused(o.err))
+	lost := d.sent && !(d.responded && refused(d.err))
 	for _, w := range s.waiters {
 		w.failed(lost)
 	}
-	if o.sent && !o.responded {
-		s.open.add(o)
+	if d.sent && !d.responded {
+		s.open.add(d)
 	}
 	s.attempts++
-	s.retryAt = time.Now().Add(pause(s.attempts, o.err))
+	s.retryAt = time.Now().Add(pause(s.attempts, d.err))
 	s.endHopeless()
 	return s.attempts, nil
 }

@@ -2,7 +2,7 @@ package commit
 
 import (
 	"errors"
-	"time"
+	"slices"
 
 	"github.com/IBM/sarama"
 
@@ -35,77 +35,41 @@ func (u *Unknown) Error() string {
 }
 func (u *Unknown) Unwrap() error { return u.Err }
 
-// joint is the error of a transaction about several topics that was refused for good, because of
-// one of them. It says nothing about the others.
-type joint struct{ err error }
-
-func (j *joint) Error() string { return j.err.Error() }
-
 // errCrowded is the error of a partition whose marks do not all fit into the metadata.
 var errCrowded = errors.New("the metadata of a commit has no room for all that is settled, and a transaction stores all or nothing: it waits until older records are settled")
 
-// whole returns the dues that say of every settled record that it is settled. With less, the
-// output of a record could be stored before that of an earlier one with the same key. The
-// others are tried again when older records are settled.
-func (c *Committer) whole(dues []due) []due {
-	var whole []due
-	for _, d := range dues {
-		if d.snapshot.Left() == 0 {
-			whole = append(whole, d)
-			continue
-		}
-		cfg := &d.source.cfg
-		attempt, _ := d.source.landed(outcome{snapshot: d.snapshot, err: errCrowded})
-		cfg.Crowded()
-		c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, errCrowded)
-		c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, errCrowded, attempt, 0)
+// crowded reports whether a due does not say of every settled record that it is settled. With
+// less, the output of a record could be stored before that of an earlier one with the same key.
+// It is tried again when older records are settled.
+func (c *Committer) crowded(d due) bool {
+	if d.snapshot.Left() == 0 {
+		return false
 	}
-	return whole
+	d.err = errCrowded
+	c.landed(d, 0)
+	d.source.cfg.Crowded()
+	return true
 }
 
-// apart returns a topic that is to have a transaction of its own: its last one was refused for
-// good, perhaps because of another topic. A transaction is refused as a whole.
-func (c *Committer) apart(now time.Time) (topic string, ok bool) {
-	if c.cfg.Transact == nil {
-		return "", false
-	}
-	for s := range c.sources {
-		if s.retryAt.After(now) || !lasts(s.failure) && !errors.As(s.failure, new(*joint)) {
-			continue
-		}
-		if _, ok := s.dirty(); ok {
-			return s.cfg.Topic, true
-		}
-	}
-	return "", false
-}
-
-// transact stores what is due in one transaction. It returns as send does: the same error for
-// all partitions, and as sent only what may be stored without a response.
-func (c *Committer) transact(dues []due, member string, generation int32) (errs map[string]map[int32]sarama.KError, sent bool, err error) {
-	t := Transaction{Member: member, Generation: generation, InstanceID: c.cfg.InstanceID}
-	errs = map[string]map[int32]sarama.KError{}
+// transact stores what is due in one transaction. It returns as send does: the same for all partitions, and as sent
+// only what may be stored without a response.
+func (c *Committer) transact(dues []due) (errs []error, sent bool, err error) {
+	t := Transaction{Member: dues[0].member, Generation: dues[0].generation, InstanceID: c.cfg.InstanceID}
 	for _, d := range dues {
-		cfg := &d.source.cfg
-		t.Parts = append(t.Parts, Part{cfg.Topic, cfg.Partition, d.snapshot.Offset, d.text, d.snapshot.Output()})
-		if errs[cfg.Topic] == nil {
-			errs[cfg.Topic] = map[int32]sarama.KError{}
-		}
-		errs[cfg.Topic][cfg.Partition] = sarama.ErrNoError
+		t.Parts = append(t.Parts, Part{d.source.cfg.Topic, d.source.cfg.Partition, d.snapshot.Offset, d.text, d.snapshot.Output()})
 	}
-	if err = c.cfg.Transact(c.stop, t); err == nil {
-		return errs, true, nil
-	}
-	if errors.Is(err, sarama.ErrOffsetMetadataTooLarge) {
-		for _, partitions := range errs {
-			for p := range partitions {
-				partitions[p] = sarama.ErrOffsetMetadataTooLarge
-			}
-		}
-		return errs, true, nil
-	}
-	if lasts(err) && len(errs) > 1 {
-		err = &joint{err}
+	err = c.cfg.Transact(c.stop, t)
+	if err == nil || errors.Is(err, sarama.ErrOffsetMetadataTooLarge) {
+		return slices.Repeat([]error{err}, len(dues)), true, nil
 	}
 	return nil, errors.As(err, new(*Unknown)), err
+}
+
+// byTopic returns the dues of each topic.
+func byTopic(dues []due) map[string][]due {
+	topics := map[string][]due{}
+	for _, d := range dues {
+		topics[d.source.cfg.Topic] = append(topics[d.source.cfg.Topic], d)
+	}
+	return topics
 }

@@ -186,8 +186,10 @@ func (s *Source) wait(ctx context.Context, w *waiter, settle func() (bool, func(
 	s.c.mu.Unlock()
 	after()
 	s.c.Urge()
-	if err, ok := s.await(ctx, w); ok {
+	select {
+	case err := <-w.result:
 		return err
+	case <-ctx.Done():
 	}
 	s.c.mu.Lock()
 	cause = context.Cause(ctx)
@@ -200,26 +202,6 @@ func (s *Source) wait(ctx context.Context, w *waiter, settle func() (bool, func(
 	s.serve(func(o *waiter) (error, bool) { return cause, o == w })
 	s.c.mu.Unlock()
 	return <-w.result
-}
-
-// await returns the result of a wait, or false if ctx ended before.
-func (s *Source) await(ctx context.Context, w *waiter) (error, bool) {
-	var look <-chan time.Time
-	if w.kind == forFlush {
-		ticker := time.NewTicker(responsePatience / 20)
-		defer ticker.Stop()
-		look = ticker.C
-	}
-	for {
-		select {
-		case err := <-w.result:
-			return err, true
-		case <-look:
-			s.c.hurry()
-		case <-ctx.Done():
-			return nil, false
-		}
-	}
 }
 
 // Flush returns nil once everything settled so far is stored, or an error. A refusal that
