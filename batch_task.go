@@ -144,7 +144,7 @@ func (s *subscription) newDeliveries(n int) []*consumer.Delivery {
 }
 
 // Decode implements consumer.BatchTask.
-func (batchTask) Decode(k *consumer.Delivery, copies *record.Copies) (v partition.Verdict, ok bool) {
+func (batchTask) Decode(k *consumer.Delivery, copies *record.Copies) (v *partition.Verdict, ok bool) {
 	d := (*Delivery)(k.Handle.(*task))
 	if !d.sub.defaultMarshaler || len(d.sub.interceptors.all) > 0 {
 		d.at(decoding)
@@ -171,23 +171,21 @@ func (batchTask) Decode(k *consumer.Delivery, copies *record.Copies) (v partitio
 	d.mu.Unlock()
 	switch {
 	case canceled:
-		return partition.Verdict{}, false
+		return nil, false
 	case err != nil:
-		if verdict := d.sub.undecodable(d, err); verdict != nil {
-			v = *verdict
-		}
+		v = d.sub.undecodable(d, err)
 		d.at(nowhere)
 		return v, false
 	case d.sub.undecoded.some.Load():
 		d.sub.decoded(d)
 	}
 	d.remind(msg)
-	return partition.Verdict{}, true
+	return nil, true
 }
 
 // Run implements consumer.BatchTask.
-func (t batchTask) Run(ds []*consumer.Delivery, stop func() (<-chan struct{}, func())) (ends []consumer.BatchEnd, sent bool) {
-	b := t.sub.newBatch(ds)
+func (t batchTask) Run(batch []consumer.BatchEnd, stop func() (<-chan struct{}, func())) (sent bool) {
+	b := t.sub.newBatch(batch)
 	b.mu.Lock()
 	ended := b.gone == len(b.all) // the output may be closed by now
 	if !ended {
@@ -195,17 +193,17 @@ func (t batchTask) Run(ds []*consumer.Delivery, stop func() (<-chan struct{}, fu
 	}
 	b.mu.Unlock()
 	if ended {
-		return make([]consumer.BatchEnd, len(ds)), true
+		return true
 	}
 	sent = b.offer(stop)
 	b.at(nowhere)
 	if !sent {
 		b.ctx.end(context.Canceled)
-		return nil, false
+		return false
 	}
-	for i, k := range ds {
-		if i == 0 || k.Partition() != ds[i-1].Partition() || k.Topic() != ds[i-1].Topic() {
-			k.Taken() // the partition has one handler
+	for i, d := range b.all {
+		if i == 0 || d.Partition() != b.all[i-1].Partition() || d.Topic() != b.all[i-1].Topic() {
+			d.kafka.Taken() // the partition has one handler
 		}
 	}
 	if t.sub.sub.config.acksFirst() {
@@ -213,24 +211,24 @@ func (t batchTask) Run(ds []*consumer.Delivery, stop func() (<-chan struct{}, fu
 	}
 	select {
 	case <-b.carrier.Acked():
-		ends = b.finish(true)
+		b.finish(true, batch)
 	case <-b.carrier.Nacked():
-		ends = b.finish(false)
+		b.finish(false, batch)
 	}
 	b.ctx.end(context.Canceled)
-	return ends, true
+	return true
 }
 
-func (s *subscription) newBatch(ds []*consumer.Delivery) *Batch {
-	b := &Batch{sub: s, all: make([]*Delivery, len(ds)), messages: make([]*message.Message, len(ds)), carrier: message.NewMessage("", nil)}
+func (s *subscription) newBatch(batch []consumer.BatchEnd) *Batch {
+	b := &Batch{sub: s, all: make([]*Delivery, len(batch)), messages: make([]*message.Message, len(batch)), carrier: message.NewMessage("", nil)}
 	b.ctx.b = b
 	b.carrier.SetContext(&b.ctx)
 	began := int64(0)
 	if s.timed() {
 		began = consumer.Now()
 	}
-	for i, k := range ds {
-		d := (*Delivery)(k.Handle.(*task))
+	for i, e := range batch {
+		d := (*Delivery)(e.Delivery.Handle.(*task))
 		b.all[i] = d
 		d.began.Store(began)
 		d.mu.Lock()
@@ -286,8 +284,8 @@ func (b *Batch) cancel(cause error) {
 	}
 }
 
-// finish returns the ends of the deliveries.
-func (b *Batch) finish(acked bool) []consumer.BatchEnd {
+// finish sets the verdicts of the deliveries.
+func (b *Batch) finish(acked bool, ends []consumer.BatchEnd) {
 	b.mu.Lock()
 	b.stage = settling
 	ended, early := b.gone == len(b.all), b.running > 0
@@ -305,9 +303,8 @@ func (b *Batch) finish(acked bool) []consumer.BatchEnd {
 		p.err = errNacked
 	}
 	b.mu.Unlock()
-	ends := make([]consumer.BatchEnd, len(b.all))
 	if ended {
-		return ends
+		return
 	}
 	common := p.onNack
 	if acked {
@@ -326,19 +323,20 @@ func (b *Batch) finish(acked bool) []consumer.BatchEnd {
 				first = i
 			}
 		}
-		ends[i] = b.end(d, r, entered)
+		ends[i].Verdict = b.end(d, r, entered)
 	}
 	if failed > 0 {
 		b.tellFailed(b.all[first], results[first].err, failed)
 	}
 	if early { // acked or nacked by the handler itself: that settles, but does not finish
 		for i := range ends {
-			b.all[i].settle(ends[i].Verdict)
-			ends[i].Verdict = partition.Verdict{}
+			if v := ends[i].Verdict; v != nil && v != consumer.Return {
+				b.all[i].settle(*v)
+				ends[i].Verdict = nil
+			}
 		}
 		<-returned
 	}
-	return ends
 }
 
 // or returns a result that says what to do: r, or that of the messages without one. A message
@@ -362,9 +360,12 @@ func (b *Batch) contract() plan {
 }
 
 // end carries out a result, or leaves it to the end of the delivery.
-func (b *Batch) end(d *Delivery, r result, entered context.Context) consumer.BatchEnd {
+func (b *Batch) end(d *Delivery, r result, entered context.Context) *partition.Verdict {
 	if r.left {
-		return consumer.BatchEnd{Return: true}
+		return consumer.Return
+	}
+	if r.act == doAck && b.sub.quiet(partition.Acked) {
+		return plainAck
 	}
 	var v partition.Verdict
 	if r.act == doNack && r.delay == noDelay {
@@ -382,7 +383,8 @@ func (b *Batch) end(d *Delivery, r result, entered context.Context) consumer.Bat
 		d.mu.Unlock()
 	} else if !b.sub.quiet(v.Status) {
 		d.settle(v)
-		v = partition.Verdict{}
+		return nil
 	}
-	return consumer.BatchEnd{Verdict: v}
+	left := v
+	return &left
 }

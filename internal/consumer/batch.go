@@ -28,18 +28,20 @@ type Batches struct {
 // BatchTask is what the application does with batches. Batchers call it, several at once. Of a
 // delivery's Task they call Gone, GiveUp and Finished, and the drain calls Cancel and UnderWay.
 type BatchTask interface {
-	// Decode decodes the record of a delivery. If ok is false, v settles it.
-	Decode(d *Delivery, copies *record.Copies) (v partition.Verdict, ok bool)
-	// Run is Task.Run for a batch, in the order of its records within each partition. It calls stop
-	// when nobody takes the batch at once, for a channel that is closed when a partition drains.
-	Run(ds []*Delivery, stop func() (<-chan struct{}, func())) (ends []BatchEnd, sent bool)
+	// Decode decodes the record of a delivery. If ok is false, v settles it, see Task.Run.
+	Decode(d *Delivery, copies *record.Copies) (v *partition.Verdict, ok bool)
+	// Run is Task.Run for a batch, in the order of its records within each partition: it sets
+	// their verdicts. It calls stop when nobody takes the batch at once, for a channel that is
+	// closed when a partition drains.
+	Run(batch []BatchEnd, stop func() (<-chan struct{}, func())) (sent bool)
 }
 
 // BatchEnd is the end of a delivery of a batch.
-type BatchEnd struct {
-	partition.Verdict
-	Return bool // the handler has not had the record: it is handed out again, and this delivery does not count
-}
+type BatchEnd = partition.End[*sarama.ConsumerMessage, Task]
+
+// Return, as a BatchEnd.Verdict, says that the handler has not had the record: it is handed out
+// again, and this delivery does not count.
+var Return = new(partition.Verdict)
 
 // handle is a delivery as its partition knows it.
 type handle = partition.Delivery[*sarama.ConsumerMessage, Task]
@@ -124,10 +126,11 @@ func (b *batcher) run() {
 
 // failLeft nacks what is left of a batch whose goroutine ends.
 func (b *batcher) failLeft() {
+	again := &partition.Verdict{Status: partition.Nacked, DueAt: Now() + int64(exitedPause)}
 	for _, p := range b.left {
-		var ends []end
+		var ends []BatchEnd
 		for _, d := range p.ds {
-			ends = append(ends, end{Delivery: d, Verdict: partition.Verdict{Status: partition.Nacked, DueAt: Now() + int64(exitedPause)}})
+			ends = append(ends, BatchEnd{Delivery: d, Verdict: again})
 		}
 		p.claim.endBatch(ends)
 	}

@@ -4,8 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/IBM/sarama"
-
 	"github.com/ackpolicy/watermill-ackpolicy/internal/partition"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
@@ -14,20 +12,17 @@ import (
 // it at once, a loop that is busy may not come back in time.
 const flushPatience = 100 * time.Millisecond
 
-// end is the end of a delivery.
-type end = partition.End[*sarama.ConsumerMessage, Task]
-
 // serve hands a batch out and finishes its deliveries.
 func (b *batcher) serve(x *filling) {
-	var ds []*Delivery
+	batch := make([]BatchEnd, 0, x.n)
 	for i := range x.parts {
 		p := &x.parts[i]
 		p.ds = b.prepare(p)
 		for _, d := range p.ds {
-			ds = append(ds, d.Handle.Delivery())
+			batch = append(batch, BatchEnd{Delivery: d})
 		}
 	}
-	if len(ds) == 0 {
+	if len(batch) == 0 {
 		return
 	}
 	if c := x.parts[0].claim; c.careful.Load() {
@@ -38,16 +33,15 @@ func (b *batcher) serve(x *filling) {
 		}
 		defer leave()
 	}
-	ends, sent := b.cfg.Task.Run(ds, x.stop)
-	if !sent {
+	if !b.cfg.Task.Run(batch, x.stop) {
 		b.putBack(x)
 		return
 	}
 	for i := range x.parts {
 		p := &x.parts[i]
-		p.end(ends[:len(p.ds)])
-		ends = ends[len(p.ds):]
-		p.ds = nil
+		n := len(p.ds)
+		p.end(batch[:n])
+		batch, p.ds = batch[n:], nil
 	}
 }
 
@@ -55,8 +49,8 @@ func (b *batcher) serve(x *filling) {
 // returns the others.
 func (b *batcher) prepare(p *part) []*handle {
 	c := p.claim
-	keep := p.ds[:0:0]
-	var early []end
+	keep := make([]*handle, 0, len(p.ds))
+	var early []BatchEnd
 	var back []*handle
 	began := time.Now()
 	for i, h := range p.ds {
@@ -77,7 +71,7 @@ func (b *batcher) prepare(p *part) []*handle {
 		if out {
 			keep = append(keep, h)
 		} else {
-			early = append(early, end{Delivery: h, Verdict: v})
+			early = append(early, BatchEnd{Delivery: h, Verdict: v})
 		}
 	}
 	c.endBatch(early)
@@ -86,9 +80,9 @@ func (b *batcher) prepare(p *part) []*handle {
 }
 
 // waitsFor reports whether a record comes after one of its lane that is nacked.
-func (c *Claim) waitsFor(d *Delivery, before []end) bool {
+func (c *Claim) waitsFor(d *Delivery, before []BatchEnd) bool {
 	for _, e := range before {
-		if e.Verdict.Status == partition.Nacked && c.part.SameLane(e.Delivery, &d.Delivery) {
+		if e.Verdict != nil && e.Verdict.Status == partition.Nacked && c.part.SameLane(e.Delivery, &d.Delivery) {
 			return true
 		}
 	}
@@ -103,7 +97,7 @@ func SameLane(a, b *Delivery) bool {
 
 // prepareOne decodes a record. out reports that a handler is to have it; otherwise the verdict
 // settles it. ok is false if the partition drains.
-func (b *batcher) prepareOne(d *Delivery) (v partition.Verdict, out, ok bool) {
+func (b *batcher) prepareOne(d *Delivery) (v *partition.Verdict, out, ok bool) {
 	if over, ok := d.claim.load(d, &b.copies); over || !ok {
 		return v, false, ok
 	}
@@ -165,15 +159,15 @@ func (c *Claim) giveBack(ds []*handle) {
 	}
 }
 
-// end finishes the deliveries of a part.
+// end finishes the deliveries of a part. It changes ends.
 func (p *part) end(ends []BatchEnd) {
-	all := make([]end, 0, len(ends))
+	all := ends[:0]
 	var back []*handle
-	for i, e := range ends {
-		if e.Return {
-			back = append(back, p.ds[i])
+	for _, e := range ends {
+		if e.Verdict == Return {
+			back = append(back, e.Delivery)
 		} else {
-			all = append(all, end{Delivery: p.ds[i], Verdict: e.Verdict})
+			all = append(all, e)
 		}
 	}
 	p.claim.endBatch(all)
@@ -181,12 +175,12 @@ func (p *part) end(ends []BatchEnd) {
 }
 
 // endBatch finishes deliveries, which are in the order of their records.
-func (c *Claim) endBatch(ends []end) {
+func (c *Claim) endBatch(ends []BatchEnd) {
 	if len(ends) == 0 {
 		return
 	}
 	for i := range ends {
-		if e := &ends[i]; e.Verdict.Status != partition.Acked {
+		if e := &ends[i]; e.Verdict == nil || e.Verdict.Status != partition.Acked {
 			c.printed(e)
 		}
 	}
@@ -206,11 +200,12 @@ func (c *Claim) endBatch(ends []end) {
 	}
 }
 
-// printed adds the fingerprint to a verdict that may need it.
-func (c *Claim) printed(e *end) {
+// printed adds the fingerprint to an end that may need it.
+func (c *Claim) printed(e *BatchEnd) {
 	d := e.Delivery.Handle.Delivery()
-	if !e.Printed && c.source != nil && (e.Verdict.Status != partition.Pending || !d.isSettled()) {
-		e.Verdict.Fingerprint = c.print(d, partition.Nacked)
+	open := e.Verdict == nil || e.Verdict.Status == partition.Pending
+	if !e.Printed && c.source != nil && !(open && d.isSettled()) {
+		e.Fingerprint = c.print(d, partition.Nacked)
 	}
 	e.Printed = true
 }

@@ -67,12 +67,14 @@ func (p *Partition[R, H]) SameLane(a, b *Delivery[R, H]) bool {
 	return p.cfg.Order != Unordered && a.lane == b.lane
 }
 
-// End is the end of a delivery of a batch.
+// End is the end of a delivery of a batch. There is one per record: its size matters.
 type End[R, H any] struct {
 	Delivery *Delivery[R, H]
-	Verdict  Verdict
-	// Printed reports that the verdict has the fingerprint, or needs none.
-	Printed bool
+	Verdict  *Verdict // nil settles nothing; others may share it
+	// Fingerprint is what Verdict.Fingerprint is otherwise. Printed reports that it is set, or
+	// not needed.
+	Fingerprint uint32
+	Printed     bool
 }
 
 // EndBatch finishes deliveries, and settles those that are not settled. They are in
@@ -83,10 +85,15 @@ func (p *Partition[R, H]) EndBatch(ends []End[R, H], now int64) (n int, w Work) 
 	defer p.mu.Unlock()
 	version := p.version
 	for i := range ends {
-		d, v := ends[i].Delivery, ends[i].Verdict
+		e := &ends[i]
+		d, v := e.Delivery, Verdict{}
+		if e.Verdict != nil {
+			v = *e.Verdict
+		}
+		v.Fingerprint = e.Fingerprint
 		if v.Status == Acked && d.status == Pending && p.phase != closed {
 			v.oldest = d.seq == p.head
-			if !v.oldest && !ends[i].Printed && p.cfg.Committed {
+			if !v.oldest && !e.Printed && p.cfg.Committed {
 				break
 			}
 		}

@@ -235,13 +235,13 @@ func (m *batchModel) end(at int, fate func() int) {
 			continue
 		case 1:
 			r.where, r.dueAt = isNacked, m.now+int64(fate())
-			e.Verdict = Verdict{Status: Nacked, DueAt: r.dueAt, Fingerprint: uint32(r.offset) + 1}
+			e.Verdict, e.Fingerprint = &Verdict{Status: Nacked, DueAt: r.dueAt}, uint32(r.offset)+1
 		case 2:
 			r.where = isSettled
-			e.Verdict = Verdict{Status: Rejected, Fingerprint: uint32(r.offset) + 1}
+			e.Verdict, e.Fingerprint = &Verdict{Status: Rejected}, uint32(r.offset)+1
 		default:
 			r.where = isSettled
-			e.Verdict = Verdict{Status: Acked}
+			e.Verdict = &Verdict{Status: Acked}
 		}
 		ends = append(ends, e)
 	}
@@ -254,7 +254,7 @@ func (m *batchModel) end(at int, fate func() int) {
 				m.failf("stopped at record %d without a reason", ends[0].Delivery.Offset())
 			}
 			for i := range ends {
-				ends[i].Printed, ends[i].Verdict.Fingerprint = true, uint32(ends[i].Delivery.Offset())+1
+				ends[i].Printed, ends[i].Fingerprint = true, uint32(ends[i].Delivery.Offset())+1
 			}
 		}
 	}
