@@ -14,6 +14,7 @@ func (h *harness) settle(run *modelRun, v Verdict) (first bool) {
 	}
 	run.status = v.Status
 	run.rec.known = true
+	h.m.late = h.m.late || run.done && !v.ByHand
 	if v.Status != Acked {
 		run.held = nil
 	}
@@ -109,6 +110,7 @@ func (h *harness) cumulative(run *modelRun) {
 				}
 				others = append(others, Acknowledged{r.offset, r.attempt})
 				if r.fate == pending {
+					h.m.late = true
 					for _, o := range h.old {
 						if o.rec == r && o.status == Pending {
 							o.status = Acked
@@ -227,7 +229,7 @@ func (h *harness) left(r *modelRec) *modelRun {
 func (h *harness) retry(r *modelRec) {
 	want := r.fate.timed() || r.fate == due || r.fate == pending
 	if r.fate == pending {
-		h.settle(h.left(r), Verdict{Status: Nacked, DueAt: h.m.now})
+		h.settle(h.left(r), Verdict{Status: Nacked, DueAt: h.m.now, ByHand: true})
 	}
 	if want {
 		h.m.dueNow(r)

@@ -18,6 +18,9 @@ func (h *harness) check() {
 	if len(h.log)%8 == 0 { // it looks at all records
 		h.overview()
 	}
+	if h.late != nil && h.late.Load() != h.m.late {
+		h.failf("settled late: %v, want %v", h.late.Load(), h.m.late)
+	}
 	if l := h.p.Load(); l.Unsettled != len(h.m.recs)-h.m.head() || l.Blocked != h.m.blocked() || l.Running != len(h.runs) {
 		h.failf("load %+v, want %d unsettled, blocked %v, %d running", l, len(h.m.recs)-h.m.head(), h.m.blocked(), len(h.runs))
 	}

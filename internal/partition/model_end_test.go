@@ -6,7 +6,8 @@ import (
 	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 )
 
-// drain stops the partition: what its handlers have finishes. Nothing else is handed out.
+// drain stops the partition: what its handlers have finishes and, if the application settles late, what is pending is
+// settled. Nothing else is handed out.
 func (h *harness) drain(in *source) {
 	drained, w := h.p.Stop()
 	h.m.stopped = true
@@ -24,7 +25,10 @@ func (h *harness) drain(in *source) {
 		letter := slices.IndexFunc(h.old, func(o *modelRun) bool {
 			return o.status == Rejected && o.rec.fate == rejecting && !o.aside
 		})
+		late := slices.IndexFunc(h.old, func(o *modelRun) bool { return o.status == Pending && o.rec.fate == pending })
 		switch b := in.next(); {
+		case late >= 0 && (b%8 == 7 || len(h.runs) == 0 && letter < 0 && h.late != nil && h.m.late):
+			h.verb(h.old[late], h.verdict(in))
 		case len(h.runs) > 0 && b%4 == 3 && h.runs[0].status == Pending && len(h.runs[0].held) == 0: // nobody takes it
 			run := h.runs[0]
 			h.runs = h.runs[1:]
@@ -53,6 +57,9 @@ func (h *harness) drain(in *source) {
 	}
 	if slices.ContainsFunc(h.old, func(o *modelRun) bool { return o.status == Rejected && o.rec.fate == rejecting && !o.aside }) || len(h.runs) > 0 {
 		h.failf("drained with %d handlers at work, or a letter on its way", len(h.runs))
+	}
+	if h.late != nil && h.late.Load() && slices.ContainsFunc(h.m.recs, func(r *modelRec) bool { return r.fate == pending }) {
+		h.failf("drained with a record that may still be settled")
 	}
 }
 

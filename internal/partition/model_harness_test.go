@@ -3,6 +3,7 @@ package partition
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 )
 
@@ -16,6 +17,7 @@ type harness struct {
 	runs  []*modelRun // held by a slot
 	old   []*modelRun // finished, may be settled late
 	bytes *Bytes
+	late  *atomic.Bool // nil: nobody wants to know
 	log   []string
 
 	snap *Snapshot // the last that was stored; nil: none

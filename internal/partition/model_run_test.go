@@ -3,6 +3,7 @@ package partition
 import (
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 )
 
@@ -42,7 +43,11 @@ func run(t testing.TB, data []byte) {
 		cfg.MaxUncommitted = uint64(1 + b/3%20)
 	}
 	cfg.Fingerprint = func(r *modelRec) uint32 { return r.print }
-	if b := in.next(); b%2 == 0 {
+	b := in.next()
+	if b/8%4 > 0 {
+		cfg.Late = new(atomic.Bool) // of all lives, as a subscription has one
+	}
+	if b%2 == 0 {
 		cfg.Due = asked
 		cfg.Output = b%4 == 0
 	} else {
@@ -87,8 +92,9 @@ func begin(t testing.TB, cfg Config[*modelRec], now int64, log []string) *harnes
 	cfg.Bytes = &bytes
 	m := &model{order: cfg.Order, max: cfg.MaxInFlight, bound: int(cfg.MaxUncommitted), now: now}
 	m.delays, m.output = cfg.Due != nil, cfg.Output
+	m.late = cfg.Late != nil && cfg.Late.Load()
 	m.blocks, m.open = slices.Clone(cfg.Marks), slices.Clone(cfg.Open)
-	return &harness{t: t, m: m, p: New[any](cfg), start: cfg.Start, bytes: &bytes, log: log}
+	return &harness{t: t, m: m, p: New[any](cfg), start: cfg.Start, bytes: &bytes, late: cfg.Late, log: log}
 }
 
 func (h *harness) verdict(in *source) Verdict {

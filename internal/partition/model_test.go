@@ -20,6 +20,7 @@ type model struct {
 	stopped  bool
 	paused   bool
 	waiting  bool  // handlers wait for older records
+	late     bool  // records were settled after their handlers had returned
 	skipped  int64 // offsets below hold no record that is to come
 	delays   bool  // modelRec.asks is honoured
 	output   bool  // deliveries publish
