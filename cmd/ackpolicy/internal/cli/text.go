@@ -46,11 +46,14 @@ func Rough(d time.Duration) string {
 	return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
-// Clean makes text of others safe for a terminal.
+// Clean makes text of others safe for a terminal, as the page does: what cannot be printed is escaped, and
+// nothing else. A backslash stays one, so the text is easy to read and to search for, not to decode.
 func Clean(s string) string {
 	quoted := strconv.Quote(s)
-	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	return printable.Replace(quoted[1 : len(quoted)-1])
 }
+
+var printable = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
 
 // Cut shortens a text to about so many bytes.
 func Cut(s string, most int) string {
@@ -81,7 +84,7 @@ func Multiline(b []byte) string {
 	for i, line := range lines {
 		fields := strings.Split(line, "\t")
 		for j, field := range fields {
-			fields[j] = strings.ReplaceAll(Clean(field), `\\`, `\`)
+			fields[j] = Clean(field)
 		}
 		lines[i] = strings.Join(fields, "\t")
 	}
