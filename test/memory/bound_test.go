@@ -44,17 +44,30 @@ func produceBatch(t *testing.T, topic string, partition int32, records, noise in
 // batches is what partitions have: each some batches of records of a mebibyte.
 type batches struct{ partitions, each, records, noise int }
 
-// stayWithin consumes the batches, first by handlers that do not return, and then by slow ones, and asserts by how much
-// the heap is larger meanwhile.
-func (b batches) stayWithin(t *testing.T, patience time.Duration, cfg ackpolicy.SubscriberConfig) {
+// produce writes the batches to a topic.
+func (b batches) produce(t *testing.T, topic string) {
 	t.Helper()
-	topic, all := testkit.NewTopic(t, int32(b.partitions)), b.partitions*b.each*b.records
 	for p := range int32(b.partitions) {
 		for range b.each {
 			produceBatch(t, topic, p, b.records, b.noise)
 		}
 	}
-	before, most := heap(), int64(0)
+}
+
+// stayWithin consumes the batches, of a topic that has them, and asserts by how much the heap is larger meanwhile.
+func (b batches) stayWithin(t *testing.T, patience time.Duration, cfg ackpolicy.SubscriberConfig) {
+	t.Helper()
+	topic := testkit.NewTopic(t, int32(b.partitions))
+	b.produce(t, topic)
+	b.consume(t, patience, cfg, topic, func(*testkit.Service) {}, func(s *testkit.Service) { s.Start(t) })
+}
+
+// consume makes a service, which is prepared and then begins to consume the batches: first by handlers that do not
+// return, and then by slow ones. It asserts by how much the heap is larger than before the beginning.
+func (b batches) consume(t *testing.T, patience time.Duration, cfg ackpolicy.SubscriberConfig, topics string, prepare, begin func(*testkit.Service)) {
+	t.Helper()
+	all := b.partitions * b.each * b.records
+	before, most := int64(0), int64(0)
 	measure := func() { most = max(most, heap()-before) }
 	began, release := make(chan struct{}, all), make(chan struct{})
 	go func() {
@@ -74,13 +87,16 @@ func (b batches) stayWithin(t *testing.T, patience time.Duration, cfg ackpolicy.
 	s := testkit.NewService(t)
 	var handled atomic.Int64
 	s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-	s.Router.AddConsumerHandler("handler", topic, testkit.NewSubscriber(t, cfg, s.Log), func(msg *message.Message) error {
+	s.Sub = testkit.NewSubscriber(t, cfg, s.Log)
+	s.Router.AddConsumerHandler("handler", topics, s.Sub, func(msg *message.Message) error {
 		began <- struct{}{}
 		err := testkit.Until(msg.Context(), release)
 		handled.Add(1)
 		return err
 	})
-	s.Start(t)
+	prepare(s)
+	before = heap()
+	begin(s)
 	if !testkit.PollFor(patience, func() bool { return handled.Load() == int64(all) }) {
 		t.Fatalf("%d records came", handled.Load())
 	}
@@ -135,6 +151,54 @@ func TestFirstFetchesStayWithinTheBound(t *testing.T) {
 	cfg.MaxBufferedBytes = bound
 	cfg.Kafka.Tracer = &lateTracer{SaramaTracer: kafka.NewOTELSaramaTracer()}
 	batches{partitions: 40, each: 1, records: 8, noise: 1 << 10}.stayWithin(t, testkit.Patience, cfg)
+}
+
+// lateConsumer keeps partitions of a topic from beginning, likewise.
+type lateConsumer struct {
+	sarama.Consumer
+	l     *lateTracer
+	topic string
+}
+
+func (c lateConsumer) ConsumePartition(topic string, partition int32, offset int64) (sarama.PartitionConsumer, error) {
+	pc, err := c.Consumer.ConsumePartition(topic, partition, offset)
+	if err == nil && topic == c.topic {
+		testkit.PollFor(testkit.Patience, func() bool { return c.l.fetched.Load() || len(pc.Messages()) > 0 })
+		c.l.fetched.Store(true)
+	}
+	return pc, err
+}
+
+// lateWithoutAGroup is a lateTracer for one topic that is read without a group.
+type lateWithoutAGroup struct {
+	lateTracer
+	topic string
+}
+
+func (l *lateWithoutAGroup) WrapConsumer(c sarama.Consumer) sarama.Consumer {
+	return lateConsumer{c, &l.lateTracer, l.topic}
+}
+
+// So does a topic of many partitions that comes later, without a group. Those that are there at the start are read one
+// after the other.
+func TestFirstFetchesWithoutAGroupStayWithinTheBound(t *testing.T) {
+	const bound = 20 * testkit.MiB
+	b := batches{partitions: 40, each: 1, records: 8, noise: 1 << 10}
+	prefix := brokertest.Topic(t)
+	topic := prefix + ".b"
+	testkit.Check(t, brokertest.CreateTopic(testkit.Shared.Addrs(), prefix+".a", 1))
+	cfg := testkit.Config("")
+	cfg.MaxBufferedBytes = bound
+	cfg.Kafka.Tracer = &lateWithoutAGroup{lateTracer{SaramaTracer: kafka.NewOTELSaramaTracer()}, topic}
+	cfg.Kafka.OverwriteSaramaConfig.Metadata.RefreshFrequency = 300 * time.Millisecond
+	var network brokertest.Network
+	network.Use(cfg.Kafka.OverwriteSaramaConfig)
+	b.consume(t, testkit.Patience, cfg, prefix+".*", func(s *testkit.Service) {
+		s.Start(t)
+		network.Cut()
+		testkit.Check(t, brokertest.CreateTopic(testkit.Shared.Addrs(), topic, int32(b.partitions)))
+		b.produce(t, topic)
+	}, func(*testkit.Service) { network.Heal() })
 }
 
 // A partition whose handlers are slow, and which has more records than fit, leaves its sibling the memory it needs to go

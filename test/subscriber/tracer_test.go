@@ -89,3 +89,46 @@ func TestOTELWithoutAGroup(t *testing.T) {
 	s.Wait(t, 5)
 	s.Stop()
 }
+
+// keeper is a tracer that keeps the first claim from us.
+type keeper struct {
+	kafka.SaramaTracer
+	kept atomic.Int32 // its partition, counted from 1
+}
+
+func (k *keeper) WrapConsumerGroupHandler(h sarama.ConsumerGroupHandler) sarama.ConsumerGroupHandler {
+	return keepingHandler{h, k}
+}
+
+type keepingHandler struct {
+	sarama.ConsumerGroupHandler
+	k *keeper
+}
+
+func (h keepingHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
+	if h.k.kept.CompareAndSwap(0, claim.Partition()+1) {
+		<-session.Context().Done()
+		return nil
+	}
+	return h.ConsumerGroupHandler.ConsumeClaim(session, claim)
+}
+
+// A claim that a tracer keeps for itself does not delay the broker's other partitions.
+func TestTracerThatKeepsAClaim(t *testing.T) {
+	t.Parallel()
+	const partitions = 3
+	group, topic := brokertest.Group(t), testkit.NewTopic(t, partitions)
+	for p := range int32(partitions) {
+		testkit.Produce(t, topic, p, testkit.Numbered(3)...)
+	}
+	tracer := &keeper{SaramaTracer: kafka.NewOTELSaramaTracer()}
+	cfg := testkit.Config(group)
+	cfg.Kafka.Tracer = tracer
+	testkit.Consume(t, cfg, topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+	testkit.Eventually(t, "the first claim", func() bool { return tracer.kept.Load() > 0 })
+	for p := range int32(partitions) {
+		if p != tracer.kept.Load()-1 {
+			testkit.WaitCommitted(t, group, topic, p, 3)
+		}
+	}
+}
