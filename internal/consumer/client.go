@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -203,6 +204,22 @@ func (c *fetchClient) Config() *sarama.Config {
 		return c.Client.Config()
 	}
 	return c.config
+}
+
+// endRetries has the group try again without pauses once ctx ends, so that its retries soon do, too: while sarama waits
+// for an open transaction, it notices nothing else.
+func (c *fetchClient) endRetries(ctx context.Context) {
+	retry := &c.config.Metadata.Retry
+	user, pause := retry.BackoffFunc, retry.Backoff
+	retry.BackoffFunc = func(retries, most int) time.Duration {
+		switch {
+		case ctx.Err() != nil:
+			return 0
+		case user != nil:
+			return user(retries, most)
+		}
+		return pause
+	}
 }
 
 func (c *fetchClient) Coordinator(group string) (*sarama.Broker, error) {

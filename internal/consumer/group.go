@@ -19,6 +19,7 @@ import (
 func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	ctx, reconnect := context.WithCancelCause(ctx)
 	defer reconnect(nil)
+	c.fetch.endRetries(ctx)
 	newGroup := sarama.NewConsumerGroupFromClient
 	if s.cfg.Memory != nil {
 		newGroup = s.cfg.Memory.ConsumerGroup

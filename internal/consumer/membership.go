@@ -24,7 +24,7 @@ func (s *Subscription) tellJoining() {
 		fields["member_id"] = member.id
 	}
 	s.cfg.Logger.Info("Waiting for the consumer group: the assignment comes once its other members have joined again, or were given up at their "+
-		"session or rebalance timeout, and its coordinator responds", fields)
+		"session or rebalance timeout, its coordinator responds and, with Transactions, those of earlier owners have ended", fields)
 }
 
 // assigned logs what a session begins with.

@@ -235,7 +235,7 @@ func (s *Subscription) abandon() {
 		s.cfg.Logger.Error(text+". Its channel stays open until then", errors.New("code of the application does not return to a partition's claim"), nil)
 		return
 	}
-	s.cfg.Logger.Error(text, errors.New("a call of the application's code, such as a Tracer or a balance strategy, does not return"), nil)
+	s.cfg.Logger.Error(text, errors.New("a call does not return, probably of the application's code, such as a Tracer or a balance strategy"), nil)
 	s.end()
 }
 

@@ -148,6 +148,9 @@ func (d *Dialer) conns() []*conn {
 	return slices.Collect(maps.Keys(d.all))
 }
 
+// IsCut reports whether Cut was called.
+func (d *Dialer) IsCut() bool { return d.ctx.Err() != nil }
+
 // Cut closes every connection, allows no new ones, and waits for attempts under way.
 func (d *Dialer) Cut() {
 	d.mu.Lock()

@@ -23,13 +23,30 @@ func Config(user *sarama.Config, id string, timeout time.Duration) *sarama.Confi
 	// Whoever calls the Sender tries again: each call ends soon, or nobody could stop it.
 	c.Producer.Retry.Max = min(max(1, c.Producer.Retry.Max), 3)
 	c.Metadata.Retry.Max = min(c.Metadata.Retry.Max, 3)
-	c.Metadata.Retry.Backoff = min(c.Metadata.Retry.Backoff, 100*time.Millisecond)
-	c.Metadata.Retry.BackoffFunc = nil
 	c.Producer.Transaction.Retry.Max = 20
-	c.Producer.Transaction.Retry.BackoffFunc = func(retries, _ int) time.Duration {
-		return min(5*time.Millisecond<<min(retries, 5), 100*time.Millisecond) // the markers of the last transaction take a moment
-	}
 	return &c
+}
+
+// mostPause is the longest pause before sarama tries again.
+const mostPause = 100 * time.Millisecond
+
+// setPauses sets the pauses before sarama tries again. There are none once over returns true: sarama's
+// pauses cannot be interrupted, and with dozens of retries they would take many seconds.
+func setPauses(c *sarama.Config, over func() bool) {
+	unless := func(pause func(retries int) time.Duration) func(retries, _ int) time.Duration {
+		return func(retries, _ int) time.Duration {
+			if over() {
+				return 0
+			}
+			return pause(retries)
+		}
+	}
+	metadata, producer := min(c.Metadata.Retry.Backoff, mostPause), min(c.Producer.Retry.Backoff, mostPause)
+	c.Metadata.Retry.BackoffFunc = unless(func(int) time.Duration { return metadata })
+	c.Producer.Retry.BackoffFunc = unless(func(int) time.Duration { return producer })
+	c.Producer.Transaction.Retry.BackoffFunc = unless(func(retries int) time.Duration {
+		return min(5*time.Millisecond<<min(retries, 5), mostPause) // the markers of the last transaction take a moment
+	})
 }
 
 // Placement as a message's Metadata is the partition that it goes to, whatever the partitioner says.

@@ -39,6 +39,7 @@ type Sender struct {
 func New(brokers []string, group string, config *sarama.Config) *Sender {
 	s := &Sender{brokers: brokers, group: group, config: config}
 	s.dialer = dial.New(config)
+	setPauses(config, s.dialer.IsCut)
 	return s
 }
 
