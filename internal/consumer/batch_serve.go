@@ -179,33 +179,8 @@ func (c *Claim) endBatch(ends []BatchEnd) {
 	if len(ends) == 0 {
 		return
 	}
-	for i := range ends {
-		if e := &ends[i]; e.Verdict == nil || e.Verdict.Status != partition.Acked {
-			c.printed(e)
-		}
-	}
-	now := Now()
-	for rest := ends; ; {
-		n, w := c.part.EndBatch(rest, now)
-		c.do(w)
-		if rest = rest[n:]; len(rest) == 0 {
-			break
-		}
-		for i := range rest { // an older record is not settled: these need marks
-			c.printed(&rest[i])
-		}
-	}
+	c.do(c.part.EndBatch(ends, Now()))
 	for _, e := range ends {
 		e.Delivery.Handle.Finished()
 	}
-}
-
-// printed adds the fingerprint to an end that may need it.
-func (c *Claim) printed(e *BatchEnd) {
-	d := e.Delivery.Handle.Delivery()
-	open := e.Verdict == nil || e.Verdict.Status == partition.Pending
-	if !e.Printed && c.source != nil && !(open && d.isSettled()) {
-		e.Fingerprint = c.print(d, partition.Nacked)
-	}
-	e.Printed = true
 }

@@ -72,7 +72,6 @@ func (d *Delivery) Taken() { d.Begin(d.claim.clock.Load()) }
 // Settle settles the delivery unless it is settled, see partition.Settle, and reports it to the Task.
 func (d *Delivery) Settle(v partition.Verdict) partition.Status {
 	c := d.claim
-	v.Fingerprint = c.print(d, v.Status)
 	now := int64(0)
 	if v.Status == partition.Nacked { // nothing else waits for a time
 		now = Now()
@@ -93,7 +92,7 @@ func (d *Delivery) tell(v partition.Verdict) { d.Handle.Settled(d.Offset(), d.At
 // AckCumulative acks the record and every earlier one that no handler has.
 func (d *Delivery) AckCumulative() partition.Status {
 	c := d.claim
-	v := partition.Verdict{Status: partition.Acked, Fingerprint: c.print(d, partition.Acked)}
+	v := partition.Verdict{Status: partition.Acked}
 	status, first, others, w := c.part.AckCumulative(&d.Delivery, v, Now())
 	d.fate.Store(settledByVerb)
 	c.do(w)
@@ -159,7 +158,7 @@ func (d *Delivery) Confirm() (sent bool, err error) {
 		d.Settle(partition.Verdict{Status: partition.Acked})
 		return false, nil
 	}
-	v := partition.Verdict{Status: partition.Acked, Confirm: true, Fingerprint: c.print(d, partition.Acked)}
+	v := partition.Verdict{Status: partition.Acked, Confirm: true}
 	first := false
 	err = c.source.Confirm(d.Seq(), func() (bool, func()) {
 		var w partition.Work

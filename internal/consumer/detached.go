@@ -29,7 +29,7 @@ func Detach(ctx context.Context, d *Delivery, cfg Config, r *sarama.ConsumerMess
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	c.part = partition.New[Task](partition.Config[*sarama.ConsumerMessage]{
-		MaxInFlight: 1, Late: &c.late, Clock: &c.clock, Start: r.Offset, Fingerprint: c.fingerprint,
+		MaxInFlight: 1, Late: &c.late, Clock: &c.clock, Start: r.Offset, Committed: true, Fingerprint: c.fingerprint,
 		Open: []partition.Open{{Offset: r.Offset, Attempts: attempts, First: first, Check: uint16(c.fingerprint(r))}},
 	})
 	_, _ = c.part.Push(r.Offset, r, record.Size(r)) // the first one is in order

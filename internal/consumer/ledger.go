@@ -130,22 +130,6 @@ func textOf(err error) string {
 // mostDelay is the longest delay that is stored.
 const mostDelay = 50 * 365 * 24 * time.Hour
 
-// needsPrint reports whether a settlement needs the fingerprint of its record: something is
-// committed, and the record stays open, or is acked and was not the oldest.
-func (c *Claim) needsPrint(d *Delivery, status partition.Status) bool {
-	return c.source != nil && (status != partition.Acked || d.Behind())
-}
-
-// print returns the fingerprint of a delivery's record for a settlement, 0 where none is needed.
-func (c *Claim) print(d *Delivery, status partition.Status) uint32 {
-	if c.needsPrint(d, status) {
-		if r, ok := c.part.Record(&d.Delivery); ok {
-			return c.fingerprint(r)
-		}
-	}
-	return 0 // or the partition knows it since before the record was pushed out
-}
-
 // fingerprint is a number by which a record is known again. Headers are left out where a
 // tracer writes into them before they come here.
 func (s *base) fingerprint(r *sarama.ConsumerMessage) uint32 {

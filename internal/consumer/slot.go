@@ -77,9 +77,6 @@ func (c *Claim) finishAndTake(d *Delivery, verdict *partition.Verdict, next *Del
 	if v.Status != partition.Acked {
 		now = Now()
 	}
-	if c.needsPrint(d, v.Status) && (v.Status != partition.Pending || !d.isSettled()) {
-		v.Fingerprint = c.fingerprint(d.Record())
-	}
 	_, ok, w = c.part.FinishAndTake(&d.Delivery, v, now, &next.Delivery)
 	d.Handle.Finished()
 	return w, ok
@@ -167,7 +164,7 @@ func (c *Claim) name(ds ...*handle) (leave func(), ok bool) {
 	}
 	var last partition.Mark
 	for _, d := range ds {
-		last = c.part.Name(d, c.fingerprint(d.Record()), alone)
+		last = c.part.Name(d, alone)
 	}
 	if c.source.WaitNamed(last) != nil {
 		c.quarantine.leave()

@@ -56,9 +56,7 @@ func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Del
 		e.dueAt = now
 		p.fallDue(seq)
 	}
-	if !e.known && !e.evicted { // otherwise the next owner is not told
-		e.print, e.known = p.cfg.Fingerprint(e.record), true
-	}
+	p.know(e) // if its bytes are gone, the next owner is not told
 	p.high = max(p.high, seq+1)
 	p.version++
 	p.condemn(seq, reason)

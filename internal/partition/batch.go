@@ -71,38 +71,24 @@ func (p *Partition[R, H]) SameLane(a, b *Delivery[R, H]) bool {
 type End[R, H any] struct {
 	Delivery *Delivery[R, H]
 	Verdict  *Verdict // nil settles nothing; others may share it
-	// Fingerprint is what Verdict.Fingerprint is otherwise. Printed reports that it is set, or
-	// not needed.
-	Fingerprint uint32
-	Printed     bool
 }
 
 // EndBatch finishes deliveries, and settles those that are not settled. They are in
-// the order of their sequence numbers. It stops at the first one that needs a fingerprint and
-// has none, and returns how many are finished.
-func (p *Partition[R, H]) EndBatch(ends []End[R, H], now int64) (n int, w Work) {
+// the order of their sequence numbers.
+func (p *Partition[R, H]) EndBatch(ends []End[R, H], now int64) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	version := p.version
 	for i := range ends {
-		e := &ends[i]
-		d, v := e.Delivery, Verdict{}
-		if e.Verdict != nil {
-			v = *e.Verdict
+		d, v := ends[i].Delivery, ends[i].Verdict
+		if v == nil {
+			v = &Verdict{}
 		}
-		v.Fingerprint = e.Fingerprint
-		if v.Status == Acked && d.status == Pending && p.phase != closed {
-			v.oldest = d.seq == p.head
-			if !v.oldest && !e.Printed && p.cfg.Committed {
-				break
-			}
-		}
-		p.settle(d, &v, now)
+		p.settle(d, v, now)
 		p.end(d)
-		p.finish(d, &v, now)
-		n++
+		p.finish(d, v, now)
 	}
-	return n, p.after(version)
+	return p.after(version)
 }
 
 // Return takes back records of a batch that no handler had. They are in the order of their

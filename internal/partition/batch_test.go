@@ -228,17 +228,17 @@ func (m *batchModel) end(at int, fate func() int) {
 		case 0:
 			if fate() < 2 { // somebody settles it before it is returned
 				r.where, r.dueAt = isNacked, m.now+int64(fate())
-				_, _, w := m.p.Settle(d, Verdict{Status: Nacked, DueAt: r.dueAt, Fingerprint: uint32(r.offset) + 1}, m.now)
+				_, _, w := m.p.Settle(d, Verdict{Status: Nacked, DueAt: r.dueAt}, m.now)
 				m.work(w)
 			}
 			back = append(back, d)
 			continue
 		case 1:
 			r.where, r.dueAt = isNacked, m.now+int64(fate())
-			e.Verdict, e.Fingerprint = &Verdict{Status: Nacked, DueAt: r.dueAt}, uint32(r.offset)+1
+			e.Verdict = &Verdict{Status: Nacked, DueAt: r.dueAt}
 		case 2:
 			r.where = isSettled
-			e.Verdict, e.Fingerprint = &Verdict{Status: Rejected}, uint32(r.offset)+1
+			e.Verdict = &Verdict{Status: Rejected}
 		default:
 			r.where = isSettled
 			e.Verdict = &Verdict{Status: Acked}
@@ -246,18 +246,7 @@ func (m *batchModel) end(at int, fate func() int) {
 		ends = append(ends, e)
 	}
 	m.log = append(m.log, fmt.Sprintf("end %d", at))
-	for len(ends) > 0 {
-		n, w := m.p.EndBatch(ends, m.now)
-		m.work(w)
-		if ends = ends[n:]; len(ends) > 0 {
-			if ends[0].Printed || ends[0].Verdict.Status != Acked {
-				m.failf("stopped at record %d without a reason", ends[0].Delivery.Offset())
-			}
-			for i := range ends {
-				ends[i].Printed, ends[i].Fingerprint = true, uint32(ends[i].Delivery.Offset())+1
-			}
-		}
-	}
+	m.work(m.p.EndBatch(ends, m.now))
 	m.giveBack(back)
 	if w, ok := m.p.Due(); ok && w <= m.now {
 		m.work(m.p.Tick(m.now))

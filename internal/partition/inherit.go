@@ -1,10 +1,6 @@
 package partition
 
-import (
-	"slices"
-
-	"github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
-)
+import "github.com/ackpolicy/watermill-ackpolicy/internal/ledger"
 
 // Open describes a record that was delivered, or condemned, and is not settled.
 type Open struct {
@@ -45,29 +41,6 @@ func (i *inherited) from(tail uint64) uint64 {
 	return tail
 }
 
-// names reports whether the earlier owner stored anything about the record at an offset.
-func (i *inherited) names(offset int64) bool {
-	if _, marked := ledger.Marked(i.blocks, offset); marked {
-		return true
-	}
-	_, open := slices.BinarySearchFunc(i.open, offset, func(o Open, offset int64) int { return int(o.Offset - offset) })
-	return open
-}
-
-// recognize returns the fingerprint of a record that an earlier owner stored something about.
-func (p *Partition[R, H]) recognize(offset int64, record R) (print uint32, known bool) {
-	if !p.inherits.Load() {
-		return 0, false
-	}
-	p.mu.Lock()
-	known = p.inherited.names(offset)
-	p.mu.Unlock()
-	if known {
-		print = p.cfg.Fingerprint(record)
-	}
-	return print, known
-}
-
 // inherit applies what an earlier owner stored about a record that is pushed.
 func (p *Partition[R, H]) inherit(seq uint64) {
 	i, e := &p.inherited, p.at(seq)
@@ -77,8 +50,8 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 	if len(i.open) > 0 && i.open[0].Offset == e.offset {
 		o := i.open[0]
 		i.open = i.open[1:]
-		if e.known = uint16(e.print) == o.Check; !e.known {
-			e.print = 0
+		if p.know(e); uint16(e.print) != o.Check { // another record
+			e.print, e.known = 0, false
 		} else {
 			if o.Attempts > 0 || o.Rejected != nil {
 				e.attempt, e.dueAt, e.first = o.Attempts, o.DueAt, o.First
@@ -105,6 +78,7 @@ func (p *Partition[R, H]) inherit(seq uint64) {
 	if !i.reading {
 		i.reading, i.first, i.sum = true, seq, 0
 	}
+	p.know(e)
 	i.sum += e.print
 	p.set(e, unverified)
 	p.dropBytes(e)

@@ -84,7 +84,7 @@ func TestSuspects(t *testing.T) {
 	}
 	done := func(d *Delivery[int64, any]) *Delivery[int64, any] {
 		next := &Delivery[int64, any]{}
-		if _, ok, _ := p.FinishAndTake(d, Verdict{Status: Acked, Fingerprint: printOf(d.Offset(), 0)}, 0, next); !ok {
+		if _, ok, _ := p.FinishAndTake(d, Verdict{Status: Acked}, 0, next); !ok {
 			t.Fatal("nothing to take")
 		}
 		return next
@@ -96,7 +96,7 @@ func TestSuspects(t *testing.T) {
 	if s := p.Snapshot(); s.Open[0].Attempts != 1 || s.Open[0].Alone != 1 {
 		t.Errorf("before it is named: %+v", s.Open)
 	}
-	p.Name(suspect, printOf(2, 0), true)
+	p.Name(suspect, true)
 	if s := p.Snapshot(); s.Open[0].Attempts != 2 || s.Open[0].Alone != 2 || !s.Open[0].InFlight {
 		t.Errorf("named: %+v", s.Open)
 	}

@@ -12,7 +12,8 @@ func TestKeptDeliveryKeepsNoWindow(t *testing.T) {
 	for _, order := range []Order{ByPartition, ByKey, Unordered} {
 		p := New[any](Config[*record]{
 			Order: order, MaxInFlight: 1, Committed: true,
-			Key: func(r *record) []byte { return r.bytes[:2] },
+			Key:         func(r *record) []byte { return r.bytes[:2] },
+			Fingerprint: func(r *record) uint32 { return uint32(r.bytes[0]) },
 		})
 		const n = 100
 		var records []weak.Pointer[record]

@@ -12,7 +12,8 @@ func unsettled(t *testing.T, order Order, n int) (*Partition[int, any], []*Deliv
 	t.Helper()
 	p := New[any](Config[int]{
 		Order: order, MaxInFlight: 2, Committed: true,
-		Key: func(r int) []byte { return []byte{byte(r), byte(r >> 8), byte(min(r, 1))} },
+		Key:         func(r int) []byte { return []byte{byte(r), byte(r >> 8), byte(min(r, 1))} },
+		Fingerprint: func(r int) uint32 { return uint32(r) },
 	})
 	if order == ByPartition {
 		p.cfg.MaxInFlight = 1

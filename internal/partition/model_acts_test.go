@@ -51,7 +51,7 @@ func (h *harness) finish(k int, v Verdict) {
 	}
 	h.old = append(h.old, run)
 	next := &Delivery[*modelRec, any]{}
-	gotFirst, ok, w := h.p.FinishAndTake(run.d, run.print(v), h.m.now, next)
+	gotFirst, ok, w := h.p.FinishAndTake(run.d, v, h.m.now, next)
 	if gotFirst != first {
 		h.failf("record %d: finish settled %v, want %v", run.rec.offset, gotFirst, first)
 	}
@@ -59,14 +59,6 @@ func (h *harness) finish(k int, v Verdict) {
 		h.taken(next)
 	}
 	h.work(w)
-}
-
-// print adds the fingerprint, where one is asked for.
-func (run *modelRun) print(v Verdict) Verdict {
-	if v.Status != Acked || run.d.Behind() {
-		v.Fingerprint = run.rec.print
-	}
-	return v
 }
 
 func (h *harness) verb(run *modelRun, v Verdict) {
@@ -78,7 +70,7 @@ func (h *harness) verb(run *modelRun, v Verdict) {
 		v.Confirm = false // its handler has run
 	}
 	want := h.settle(run, v)
-	status, first, w := h.p.Settle(run.d, run.print(v), h.m.now)
+	status, first, w := h.p.Settle(run.d, v, h.m.now)
 	if first != want || status != run.status {
 		h.failf("record %d: settled %v as %d, want %v as %d", run.rec.offset, first, status, want, run.status)
 	}
@@ -123,7 +115,7 @@ func (h *harness) cumulative(run *modelRun) {
 		}
 	}
 	h.m.emitted = append(h.m.emitted, own...)
-	status, _, acked, w := h.p.AckCumulative(run.d, run.print(Verdict{Status: Acked}), h.m.now)
+	status, _, acked, w := h.p.AckCumulative(run.d, Verdict{Status: Acked}, h.m.now)
 	if status != run.status || !slices.Equal(acked, others) {
 		h.failf("cumulative ack of %d: %d and %v, want %d and %v", run.rec.offset, status, acked, run.status, others)
 	}

@@ -30,6 +30,7 @@ func (p *Partition[R, H]) note(seq uint64, n notes) {
 // tried records a delivery that did not settle its record. It is called before the state
 // of the record changes.
 func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v *Verdict) {
+	p.know(e)
 	if e.d.condemned {
 		return // it was none
 	}

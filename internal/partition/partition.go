@@ -4,8 +4,8 @@
 //
 // It is a data structure: no Kafka, no goroutine, no clock. Times are passed in as
 // nanoseconds of the caller's clock, whose origin does not matter. What the caller has to
-// do (wake a slot, arm a timer, commit) is returned as [Work]. One mutex guards everything,
-// and is never held across a call out of this package.
+// do (wake a slot, arm a timer, commit) is returned as [Work]. One mutex guards everything. The
+// functions of [Config] that are called with it only look at one record.
 //
 // # Words
 //
@@ -84,7 +84,7 @@ type Config[R any] struct {
 	// Output makes the partition hold what deliveries publish, see output.go. A snapshot is
 	// then of one moment.
 	Output bool
-	// Fingerprint returns a number that identifies a record. Marks and Open require it.
+	// Fingerprint returns a number that identifies a record. Committed requires it.
 	Fingerprint func(record R) uint32
 }
 
@@ -177,7 +177,6 @@ type Partition[R, H any] struct {
 	version   uint64 // grows with whatever a commit would store
 	reverts   uint64 // how often a mark was taken back
 	inherited inherited
-	inherits  atomic.Bool // inherited is not empty; changed by Push
 
 	lanes   map[string]*lane // ByKey
 	only    lane             // ByPartition, Unordered
@@ -224,7 +223,6 @@ func New[H, R any](cfg Config[R]) *Partition[R, H] {
 		drained: make(chan struct{}),
 	}
 	p.moved = p.clock()
-	p.inherits.Store(len(cfg.Marks)+len(cfg.Open) > 0)
 	if cfg.Unopened {
 		p.phase = unopened
 	}
@@ -237,7 +235,6 @@ func (p *Partition[R, H]) OnGrant(wake func()) { p.waiter.Wake = wake }
 // Push appends a record. It returns an error, and changes nothing, if the offset is not
 // greater than the last one.
 func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
-	print, known := p.recognize(offset, record)
 	key := p.orderKey(record)
 	dueAt := int64(0)
 	if p.cfg.Due != nil {
@@ -252,12 +249,11 @@ func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 		return Work{}, fmt.Errorf("offset %d follows offset %d", offset, last)
 	}
 	seq, e := p.append()
-	e.offset, e.record, e.size, e.print, e.known, e.dueAt = offset, record, size, print, known, dueAt
+	e.offset, e.record, e.size, e.dueAt = offset, record, size, dueAt
 	p.enter(e, key)
 	p.cfg.Bytes.Add(int64(size))
-	if p.inherits.Load() {
+	if len(p.inherited.blocks)+len(p.inherited.open) > 0 {
 		p.inherit(seq)
-		p.inherits.Store(len(p.inherited.blocks) > 0 || len(p.inherited.open) > 0)
 	}
 	p.admit()
 	return p.work(), nil

@@ -31,11 +31,6 @@ type Verdict struct {
 	// ByHand means that a person settles it: that does not make the application one that
 	// settles late, see Config.Late.
 	ByHand bool
-	// Fingerprint is that of the record, see Config.Fingerprint. It is not needed if the
-	// record is acked and was not Behind.
-	Fingerprint uint32
-
-	oldest bool // acked, and everything before it is settled: it needs no fingerprint
 }
 
 // Delivery is one handing out of a record. The zero value is ready for Take. It is guarded
@@ -54,7 +49,6 @@ type Delivery[R, H any] struct {
 	status    Status
 	finished  bool
 	token     bool
-	behind    bool
 	suspect   bool
 	evicted   bool
 	aside     bool // its letter is refused for good
@@ -62,10 +56,6 @@ type Delivery[R, H any] struct {
 	asked     bool // see Partition.Asked
 	at        int  // its index in Partition.running
 }
-
-// Behind reports whether an older record was unsettled when this one was handed out. If so,
-// this one needs a mark when it is settled, and the mark needs its fingerprint.
-func (d *Delivery[R, H]) Behind() bool { return d.behind }
 
 // Seq, Offset and Attempt do not change after Take. Nor does Record before the
 // delivery is finished; from then on see Partition.Record.
@@ -111,7 +101,7 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v *Verdict, now int64) (firs
 	}
 	d.status = v.Status
 	e := p.at(d.seq)
-	p.know(e, v)
+	p.version++
 	if d.finished && !v.ByHand {
 		p.settledLate()
 	}
@@ -157,20 +147,11 @@ func (p *Partition[R, H]) settledLate() {
 	}
 }
 
-// know keeps the fingerprint of a record that stays open, or is settled behind an open one,
-// for when its bytes are gone.
-func (p *Partition[R, H]) know(e *entry[R, H], v *Verdict) {
-	if v.Status == Acked && (v.oldest || e.d != nil && !e.d.behind) {
-		return
-	}
-	p.version++
-	if !e.known {
-		e.print, e.known = v.Fingerprint, true
-	}
-}
-
 // done settles a record.
 func (p *Partition[R, H]) done(seq uint64, e *entry[R, H]) {
+	if e.state != confirming {
+		p.mark(seq, e)
+	}
 	p.dropBytes(e)
 	if e.noted {
 		delete(p.notes, seq)
@@ -178,9 +159,6 @@ func (p *Partition[R, H]) done(seq uint64, e *entry[R, H]) {
 	}
 	if p.cfg.Output {
 		p.emit(seq)
-	}
-	if e.state != confirming {
-		p.mark(seq, e)
 	}
 	e.d = nil
 	p.exit(e)
@@ -256,7 +234,7 @@ func (p *Partition[R, H]) finish(d *Delivery[R, H], v *Verdict, now int64) {
 		e := p.at(d.seq)
 		p.tried(d.seq, e, v)
 		p.set(e, pending)
-		p.know(e, v)
+		p.version++
 		p.leave(d.seq)
 	}
 	if p.phase != closed {

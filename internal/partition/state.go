@@ -165,10 +165,9 @@ func (p *Partition[R, H]) NameSlow(before int64) Work {
 	defer p.mu.Unlock()
 	version := p.version
 	p.eachSlow(before, func(_ *Delivery[R, H], began int64, e *entry[R, H]) {
-		if e == nil || e.known || e.evicted {
+		if e == nil || !p.know(e) {
 			return
 		}
-		e.print, e.known = p.cfg.Fingerprint(e.record), true
 		if e.first == 0 && e.attempt == 1 {
 			e.first = began
 		}

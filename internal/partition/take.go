@@ -98,7 +98,7 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
 	d.first = e.first
-	d.status, d.finished, d.behind, d.token = Pending, false, seq != p.head, false
+	d.status, d.finished, d.token = Pending, false, false
 	d.at = len(p.running)
 	p.running = append(p.running, d)
 	if seq >= p.taken {
@@ -163,11 +163,12 @@ func (p *Partition[R, H]) Suspects() bool {
 
 // Name makes the next commit say that d is in flight, and whether alone. It returns which
 // commit does. With Careful, earlier commits do not mention d.
-func (p *Partition[R, H]) Name(d *Delivery[R, H], fingerprint uint32, alone bool) Mark {
+func (p *Partition[R, H]) Name(d *Delivery[R, H], alone bool) Mark {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e := p.live(d.seq); e != nil {
-		p.know(e, &Verdict{Fingerprint: fingerprint})
+		p.know(e)
+		p.version++
 		if e.named = true; alone {
 			e.alone++
 		}

@@ -106,8 +106,22 @@ func (p *Partition[R, H]) grow() {
 	p.chunks = chunks
 }
 
-// mark makes the next commits say that a record is settled.
+// know keeps the fingerprint of a record, because a commit is to say something about it. It
+// reports whether it is news.
+func (p *Partition[R, H]) know(e *entry[R, H]) bool {
+	if e.known || e.evicted || !p.cfg.Committed {
+		return false
+	}
+	e.print, e.known = p.cfg.Fingerprint(e.record), true
+	return true
+}
+
+// mark makes the next commits say that a record is settled. They say so of the oldest one by
+// their offset, which needs no fingerprint.
 func (p *Partition[R, H]) mark(seq uint64, e *entry[R, H]) {
+	if seq != p.head {
+		p.know(e)
+	}
 	c := p.chunk(seq)
 	c.marked |= 1 << (seq % span)
 	c.sum += e.print

@@ -28,10 +28,6 @@ func handedOut(t testing.TB, n int) (*Partition[int, any], []*Delivery[int, any]
 	return p, all
 }
 
-func acked(d *Delivery[int, any]) Verdict {
-	return Verdict{Status: Acked, Fingerprint: printOf(d.Offset(), 0)}
-}
-
 // marksOf returns the offsets that blocks mark, and fails if a sum is not that of its records.
 func marksOf(t *testing.T, blocks []ledger.Block, last int64) (marked []int64) {
 	t.Helper()
@@ -58,7 +54,7 @@ func TestSettledChunksAreFreed(t *testing.T) {
 	rand.New(rand.NewPCG(1, 2)).Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
 	var want []int64
 	for i, d := range rest {
-		p.Settle(d, acked(d), 0)
+		p.Settle(d, Verdict{Status: Acked}, 0)
 		want = append(want, d.Offset())
 		if i%1999 == 0 {
 			s := p.Snapshot()
@@ -85,7 +81,7 @@ func TestSettledChunksAreFreed(t *testing.T) {
 	if got := marksOf(t, s.Blocks, 2*n); len(got) != n-1 || runs != len(s.Blocks) {
 		t.Errorf("%d marks in %d runs and %d blocks, want %d", len(got), runs, len(s.Blocks), n-1)
 	}
-	p.Settle(all[0], acked(all[0]), 0)
+	p.Settle(all[0], Verdict{Status: Acked}, 0)
 	if m := p.Mark(); m.Offset != 2*n-1 || m.Seq != n {
 		t.Errorf("mark %+v after the last record", m)
 	}
@@ -108,7 +104,7 @@ func TestSnapshotBesideSettlements(t *testing.T) {
 		for pass := range 2 {
 			for _, d := range all {
 				if late, open := left[d.Offset()]; !open == (pass == 0) && !late {
-					p.Settle(d, acked(d), 0)
+					p.Settle(d, Verdict{Status: Acked}, 0)
 				}
 			}
 		}
@@ -138,7 +134,7 @@ func BenchmarkSnapshot(b *testing.B) {
 			p, all := handedOut(b, 100_000)
 			for i, d := range all {
 				if i%every != 0 {
-					p.Settle(d, acked(d), 0)
+					p.Settle(d, Verdict{Status: Acked}, 0)
 				}
 			}
 			b.ReportAllocs()
