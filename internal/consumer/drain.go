@@ -110,7 +110,6 @@ func (c *Claim) close(r *Released) (running []*Delivery) {
 	}
 	r.Left, r.Running = left, len(running)
 	close(c.spent)
-	c.part.LeaveLimit()
 	c.cancel(r.Cause)
 	for _, d := range running {
 		d.Handle.Cancel()

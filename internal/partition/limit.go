@@ -1,9 +1,6 @@
 package partition
 
-import (
-	"slices"
-	"sync"
-)
+import "sync"
 
 // Limit limits the deliveries in flight over several partitions. Free room goes to the
 // partition that has waited longest. A nil Limit does not limit.
@@ -35,9 +32,6 @@ func (w Work) Granted() {
 
 // room reports whether acquire would succeed, and queues the waiter if not.
 func (l *Limit) room(w *Waiter) bool {
-	if l == nil {
-		return true
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.has(w)
@@ -71,66 +65,32 @@ func (l *Limit) acquire(w *Waiter) bool {
 	return true
 }
 
-// release returns a place, and the waiter who gets it. The caller calls Work.Granted
-// without its lock.
-func (l *Limit) release() *Waiter {
+// release gives a place back. Here and below, who gets it is added to granted; the caller
+// calls Work.Granted without its lock.
+func (l *Limit) release(granted []*Waiter) []*Waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.give()
+	return l.give(granted)
 }
 
-func (l *Limit) give() *Waiter {
-	if len(l.waiting) == 0 {
-		l.free++
-		return nil
-	}
-	w := l.waiting[0]
-	l.waiting = l.waiting[1:]
-	w.queued = false
-	w.granted++
-	return w
-}
-
-// putBack undoes an acquire that found no record.
-func (l *Limit) putBack(w *Waiter) {
-	if l == nil {
-		return
-	}
+// passOn gives back the places that a waiter was granted and does not need.
+func (l *Limit) passOn(w *Waiter, granted []*Waiter) []*Waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	w.granted++
-}
-
-// passOn gives places that their partition does not need to the next in the queue.
-func (l *Limit) passOn(w *Waiter) (granted []*Waiter) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.passAll(w)
-}
-
-func (l *Limit) passAll(w *Waiter) (granted []*Waiter) {
 	for ; w.granted > 0; w.granted-- {
-		if next := l.give(); next != nil {
-			granted = append(granted, next)
-		}
+		granted = l.give(granted)
 	}
 	return granted
 }
 
-// LeaveLimit removes a closed partition from the queue, and gives its places to those that can
-// use them.
-func (p *Partition[R, H]) LeaveLimit() {
-	if l := p.cfg.Limit; l != nil {
-		for _, g := range l.leave(&p.waiter) {
-			g.Wake()
-		}
+func (l *Limit) give(granted []*Waiter) []*Waiter {
+	if len(l.waiting) == 0 {
+		l.free++
+		return granted
 	}
-}
-
-func (l *Limit) leave(w *Waiter) (granted []*Waiter) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.waiting = slices.DeleteFunc(l.waiting, func(q *Waiter) bool { return q == w })
-	w.queued = false
-	return l.passAll(w)
+	next := l.waiting[0]
+	l.waiting = l.waiting[1:]
+	next.queued = false
+	next.granted++
+	return append(granted, next)
 }

@@ -316,8 +316,8 @@ func (p *Partition[R, H]) work() Work {
 			w.Flags |= Full
 		}
 	}
-	if p.cfg.Limit != nil && p.awake == len(p.running) {
-		p.rare.granted = append(p.rare.granted, p.cfg.Limit.passOn(&p.waiter)...) // no slot here looks for a record
+	if p.cfg.Limit != nil && (p.awake == len(p.running) || !p.handsOut()) { // no slot here looks for a record
+		p.rare.granted = p.cfg.Limit.passOn(&p.waiter, p.rare.granted)
 	}
 	if len(p.rare.granted) > 0 || len(p.rare.doubted) > 0 {
 		w.rare = &rare{doubted: p.rare.doubted, granted: p.rare.granted}

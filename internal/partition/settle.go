@@ -207,9 +207,7 @@ func (p *Partition[R, H]) end(d *Delivery[R, H]) {
 	d.lane.inFlight--
 	if d.token {
 		d.token = false
-		if next := p.cfg.Limit.release(); next != nil {
-			p.rare.granted = append(p.rare.granted, next)
-		}
+		p.rare.granted = p.cfg.Limit.release(p.rare.granted)
 	}
 }
 

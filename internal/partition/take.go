@@ -50,8 +50,8 @@ func (p *Partition[R, H]) takeReady() (seq uint64, ok bool) {
 	if !p.handsOut() || len(p.running) >= p.most() || p.ready.first == nil || !p.cfg.Limit.acquire(&p.waiter) {
 		return 0, false
 	}
-	if seq, ok = p.pop(); !ok {
-		p.cfg.Limit.putBack(&p.waiter)
+	if seq, ok = p.pop(); !ok && p.cfg.Limit != nil {
+		p.rare.granted = p.cfg.Limit.release(p.rare.granted)
 	}
 	return seq, ok
 }
