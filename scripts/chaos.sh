@@ -10,7 +10,8 @@ usage: scripts/chaos.sh [--seeds 1,2,3,4,5] [--for 10m] [--protocol eager|cooper
 
 Runs each seed with both protocols, and watermill-kafka's own Subscriber through the same schedules. With --transactions
 members copy a topic exactly once, and beside it at least once, on three brokers that are restarted. The summaries go to
-DIR/summaries.txt, violations to DIR/chaos.log, and the ledgers of all members stay in DIR. The default DIR is ./chaos-out.
+DIR/summaries.txt, violations to DIR/chaos.log, and the ledgers of all members stay in DIR; so do the brokers' data of a
+run that failed, in DIR/kafka. The default DIR is ./chaos-out.
 USAGE
 }
 
@@ -39,6 +40,7 @@ go test -c -o "$out/chaos.test" ./internal/chaos
 status=0
 cd internal/chaos # where its tests expect to be
 ../../scripts/kafka.sh run "$kafka" --brokers "$brokers" -- \
+	bash -c '"$@" || { cp -R "$ACKPOLICY_KAFKA_STATE/" "$0/kafka" && false; }' "$out" \
 	"$out/chaos.test" -test.run "^$test\$" -test.v -test.parallel "$at_once" -test.timeout 4h \
 	-chaos-seed "$seeds" -chaos-for "$length" -chaos-out "$out/summaries.txt" -chaos-keep "$out" "${args[@]}" \
 	>"$out/chaos.log" 2>&1 || status=$?

@@ -1,6 +1,7 @@
 package brokertest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -43,6 +44,75 @@ func Read(addrs []string, topic string, partition int32, within time.Duration, d
 			}
 		case <-time.After(within):
 			return fmt.Errorf("%s/%d: no committed record from %d on within %v", topic, partition, next, within)
+		}
+	}
+}
+
+// AbortedTwice describes the producers that have more than one aborted transaction in a partition of the topics. A replica
+// that has been behind may show their records to read_committed readers (docs/design.md).
+func AbortedTwice(addrs []string, topics ...string) (producers []string, err error) {
+	client, err := sarama.NewClient(addrs, config(addrs))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	for _, topic := range topics {
+		partitions, err := client.Partitions(topic)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range partitions {
+			aborted := map[int64]int{}
+			if err := eachBatch(client, topic, p, func(b *sarama.RecordBatch) {
+				if b.Control && len(b.Records) == 1 && bytes.Equal(b.Records[0].Key, abortMarker) {
+					aborted[b.ProducerID]++
+				}
+			}); err != nil {
+				return nil, fmt.Errorf("%s/%d: %w", topic, p, err)
+			}
+			for id, n := range aborted {
+				if n > 1 {
+					producers = append(producers, fmt.Sprintf("%s/%d: producer %d has %d", topic, p, id, n))
+				}
+			}
+		}
+	}
+	return producers, nil
+}
+
+// abortMarker is the key of the record that ends an aborted transaction: two zeros, version and type.
+var abortMarker = []byte{0, 0, 0, 0}
+
+// eachBatch calls do with each batch of a partition, whatever became of its transaction.
+func eachBatch(client sarama.Client, topic string, partition int32, do func(*sarama.RecordBatch)) error {
+	offset, err := client.GetOffset(topic, partition, sarama.OffsetOldest)
+	if err != nil {
+		return err
+	}
+	for {
+		leader, err := client.Leader(topic, partition)
+		if err != nil {
+			return err
+		}
+		request := &sarama.FetchRequest{Version: 5, MinBytes: 1, MaxBytes: 16 << 20}
+		request.AddBlock(topic, partition, offset, 16<<20, -1)
+		response, err := leader.Fetch(request)
+		if err != nil {
+			return err
+		}
+		block := response.GetBlock(topic, partition)
+		if !errors.Is(block.Err, sarama.ErrNoError) {
+			return block.Err
+		}
+		before := offset
+		for _, records := range block.RecordsSet {
+			if b := records.RecordBatch; b != nil && b.LastOffset() >= offset {
+				do(b)
+				offset = b.LastOffset() + 1
+			}
+		}
+		if offset == before {
+			return nil
 		}
 	}
 }

@@ -22,6 +22,7 @@ type Record struct {
 	Letters map[ID]int // what the dead letter topic holds
 	Outputs [][]ID     // what the output topic holds, by partition, in its order
 	Open    []string   // transactions that do not end
+	Aborted []string   // producers with more than one aborted transaction in a partition
 }
 
 const recordFile = "record.json" // without the entries

@@ -33,6 +33,7 @@ const (
 	RuleAtMost    = "atmostonce" // a record was delivered twice under AckFirst
 	RuleOutput    = "output"     // a record's output or letter is missing, there twice, or out of order
 	RuleOpen      = "open"       // a transaction does not end
+	RuleAborted   = "aborted"    // a producer has more than one aborted transaction in a partition
 )
 
 // maxExamples bounds how many violations of one rule are shown in full.

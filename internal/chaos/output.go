@@ -105,6 +105,9 @@ func (j *judge) outputs() {
 	for _, open := range j.Open {
 		j.violation(RuleOpen, func() string { return "" }, "a transaction is open at the end: %s", open)
 	}
+	for _, aborted := range j.Aborted {
+		j.violation(RuleAborted, func() string { return "" }, "more than one aborted transaction, which readers may see: %s", aborted)
+	}
 }
 
 func (j *judge) output(id ID, outputs int) {

@@ -34,6 +34,8 @@ func TestJudgeOutputs(t *testing.T) {
 			map[string]int{RuleOutput: 1}, nil},
 		"an open transaction": {func(r *Record) { r.Open = []string{"topic.out/0: producer 1 from offset 3"} },
 			map[string]int{RuleOpen: 1}, map[string]int{RuleOpen: 1}},
+		"a producer that aborts twice": {func(r *Record) { r.Aborted = []string{"topic.out/0: producer 1 has 2"} },
+			map[string]int{RuleAborted: 1}, map[string]int{RuleAborted: 1}},
 		"a refused output": {func(r *Record) {
 			r.Entries = append(r.Entries, Entry{Member: 0, Kind: Unpublished, ID: ID{0, 7}, Attempt: 1, Detail: "too large"})
 		}, map[string]int{RuleOutput: 1}, map[string]int{RuleOutput: 1}},

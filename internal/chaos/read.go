@@ -17,6 +17,10 @@ func (r *Record) read() error {
 		if err := r.awaitEnds(); err != nil || len(r.Open) > 0 {
 			return err // readers would wait
 		}
+		var err error
+		if r.Aborted, err = brokertest.AbortedTwice(r.Brokers, r.letterTopic(), r.outputTopic()); err != nil {
+			return err
+		}
 	}
 	if r.letters() {
 		r.Letters = map[ID]int{}

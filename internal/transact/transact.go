@@ -5,6 +5,11 @@
 // keep transactional ids. After any failure the producer is initialized again under its id,
 // which aborts a pending transaction, or completes one whose commit the coordinator had
 // accepted. Then what the group has stored says which.
+//
+// The next transaction has another id, and by it another producer id: a replica that has been
+// behind can show the records of an aborted transaction to read_committed readers, if an earlier
+// one of the same producer id was aborted, too (docs/design.md, "Aborted records that are
+// visible").
 package transact
 
 import (
@@ -28,16 +33,18 @@ type Sender struct {
 	brokers []string
 	group   string
 	config  *sarama.Config
+	id      string // the first transactional id, with which the others begin
 	dialer  *dial.Dialer
 
 	client   sarama.Client        // nil: not connected
 	producer sarama.AsyncProducer // nil: to be initialized
-	pending  bool                 // a transaction may be open that the next producer ends
+	pending  bool                 // a transaction of the id may be open
+	failed   int                  // how many ids have had a transaction that failed
 }
 
 // New returns a sender. It does not connect. The configuration is Config's.
 func New(brokers []string, group string, config *sarama.Config) *Sender {
-	s := &Sender{brokers: brokers, group: group, config: config}
+	s := &Sender{brokers: brokers, group: group, config: config, id: config.Producer.Transaction.ID}
 	s.dialer = dial.New(config)
 	setPauses(config, s.dialer.IsCut)
 	return s
@@ -157,7 +164,7 @@ func (s *Sender) resolve(stop <-chan struct{}, t commit.Transaction, cause error
 // and all partitions are stored together: any one that has what was sent proves it. Of
 // partitions that others have taken over meanwhile the output is not ours to write.
 func (s *Sender) stored(t commit.Transaction) (bool, error) {
-	if err := s.begin(); err != nil {
+	if err := s.end(); err != nil {
 		return false, err
 	}
 	for _, p := range t.Parts {
@@ -177,7 +184,30 @@ func (s *Sender) stored(t commit.Transaction) (bool, error) {
 }
 
 // begin sees to it that there is a producer, and no transaction of an earlier one is pending.
-func (s *Sender) begin() (err error) {
+func (s *Sender) begin() error {
+	if err := s.end(); err != nil || s.producer != nil {
+		return err
+	}
+	return s.initialize()
+}
+
+// end ends a transaction that a failure may have left open, and its id is not used again.
+func (s *Sender) end() error {
+	if !s.pending {
+		return nil
+	}
+	if err := s.initialize(); err != nil {
+		return err
+	}
+	s.drop()
+	s.pending = false
+	s.failed++
+	s.config.Producer.Transaction.ID = fmt.Sprintf("%s-%d", s.id, s.failed)
+	return nil
+}
+
+// initialize makes a producer, which ends a pending transaction of its id.
+func (s *Sender) initialize() (err error) {
 	if s.client == nil {
 		if s.client, err = sarama.NewClient(s.brokers, s.config); err != nil {
 			s.client = nil
@@ -185,14 +215,8 @@ func (s *Sender) begin() (err error) {
 		}
 		s.dialer.Worked()
 	}
-	if s.producer == nil {
-		producer, err := sarama.NewAsyncProducerFromClient(s.client)
-		if err != nil {
-			return err
-		}
-		s.producer, s.pending = producer, false
-	}
-	return nil
+	s.producer, err = sarama.NewAsyncProducerFromClient(s.client)
+	return err
 }
 
 // drop closes the producer. Nothing is under way.
@@ -214,12 +238,7 @@ func (s *Sender) drop() {
 
 // Recover ends a transaction that a failure has left open: its offsets would delay whoever
 // reads the group's positions. It tries once.
-func (s *Sender) Recover() error {
-	if !s.pending {
-		return nil
-	}
-	return s.begin()
-}
+func (s *Sender) Recover() error { return s.end() }
 
 // Abort ends the requests under way with an error.
 func (s *Sender) Abort() { s.dialer.Abort() }

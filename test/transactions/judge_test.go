@@ -39,7 +39,7 @@ func (s spec) waitBegun(t *testing.T, offset int64) {
 }
 
 // judge reads, as read_committed consumers do, what the group has written, and wants each input's output once, in the
-// order of its key, and each rejected input's letter once. No transaction may be open.
+// order of its key, and each rejected input's letter once. No transaction may be open, and no producer have aborted twice.
 func (s spec) judge(t *testing.T, partitions int32, records int) {
 	t.Helper()
 	seen := map[testkit.RecordID]int{}
@@ -74,6 +74,11 @@ func (s spec) judge(t *testing.T, partitions int32, records int) {
 		if letters != want {
 			t.Errorf("partition %d: %d letters, want %d", p, letters, want)
 		}
+	}
+	twice, err := brokertest.AbortedTwice(testkit.Shared.Addrs(), s.Out, s.In+".dlq")
+	testkit.Check(t, err)
+	if len(twice) > 0 {
+		t.Errorf("more than one aborted transaction: %v", twice)
 	}
 }
 
