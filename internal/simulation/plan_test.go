@@ -69,11 +69,12 @@ const (
 	cutAndClose // Close without a network
 	refuseStep  // requests of transactions of one kind are refused
 	loseStep    // or lose their connection, before or after the broker has them
+	holdEnd     // the broker takes its time to end transactions, and meanwhile the member is killed, or another one comes
 )
 
 const actions = refuseStep // of any history
 
-var actionNames = [...]string{"kill", "restart", "join", "leave", "blink", "cut", "slowThere", "slowBack", "overtake", "refuse", "cutAndClose", "refuseStep", "loseStep"}
+var actionNames = [...]string{"kill", "restart", "join", "leave", "blink", "cut", "slowThere", "slowBack", "overtake", "refuse", "cutAndClose", "refuseStep", "loseStep", "holdEnd"}
 
 func (a action) String() string { return actionNames[a] }
 

@@ -52,6 +52,30 @@ func (p *plan) withTransactions() {
 		}
 		p.steps = append(p.steps, s)
 	}
+	if r.IntN(3) == 0 { // what is pending outlives its writer, who is out of the group after a session
+		p.timeout = session + between(r, 2*time.Second, 8*time.Second)
+		for range 1 + r.IntN(2) {
+			p.steps = append(p.steps, step{
+				at: between(r, 0, storm), do: holdEnd, member: r.IntN(8), length: between(r, 50*time.Millisecond, 2*time.Second),
+				extent: between(r, time.Second, p.timeout), amid: r.IntN(4) == 0, kind: len(transactionSteps) - 1, after: r.IntN(3) > 0,
+			})
+		}
+	}
+}
+
+// holdEnd has the broker take its time with requests to end transactions. It returns what ends that.
+func (w *world) holdEnd(by time.Duration) (end func()) {
+	w.holding.Store(int64(by))
+	return func() { w.holding.Store(0) }
+}
+
+// held is called for each request to end a transaction.
+func (w *world) held(kmsg.Request) (kmsg.Response, error, bool) {
+	w.cluster.KeepControl()
+	if by := time.Duration(w.holding.Load()); by > 0 {
+		w.cluster.SleepControl(func() { time.Sleep(by) })
+	}
+	return nil, nil, false
 }
 
 // refuseStep has the broker refuse requests. It returns what ends that.

@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ type world struct {
 	cluster  *kfake.Cluster
 	goes     sync.WaitGroup // all that members run
 	striking sync.WaitGroup
+	holding  atomic.Int64 // how long the broker takes to end a transaction, see holdEnd
 	began    time.Time
 
 	judge
@@ -54,6 +56,7 @@ func (w *world) play(t *testing.T) {
 		w.asked(r)
 		return nil, nil, false
 	})
+	w.cluster.ControlKey(int16(kmsg.EndTxn), w.held)
 	ended := make(chan struct{})
 	var sweeper sync.WaitGroup
 	sweeper.Go(func() { w.sweep(ended) })
@@ -285,6 +288,21 @@ func (w *world) strike(s step) {
 	case loseStep:
 		m.link.lose(loss{int16(transactionSteps[s.kind].key), []float64{0.5, 1}[s.code%2], s.after})
 		after(func() { m.link.lose(loss{key: nothing}) })
+	case holdEnd:
+		after(w.holdEnd(s.extent))
+		switch {
+		case s.amid: // it is restarted
+		case s.after:
+			w.striking.Go(func() {
+				time.Sleep(s.length / 2)
+				if !w.isClosing(m) {
+					m.kill()
+					w.start()
+				}
+			})
+		case len(running) < 5:
+			w.start()
+		}
 	}
 }
 
@@ -301,6 +319,7 @@ func (w *world) calm() {
 		m.link.setCut(false)
 		m.link.lose(loss{key: nothing})
 	}
+	w.holding.Store(0)
 	if len(running) == 0 {
 		w.start()
 	}
