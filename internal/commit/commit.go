@@ -250,25 +250,22 @@ func (c *Committer) next() (at time.Time) {
 // commit sends what is due.
 func (c *Committer) commit() {
 	dues := slices.DeleteFunc(c.gather(), func(d due) bool { return !d.source.flies(d.snapshot) })
-	if len(dues) > 0 {
-		c.store(dues)
+	if len(dues) > 0 && !c.store(dues) {
+		for _, dues := range byTopic(dues) {
+			c.store(dues)
+		}
 	}
 }
 
-// store sends a request, and passes its outcome on.
-func (c *Committer) store(dues []due) {
-	began, watched := time.Now(), c.watch()
+// store sends a request, and passes its outcome on. It returns false, and has passed nothing on, if a transaction about
+// several topics is refused for good: it is refused as a whole, perhaps because of one topic.
+func (c *Committer) store(dues []due) bool {
+	defer c.watch()()
+	began := time.Now()
 	errs, sent, err := c.send(dues)
-	watched()
 	took := time.Since(began)
-	if c.cfg.Transact != nil && !sent && lasts(err) {
-		// A transaction is refused as a whole, perhaps because of one topic: each gets one of its own.
-		if topics := byTopic(dues); len(topics) > 1 {
-			for _, dues := range topics {
-				c.store(dues)
-			}
-			return
-		}
+	if c.cfg.Transact != nil && !sent && lasts(err) && len(byTopic(dues)) > 1 {
+		return false
 	}
 	refresh := err != nil
 	for i, d := range dues {
@@ -286,6 +283,7 @@ func (c *Committer) store(dues []due) {
 		// If this fails, the next attempt shows it.
 		_ = c.cfg.Client.RefreshCoordinator(c.cfg.Group)
 	}
+	return true
 }
 
 // landed passes on what became of a commit for one partition.
@@ -356,7 +354,7 @@ func (c *Committer) flushing() bool {
 	return false
 }
 
-// watch cuts off the current request if it takes too long and a last commit waits, until done is called.
+// watch cuts off current requests, also for the coordinator, that take too long while a last commit waits, until done is called.
 func (c *Committer) watch() (done func()) {
 	const look = responsePatience / 20
 	ended, cut := make(chan struct{}), false

@@ -30,6 +30,33 @@ func TestFlushOutlivesALostResponse(t *testing.T) {
 	b.wantStored(t, 3)
 }
 
+// Nor is the response of whoever is asked for the coordinator.
+func TestFlushOutlivesASilentLookUp(t *testing.T) {
+	b := newBed(t, true, false)
+	b.move(1, 1)
+	if err := b.s.Flush(deadline(t)); err != nil { // the coordinator is known
+		t.Fatal(err)
+	}
+	fake, release, asked := b.broker.Kfake(), make(chan struct{}), false
+	fake.ControlKey(int16(kmsg.FindCoordinator), func(kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		if !asked {
+			asked = true
+			fake.SleepControl(func() { <-release })
+		}
+		return nil, nil, false
+	})
+	defer close(release)
+	moved := fake.Fault(kfake.Fault{Keys: []kmsg.Key{commitKey}, Err: kerr.NotCoordinator, Count: 1})
+	b.move(3, 3)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // the client would wait for 30
+	defer cancel()
+	if err := b.s.Flush(ctx); err != nil || moved.Hits() != 1 {
+		t.Fatal(moved.Hits(), err)
+	}
+	b.wantStored(t, 3)
+}
+
 // What trying again within seconds does not change ends the last commit at once.
 func TestFlushEndsAtARefusalThatLasts(t *testing.T) {
 	for refusal, tries := range map[*kerr.Error]int{

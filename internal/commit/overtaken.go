@@ -69,9 +69,8 @@ func (c *Committer) readBack() {
 	if len(sources) == 0 {
 		return
 	}
-	watched := c.watch()
+	defer c.watch()()
 	response, err := fetchOffsets(c.cfg.Client, c.cfg.Group, asked, false)
-	watched()
 	for _, s := range sources {
 		found, perr := Position{}, err
 		if err == nil {
