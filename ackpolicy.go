@@ -169,12 +169,12 @@ func (s *subscription) noMiddleware(taken *message.Message) bool {
 
 // ackUnwrapped acks the record unless a Middleware decides.
 func (d *Delivery) ackUnwrapped() {
-	d.mu.Lock()
+	d.ending.mu.Lock()
 	wrapped := d.entered != nil || d.sub.handler.Load() != nil
 	if !wrapped {
 		d.first = true
 	}
-	d.mu.Unlock()
+	d.ending.mu.Unlock()
 	if !wrapped {
 		d.settle(partition.Verdict{Status: partition.Acked})
 	}

@@ -230,9 +230,9 @@ func (b *Batch) enter(ctx context.Context, m *guarded) (depth int, acked bool) {
 	b.mu.Unlock()
 	if m != nil && m.settings {
 		for _, d := range b.all {
-			d.mu.Lock()
+			d.ending.mu.Lock()
 			d.own = b.sub.settingsOf(m, d.own)
-			d.mu.Unlock()
+			d.ending.mu.Unlock()
 			if m.MaxAge > 0 {
 				d.began.CompareAndSwap(0, consumer.Now())
 			}

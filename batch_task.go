@@ -60,7 +60,7 @@ type batchPlan struct {
 // batchContext is the context of the message that stands for a batch. It ends when the batch
 // is finished, or when the assignments of all its partitions have ended.
 type batchContext struct {
-	deliveryContext
+	ending
 	b *Batch
 }
 
@@ -160,15 +160,15 @@ func (batchTask) Decode(k *consumer.Delivery, copies *record.Copies) (v *partiti
 		msg, err = d.sub.decode(k.Record(), copies)
 	}
 	if err == nil {
-		err = d.ctx.adopt(msg)
+		err = (*deliveryContext)(d).adopt(msg)
 	}
-	d.mu.Lock()
+	d.ending.mu.Lock()
 	d.msg, d.stage = msg, nowhere
 	canceled := d.canceled
 	if err != nil && !canceled {
 		d.stage = refused
 	}
-	d.mu.Unlock()
+	d.ending.mu.Unlock()
 	switch {
 	case canceled:
 		return nil, false
@@ -231,10 +231,10 @@ func (s *subscription) newBatch(batch []consumer.BatchEnd) *Batch {
 		d := (*Delivery)(e.Delivery.Handle.(*task))
 		b.all[i] = d
 		d.began.Store(began)
-		d.mu.Lock()
+		d.ending.mu.Lock()
 		b.messages[i], d.batch = d.msg, b
 		canceled := d.canceled
-		d.mu.Unlock()
+		d.ending.mu.Unlock()
 		if canceled {
 			b.mu.Lock()
 			b.gone++
@@ -378,9 +378,9 @@ func (b *Batch) end(d *Delivery, r result, entered context.Context) *partition.V
 		v = d.verdict(r.act, r.delay, r.reason)
 	}
 	if v.Status == partition.Pending {
-		d.mu.Lock()
+		d.ending.mu.Lock()
 		d.msg, d.entered = nil, entered // it may stay pending for long: do not keep its payload in memory
-		d.mu.Unlock()
+		d.ending.mu.Unlock()
 	} else if !b.sub.quiet(v.Status) {
 		d.settle(v)
 		return nil

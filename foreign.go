@@ -44,19 +44,19 @@ func foreignDelivery(msg *message.Message, logger watermill.LoggerAdapter) *Deli
 	}
 	f.key, _ = kafka.MessageKeyFromCtx(ctx)
 	f.timestamp, _ = kafka.MessageTimestampFromCtx(ctx)
-	d := &Delivery{msg: msg, foreign: f}
+	d := &Delivery{msg: msg, ending: ending{few: &few{foreign: f}}}
 	msg.SetContext(context.WithValue(ctx, deliveryKey{}, d))
 	return d
 }
 
 // settle acks or nacks the message. A reject acks it, and logs what was given up.
 func (f *foreign) settle(d *Delivery, s Status, reason error) bool {
-	d.mu.Lock()
+	d.ending.mu.Lock()
 	if f.status == Pending {
 		f.status = f.read(d)
 	}
 	if f.status != Pending {
-		defer d.mu.Unlock()
+		defer d.ending.mu.Unlock()
 		return f.status == s
 	}
 	ok := false
@@ -71,7 +71,7 @@ func (f *foreign) settle(d *Delivery, s Status, reason error) bool {
 		f.status = s
 	}
 	close(f.settled)
-	d.mu.Unlock()
+	d.ending.mu.Unlock()
 	if ok && s == Rejected {
 		fields := watermill.LogFields{"topic": f.topic, "message_uuid": d.msg.UUID}
 		if f.partition >= 0 {
@@ -95,8 +95,8 @@ func (f *foreign) read(d *Delivery) Status {
 }
 
 func (f *foreign) state(d *Delivery) Status {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.ending.mu.Lock()
+	defer d.ending.mu.Unlock()
 	if f.status == Pending {
 		return f.read(d)
 	}
@@ -129,13 +129,13 @@ func detach(r seam.Record) seam.Delivery {
 	_ = sub.config.Connections.join(&sub.config) // nobody else has them
 	s := &subscription{sub: sub, topics: topic.Selection{Text: r.Record.Topic, Names: []string{r.Record.Topic}}, logger: sub.logger, detached: true}
 	d := &Delivery{sub: s, msg: r.Message}
-	d.ctx.d, d.kafka.Handle = d, (*task)(d)
+	d.kafka.Handle = (*task)(d)
 	first := int64(0)
 	if r.Age > 0 {
 		first = consumer.Now() - int64(r.Age)
 	}
 	assignment := consumer.Detach(r.Message.Context(), &d.kafka, s.consumerConfig(), r.Record, r.Attempt-1, first)
-	r.Message.SetContext(&d.ctx)
+	r.Message.SetContext((*deliveryContext)(d))
 	d.began.Store(consumer.Now())
 	return seam.Delivery{
 		Delivery: d,

@@ -92,8 +92,8 @@ func (d *Delivery) settings() *handlerSettings {
 	if all == nil {
 		return nil
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.ending.mu.Lock()
+	defer d.ending.mu.Unlock()
 	if d.own == noSettings {
 		d.own = subscribersSettings
 		if d.entered == nil && (d.batch == nil || !d.batch.wrapped.Load()) {
@@ -108,9 +108,9 @@ func (d *Delivery) settings() *handlerSettings {
 
 // likeTheSubscriber makes the delivery one that no middleware has settings for.
 func (d *Delivery) likeTheSubscriber() {
-	d.mu.Lock()
+	d.ending.mu.Lock()
 	d.own = subscribersSettings
-	d.mu.Unlock()
+	d.ending.mu.Unlock()
 }
 
 // maxDeliveries returns the limit under some settings, which may be nil; 0 means none.

@@ -3,7 +3,6 @@ package ackpolicy
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,20 +24,17 @@ import (
 // verb.
 //
 // On a message of another subscriber, a Delivery uses Watermill's own ack and nack.
+//
+// There is one per record: its size matters, see few.
 type Delivery struct {
-	kafka   consumer.Delivery // of our subscriber's; filled by its slot
-	sub     *subscription     // nil for a message of another subscriber
-	foreign *foreign          // set if sub is nil
-	ctx     deliveryContext   // of the message; has its own lock
+	kafka consumer.Delivery // of our subscriber's; filled by its slot
+	sub   *subscription     // nil for a message of another subscriber
+	began atomic.Int64      // where somebody asks, see timed; set before the message is sent
 
-	began atomic.Int64 // where somebody asks, see timed; set before the message is sent
-
-	mu       sync.Mutex       // guards what follows; no other lock is taken under it
+	ending   ending           // of the message's context; its lock guards what follows
 	msg      *message.Message // set by Run, read by all
 	batch    *Batch           // that the application has it in; nil: none
-	returned chan struct{}    // closed by the handler's end, or by Cancel: Run waits for that
 	entered  context.Context  // of the handler that ran last: it knows its name
-	err      error            // of the plan
 	onAck    action           // of the plan, which the middleware leaves, and Run carries out
 	onNack   action
 	running  int8  // running handlers under our middleware
@@ -71,11 +67,14 @@ func FromContext(ctx context.Context) (*Delivery, bool) {
 	return d, ok
 }
 
+// foreign is not nil if sub is.
+func (d *Delivery) foreign() *foreign { return d.ending.few.foreign }
+
 // Ack acks the record: its offset may be committed. It returns true if the delivery is
 // acked, now or before, and false if it was settled otherwise or its partition was released.
 func (d *Delivery) Ack() bool {
 	if d.sub == nil {
-		return d.foreign.settle(d, Acked, nil)
+		return d.foreign().settle(d, Acked, nil)
 	}
 	d.byHand()
 	return d.settle(partition.Verdict{Status: partition.Acked})
@@ -94,7 +93,7 @@ func (d *Delivery) NackAfter(delay time.Duration) bool { return d.nack(max(0, de
 
 func (d *Delivery) nack(delay time.Duration, err error) bool {
 	if d.sub == nil {
-		return d.foreign.settle(d, Nacked, err)
+		return d.foreign().settle(d, Nacked, err)
 	}
 	d.byHand()
 	return d.settle(d.verdict(doNack, delay, err))
@@ -105,7 +104,7 @@ func (d *Delivery) nack(delay time.Duration, err error) bool {
 // Without a DeadLetter, the reason is logged as an error. The reason may be nil.
 func (d *Delivery) Reject(reason error) bool {
 	if d.sub == nil {
-		return d.foreign.settle(d, Rejected, reason)
+		return d.foreign().settle(d, Rejected, reason)
 	}
 	d.byHand()
 	return d.settle(d.verdict(doReject, noDelay, reason))
@@ -151,7 +150,7 @@ func (d *Delivery) AckCumulative() bool {
 // Status returns the status of the delivery.
 func (d *Delivery) Status() Status {
 	if d.sub == nil {
-		return d.foreign.state(d)
+		return d.foreign().state(d)
 	}
 	if d.sub.sub.config.acksFirst() {
 		d.ackUnwrapped()
@@ -183,7 +182,7 @@ func (d *Delivery) Draining() <-chan struct{} {
 // Topic returns the topic of the record.
 func (d *Delivery) Topic() string {
 	if d.sub == nil {
-		return d.foreign.topic
+		return d.foreign().topic
 	}
 	return d.kafka.Topic()
 }
@@ -200,7 +199,7 @@ func (d *Delivery) Group() string {
 // Partition returns the partition of the record, or -1 for a message that is not from Kafka.
 func (d *Delivery) Partition() int32 {
 	if d.sub == nil {
-		return d.foreign.partition
+		return d.foreign().partition
 	}
 	return d.kafka.Partition()
 }
@@ -208,7 +207,7 @@ func (d *Delivery) Partition() int32 {
 // Offset returns the offset of the record, or -1 for a message that is not from Kafka.
 func (d *Delivery) Offset() int64 {
 	if d.sub == nil {
-		return d.foreign.offset
+		return d.foreign().offset
 	}
 	return d.kafka.Offset()
 }
@@ -216,7 +215,7 @@ func (d *Delivery) Offset() int64 {
 // Key returns the key of the record, nil if it has none. The caller must not modify it.
 func (d *Delivery) Key() []byte {
 	if d.sub == nil {
-		return d.foreign.key
+		return d.foreign().key
 	}
 	return d.kafka.Key()
 }
@@ -224,7 +223,7 @@ func (d *Delivery) Key() []byte {
 // Timestamp returns the timestamp of the record.
 func (d *Delivery) Timestamp() time.Time {
 	if d.sub == nil {
-		return d.foreign.timestamp
+		return d.foreign().timestamp
 	}
 	return d.kafka.Timestamp()
 }
@@ -232,10 +231,10 @@ func (d *Delivery) Timestamp() time.Time {
 // byHand carries out an earlier msg.Ack or msg.Nack of the handler, not of the Router. Run
 // would notice it only later, and the first settlement counts.
 func (d *Delivery) byHand() {
-	d.mu.Lock()
+	d.ending.mu.Lock()
 	msg, p := d.msg, d.contract()
 	router := d.depth > 0 && d.running == 0
-	d.mu.Unlock()
+	d.ending.mu.Unlock()
 	if msg != nil && !router {
 		d.settleAs(msg, p)
 	}
@@ -289,14 +288,18 @@ func (d *Delivery) position(err error) error {
 // recorded, if the delivery belongs to another message: one that a handler created inherits
 // the delivery with the context.
 func (d *Delivery) enter(msg *message.Message, ctx context.Context, m *guarded) (depth int, acked, ok bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	var first *string
+	if d.sub != nil && d.sub.handler.Load() == nil {
+		name := message.HandlerNameFromCtx(ctx)
+		first = &name
+	}
+	d.ending.mu.Lock()
+	defer d.ending.mu.Unlock()
 	if d.msg != msg {
 		return 0, false, false
 	}
-	if d.sub != nil && d.sub.handler.Load() == nil {
-		name := message.HandlerNameFromCtx(ctx)
-		d.sub.handler.Store(&name)
+	if first != nil {
+		d.sub.handler.Store(first)
 	}
 	acked = d.first
 	d.entered = ctx
@@ -314,9 +317,9 @@ func (d *Delivery) enter(msg *message.Message, ctx context.Context, m *guarded) 
 
 // handler returns the name of the last handler that had the delivery.
 func (d *Delivery) handler() string {
-	d.mu.Lock()
+	d.ending.mu.Lock()
 	b, entered := d.batch, d.entered
-	d.mu.Unlock()
+	d.ending.mu.Unlock()
 	if b != nil {
 		return b.handlerName()
 	}
@@ -329,15 +332,34 @@ func (d *Delivery) handler() string {
 // leave is called when the handler has returned, with the plan for the Router's ack or nack.
 // The plan of the innermost middleware counts: leave reports whether this one does.
 func (d *Delivery) leave(depth int, p plan) (counts bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	d.ending.mu.Lock()
+	defer d.ending.mu.Unlock()
 	if depth >= int(d.depth) {
 		d.depth, counts = int8(depth), true
-		d.onAck, d.onNack, d.err = p.onAck, p.onNack, p.err
+		d.onAck, d.onNack = p.onAck, p.onNack
+		if d.ending.few != nil || p.err != nil {
+			d.ending.rare().err = p.err
+		}
 	}
-	if d.running--; d.running == 0 && d.returned != nil {
-		close(d.returned)
-		d.returned = nil
+	if d.running--; d.running == 0 {
+		d.release()
 	}
 	return counts
+}
+
+// plan returns the plan that the middleware left. The caller holds mu.
+func (d *Delivery) plan() plan {
+	p := plan{onAck: d.onAck, onNack: d.onNack}
+	if few := d.ending.few; few != nil {
+		p.err = few.err
+	}
+	return p
+}
+
+// release ends Run's wait for the handler's end, if it waits. The caller holds mu.
+func (d *Delivery) release() {
+	if few := d.ending.few; few != nil && few.returned != nil {
+		close(few.returned)
+		few.returned = nil
+	}
 }

@@ -78,9 +78,9 @@ func (d *Delivery) obey(sig *signal) {
 	case signalledAck:
 		d.Ack()
 	case signalledNack:
-		d.mu.Lock()
+		d.ending.mu.Lock()
 		msg := d.msg
-		d.mu.Unlock()
+		d.ending.mu.Unlock()
 		if d.sub == nil || sig.delay != noDelay || msg == nil {
 			d.nack(sig.delay, nil)
 		} else {

@@ -179,9 +179,9 @@ func (m *guarded) ackFirst(d *Delivery) error {
 	if d.transactional() {
 		return d.position(fmt.Errorf("ackpolicy: ack_first, and SubscriberConfig.Transactions: nothing was acked: choose another policy: %w", errAckFirst))
 	}
-	d.mu.Lock()
+	d.ending.mu.Lock()
 	d.first = true
-	d.mu.Unlock()
+	d.ending.mu.Unlock()
 	if !m.ConfirmFirst {
 		if !d.Ack() { // running it now would not be at most once
 			return d.position(fmt.Errorf("ackpolicy: ack_first: the handler does not run, its delivery is %s", d.Status()))
@@ -283,8 +283,8 @@ func (m *guarded) failed(d *Delivery, depth int, policy Policy, produced []*mess
 		m.tellBroken(d, broken)
 	}
 	switch {
-	case d.ctx.stopped() != nil:
-		p.err = d.ctx.asStopped(err)
+	case d.ending.stopped() != nil:
+		p.err = d.ending.asStopped(err)
 		if policy == AckFirst {
 			m.logger(d).Error("The handler of a record that was acked before it ran was stopped: the record does not come again (ack_first)",
 				errors.New(textOf(err)), d.fields())
@@ -336,7 +336,7 @@ func (m *guarded) end(d *Delivery, depth int, policy Policy, p plan, produced []
 // endForeign carries the plan out at once: another subscriber does not know of it.
 func (m *guarded) endForeign(d *Delivery, policy Policy, p plan, produced []*message.Message, err error) ([]*message.Message, error) {
 	if policy == Manual && (err == nil || p.onNack == doNothing) {
-		if waitErr := d.foreign.wait(d); waitErr != nil {
+		if waitErr := d.foreign().wait(d); waitErr != nil {
 			return nil, errors.Join(err, waitErr)
 		}
 		return produced, err
@@ -378,7 +378,7 @@ func RestoreContext(h message.HandlerFunc) message.HandlerFunc {
 			if of.transactional() && !IsSignal(err) {
 				of.kafka.Discard() // the next try publishes it again
 			}
-			err = of.ctx.asStopped(err)
+			err = of.ending.asStopped(err)
 		case *Batch:
 			err = of.ctx.asStopped(err)
 		}

@@ -42,7 +42,7 @@ func (s *subscription) newDelivery() *consumer.Delivery {
 
 func (s *subscription) initDelivery(d *Delivery) {
 	d.sub = s
-	d.ctx.d, d.kafka.Handle = d, (*task)(d)
+	d.kafka.Handle = (*task)(d)
 }
 
 // Run implements consumer.Task.
@@ -53,9 +53,9 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v *partition.Ve
 	}
 	msg, err := d.sub.decode(d.kafka.Record(), copies)
 	if err == nil {
-		err = d.ctx.adopt(msg)
+		err = (*deliveryContext)(d).adopt(msg)
 	}
-	d.mu.Lock()
+	d.ending.mu.Lock()
 	d.msg = msg
 	canceled := d.canceled
 	switch {
@@ -66,7 +66,7 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v *partition.Ve
 	default:
 		d.stage = offering
 	}
-	d.mu.Unlock()
+	d.ending.mu.Unlock()
 	switch {
 	case canceled:
 		return nil, true
@@ -84,7 +84,7 @@ func (t *task) Run(stop <-chan struct{}, copies *record.Copies) (v *partition.Ve
 	default:
 		if !d.offer(msg, stop) {
 			d.at(nowhere)
-			d.ctx.end(context.Canceled)
+			d.ending.end(context.Canceled)
 			return nil, d.kafka.Withdrawn() // then it is settled, and finished
 		}
 	}
@@ -145,10 +145,10 @@ var plainAck = &partition.Verdict{Status: partition.Acked}
 // finish settles the record as the Router's ack or nack says, or returns the verdict that does,
 // see consumer.Task.
 func (d *Delivery) finish(acked bool) *partition.Verdict {
-	d.mu.Lock()
+	d.ending.mu.Lock()
 	d.stage = settling
 	if d.canceled {
-		d.mu.Unlock()
+		d.ending.mu.Unlock()
 		return nil // nothing can be settled any more
 	}
 	p := d.contract()
@@ -156,18 +156,21 @@ func (d *Delivery) finish(acked bool) *partition.Verdict {
 		p.err = nil
 	}
 	early := d.running > 0
+	var returned <-chan struct{}
 	if early {
 		// Acked or nacked by the handler itself, or by InstantAck. That settles the record,
 		// but the delivery is not finished before the handler has returned.
-		d.returned = make(chan struct{})
+		few := d.ending.rare()
+		few.returned = make(chan struct{})
+		returned = few.returned
 	} else if d.depth > 0 {
-		p = plan{d.onAck, d.onNack, d.err}
+		p = d.plan()
 		if !acked && p.err == nil {
 			p.err = errNacked
 		}
 	}
-	returned, msg := d.returned, d.msg
-	d.mu.Unlock()
+	msg := d.msg
+	d.ending.mu.Unlock()
 	a := p.onNack
 	if acked {
 		a = p.onAck
@@ -182,9 +185,9 @@ func (d *Delivery) finish(acked bool) *partition.Verdict {
 		v = d.verdictOn(msg, a, p.err)
 	}
 	if v.Status == partition.Pending {
-		d.mu.Lock()
+		d.ending.mu.Lock()
 		d.msg = nil // it may stay pending for long: do not keep its payload in memory
-		d.mu.Unlock()
+		d.ending.mu.Unlock()
 		return &v
 	}
 	if !early && d.sub.quiet(v.Status) {
@@ -211,25 +214,22 @@ func (t *task) Settled(offset int64, attempt int, v partition.Verdict) {
 
 // Finished implements consumer.Task.
 func (t *task) Finished() {
-	t.ctx.end(context.Canceled)
+	t.ending.end(context.Canceled)
 	if t.sub.inBatches > 0 { // a delivery that the application keeps keeps no batch
-		t.mu.Lock()
+		t.ending.mu.Lock()
 		t.batch = nil
-		t.mu.Unlock()
+		t.ending.mu.Unlock()
 	}
 }
 
 // Cancel implements consumer.Task.
 func (t *task) Cancel() {
-	t.mu.Lock()
+	t.ending.mu.Lock()
 	t.canceled = true
 	msg, b := t.msg, t.batch
-	if t.returned != nil {
-		close(t.returned)
-		t.returned = nil
-	}
-	t.mu.Unlock()
-	t.ctx.end(t.kafka.Ended())
+	(*Delivery)(t).release()
+	t.ending.mu.Unlock()
+	t.ending.end(t.kafka.Ended())
 	switch {
 	case b != nil:
 		b.cancel(t.kafka.Ended())
@@ -239,16 +239,16 @@ func (t *task) Cancel() {
 }
 
 func (d *Delivery) at(s stage) {
-	d.mu.Lock()
+	d.ending.mu.Lock()
 	d.stage = s
-	d.mu.Unlock()
+	d.ending.mu.Unlock()
 }
 
 // UnderWay implements consumer.Task.
 func (t *task) UnderWay() (call string, offers bool) {
-	t.mu.Lock()
+	t.ending.mu.Lock()
 	b, at := t.batch, t.stage
-	t.mu.Unlock()
+	t.ending.mu.Unlock()
 	if b != nil {
 		b.mu.Lock()
 		at = b.stage

@@ -229,7 +229,7 @@ func (p *publisher) Publish(topic string, messages ...*message.Message) error {
 		if o.d.kafka.Hold(o.items, o.bytes) {
 			continue
 		}
-		if cause := o.d.ctx.stopped(); cause != nil || o.d.Status() == Revoked {
+		if cause := o.d.ending.stopped(); cause != nil || o.d.Status() == Revoked {
 			return o.d.position(errors.Join(ErrRevoked, cause))
 		}
 		return o.d.position(ErrSettled)
