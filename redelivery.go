@@ -103,13 +103,13 @@ func (d *Delivery) spent(own *handlerSettings) bool {
 
 // firstBegan returns when the record's first delivery began; 0 if nobody needs it, see timed.
 func (d *Delivery) firstBegan(own *handlerSettings) int64 {
+	if d.sub.maxAge(own) <= 0 {
+		return 0
+	}
 	if first := d.kafka.First(); first != 0 {
 		return first
 	}
-	if d.sub.maxAge(own) > 0 {
-		return d.began.Load()
-	}
-	return 0
+	return d.began.Load()
 }
 
 // timed reports whether the beginning of deliveries is recorded. The first ones of a handler

@@ -126,6 +126,9 @@ func (d *Delivery) Held() *sarama.ConsumerMessage {
 func (d *Delivery) Ask(delay time.Duration) { d.claim.part.Ask(&d.Delivery, int64(delay)) }
 func (d *Delivery) Asked() time.Duration    { return time.Duration(d.claim.part.Asked(&d.Delivery)) }
 
+// First returns when the record's first delivery began, as far as that is known, or 0.
+func (d *Delivery) First() int64 { return d.claim.part.First(&d.Delivery) }
+
 // Ended returns why the assignment ended, once the status is Revoked.
 func (d *Delivery) Ended() error { return d.claim.ended }
 

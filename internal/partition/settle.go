@@ -43,9 +43,9 @@ type Delivery[R, H any] struct {
 	offset    int64
 	record    R
 	lane      *lane
-	first     int64
 	began     atomic.Int64 // 0: no handler has it
 	attempt   int32
+	at        int32 // its index in Partition.running
 	status    Status
 	finished  bool
 	token     bool
@@ -54,7 +54,6 @@ type Delivery[R, H any] struct {
 	aside     bool // its letter is refused for good
 	condemned bool // see Partition.Condemned
 	asked     bool // see Partition.Asked
-	at        int  // its index in Partition.running
 }
 
 // Seq, Offset and Attempt do not change after Take. Nor does Record before the
@@ -68,8 +67,15 @@ func (d *Delivery[R, H]) Attempt() int  { return int(d.attempt) }
 // delivery is finished.
 func (d *Delivery[R, H]) Begin(now int64) { d.began.Store(now) }
 
-// First returns Verdict.First of an earlier delivery, or 0.
-func (d *Delivery[R, H]) First() int64 { return d.first }
+// First returns Verdict.First of an earlier delivery of the record, or 0.
+func (p *Partition[R, H]) First(d *Delivery[R, H]) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.live(d.seq); e != nil {
+		return e.first
+	}
+	return 0
+}
 
 // Status returns what became of the delivery.
 func (p *Partition[R, H]) Status(d *Delivery[R, H]) Status {

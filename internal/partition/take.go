@@ -97,9 +97,8 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	}
 	e.lane.inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
-	d.first = e.first
 	d.status, d.finished, d.token = Pending, false, false
-	d.at = len(p.running)
+	d.at = int32(len(p.running))
 	p.running = append(p.running, d)
 	if seq >= p.taken {
 		p.taken = seq + 1
