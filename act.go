@@ -38,20 +38,17 @@ func (s *Subscriber) pause(by, topic string, paused bool, partitions []int32) er
 	if len(subs) == 0 {
 		return fmt.Errorf("ackpolicy: there is no subscription of topic %s", topic)
 	}
+	if len(partitions) == 0 {
+		partitions = []int32{-1} // all
+	}
 	for _, sub := range subs {
-		if len(partitions) == 0 {
-			sub.running.PauseAll(topic, paused)
-		}
 		for _, p := range partitions {
 			sub.running.Pause(topic, p, paused)
 		}
 	}
-	event := ActedEvent{By: by, Action: ActionResume, Topic: topic, Partition: -1, Offset: -1}
+	event := ActedEvent{By: by, Action: ActionResume, Topic: topic, Offset: -1}
 	if paused {
 		event.Action = ActionPause
-	}
-	if len(partitions) == 0 {
-		subs[0].actedOn(event)
 	}
 	for _, p := range partitions {
 		event.Partition = p

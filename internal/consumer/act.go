@@ -20,37 +20,19 @@ type storedReason string
 func (e storedReason) Error() string        { return string(e) }
 func (e storedReason) Is(target error) bool { return target == ErrByHand }
 
-// Pause stops or resumes fetching a partition and handing out its records. It applies to this
-// subscription, also after the partition was revoked and assigned again.
+// Pause stops or resumes fetching a partition and handing out its records, or with -1 those of
+// all partitions of the topic. It applies to this subscription, also after a partition was
+// revoked and assigned again.
 func (s *Subscription) Pause(topic string, p int32, paused bool) {
-	at := place{topic, p}
+	meant := func(at place) bool { return at.topic == topic && (p < 0 || at.partition == p) }
 	s.claimsMu.Lock()
 	if paused {
-		s.pausedByHand[at] = struct{}{}
+		s.pausedByHand[place{topic, p}] = struct{}{}
 	} else {
-		delete(s.pausedByHand, at)
-	}
-	c := s.running[at]
-	s.claimsMu.Unlock()
-	if c != nil {
-		c.obey()
-	}
-}
-
-// PauseAll is Pause for all partitions of a topic, including later ones.
-func (s *Subscription) PauseAll(topic string, paused bool) {
-	s.claimsMu.Lock()
-	if paused {
-		s.pausedByHand[place{topic, -1}] = struct{}{}
-	} else {
-		maps.DeleteFunc(s.pausedByHand, func(at place, _ struct{}) bool { return at.topic == topic })
+		maps.DeleteFunc(s.pausedByHand, func(at place, _ struct{}) bool { return meant(at) })
 	}
 	s.claimsMu.Unlock()
-	for _, c := range s.assigned() {
-		if c.topic == topic {
-			c.obey()
-		}
-	}
+	s.obey(meant)
 }
 
 // SetMaxInFlight changes Config.MaxInFlight, which n must not exceed, for all partitions,
@@ -62,8 +44,15 @@ func (s *Subscription) SetMaxInFlight(n int) {
 	s.claimsMu.Lock()
 	s.maxInFlight = n
 	s.claimsMu.Unlock()
+	s.obey(func(place) bool { return true })
+}
+
+// obey has the claims that are meant carry out the last request.
+func (s *Subscription) obey(meant func(place) bool) {
 	for _, c := range s.assigned() {
-		c.obey()
+		if meant(c.place) {
+			c.obey()
+		}
 	}
 }
 

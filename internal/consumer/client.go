@@ -5,13 +5,13 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/connections"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
-	"github.com/ackpolicy/watermill-ackpolicy/internal/topic"
 )
 
 // clients has the clients of a subscription. sarama uses a connection for one request at a
@@ -38,11 +38,8 @@ func sharedConfigs(cfg *sarama.Config) []*sarama.Config {
 	return []*sarama.Config{topicsClient: cfg, membersClient: members}
 }
 
-func open(cfg *Config, lease *connections.Lease, asked func(place)) (*clients, error) {
-	c := &clients{
-		fetch: &fetchClient{topics: cfg.Topics, offsets: map[positionKey]int64{}, asked: asked},
-		side:  lease.Short(),
-	}
+func open(s *base, lease *connections.Lease) (*clients, error) {
+	cfg, c := s.cfg, &clients{fetch: &fetchClient{base: s, offsets: map[positionKey]int64{}}, side: lease.Short()}
 	c.fetch.turns.session(nil) // without a group, partitions are begun before there is one
 	metadata := topicsClient
 	if cfg.Topics.Patterns() {
@@ -177,17 +174,12 @@ func (c *clients) close() error {
 // an offset after records that were fetched already.
 type fetchClient struct {
 	sarama.Client
-	topics topic.Selection
-	// refreshed is called when the metadata of topics were refreshed, as after an interrupted fetch.
-	refreshed func(topics []string) error
-	member    sarama.Client // nil without a group
-	side      sarama.Client
-	config    *sarama.Config // the group's; nil without one
-	asked     func(place)
-	// unreadable has the partitions that cannot be read. failing reports whether there is an outage.
-	unreadable func(at place, err error)
-	failing    func() bool
-	turns      turns
+	base   *base
+	member sarama.Client // nil without a group
+	side   sarama.Client
+	config *sarama.Config             // the group's; nil without one
+	watch  atomic.Pointer[topicWatch] // while partitions are read
+	turns  turns
 
 	mu      sync.Mutex
 	offsets map[positionKey]int64
@@ -236,7 +228,7 @@ func (c *fetchClient) LeaderAndEpoch(topic string, partition int32) (*sarama.Bro
 	leader, epoch, err := c.Client.LeaderAndEpoch(topic, partition)
 	if err == nil {
 		at := place{topic, partition}
-		c.asked(at)
+		c.base.fetched(at)
 		c.turns.wait(at, leader.ID())
 	}
 	return leader, epoch, err
@@ -246,10 +238,10 @@ func (c *fetchClient) LeaderAndEpoch(topic string, partition int32) (*sarama.Bro
 // the group for those of all members. A missing topic of other members must not keep the
 // leader from assigning the rest, or the whole group would stand still.
 func (c *fetchClient) RefreshMetadata(topics ...string) error {
-	if c.member == nil || !slices.ContainsFunc(topics, func(t string) bool { return !c.topics.Has(t) }) {
+	if c.member == nil || !slices.ContainsFunc(topics, func(t string) bool { return !c.base.cfg.Topics.Has(t) }) {
 		err := c.refresh(topics)
-		if err == nil && c.refreshed != nil {
-			err = c.refreshed(topics)
+		if watch := c.watch.Load(); err == nil && watch != nil { // perhaps after an interrupted fetch
+			err = watch.refreshed(topics)
 		}
 		return err
 	}
@@ -266,7 +258,7 @@ func (c *fetchClient) Partitions(topic string) ([]int32, error) {
 		return c.Client.Partitions(topic)
 	}
 	client := c.member
-	if c.topics.Has(topic) {
+	if c.base.cfg.Topics.Has(topic) {
 		client = c.Client
 	}
 	partitions, err := client.Partitions(topic)

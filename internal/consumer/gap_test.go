@@ -21,7 +21,7 @@ func TestMarksUnderAPause(t *testing.T) {
 				c := &Claim{base: newBase(&Config{Logger: watermill.NopLogger{}, Resources: NewResources(1<<20, 0)}), logger: watermill.NopLogger{}}
 				c.logEnd = func() int64 { return 10 }
 				c.portion = c.budget.Portion(0, c.logEnd, func(bool) {})
-				c.gate = newGate(func(bool) {})
+				c.gate = newGate(func() {}, func() {})
 				c.gate.mark(why, true)
 				c.gate.mark(noRoom, why == noRoom)
 				c.part = partition.New[Task](partition.Config[*sarama.ConsumerMessage]{

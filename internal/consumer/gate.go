@@ -22,7 +22,7 @@ var reasons = [...]string{
 
 // gate pauses a partition while there is a reason.
 type gate struct {
-	set func(paused bool)
+	pause, resume func() // sarama's
 
 	mu  sync.Mutex // held while it changes
 	why atomic.Uint32
@@ -30,8 +30,8 @@ type gate struct {
 
 // newGate returns a gate that is closed until there is room. sarama remembers whether an
 // earlier assignment has paused the partition.
-func newGate(set func(paused bool)) *gate {
-	g := &gate{set: set}
+func newGate(pause, resume func()) *gate {
+	g := &gate{pause: pause, resume: resume}
 	g.mark(noRoom, true)
 	return g
 }
@@ -46,8 +46,11 @@ func (g *gate) mark(r reason, on bool) {
 		after |= r
 	}
 	g.why.Store(after)
-	if (before == 0) != (after == 0) {
-		g.set(on)
+	switch {
+	case before == 0 && after != 0:
+		g.pause()
+	case before != 0 && after == 0:
+		g.resume()
 	}
 }
 

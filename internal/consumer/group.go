@@ -33,20 +33,19 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	errs.Go(func() { s.hear(group.Errors()) })
 	defer errs.Wait()
 
-	interrupter := s.interrupt(ctx)
 	h := &groupHandler{
-		s: s, clients: c, positions: positions{turn: make(chan struct{}, 1)}, group: group, reconnect: reconnect, interrupter: interrupter,
-		came: make(chan struct{}, 1), coverage: map[string]coverage{},
+		s: s, clients: c, positions: positions{turn: make(chan struct{}, 1)}, group: group, reconnect: reconnect,
+		interrupter: interrupter{s: s, ctx: ctx},
+		came:        make(chan struct{}, 1), coverage: map[string]coverage{},
 	}
 	h.watch = s.watchTopics(ctx, c.side, h.topicRecreated, h.topicsChanged, h.covers)
 	defer h.watch.stop()
-	c.fetch.refreshed = h.refreshed
 	var handler sarama.ConsumerGroupHandler = h
 	if s.cfg.Tracer != nil {
 		handler = s.cfg.Tracer.WrapConsumerGroupHandler(handler)
 	}
 	err = h.sessions(ctx, handler)
-	interrupter.stop()
+	h.interrupter.stop()
 	return h.quit(context.Cause(ctx), err)
 }
 
@@ -73,6 +72,7 @@ func (h *groupHandler) sessions(ctx context.Context, handler sarama.ConsumerGrou
 		began := time.Now()
 		var session context.Context
 		session, h.endSession = context.WithCancelCause(ctx)
+		h.interrupter.between() // again, if a Tracer kept the end of the last session from us
 		h.s.recover(session)
 		h.s.joining.Failed()
 		err = h.group.Consume(session, h.subscribed, handler)
@@ -161,7 +161,7 @@ type groupHandler struct {
 	endSession context.CancelCauseFunc // the next session joins the group again
 
 	foreign     sync.Once
-	interrupter *interrupter
+	interrupter interrupter
 
 	watch      *topicWatch
 	subscribed []string      // the topics of the session
@@ -176,24 +176,28 @@ type groupHandler struct {
 // ones the whole membership.
 func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.s.health.session(true)
-	h.interrupter.begin(session.Context())
+	h.interrupter.session(session.Context())
 	h.clients.fetch.turns.session(session.Context().Done())
 	_ = h.clients.learn(h.s.cfg, h.subscribed[0]) // the topic may not have existed before
 	h.assigned(session)
 	h.committer = h.newCommitter(session)
 	h.positions.known = nil // a member that joins again may get the same generation
 	h.begin(session)
+	if !h.restarting {
+		h.clients.fetch.watch.Store(h.watch)
+	}
 	return nil
 }
 
 // Cleanup ends a session. It is called after the last claim has ended.
 func (h *groupHandler) Cleanup(session sarama.ConsumerGroupSession) error {
+	h.clients.fetch.watch.Store(nil)
 	h.live.Store(nil)
 	if cause := context.Cause(session.Context()); errors.Is(cause, sarama.ErrFencedInstancedId) {
 		h.reconnect(cause)
 	}
 	h.committer.Close()
-	h.interrupter.end()
+	h.interrupter.between()
 	return nil
 }
 
@@ -203,14 +207,8 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 	s := h.s
 	topic, partition := claim.Topic(), claim.Partition()
 	at, is := place{topic, partition}, s.topics.of(topic)
-	gate := newGate(func(paused bool) {
-		tp := map[string][]int32{topic: {partition}}
-		if paused {
-			h.group.Pause(tp)
-		} else {
-			h.group.Resume(tp)
-		}
-	})
+	partitions := map[string][]int32{topic: {partition}}
+	gate := newGate(func() { h.group.Pause(partitions) }, func() { h.group.Resume(partitions) })
 	h.clients.fetch.turns.started(at)
 	if !slices.Contains(h.subscribed, topic) {
 		h.refuse(topic, partition)

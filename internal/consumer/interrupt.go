@@ -3,7 +3,6 @@ package consumer
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
@@ -16,13 +15,9 @@ const interruptAfter = 500 * time.Millisecond
 // whatever the context says, before it rejoins the group or leaves it. A JoinGroup may be held
 // up by the group's other members, a fetch by a leader that is silent.
 type interrupter struct {
-	s       *Subscription
-	session atomic.Bool // one is under way
-
-	ended      chan struct{} // closed by stop
-	stopped    func()        // waits for the watch of the membership
-	sessionEnd chan struct{} // closed at the end of the session
-	left       func()        // waits for the watch of the session
+	s    *Subscription
+	ctx  context.Context // of the membership, or of reading without a group
+	over func()          // ends the watch under way
 }
 
 // after calls f in a goroutine once ctx ends. The caller must call done, which waits for f if it runs
@@ -42,59 +37,43 @@ func after(ctx context.Context, f func()) (done func()) {
 	}
 }
 
-// interrupt begins to watch a membership, or a reader without a group, that ends with ctx.
-func (s *Subscription) interrupt(ctx context.Context) *interrupter {
-	i := &interrupter{s: s, ended: make(chan struct{})}
-	i.stopped = after(ctx, func() {
-		for wait.For(interruptAfter/10, i.ended) {
-			if !i.session.Load() {
-				i.interrupt()
-			}
-		}
-	})
-	return i
+// between watches the membership while no session is under way.
+func (i *interrupter) between() {
+	i.watch(i.ctx, func() time.Duration { return interruptAfter / 10 })
 }
 
-// begin watches a session. It ends with ctx, and then its claims do: the last
-// fetches have their time to return.
-func (i *interrupter) begin(ctx context.Context) {
+// session watches a session that ends with ctx. A broker without records responds after MaxWaitTime.
+func (i *interrupter) session(ctx context.Context) {
+	i.watch(ctx, func() time.Duration {
+		poll := i.s.cfg.Sarama.Consumer.MaxWaitTime
+		if i.s.closingNow() { // there is a bound
+			poll = min(poll, interruptAfter)
+		}
+		return interruptAfter + poll
+	})
+}
+
+// watch interrupts what is under way after each pause, once ctx has ended and no claim is left. It replaces the last watch.
+func (i *interrupter) watch(ctx context.Context, pause func() time.Duration) {
+	i.stop()
 	end := make(chan struct{})
-	i.sessionEnd = end
-	i.session.Store(true)
-	i.left = after(ctx, func() {
+	watched := after(ctx, func() {
 		awaitClaims(i.s.base, end)
-		for wait.For(i.patience(), end) {
-			i.interrupt()
+		for wait.For(pause(), end) {
+			i.s.dialer.Break()
+			i.s.side.Break()
 		}
 	})
-}
-
-// patience is how long the last fetches may take: a broker without records responds after MaxWaitTime.
-func (i *interrupter) patience() time.Duration {
-	poll := i.s.cfg.Sarama.Consumer.MaxWaitTime
-	if i.s.closingNow() { // there is a bound
-		poll = min(poll, interruptAfter)
+	i.over = func() {
+		close(end)
+		watched()
 	}
-	return interruptAfter + poll
 }
 
-// end follows the end of the session.
-func (i *interrupter) end() {
-	close(i.sessionEnd)
-	i.left()
-	i.session.Store(false)
-}
-
-// stop follows the end of the membership.
+// stop ends the watch under way.
 func (i *interrupter) stop() {
-	if i.session.Load() { // a Tracer kept its end from us
-		i.end()
+	if i.over != nil {
+		i.over()
 	}
-	close(i.ended)
-	i.stopped()
-}
-
-func (i *interrupter) interrupt() {
-	i.s.dialer.Break()
-	i.s.side.Break()
+	i.over = nil
 }

@@ -47,7 +47,7 @@ func (c *fetchClient) refresh(topics []string) error {
 // PartitionNotReadable reports whether sarama should not begin a partition yet.
 func (c *fetchClient) PartitionNotReadable(topic string, partition int32) bool {
 	err := c.readable(topic, partition)
-	c.unreadable(place{topic, partition}, err)
+	c.base.unreadable(place{topic, partition}, err)
 	return err != nil
 }
 
@@ -58,7 +58,7 @@ func (c *fetchClient) readable(topic string, partition int32) error {
 			return errLeaderless
 		}
 	}
-	if !c.failing() {
+	if !c.base.health.failing.Load() {
 		return nil // a fetch under way would delay the question
 	}
 	leader, err := c.Client.Leader(topic, partition)

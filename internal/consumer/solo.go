@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -22,9 +21,8 @@ type solo struct {
 	s        *Subscription
 	clients  *clients
 	consumer sarama.Consumer
-	traced   sarama.Consumer   // the same through the Tracer
-	readers  map[place]*reader // nil for a partition that has to be opened
-	watch    atomic.Pointer[topicWatch]
+	traced   sarama.Consumer       // the same through the Tracer
+	readers  map[place]*reader     // nil for a partition that has to be opened
 	topics   map[string]*soloTopic // those that are read
 
 	mu      sync.Mutex
@@ -46,10 +44,10 @@ type reader struct {
 	gate *gate
 }
 
-// openAll finds the partitions of the topic. The first time, in Subscribe, it also fixes where
+// openAll finds the partitions of the topics. The first time, in Subscribe, it also fixes where
 // each is read from, and one that cannot be read is an error. Later such a partition does not
 // affect the others.
-func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
+func (s *Subscription) openAll(c *clients, first bool) (_ *solo, err error) {
 	newConsumer := sarama.NewConsumerFromClient
 	if s.cfg.Memory != nil {
 		newConsumer = s.cfg.Memory.Consumer
@@ -62,9 +60,6 @@ func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
 		s: s, clients: c, consumer: consumer, traced: consumer,
 		readers: map[place]*reader{}, topics: map[string]*soloTopic{}, failing: map[place]struct{}{},
 	}
-	s.mu.Lock()
-	first := !s.opened
-	s.mu.Unlock()
 	defer func() {
 		if err != nil {
 			if first {
@@ -79,7 +74,6 @@ func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
 	if s.cfg.Tracer != nil {
 		x.traced = s.cfg.Tracer.WrapConsumer(consumer)
 	}
-	c.fetch.refreshed = x.refreshed
 	for _, topic := range s.topics.list() {
 		partitions, err := x.traced.Partitions(topic)
 		if err != nil && (first || !s.cfg.several()) {
@@ -95,9 +89,6 @@ func (s *Subscription) openAll(c *clients) (_ *solo, err error) {
 			x.readers[place{topic, p}] = r
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.opened = true
 	return x, nil
 }
 
@@ -139,14 +130,7 @@ func (x *solo) open(at place, first bool) (*reader, error) {
 		x.clients.fetch.turns.started(at)
 		return nil, err
 	}
-	r := &reader{place: at, pc: pc}
-	r.gate = newGate(func(paused bool) {
-		if paused {
-			pc.Pause()
-		} else {
-			pc.Resume()
-		}
-	})
+	r := &reader{place: at, pc: pc, gate: newGate(pc.Pause, pc.Resume)}
 	x.clients.fetch.turns.started(at)
 	if from < 0 {
 		from, _ = x.clients.fetch.position(topic, p, from)
@@ -195,11 +179,12 @@ func (x *solo) run(ctx context.Context) error {
 		}
 		s.topics.of(topic).restarted(now)
 	}
-	x.watch.Store(watch)
+	x.clients.fetch.watch.Store(watch)
 	x.clients.fetch.turns.session(ctx.Done())
 	s.health.session(len(x.readers) > 0)
-	interrupter := s.interrupt(ctx)
-	interrupter.begin(ctx)
+	interrupter := interrupter{s: s}
+	interrupter.session(ctx)
+	defer interrupter.stop()
 	for at, r := range x.readers {
 		x.start(ctx, reconnect, at, r)
 	}
@@ -214,8 +199,6 @@ func (x *solo) run(ctx context.Context) error {
 		t.all.Wait()
 	}
 	err := x.consumer.Close()
-	interrupter.end()
-	interrupter.stop()
 	if cause := context.Cause(ctx); !s.closingNow() && (errors.Is(cause, errFetchStalled) || errors.Is(cause, errTopicRecreated)) {
 		return errors.Join(cause, err)
 	}
@@ -265,19 +248,6 @@ func (x *solo) follow(ctx context.Context, reconnect context.CancelCauseFunc, pa
 			x.start(ctx, reconnect, at, nil)
 		}
 	}
-}
-
-// refreshed keeps an interrupted fetch from continuing in a new topic.
-func (x *solo) refreshed(topics []string) error {
-	if watch := x.watch.Load(); watch != nil {
-		watch.look()
-	}
-	for _, topic := range topics {
-		if _, recreated := x.s.topics.of(topic).recreated(); recreated {
-			return errTopicRecreated
-		}
-	}
-	return nil
 }
 
 // read reads a partition, and opens it again until ctx ends.

@@ -39,9 +39,8 @@ type Subscription struct {
 	topics   *topics
 	covering map[string]int // the number of partitions for whose assignment the member joined again; used by the watch only
 
-	mu        sync.Mutex      // guards what follows, which is used without a group
-	opened    bool            // the positions at the start are fixed
-	positions map[place]int64 // where each partition continues
+	mu        sync.Mutex      // guards positions
+	positions map[place]int64 // without a group: where each partition continues
 }
 
 // Start connects and begins to consume, or returns an error. The subscription ends when ctx,
@@ -77,7 +76,7 @@ func Start(ctx, closing context.Context, cfg Config) (*Subscription, error) {
 	s.dialer.Worked() // the brokers have accepted the same settings
 	s.health.explain = func(err error) error { return s.dialer.Explain(s.cfg.Sarama, err) }
 	s.watchRetries()
-	c, all, err := s.open(starting)
+	c, all, err := s.open(starting, true)
 	if err != nil {
 		s.cut()
 		return nil, errors.Join(err, s.side.Release())
@@ -103,23 +102,22 @@ func (s *Subscription) cannotConnect(err error) error {
 // not let it end in time, once it hands nothing out any more.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 
-// open makes the clients. The end of ctx interrupts it and cuts all connections for good.
-func (s *Subscription) open(ctx context.Context) (*clients, *solo, error) {
+// open makes the clients, for the first time or again. The end of ctx interrupts it and cuts all connections for good.
+func (s *Subscription) open(ctx context.Context, first bool) (*clients, *solo, error) {
 	connected := context.AfterFunc(ctx, s.cut)
 	defer connected()
 	defer s.side.AbortLate(ctx.Done())()
-	c, err := open(s.cfg, s.side, s.fetched)
+	c, err := open(s.base, s.side)
 	if err != nil {
 		return nil, nil, s.cannotConnect(s.dialer.Explain(s.cfg.Sarama, err))
 	}
-	c.fetch.unreadable, c.fetch.failing = s.unreadable, s.health.failing.Load
 	if err := s.find(c.side); err != nil {
 		return nil, nil, s.cannotConnect(errors.Join(s.dialer.Explain(s.cfg.Sarama, err), c.close()))
 	}
 	if s.cfg.Group != "" {
 		return c, nil, nil
 	}
-	all, err := s.openAll(c)
+	all, err := s.openAll(c, first)
 	if err != nil {
 		_ = c.close()
 		return nil, nil, s.dialer.Explain(s.cfg.Sarama, err)
@@ -166,7 +164,7 @@ func (s *Subscription) run(outer, closing context.Context, c *clients, all *solo
 		sleep = min(2*sleep, max(s.cfg.ReconnectSleep, 30*time.Second))
 		s.cfg.Logger.Debug("Reconnecting consumer", nil)
 		var err error
-		if c, all, err = s.open(ctx); err != nil {
+		if c, all, err = s.open(ctx, false); err != nil {
 			c = nil
 			s.health.failed(connecting, everywhere, failure{text: "Cannot reconnect to Kafka", err: err})
 		}

@@ -285,18 +285,3 @@ func (h *groupHandler) topicsChanged() {
 	}
 	wait.Wake(h.came)
 }
-
-// refreshed keeps an interrupted fetch from continuing in a new topic.
-func (h *groupHandler) refreshed(topics []string) error {
-	live := h.live.Load()
-	if live == nil || live.restarting {
-		return nil
-	}
-	h.watch.look()
-	for _, topic := range topics {
-		if _, recreated := h.s.topics.of(topic).recreated(); recreated {
-			return errTopicRecreated
-		}
-	}
-	return nil
-}

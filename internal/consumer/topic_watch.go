@@ -188,3 +188,14 @@ func (w *topicWatch) request(search bool) {
 	case <-w.ctx.Done():
 	}
 }
+
+// refreshed keeps an interrupted fetch from continuing in a new topic.
+func (w *topicWatch) refreshed(topics []string) error {
+	w.look()
+	for _, topic := range topics {
+		if _, recreated := w.s.topics.of(topic).recreated(); recreated {
+			return errTopicRecreated
+		}
+	}
+	return nil
+}
