@@ -107,7 +107,8 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 		looks:     make(chan chan struct{}),
 		suspected: make(chan struct{}, 1),
 	}
-	c.topicID, c.cluster = s.topics.of(start.topic).reading()
+	reads := s.topics.of(start.topic)
+	c.topicID, c.cluster = reads.read, reads.cluster
 	c.portion = s.budget.Portion(start.offset, start.logEnd, func(room bool) { c.gate.mark(noRoom, !room) })
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(s.values))
 	c.letters = s.mail.Queue(c.ctx, c.logger, cfg.GiveUpLetters)

@@ -24,7 +24,7 @@ type coverage struct {
 // covers is called with the number of each topic's partitions each time the topics are looked at.
 func (h *groupHandler) covers(partitions map[string]int) {
 	live := h.live.Load()
-	if h.s.cfg.Sarama.Consumer.Group.InstanceId == "" || live == nil || live.restarting {
+	if h.s.cfg.Sarama.Consumer.Group.InstanceId == "" || live == nil {
 		return
 	}
 	maps.DeleteFunc(partitions, func(topic string, n int) bool { return n <= h.coverage[topic].partitions })

@@ -95,15 +95,10 @@ func (h *groupHandler) sessions(ctx context.Context, handler sarama.ConsumerGrou
 // await sets the topics of the next session. It waits until there is one, or returns false when ctx ends.
 func (h *groupHandler) await(ctx context.Context) bool {
 	if h.s.cfg.several() {
-		h.watch.search()
+		h.watch.look(true)
 	}
 	for {
-		names, version := h.s.topics.joining()
-		if h.version.Store(int64(version)); len(names) > 0 {
-			h.subscribed = names
-			for _, name := range names {
-				h.s.topics.of(name).joining()
-			}
+		if h.subscribed = h.s.topics.join(); len(h.subscribed) > 0 {
 			return true
 		}
 		select {
@@ -165,7 +160,6 @@ type groupHandler struct {
 
 	watch      *topicWatch
 	subscribed []string      // the topics of the session
-	version    atomic.Int64  // of those
 	came       chan struct{} // a token: topics have come, or gone
 	coverage   map[string]coverage
 	live       atomic.Pointer[liveSession] // nil between sessions
@@ -206,7 +200,7 @@ func (h *groupHandler) Cleanup(session sarama.ConsumerGroupSession) error {
 func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
 	s := h.s
 	topic, partition := claim.Topic(), claim.Partition()
-	at, is := place{topic, partition}, s.topics.of(topic)
+	at := place{topic, partition}
 	partitions := map[string][]int32{topic: {partition}}
 	gate := newGate(func() { h.group.Pause(partitions) }, func() { h.group.Resume(partitions) })
 	h.clients.fetch.turns.started(at)
@@ -215,15 +209,9 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		<-discard(claim.Messages()) // they are not ours
 		return nil
 	}
-	var start position
-	use := !h.restarting
-	if use && claim.InitialOffset() == sarama.OffsetNewest && h.replaced(topic) {
-		// Either the member that had the partition had not noticed the new topic, or we had not until now.
-		use = h.again(session, at)
-	} else if use {
-		if start, use = h.startPosition(session, claim); start.stale {
-			use = h.again(session, at)
-		}
+	start, use := h.startPosition(session, claim)
+	if start.stale {
+		h.again(session, at)
 	}
 	if !use {
 		<-discard(claim.Messages()) // they come again
@@ -238,30 +226,27 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		closing = s.closing.Done()
 	}
 	c.run(claim.Messages(), session.Context().Done(), closing)
-	_, known := is.recreated()
-	h.watch.look()
+	known := s.topics.of(topic).recreated()
+	h.watch.look(false)
 	c.drain(claim.Messages(), s.revokeBudget())
-	if _, recreated := is.recreated(); recreated {
+	if s.topics.of(topic).recreated() {
 		h.leave(at, !known)
 	}
 	return nil
 }
 
-// again stores the beginning of a partition and ends the session, since sarama has read the earlier offset.
-func (h *groupHandler) again(session sarama.ConsumerGroupSession, at place) (use bool) {
-	ctx, stop := lasting(session.Context()) // another partition may end the session while this one's is being stored
-	defer stop()
-	if err := h.restart(ctx, at); err != nil {
-		h.s.logger(at.topic).Debug("Cannot continue from the beginning of a new topic yet", watermill.LogFields{"kafka_partition": at.partition, "err": err.Error()})
-	}
-	h.endSession(errTopicRecreated)
-	return false
-}
-
 // startPosition returns where a claim begins. ok is false if the session ended before that was known:
-// a claim that does not know what is stored must not store anything.
+// a claim that does not know what is stored must not store anything. It is also false if the session has to end,
+// since sarama's position is of an earlier topic, or of none.
 func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (at position, ok bool) {
 	s, topic, partition := h.s, claim.Topic(), claim.Partition()
+	switch {
+	case h.restarting:
+		return position{}, false
+	case claim.InitialOffset() == sarama.OffsetNewest && h.replaced(topic):
+		// Either the member that had the partition had not noticed the new topic, or we had not until now.
+		return position{stale: true}, false
+	}
 	ctx, cancel := context.WithTimeout(session.Context(), storedPatience)
 	defer cancel()
 	defer context.AfterFunc(s.closing, cancel)()
@@ -270,7 +255,7 @@ func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim 
 	switch {
 	case err == nil && (h.stale(place{topic, partition}, stored) || stored.Offset < 0 && claim.InitialOffset() >= 0):
 		// In the second case the topic was deleted since sarama asked, and with it what was stored.
-		return position{stale: true}, true
+		return position{stale: true}, false
 	case err != nil && (s.closingNow() || session.Context().Err() != nil):
 		return position{}, false
 	}

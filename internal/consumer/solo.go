@@ -169,15 +169,14 @@ func (x *solo) run(ctx context.Context) error {
 		more <- partitions
 	})
 	defer watch.stop()
-	watch.look()
-	for _, topic := range s.topics.recreated() {
-		now, _ := s.topics.of(topic).recreated()
+	watch.look(false)
+	for topic, id := range s.topics.recreated() {
 		for at := range x.readers {
 			if at.topic == topic {
 				x.reached(at, sarama.OffsetOldest)
 			}
 		}
-		s.topics.of(topic).restarted(now)
+		s.topics.restarted(topic, id)
 	}
 	x.clients.fetch.watch.Store(watch)
 	x.clients.fetch.turns.session(ctx.Done())

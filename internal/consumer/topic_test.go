@@ -23,12 +23,12 @@ func TestNewTopicAsASessionBegins(t *testing.T) {
 	cancel()
 	for range 20000 {
 		s := &Subscription{base: &base{cfg: &Config{Sarama: sarama.NewConfig()}}, topics: newTopics(&Config{Topics: topic.Selection{Names: []string{"orders"}}})}
-		s.topics.of("orders").saw(sarama.Uuid{1}, 0)
+		s.topics.saw("orders", sarama.Uuid{1}, 0)
 		session, end := context.WithCancelCause(context.Background())
 		h := &groupHandler{s: s, watch: &topicWatch{ctx: known}, committer: &commit.Committer{}, endSession: end}
 		var watch sync.WaitGroup
 		watch.Go(func() {
-			s.topics.of("orders").saw(sarama.Uuid{2}, 0)
+			s.topics.saw("orders", sarama.Uuid{2}, 0)
 			h.topicRecreated()
 		})
 		h.begin(emptySession{})

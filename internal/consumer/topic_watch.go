@@ -8,6 +8,8 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 const (
@@ -23,26 +25,24 @@ type topicWatch struct {
 	s         *Subscription
 	client    sarama.Client
 	recreated func()                          // called when a new topic with the name of one is seen
-	changed   func()                          // called when topics have come or gone
+	changed   func()                          // called when topics may have come or gone
 	covers    func(partitions map[string]int) // called with the number of each topic's partitions, of those that exist
 	every     time.Duration
-	asks      chan ask
 	ctx       context.Context
 	stop      func()
-	searched  time.Time // when all topics were last asked for; the watch's own
-}
+	searched  time.Time     // when all topics were last asked for; the watch's own
+	kick      chan struct{} // a token: somebody waits for next
 
-// ask is a request to look now.
-type ask struct {
-	search bool // also for topics that patterns match
-	done   chan struct{}
+	mu     sync.Mutex
+	next   chan struct{} // closed once the next look has ended
+	search bool          // it also looks for topics that patterns match
 }
 
 // watchTopics starts a watch. Its stop waits for its end.
 func (s *Subscription) watchTopics(ctx context.Context, client sarama.Client, recreated, changed func(), covers func(map[string]int)) *topicWatch {
 	w := &topicWatch{
 		s: s, client: client, recreated: recreated, changed: changed, covers: covers,
-		every: topicLook, asks: make(chan ask), searched: time.Now(),
+		every: topicLook, searched: time.Now(), kick: make(chan struct{}, 1), next: make(chan struct{}),
 	}
 	if s.cfg.Memory != nil { // an hour passes in no time, but for each look
 		w.every = time.Minute
@@ -67,47 +67,35 @@ func (w *topicWatch) run() {
 	ticker := time.NewTicker(w.every)
 	defer ticker.Stop()
 	for {
-		var waiting []chan struct{}
 		search := false
-		add := func(a ask) {
-			waiting = append(waiting, a.done)
-			search = search || a.search
-		}
 		select {
-		case a := <-w.asks:
-			add(a)
+		case <-w.kick:
 		case <-ticker.C:
 			often := w.s.cfg.Sarama.Metadata.RefreshFrequency
 			search = len(w.s.topics.list()) == 0 || often > 0 && time.Since(w.searched) >= often-w.every/2
 		case <-w.ctx.Done():
 			return
 		}
-		for more := true; more; { // one response serves them all
-			select {
-			case a := <-w.asks:
-				add(a)
-			default:
-				more = false
-			}
-		}
+		w.mu.Lock()
+		looked := w.next
+		search = search || w.search
+		w.next, w.search = make(chan struct{}), false
+		w.mu.Unlock()
 		w.ask(search && w.s.cfg.Topics.Patterns())
-		for _, done := range waiting {
-			close(done)
-		}
+		close(looked)
 	}
 }
 
 func (w *topicWatch) ask(search bool) {
 	s := w.s
-	names, version := s.topics.joining()
+	names := s.topics.list()
 	if len(names) == 0 && !search {
 		return
 	}
-	asked := names
 	if search {
-		asked = nil
+		names = nil
 	}
-	all, cluster, err := topicsNow(w.client, asked)
+	all, cluster, err := topicsNow(w.client, names)
 	if err != nil {
 		s.cfg.Logger.Debug("Cannot ask for the topic's id", watermill.LogFields{"err": err.Error()})
 		return
@@ -118,19 +106,14 @@ func (w *topicWatch) ask(search bool) {
 	}
 	recreated, partitions := false, map[string]int{}
 	for _, name := range s.topics.list() {
-		topic, t := s.topics.of(name), all[name]
-		switch {
+		switch t := all[name]; {
 		case t == nil || t.Err == sarama.ErrUnknownTopicOrPartition:
 			w.missing(name)
 		case t.Err != sarama.ErrNoError && t.Err != sarama.ErrLeaderNotAvailable:
 			s.logger(name).Debug("Cannot ask for the topic's id", watermill.LogFields{"err": t.Err.Error()})
 		default:
 			s.health.works(fetching, place{name, -1})
-			if topic.exists(t.Uuid) && s.cfg.several() {
-				topic.found(false)
-				s.topics.appeared()
-			}
-			recreated = topic.saw(t.Uuid, cluster) || recreated
+			recreated = s.topics.saw(name, t.Uuid, cluster) || recreated
 			partitions[name] = len(t.Partitions)
 		}
 	}
@@ -142,9 +125,7 @@ func (w *topicWatch) ask(search bool) {
 	if recreated {
 		w.recreated()
 	}
-	if s.topics.changed(version) {
-		w.changed()
-	}
+	w.changed()
 	w.covers(partitions)
 }
 
@@ -154,7 +135,7 @@ var errNoTopic = errors.New("there is no topic that the pattern matches, or none
 // one response says so: a broker that has just started may not know it yet.
 func (w *topicWatch) missing(name string) {
 	s := w.s
-	since := s.topics.of(name).missing()
+	since := s.topics.missing(name)
 	if !s.topics.matched(name) {
 		s.health.failed(fetching, place{name, -1}, failure{text: "The topic does not exist, waiting for it", err: sarama.ErrUnknownTopicOrPartition})
 		return
@@ -165,25 +146,17 @@ func (w *topicWatch) missing(name string) {
 	}
 }
 
-// look asks for the ids now, and waits a short time for the response.
-func (w *topicWatch) look() { w.request(false) }
-
-// search is look that also takes up topics that were created.
-func (w *topicWatch) search() { w.request(true) }
-
-func (w *topicWatch) request(search bool) {
+// look asks for the ids now, and waits a short time for the response. With search it also takes up topics that were created.
+func (w *topicWatch) look(search bool) {
+	w.mu.Lock()
+	w.search = w.search || search
+	looked := w.next
+	w.mu.Unlock()
+	wait.Wake(w.kick)
 	timer := time.NewTimer(topicPatience)
 	defer timer.Stop()
-	done := make(chan struct{})
 	select {
-	case w.asks <- ask{search, done}:
-	case <-timer.C:
-		return
-	case <-w.ctx.Done():
-		return
-	}
-	select {
-	case <-done:
+	case <-looked:
 	case <-timer.C:
 	case <-w.ctx.Done():
 	}
@@ -191,9 +164,9 @@ func (w *topicWatch) request(search bool) {
 
 // refreshed keeps an interrupted fetch from continuing in a new topic.
 func (w *topicWatch) refreshed(topics []string) error {
-	w.look()
+	w.look(false)
 	for _, topic := range topics {
-		if _, recreated := w.s.topics.of(topic).recreated(); recreated {
+		if w.s.topics.of(topic).recreated() {
 			return errTopicRecreated
 		}
 	}
