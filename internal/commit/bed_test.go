@@ -73,7 +73,6 @@ func newBed(t *testing.T, stored, cooperative bool) *bed {
 	b.client = client
 	b.c = New(Config{
 		Client: client, Group: b.group, Interval: time.Hour, Cooperative: cooperative, Abort: dialer.Abort,
-		Tried: func(string, int32, int64, error) {},
 		PutBack: func(_ string, _ int32, found, wanted int64) {
 			b.mu.Lock()
 			defer b.mu.Unlock()

@@ -51,10 +51,8 @@ type Config struct {
 
 	// These functions are called from the committer's goroutine and must be quick.
 	//
-	// Tried is called for each partition after each request, with nil if the commit is
-	// stored. Fenced is called after the request that shows that the group has continued
-	// without this member.
-	Tried  func(topic string, partition int32, offset int64, err error)
+	// Fenced is called after the request that shows that the group has continued without this
+	// member.
 	Fenced func(topic string, partition int32, offset int64, err error)
 	// PutBack is called when a commit without a response was found to have replaced the
 	// stored offset, since it was processed after a later one. It is repaired.
@@ -296,7 +294,6 @@ func (c *Committer) landed(d due, took time.Duration) {
 	switch {
 	case d.err == nil:
 		d.source.confirm(confirmed)
-		c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, nil)
 		return
 	case c.fenced(d):
 		if d.source.end(d.err) {
@@ -304,8 +301,6 @@ func (c *Committer) landed(d due, took time.Duration) {
 		}
 		c.cfg.Fenced(cfg.Topic, cfg.Partition, d.snapshot.Offset, d.err)
 		attempt = 0
-	default:
-		c.cfg.Tried(cfg.Topic, cfg.Partition, d.snapshot.Offset, d.err)
 	}
 	c.cfg.Failed(cfg.Topic, cfg.Partition, d.snapshot.Offset, d.err, attempt, took)
 }

@@ -26,23 +26,18 @@ type Claim struct {
 	*base
 
 	// Set by newClaim, and not changed.
-	place
-	from      position
-	began     time.Time
-	logger    watermill.LoggerAdapter
-	part      *partition.Partition[*sarama.ConsumerMessage, Task]
-	portion   *budget.Portion   // of MaxBufferedBytes
-	gate      *gate             // pauses the partition
-	logEnd    func() int64      // where the log ended at the last fetch
-	topicID   sarama.Uuid       // of the topic that is read; zero: not known
-	cluster   uint32            // see ledger.Ledger
-	committer *commit.Committer // nil without a group
-	source    *commit.Source    // nil without a group
-	letters   *letters.Queue
-	crashes   crashes
-	reconnect context.CancelCauseFunc // ends the session; the next has new connections
-	ctx       context.Context         // of the handlers; the drain cancels it
-	detached  bool                    // what is settled counts as stored, see Detach
+	claimStart
+	began    time.Time
+	logger   watermill.LoggerAdapter
+	part     *partition.Partition[*sarama.ConsumerMessage, Task]
+	portion  *budget.Portion // of MaxBufferedBytes
+	topicID  sarama.Uuid     // of the topic that is read; zero: not known
+	cluster  uint32          // see ledger.Ledger
+	source   *commit.Source  // nil without a group
+	letters  *letters.Queue
+	crashes  crashes
+	ctx      context.Context // of the handlers; the drain cancels it
+	detached bool            // what is settled counts as stored, see Detach
 
 	cancel context.CancelCauseFunc
 	reader *reread.Reader // dropped once all that serves the claim has ended
@@ -75,10 +70,10 @@ type Claim struct {
 // claimStart is what a claim begins with.
 type claimStart struct {
 	place
-	position
+	from      position
 	committer *commit.Committer // nil without a group
 	side      sarama.Client
-	gate      *gate                   // closed
+	gate      *gate                   // pauses the partition; closed at first
 	logEnd    func() int64            // where the log ended at the last fetch
 	reconnect context.CancelCauseFunc // ends the session; the next has new connections
 }
@@ -95,9 +90,8 @@ type position struct {
 func (s *Subscription) newClaim(start claimStart) *Claim {
 	cfg := s.cfg
 	c := &Claim{
-		base: s.base, place: start.place, from: start.position, began: time.Now(),
-		logger: s.logger(start.topic).With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.offset}),
-		gate:   start.gate, logEnd: start.logEnd, committer: start.committer, reconnect: start.reconnect,
+		base: s.base, claimStart: start, began: time.Now(),
+		logger:    s.logger(start.topic).With(watermill.LogFields{"kafka_partition": start.partition, "kafka_initial_offset": start.from.offset}),
 		reader:    reread.New(start.side, start.topic, start.partition, s.side.AbortLate),
 		draining:  make(chan struct{}),
 		spent:     make(chan struct{}),
@@ -109,17 +103,17 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 	}
 	reads := s.topics.of(start.topic)
 	c.topicID, c.cluster = reads.read, reads.cluster
-	c.portion = s.budget.Portion(start.offset, start.logEnd, func(room bool) { c.gate.mark(noRoom, !room) })
+	c.portion = s.budget.Portion(start.from.offset, start.logEnd, func(room bool) { c.gate.mark(noRoom, !room) })
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(s.values))
 	c.letters = s.mail.Queue(c.ctx, c.logger, cfg.GiveUpLetters)
 	var left ledger.Ledger // by an earlier owner
-	if c.committer != nil && start.stored {
+	if c.committer != nil && start.from.stored {
 		left = c.inherit()
 	}
 	// A record handed out before the start is stored would be lost if we died now: the next
 	// owner would begin at the newest offset again. And should it end the process, the next
 	// owner must find that this assignment had begun.
-	stored := start.stored && cfg.MaxDeliveries == 0
+	stored := start.from.stored && cfg.MaxDeliveries == 0
 	c.part = c.newPartition(&left, stored)
 	c.part.OnGrant(func() { c.do(c.part.Poke()) })
 	if c.committer != nil {

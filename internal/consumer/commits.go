@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"errors"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
@@ -34,13 +35,6 @@ func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
 		Abort:       abort,
 		Transact:    transact,
 		PutBack:     s.putBack,
-		Tried: func(topic string, partition int32, offset int64, err error) {
-			if err == nil {
-				s.health.works(committing, place{topic, partition})
-			} else {
-				s.commitFailed(committing, place{topic, partition}, offset, err)
-			}
-		},
 		Fenced: func(topic string, partition int32, offset int64, err error) {
 			if errors.Is(err, sarama.ErrFencedInstancedId) {
 				h.reconnect(err)
@@ -50,8 +44,16 @@ func (h *groupHandler) newCommitter(session commit.Session) *commit.Committer {
 			// The heartbeat may not notice it, and nothing can be committed any more: join again.
 			endSession(err)
 		},
-		Committed: s.cfg.Events.Committed,
-		Failed:    s.cfg.Events.CommitFailed,
+		Committed: func(topic string, partition int32, offset int64, took time.Duration) {
+			s.health.works(committing, place{topic, partition})
+			s.cfg.Events.Committed(topic, partition, offset, took)
+		},
+		Failed: func(topic string, partition int32, offset int64, err error, attempt int, took time.Duration) {
+			if attempt > 0 {
+				s.commitFailed(committing, place{topic, partition}, offset, err)
+			}
+			s.cfg.Events.CommitFailed(topic, partition, offset, err, attempt, took)
+		},
 	}, session)
 }
 

@@ -23,7 +23,7 @@ type Detached struct {
 // handler's context.
 func Detach(ctx context.Context, d *Delivery, cfg Config, r *sarama.ConsumerMessage, attempts int, first int64) *Detached {
 	c := &Claim{
-		base: newBase(&cfg), place: place{r.Topic, r.Partition}, logger: cfg.Logger, detached: cfg.Group != "",
+		base: newBase(&cfg), claimStart: claimStart{place: place{r.Topic, r.Partition}}, logger: cfg.Logger, detached: cfg.Group != "",
 		draining: make(chan struct{}), spent: make(chan struct{}),
 		wake: make(chan bool, 2), kick: make(chan struct{}, 1),
 	}

@@ -34,7 +34,7 @@ func (s *Subscription) consumeGroup(ctx context.Context, c *clients) error {
 	defer errs.Wait()
 
 	h := &groupHandler{
-		s: s, clients: c, positions: positions{turn: make(chan struct{}, 1)}, group: group, reconnect: reconnect,
+		s: s, clients: c, asking: make(chan struct{}, 1), group: group, reconnect: reconnect,
 		interrupter: interrupter{s: s, ctx: ctx},
 		came:        make(chan struct{}, 1), coverage: map[string]coverage{},
 	}
@@ -151,7 +151,6 @@ type groupHandler struct {
 	group     sarama.ConsumerGroup
 	reconnect context.CancelCauseFunc // ends the membership
 	committer *commit.Committer
-	positions positions
 
 	endSession context.CancelCauseFunc // the next session joins the group again
 
@@ -164,6 +163,10 @@ type groupHandler struct {
 	coverage   map[string]coverage
 	live       atomic.Pointer[liveSession] // nil between sessions
 	restarting bool                        // the session's positions are of an earlier topic
+
+	asking     chan struct{} // held by the goroutine that asks for positions
+	generation int32         // of the positions; both are guarded by asking
+	positions  map[string]map[int32]commit.Position
 }
 
 // Setup begins a session. With eager rebalances a session is one assignment, with cooperative
@@ -175,7 +178,7 @@ func (h *groupHandler) Setup(session sarama.ConsumerGroupSession) error {
 	_ = h.clients.learn(h.s.cfg, h.subscribed[0]) // the topic may not have existed before
 	h.assigned(session)
 	h.committer = h.newCommitter(session)
-	h.positions.known = nil // a member that joins again may get the same generation
+	h.positions = nil // a member that joins again may get the same generation
 	h.begin(session)
 	if !h.restarting {
 		h.clients.fetch.watch.Store(h.watch)
@@ -218,7 +221,7 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 		return nil
 	}
 	c := s.newClaim(claimStart{
-		place: at, position: start, committer: h.committer, side: h.clients.side,
+		place: at, from: start, committer: h.committer, side: h.clients.side,
 		gate: gate, logEnd: claim.HighWaterMarkOffset, reconnect: h.reconnect,
 	})
 	var closing <-chan struct{}
@@ -251,7 +254,7 @@ func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim 
 	defer cancel()
 	defer context.AfterFunc(s.closing, cancel)()
 	defer s.side.AbortLate(ctx.Done())()
-	stored, err := h.positions.of(ctx, h, session, place{topic, partition})
+	stored, err := h.stored(ctx, session, place{topic, partition})
 	switch {
 	case err == nil && (h.stale(place{topic, partition}, stored) || stored.Offset < 0 && claim.InitialOffset() >= 0):
 		// In the second case the topic was deleted since sarama asked, and with it what was stored.
@@ -292,32 +295,22 @@ func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim 
 	return position{offset: offset}, true
 }
 
-// positions has what the group has stored for the partitions of one generation. Those that are
-// assigned together are requested together.
-type positions struct {
-	turn       chan struct{} // held by the goroutine that asks
-	generation int32         // guarded by turn, as known is
-	known      map[string]map[int32]commit.Position
-}
-
-func (p *positions) of(ctx context.Context, h *groupHandler, session sarama.ConsumerGroupSession, at place) (commit.Position, error) {
+// stored returns what the group has stored for a partition. Partitions that are assigned together
+// are requested together.
+func (h *groupHandler) stored(ctx context.Context, session sarama.ConsumerGroupSession, at place) (commit.Position, error) {
 	select {
-	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
+	case h.asking <- struct{}{}:
+		defer func() { <-h.asking }()
 	case <-ctx.Done():
 		return commit.Position{}, context.Cause(ctx)
 	}
 	generation := session.GenerationID()
-	if p.generation != generation {
-		p.known = nil
-	}
-	if position, ok := p.known[at.topic][at.partition]; ok {
+	if position, ok := h.positions[at.topic][at.partition]; ok && h.generation == generation {
 		return position, nil
 	}
 	known, err := commit.Positions(ctx, h.clients.side, h.s.cfg.Group, at.topic, at.partition, session.Claims(), h.s.transactions != nil)
-	if err != nil {
-		return commit.Position{}, err
+	if err == nil {
+		h.generation, h.positions = generation, known
 	}
-	p.generation, p.known = generation, known
-	return known[at.topic][at.partition], nil
+	return known[at.topic][at.partition], err
 }

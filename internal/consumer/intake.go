@@ -56,9 +56,7 @@ func (c *Claim) run(messages <-chan *sarama.ConsumerMessage, done, closing <-cha
 	if !c.enter(c) {
 		return
 	}
-	c.portion.Enter()
-	c.reading(c, true)
-	defer c.reading(c, false)
+	defer c.stopped(c)
 	c.health.works(committing, c.place) // the commits of an earlier assignment are not retried any more
 	c.obey()
 	defer c.open()()

@@ -303,7 +303,7 @@ func (x *solo) consume(ctx context.Context, reconnect context.CancelCauseFunc, r
 		}
 	})
 	claim := s.newClaim(claimStart{
-		place: r.place, position: position{offset: r.from, stored: true}, side: x.clients.side,
+		place: r.place, from: position{offset: r.from, stored: true}, side: x.clients.side,
 		gate: r.gate, logEnd: r.pc.HighWaterMarkOffset, reconnect: reconnect,
 	})
 	claim.run(r.pc.Messages(), ctx.Done(), nil)

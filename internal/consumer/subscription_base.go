@@ -121,25 +121,25 @@ func (s *base) fetched(at place) {
 	}
 }
 
-// reading records whether the goroutine of the claim reads its messages.
-func (s *base) reading(c *Claim, on bool) {
-	s.claimsMu.Lock()
-	defer s.claimsMu.Unlock()
-	if on {
-		s.running[c.place] = c
-	} else if s.running[c.place] == c {
-		delete(s.running, c.place)
-	}
-}
-
+// enter records that the goroutine of a claim reads its messages. It returns false if it is too late for that.
 func (s *base) enter(c *Claim) bool {
+	c.portion.Enter()
 	s.claimsMu.Lock()
 	defer s.claimsMu.Unlock()
 	if s.over {
 		return false
 	}
-	s.claims[c] = struct{}{}
+	s.claims[c], s.running[c.place] = struct{}{}, c
 	return true
+}
+
+// stopped records that the goroutine of the claim reads no more messages.
+func (s *base) stopped(c *Claim) {
+	s.claimsMu.Lock()
+	defer s.claimsMu.Unlock()
+	if s.running[c.place] == c {
+		delete(s.running, c.place)
+	}
 }
 
 // shut reports whether no claim is left. Then none enters any more.

@@ -62,7 +62,7 @@ func (h *groupHandler) startNew(session sarama.ConsumerGroupSession) (again bool
 			continue
 		}
 		ctx, cancel := context.WithTimeout(session.Context(), storedPatience)
-		if stored, err := h.positions.of(ctx, h, session, at); err == nil && stored.Offset < 0 {
+		if stored, err := h.stored(ctx, session, at); err == nil && stored.Offset < 0 {
 			h.restart(ctx, at, true)
 			again = true
 		}
