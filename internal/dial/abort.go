@@ -20,15 +20,15 @@ func (d *Dialer) Abort() {
 }
 
 // abortPatience is how long a response may take that nobody needs any more: brokers usually
-// respond within milliseconds, and the connection has other users.
-const abortPatience = 250 * time.Millisecond
+// respond within milliseconds, and the connection has other users. Each time it was not enough it
+// doubles, up to mostPatience: a broker that is slower than that responds to none of them otherwise.
+const (
+	abortPatience = 250 * time.Millisecond
+	mostPatience  = time.Second
+)
 
-// AbortLate calls Abort repeatedly, from a while after stop is closed until done is called,
-// so that what the caller does with a client meanwhile is cut. done waits for the end of it.
-func (d *Dialer) AbortLate(stop <-chan struct{}) (done func()) { return AbortLate(stop, d.Abort) }
-
-// AbortLate calls abort repeatedly, from a while after stop is closed until done is called. done waits
-// for the end of it.
+// AbortLate calls abort repeatedly, from a while after stop is closed until done is called, so that what
+// the caller does with a client meanwhile is cut. done waits for the end of it.
 func AbortLate(stop <-chan struct{}, abort func()) (done func()) {
 	ended := make(chan struct{})
 	var watch sync.WaitGroup
@@ -38,7 +38,7 @@ func AbortLate(stop <-chan struct{}, abort func()) (done func()) {
 		case <-ended:
 			return
 		}
-		for wait.For(abortPatience, ended) {
+		for cuts := 1; wait.For(wait.Backoff(cuts, abortPatience, mostPatience), ended); cuts++ {
 			abort()
 		}
 	})

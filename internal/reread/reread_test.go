@@ -199,7 +199,7 @@ func TestSilentLeader(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = client.Close() })
-			r = New(client, r.topic, 0, dialer.AbortLate)
+			r = New(client, r.topic, 0, func(stop <-chan struct{}) func() { return dial.AbortLate(stop, dialer.Abort) })
 			asked, release := make(chan struct{}, 10), make(chan struct{})
 			for _, key := range []kmsg.Key{kmsg.Fetch, kmsg.ListOffsets} {
 				b.Kfake().ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {

@@ -260,6 +260,6 @@ func (s *Sender) Close() error {
 
 // RecoverUntil is Recover, whose requests are cut off when ctx ends.
 func (s *Sender) RecoverUntil(ctx context.Context) error {
-	defer s.dialer.AbortLate(ctx.Done())()
+	defer dial.AbortLate(ctx.Done(), s.Abort)()
 	return s.Recover()
 }
