@@ -22,7 +22,7 @@ type solo struct {
 	clients  *clients
 	consumer sarama.Consumer
 	traced   sarama.Consumer       // the same through the Tracer
-	readers  map[place]*reader     // nil for a partition that has to be opened
+	known    map[place]struct{}    // the partitions
 	topics   map[string]*soloTopic // those that are read
 
 	mu      sync.Mutex
@@ -36,7 +36,7 @@ type soloTopic struct {
 	all  sync.WaitGroup // its partitions
 }
 
-// reader is a partition whose position is fixed: what is written from now on is delivered.
+// reader is an open partition.
 type reader struct {
 	place
 	from int64
@@ -44,10 +44,9 @@ type reader struct {
 	gate *gate
 }
 
-// openAll finds the partitions of the topics. The first time, in Subscribe, it also fixes where
-// each is read from, and one that cannot be read is an error. Later such a partition does not
-// affect the others.
-func (s *Subscription) openAll(c *clients, first bool) (_ *solo, err error) {
+// openAll finds the partitions of the topics. The first time, in Subscribe, it also fixes where each is
+// read from, and it is an error if that of one is not known: what is written from then on is delivered.
+func (s *Subscription) openAll(c *clients, first bool) (*solo, error) {
 	newConsumer := sarama.NewConsumerFromClient
 	if s.cfg.Memory != nil {
 		newConsumer = s.cfg.Memory.Consumer
@@ -58,72 +57,45 @@ func (s *Subscription) openAll(c *clients, first bool) (_ *solo, err error) {
 	}
 	x := &solo{
 		s: s, clients: c, consumer: consumer, traced: consumer,
-		readers: map[place]*reader{}, topics: map[string]*soloTopic{}, failing: map[place]struct{}{},
+		known: map[place]struct{}{}, topics: map[string]*soloTopic{}, failing: map[place]struct{}{},
 	}
-	defer func() {
-		if err != nil {
-			if first {
-				s.cut() // there is no further attempt, and the readers would wait for responses
-			}
-			for _, r := range x.readers {
-				r.close()
-			}
-			_ = consumer.Close()
-		}
-	}()
 	if s.cfg.Tracer != nil {
 		x.traced = s.cfg.Tracer.WrapConsumer(consumer)
 	}
 	for _, topic := range s.topics.list() {
 		partitions, err := x.traced.Partitions(topic)
 		if err != nil && (first || !s.cfg.several()) {
-			return nil, fmt.Errorf("cannot get the partitions of topic %s: %w", topic, err)
+			return nil, errors.Join(fmt.Errorf("cannot get the partitions of topic %s: %w", topic, err), consumer.Close())
 		}
 		for _, p := range partitions {
-			var r *reader
-			if first {
-				if r, err = x.open(place{topic, p}, true); err != nil {
-					return nil, fmt.Errorf("cannot read partition %d of topic %s: %w", p, topic, err)
-				}
+			at := place{topic, p}
+			if x.known[at] = struct{}{}; !first {
+				continue
 			}
-			x.readers[place{topic, p}] = r
+			start, err := c.side.GetOffset(topic, p, s.cfg.Sarama.Consumer.Offsets.Initial)
+			if err != nil {
+				return nil, errors.Join(fmt.Errorf("cannot read partition %d of topic %s: %w", p, topic, err), consumer.Close())
+			}
+			x.reached(at, start)
 		}
 	}
 	return x, nil
 }
 
-// close ends a reader that nobody reads yet.
-func (r *reader) close() {
-	if r == nil {
-		return
-	}
-	discarded := discard(r.pc.Messages())
-	r.pc.AsyncClose()
-	for range r.pc.Errors() { //nolint:revive // nobody is to know any more
-	}
-	<-discarded
-}
-
-// open starts to read a partition. The first time it may start at the end; a partition that
-// did not exist then is new.
-func (x *solo) open(at place, first bool) (*reader, error) {
+// open starts to read a partition. One that did not exist when positions were fixed is new.
+func (x *solo) open(at place) (*reader, error) {
 	s, topic, p := x.s, at.topic, at.partition
-	initial := s.cfg.Sarama.Consumer.Offsets.Initial
 	s.mu.Lock()
 	from, resumed := s.positions[at]
 	s.mu.Unlock()
-	switch {
-	case resumed:
-	case first:
-		from = initial
-	default:
+	if !resumed {
 		from = sarama.OffsetOldest
 	}
 	recreated := resumed && from == sarama.OffsetOldest // see run
 	pc, err := x.traced.ConsumePartition(topic, p, from)
 	reached, reset := from, resumed && errors.Is(err, sarama.ErrOffsetOutOfRange)
 	if reset {
-		from = initial
+		from = s.cfg.Sarama.Consumer.Offsets.Initial
 		pc, err = x.traced.ConsumePartition(topic, p, from)
 	}
 	if err != nil {
@@ -171,7 +143,7 @@ func (x *solo) run(ctx context.Context) error {
 	defer watch.stop()
 	watch.look(false)
 	for topic, id := range s.topics.recreated() {
-		for at := range x.readers {
+		for at := range x.known {
 			if at.topic == topic {
 				x.reached(at, sarama.OffsetOldest)
 			}
@@ -180,12 +152,12 @@ func (x *solo) run(ctx context.Context) error {
 	}
 	x.clients.fetch.watch.Store(watch)
 	x.clients.fetch.turns.session(ctx.Done())
-	s.health.session(len(x.readers) > 0)
+	s.health.session(len(x.known) > 0)
 	interrupter := interrupter{s: s}
 	interrupter.session(ctx)
 	defer interrupter.stop()
-	for at, r := range x.readers {
-		x.start(ctx, reconnect, at, r)
+	for at := range x.known {
+		x.start(ctx, reconnect, at)
 	}
 	for ctx.Err() == nil {
 		select {
@@ -205,14 +177,14 @@ func (x *solo) run(ctx context.Context) error {
 }
 
 // start begins to read a partition.
-func (x *solo) start(ctx context.Context, reconnect context.CancelCauseFunc, at place, r *reader) {
+func (x *solo) start(ctx context.Context, reconnect context.CancelCauseFunc, at place) {
 	t := x.topics[at.topic]
 	if t == nil {
 		t = &soloTopic{}
 		t.ctx, t.stop = context.WithCancel(ctx)
 		x.topics[at.topic] = t
 	}
-	t.all.Go(func() { x.read(t.ctx, reconnect, at, r) })
+	t.all.Go(func() { x.read(t.ctx, reconnect, at) })
 }
 
 // follow begins to read partitions that were added, and ends the topics that are gone.
@@ -225,9 +197,9 @@ func (x *solo) follow(ctx context.Context, reconnect context.CancelCauseFunc, pa
 		t.stop()
 		t.all.Wait() // for handlers, no longer than DrainTimeout
 		delete(x.topics, topic)
-		for at := range x.readers {
+		for at := range x.known {
 			if at.topic == topic {
-				delete(x.readers, at)
+				delete(x.known, at)
 				x.opened(at, nil)
 			}
 		}
@@ -239,30 +211,27 @@ func (x *solo) follow(ctx context.Context, reconnect context.CancelCauseFunc, pa
 	for topic, n := range partitions {
 		for p := range int32(n) {
 			at := place{topic, p}
-			if _, known := x.readers[at]; known || !slices.Contains(list, topic) {
+			if _, known := x.known[at]; known || !slices.Contains(list, topic) {
 				continue
 			}
-			x.readers[at] = nil
+			x.known[at] = struct{}{}
 			s.logger(topic).Info("A partition was added to the topic and is read from its beginning", watermill.LogFields{"kafka_partition": p})
-			x.start(ctx, reconnect, at, nil)
+			x.start(ctx, reconnect, at)
 		}
 	}
 }
 
 // read reads a partition, and opens it again until ctx ends.
-func (x *solo) read(ctx context.Context, reconnect context.CancelCauseFunc, at place, r *reader) {
+func (x *solo) read(ctx context.Context, reconnect context.CancelCauseFunc, at place) {
 	s := x.s
 	for sleep := s.cfg.ReconnectSleep; ; {
-		if r == nil {
-			var err error
-			if r, err = x.open(at, false); ctx.Err() == nil {
-				x.opened(at, err)
-			}
+		r, err := x.open(at)
+		if ctx.Err() == nil {
+			x.opened(at, err)
 		}
-		if r != nil {
+		if err == nil {
 			began := time.Now()
-			x.consume(ctx, reconnect, r)
-			if r = nil; time.Since(began) > time.Minute {
+			if x.consume(ctx, reconnect, r); time.Since(began) > time.Minute {
 				sleep = s.cfg.ReconnectSleep
 			}
 		}
