@@ -228,7 +228,13 @@ func (s *Subscriber) subscribe(ctx context.Context, text string, batches *BatchC
 	return sub.output, nil
 }
 
-var errClosed = errors.New("ackpolicy: subscriber closed")
+// closedError is the error of a Subscribe that came too late: ErrClosing, by errors.Is, without what that says of a record.
+type closedError struct{}
+
+func (closedError) Error() string        { return "ackpolicy: subscriber closed" }
+func (closedError) Is(target error) bool { return target == ErrClosing }
+
+var errClosed = closedError{}
 
 // interrupted returns err while ctx lives, and otherwise why ctx has ended: then err only shows what that
 // has interrupted.
