@@ -62,11 +62,13 @@ func AbortedTwice(addrs []string, topics ...string) (producers []string, err err
 			return nil, err
 		}
 		for _, p := range partitions {
-			aborted := map[int64]int{}
+			open, aborted := map[int64]bool{}, map[int64]int{}
 			if err := eachBatch(client, topic, p, func(b *sarama.RecordBatch) {
-				if b.Control && len(b.Records) == 1 && bytes.Equal(b.Records[0].Key, abortMarker) {
+				// A coordinator that has moved writes a marker once more.
+				if open[b.ProducerID] && b.Control && bytes.Equal(b.Records[0].Key, abortMarker) {
 					aborted[b.ProducerID]++
 				}
+				open[b.ProducerID] = !b.Control
 			}); err != nil {
 				return nil, fmt.Errorf("%s/%d: %w", topic, p, err)
 			}
