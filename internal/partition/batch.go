@@ -30,8 +30,9 @@ func (p *Partition[R, H]) Collect(ds []*Delivery[R, H], room, bytes int, first b
 			break
 		}
 		p.deliver(ds[n], seq)
-		e.lane.inFlight--
-		p.enqueue(e.lane)
+		l := p.in(e.lane)
+		l.inFlight--
+		p.enqueue(l)
 		size += e.size
 		n++
 	}
@@ -56,7 +57,7 @@ func (p *Partition[R, H]) Seal(ds []*Delivery[R, H]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, d := range ds {
-		d.lane.inFlight++
+		p.in(d.lane).inFlight++
 	}
 }
 
@@ -110,7 +111,7 @@ func (p *Partition[R, H]) Return(ds []*Delivery[R, H], now int64) Work {
 }
 
 func (p *Partition[R, H]) takeBack(d *Delivery[R, H]) {
-	seq, l := d.seq, d.lane
+	seq, l := d.seq, p.in(d.lane)
 	e := p.at(seq)
 	d.status, d.finished, d.lane = Revoked, true, nil
 	d.drop()
@@ -131,7 +132,7 @@ func (p *Partition[R, H]) takeBack(d *Delivery[R, H]) {
 // putBack makes a record the next one of its lane, out of which it was taken.
 func (p *Partition[R, H]) putBack(seq uint64) {
 	e := p.at(seq)
-	l := e.lane
+	l := p.in(e.lane)
 	switch {
 	case e.state == due && p.cfg.Order == Unordered:
 		p.redo = append(p.redo, seq)

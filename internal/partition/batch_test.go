@@ -105,7 +105,7 @@ func (m *batchModel) check() {
 	}
 	ready := 0
 	m.p.each(m.p.head, func(seq uint64, e *entry[*batchRec, int]) bool {
-		if e.state == queued && seq < m.p.admitted && !e.lane.parkedFirst() {
+		if e.state == queued && seq < m.p.admitted && !m.p.in(e.lane).parkedFirst() {
 			ready++
 		}
 		return true

@@ -27,7 +27,7 @@ func (p *Partition[R, H]) AckCumulative(d *Delivery[R, H], v Verdict, now int64)
 			continue
 		}
 		e.open = false
-		l := e.lane
+		l := p.in(e.lane)
 		switch e.state {
 		case pending:
 			e.d.status = Acked

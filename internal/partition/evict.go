@@ -59,10 +59,10 @@ func (p *Partition[R, H]) waits(e *entry[R, H], soon int64) bool {
 	case parked, delayed:
 		return e.dueAt > soon
 	case queued:
-		if p.cfg.Order == Unordered || !e.lane.parkedFirst() {
+		if p.cfg.Order == Unordered || !p.in(e.lane).parkedFirst() {
 			return false
 		}
-		first := p.at(uint64(e.lane.parked[0]))
+		first := p.at(uint64(p.in(e.lane).parked[0]))
 		return first.state.timed() && first.dueAt > soon
 	}
 	return false
@@ -131,7 +131,7 @@ func (p *Partition[R, H]) Restore(d *Delivery[R, H], record R, gone bool) {
 func (p *Partition[R, H]) OrderKey(d *Delivery[R, H]) []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e := p.live(d.seq); e != nil && e.lane.keyed {
+	if e := p.live(d.seq); e != nil && p.in(e.lane).keyed {
 		return []byte(e.lane.key)
 	}
 	return nil

@@ -60,23 +60,32 @@ func (p *Partition[R, H]) orderKey(record R) []byte {
 
 // enter sets the lane of a record.
 func (p *Partition[R, H]) enter(e *entry[R, H], key []byte) {
-	e.lane = &p.only
 	if p.cfg.Order == ByKey {
 		e.lane = p.laneOf(key)
 	}
-	e.lane.live++
+	p.in(e.lane).live++
+}
+
+// in returns the lane of an entry or a delivery: nil stands for the only one, since the garbage
+// collector would follow each pointer to it.
+func (p *Partition[R, H]) in(l *lane) *lane {
+	if l == nil {
+		return &p.only
+	}
+	return l
 }
 
 // exit removes a settled record from its lane.
 func (p *Partition[R, H]) exit(e *entry[R, H]) {
-	e.lane.live--
-	p.release(e.lane)
+	l := p.in(e.lane)
+	l.live--
+	p.release(l)
 	e.lane = nil
 }
 
 // join queues a record in its lane.
 func (p *Partition[R, H]) join(seq uint64, e *entry[R, H]) {
-	l := e.lane
+	l := p.in(e.lane)
 	if e.dueAt != 0 { // it is to be delayed, or an earlier owner nacked it
 		if e.attempt > 0 {
 			p.taken = max(p.taken, seq+1)
@@ -219,8 +228,9 @@ func (p *Partition[R, H]) park(seq uint64, now int64) {
 	}
 	e.d = nil
 	if p.cfg.Order != Unordered {
-		e.lane.parked.push(sequence(seq))
-		p.weigh(e.lane)
+		l := p.in(e.lane)
+		l.parked.push(sequence(seq))
+		p.weigh(l)
 	}
 	if e.dueAt <= now {
 		p.fallDue(seq)
@@ -242,7 +252,7 @@ func (p *Partition[R, H]) fallDue(seq uint64) {
 	if p.cfg.Order == Unordered {
 		p.redo = append(p.redo, seq)
 	}
-	p.enqueue(e.lane)
+	p.enqueue(p.in(e.lane))
 }
 
 // timed reports whether a record waits for its time.

@@ -42,7 +42,7 @@ type Delivery[R, H any] struct {
 	seq       uint64
 	offset    int64
 	record    R
-	lane      *lane
+	lane      *lane        // see Partition.in
 	began     atomic.Int64 // 0: no handler has it
 	attempt   int32
 	at        int32 // its index in Partition.running
@@ -128,7 +128,7 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v *Verdict, now int64) (firs
 			return true
 		}
 		p.park(d.seq, now)
-		p.enqueue(e.lane)
+		p.enqueue(p.in(e.lane))
 	case v.Status == Rejected && v.Hold:
 		p.set(e, rejecting)
 		p.leave(d.seq)
@@ -210,7 +210,7 @@ func (p *Partition[R, H]) end(d *Delivery[R, H]) {
 			e.suspect = false
 		}
 	}
-	d.lane.inFlight--
+	p.in(d.lane).inFlight--
 	if d.token {
 		d.token = false
 		p.rare.granted = p.cfg.Limit.release(p.rare.granted)
@@ -242,8 +242,9 @@ func (p *Partition[R, H]) finish(d *Delivery[R, H], v *Verdict, now int64) {
 		p.leave(d.seq)
 	}
 	if p.phase != closed {
-		p.enqueue(d.lane)
-		p.release(d.lane)
+		l := p.in(d.lane)
+		p.enqueue(l)
+		p.release(l)
 		p.settledDrop(d)
 	}
 	d.lane = nil

@@ -84,7 +84,7 @@ func (p *Partition[R, H]) recordState(seq uint64) *RecordState {
 	if e.state.timed() || e.state == nacked {
 		h.DueAt = e.dueAt
 	}
-	if e.lane.keyed {
+	if p.in(e.lane).keyed {
 		h.Key = []byte(e.lane.key[:min(len(e.lane.key), mostKey)])
 	} else if !e.evicted && p.cfg.Key != nil {
 		key := p.cfg.Key(e.record)

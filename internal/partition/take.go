@@ -63,9 +63,9 @@ func (p *Partition[R, H]) takeOldest() (seq uint64, ok bool) {
 	}
 	switch e := p.at(p.head); {
 	case e.state == queued:
-		p.shift(e.lane)
+		p.shift(p.in(e.lane))
 	case p.cfg.Order != Unordered: // with Unordered, next skips it
-		p.unpark(e.lane)
+		p.unpark(p.in(e.lane))
 	}
 	return p.head, true
 }
@@ -77,7 +77,7 @@ func (p *Partition[R, H]) oldestTakeable() bool {
 		return false
 	}
 	e := p.at(p.head)
-	return (e.state == queued || e.state == due) && (p.cfg.Order == Unordered || e.lane.inFlight == 0)
+	return (e.state == queued || e.state == due) && (p.cfg.Order == Unordered || p.in(e.lane).inFlight == 0)
 }
 
 // deliver makes d the delivery of a record that was taken out of its lane.
@@ -95,7 +95,7 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 		n := p.notes[seq]
 		d.condemned, d.asked = n.condemned != nil, n.asked != 0
 	}
-	e.lane.inFlight++
+	p.in(e.lane).inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
 	d.status, d.finished, d.token = Pending, false, false
 	d.at = int32(len(p.running))

@@ -21,7 +21,7 @@ type chunk[R, H any] struct {
 type entry[R, H any] struct {
 	offset  int64
 	record  R
-	lane    *lane
+	lane    *lane  // see Partition.in
 	next    uint64 // the next of its lane, as seq+1; 0 if there is none
 	dueAt   int64
 	first   int64 // when its first delivery began; 0 if not known
