@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,7 +107,7 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 	c.portion = s.budget.Portion(start.from.offset, start.logEnd, func(room bool) { c.gate.mark(noRoom, !room) })
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(s.values))
 	c.letters = s.mail.Queue(c.ctx, c.logger, cfg.GiveUpLetters)
-	var left ledger.Ledger // by an earlier owner
+	left := &ledger.Ledger{} // by an earlier owner
 	if c.committer != nil && start.from.stored {
 		left = c.inherit()
 	}
@@ -114,7 +115,7 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 	// owner would begin at the newest offset again. And should it end the process, the next
 	// owner must find that this assignment had begun.
 	stored := start.from.stored && cfg.MaxDeliveries == 0
-	c.part = c.newPartition(&left, stored)
+	c.part = c.newPartition(left, stored)
 	c.part.OnGrant(func() { c.do(c.part.Poke()) })
 	if c.committer != nil {
 		c.source = c.newSource(stored)
@@ -125,16 +126,14 @@ func (s *Subscription) newClaim(start claimStart) *Claim {
 
 // inherit reads what an earlier owner left. If processes died that had the partition, the
 // claim is careful.
-func (c *Claim) inherit() ledger.Ledger {
+func (c *Claim) inherit() *ledger.Ledger {
 	l := c.inherited(c.from.offset, c.from.metadata)
 	if c.crashes = inheritCrashes(l, c.cfg.MaxDeliveries); c.crashes.deaths >= carefulAfter {
 		c.careful.Store(true)
-		c.tellCareful()
+		c.logger.Error("Processes that had this partition died repeatedly: records are handed out in small groups, to find one that ends its process",
+			fmt.Errorf("%d deaths in a row", c.crashes.deaths), watermill.LogFields{"group": carefulGroup})
 	}
-	if l == nil {
-		return ledger.Ledger{}
-	}
-	return *l
+	return l
 }
 
 // newPartition returns the claim's window. Nothing is handed out of it before the start is stored.

@@ -31,11 +31,15 @@ const (
 
 // sharedConfigs returns the configurations of the shared clients.
 func sharedConfigs(cfg *sarama.Config) []*sarama.Config {
-	members := narrowed(cfg)
+	members := *cfg
+	// It uses few topics. Otherwise sarama loads the metadata of all of them, at the start and from
+	// time to time: with thousands 50 ms and megabytes, for each client.
+	members.Metadata.Full = false
+	members.Metadata.AllowAutoTopicCreation = false // the client with the topics creates what is missing
 	// Callers that ask for the coordinator retry themselves. With retries inside each of
 	// these, nothing would be reported for more than a minute.
 	members.Metadata.Retry.Max = 0
-	return []*sarama.Config{topicsClient: cfg, membersClient: members}
+	return []*sarama.Config{topicsClient: cfg, membersClient: &members}
 }
 
 func open(s *base, lease *connections.Lease) (*clients, error) {
@@ -89,16 +93,6 @@ func knows(client sarama.Client, topic string) bool {
 func responded(err error) bool {
 	var refused sarama.KError
 	return err == nil || errors.As(err, &refused) && !errors.Is(err, sarama.ErrSASLAuthenticationFailed)
-}
-
-// narrowed returns a copy of a configuration for a client that uses few topics. Otherwise
-// sarama loads the metadata of all topics, at the start and from time to time: with thousands
-// of them 50 ms and megabytes, for each client.
-func narrowed(cfg *sarama.Config) *sarama.Config {
-	own := *cfg
-	own.Metadata.Full = false
-	own.Metadata.AllowAutoTopicCreation = false // the client with the topics creates what is missing
-	return &own
 }
 
 // learn makes the client that finds coordinators load the metadata of one topic, which

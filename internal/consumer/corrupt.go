@@ -15,9 +15,8 @@ import (
 // makes the whole response of its broker fail, for all partitions that the broker leads, and
 // sarama requests the same again and again. Without the culprit, the others continue.
 type suspicion struct {
-	round atomic.Int64  // the latest search
-	found atomic.Int64  // the latest search that found a culprit
-	began atomic.Int64  // when the latest began
+	began atomic.Int64  // when the latest search began, by Now
+	found atomic.Int64  // when one was last successful
 	turn  chan struct{} // held by the goroutine that fetches: a decoded response may be large
 }
 
@@ -33,7 +32,6 @@ func (s *base) suspect(err error) {
 	if began := s.suspicion.began.Load(); now-began < int64(suspectAfter) || !s.suspicion.began.CompareAndSwap(began, now) {
 		return
 	}
-	s.suspicion.round.Add(1)
 	for _, c := range s.assigned() {
 		wait.Wake(c.suspected)
 	}
@@ -47,20 +45,16 @@ type corrupt struct {
 
 // examine pauses the partition if what comes next cannot be decoded. Claims take turns.
 func (c *Claim) examine() {
-	round := c.suspicion.round.Load()
 	select {
 	case c.suspicion.turn <- struct{}{}:
 		defer func() { <-c.suspicion.turn }()
 	case <-c.draining:
 		return
 	}
-	if c.suspicion.found.Load() >= round || c.gate.has(undecodable) {
+	if c.suspicion.found.Load() > c.suspicion.began.Load() || c.gate.has(undecodable) || c.decodes() {
 		return
 	}
-	if c.decodes() {
-		return
-	}
-	c.suspicion.found.Store(c.suspicion.round.Load())
+	c.suspicion.found.Store(Now())
 	c.gate.mark(undecodable, true)
 	c.cfg.Events.FetchStalled(c.topic, c.partition, FetchStalled{Offset: c.corrupt.offset, End: c.logEnd()})
 }

@@ -42,7 +42,7 @@ func (h *groupHandler) cover(topic string, partitions int, by assignment, err er
 	case err != nil: // during a rebalance, or a right is missing: the next look shows
 		known.missing = time.Time{}
 		h.coverage[topic] = known
-	case len(by.partitions) >= partitions:
+	case by.partitions >= partitions:
 		h.coverage[topic] = coverage{partitions: partitions}
 	case known.missing.IsZero():
 		known.missing = time.Now()
@@ -55,10 +55,10 @@ func (h *groupHandler) cover(topic string, partitions int, by assignment, err er
 
 var errNotStable = errors.New("the group is rebalancing")
 
-// assignment says which partitions of a topic are assigned, and whether another member has to act: the
-// first of those that have some does.
+// assignment says how many partitions of a topic are assigned, and whether another member has to act:
+// the first of those that have some does.
 type assignment struct {
-	partitions map[int32]struct{}
+	partitions int
 	others     bool
 }
 
@@ -85,12 +85,7 @@ func (h *groupHandler) describe(member string) (map[string]assignment, error) {
 			}
 			for topic, partitions := range assigned.Topics {
 				of := all[topic]
-				if of.partitions == nil {
-					of.partitions = map[int32]struct{}{}
-				}
-				for _, p := range partitions {
-					of.partitions[p] = struct{}{}
-				}
+				of.partitions += len(partitions)
 				of.others = of.others || len(partitions) > 0 && id < member
 				all[topic] = of
 			}

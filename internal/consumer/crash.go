@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -43,10 +42,10 @@ type crashes struct {
 	tries   int       // how often it was delivered
 }
 
-// inheritCrashes counts the deaths before this assignment. l is the stored ledger, or nil.
+// inheritCrashes counts the deaths before this assignment. l is the stored ledger.
 func inheritCrashes(l *ledger.Ledger, maxDeliveries int) crashes {
 	c := crashes{since: time.Now()}
-	if maxDeliveries == 0 || l == nil || l.Clean {
+	if maxDeliveries == 0 || l.Clean {
 		return c
 	}
 	c.deaths = 1
@@ -69,12 +68,6 @@ func (c *crashes) write(l *ledger.Ledger, careful, clean bool) {
 	if !clean && (c.deaths == 1 && time.Since(c.since) < crashWindow || careful) {
 		l.Crashes, l.CrashedAt = c.deaths, c.since
 	}
-}
-
-// tellCareful logs that the claim is careful.
-func (c *Claim) tellCareful() {
-	c.logger.Error("Processes that had this partition died repeatedly: records are handed out in small groups, to find one that ends its process",
-		fmt.Errorf("%d deaths in a row", c.crashes.deaths), watermill.LogFields{"group": carefulGroup})
 }
 
 // relax ends the care once the process has lived long enough.

@@ -82,21 +82,15 @@ func (c *Claim) stop(cause error) (drained <-chan struct{}) {
 // await waits until the partition is drained. It returns false if the budget is used up
 // before. It logs once what it waits for.
 func (c *Claim) await(drained <-chan struct{}, budget time.Duration) bool {
-	over, long := time.After(budget), time.After(drainPatience)
-	for {
-		select {
-		case <-drained:
-			return true
-		case <-over:
-			select {
-			case <-drained: // at once, and the budget may be none
-				return true
-			default:
-				return false
-			}
-		case <-long:
-			c.tellWaiting(budget)
-		}
+	if wait.For(min(budget, drainPatience), drained) && budget > drainPatience {
+		c.tellWaiting(budget)
+		wait.For(budget-drainPatience, drained)
+	}
+	select {
+	case <-drained: // at once, and the budget may be none
+		return true
+	default:
+		return false
 	}
 }
 

@@ -55,7 +55,7 @@ func (c *Claim) ledgerPlace(offset int64) ledger.Place {
 }
 
 // inherited reads what an earlier owner stored with the offset from which the claim
-// starts. What cannot be trusted is logged, and nil is returned, as if nothing were stored.
+// starts. What cannot be trusted is logged. It is as if nothing were stored, by a member that left cleanly.
 func (c *Claim) inherited(offset int64, text string) *ledger.Ledger {
 	l, err := ledger.Decode(c.ledgerPlace(offset), text)
 	var unknown sarama.Uuid
@@ -70,7 +70,7 @@ func (c *Claim) inherited(offset int64, text string) *ledger.Ledger {
 			c.logger.Info("The metadata of the committed offset is not used: records that were settled behind it are delivered again, and others start with attempt 1 and without their delays",
 				watermill.LogFields{"err": err.Error(), "kafka_partition_offset": offset})
 		}
-		return nil
+		return &ledger.Ledger{Clean: true}
 	}
 	return l
 }
