@@ -183,9 +183,19 @@ func (j *judge) settlement(d *delivery) {
 }
 
 // first: the first delivery of a record in a term is counted on from those of earlier terms, as far as a commit
-// reported them.
+// reported them. A member that hands out in small groups has a commit name a record before its handler begins: if it is
+// lost meanwhile, that counts as a delivery.
 func (j *judge) first(d *delivery) {
-	earlier := 0
+	earlier, lost := 0, false
+	for _, t := range j.byPartition[d.partition] {
+		if t == d.term {
+			break
+		}
+		if lost && t.lost {
+			earlier++
+		}
+		lost = t.lost
+	}
 	for _, other := range j.records[d.ID] {
 		if other.at < d.at {
 			earlier++
