@@ -28,7 +28,7 @@ type Dialer struct {
 	Once bool
 
 	mu      sync.Mutex
-	round   context.Context // done with the next Abort
+	round   context.Context // done with the next Abort; if it is done, no connections are made
 	abort   context.CancelFunc
 	all     map[*conn]struct{}
 	dialing int
@@ -78,7 +78,7 @@ func New(cfg *sarama.Config, others ...*sarama.Config) *Dialer {
 // Dial implements sarama's proxy dialer.
 func (d *Dialer) Dial(network, addr string) (net.Conn, error) {
 	d.mu.Lock()
-	if err := d.ctx.Err(); err != nil {
+	if err := d.round.Err(); err != nil {
 		d.mu.Unlock()
 		return nil, err
 	}
@@ -148,8 +148,12 @@ func (d *Dialer) conns() []*conn {
 	return slices.Collect(maps.Keys(d.all))
 }
 
-// IsCut reports whether Cut was called.
-func (d *Dialer) IsCut() bool { return d.ctx.Err() != nil }
+// Refuses reports whether no connections are made: after Cut, or see EndAfter.
+func (d *Dialer) Refuses() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.round.Err() != nil
+}
 
 // Cut closes every connection, allows no new ones, and waits for attempts under way.
 func (d *Dialer) Cut() {

@@ -46,13 +46,14 @@ type Sender struct {
 func New(brokers []string, group string, config *sarama.Config) *Sender {
 	s := &Sender{brokers: brokers, group: group, config: config, id: config.Producer.Transaction.ID}
 	s.dialer = dial.New(config)
-	setPauses(config, s.dialer.IsCut)
+	setPauses(config, s.dialer.Refuses)
 	return s
 }
 
 // Send writes a transaction. It returns nil once all of it is stored. Otherwise nothing of it
 // is, unless the error is a *commit.Unknown. It gives up when stop is closed.
 func (s *Sender) Send(stop <-chan struct{}, t commit.Transaction) error {
+	defer s.dialer.EndAfter(stop)()
 	if err := s.begin(); err != nil {
 		return fmt.Errorf("cannot begin a transaction: %w", s.dialer.Explain(s.config, err))
 	}
@@ -206,8 +207,13 @@ func (s *Sender) end() error {
 	return nil
 }
 
+var errCut = errors.New("connections were cut")
+
 // initialize makes a producer, which ends a pending transaction of its id.
 func (s *Sender) initialize() (err error) {
+	if s.dialer.Refuses() {
+		return errCut
+	}
 	if s.client == nil {
 		if s.client, err = sarama.NewClient(s.brokers, s.config); err != nil {
 			s.client = nil
@@ -260,6 +266,6 @@ func (s *Sender) Close() error {
 
 // RecoverUntil is Recover, whose requests are cut off when ctx ends.
 func (s *Sender) RecoverUntil(ctx context.Context) error {
-	defer dial.AbortLate(ctx.Done(), s.Abort)()
+	defer s.dialer.EndAfter(ctx.Done())()
 	return s.Recover()
 }
