@@ -41,7 +41,7 @@ type Config struct {
 	// generation does not end it.
 	Cooperative bool
 	// Abort closes the client's connections; the client may open new ones. It ends a
-	// request whose response nobody can wait for any longer. It may be nil.
+	// request whose response nobody can wait for any longer.
 	Abort func()
 	// Transact stores offsets in a transaction with the output of their records, all of it or
 	// nothing, unless the error is an *Unknown. It gives up when stop is closed. nil means
@@ -88,9 +88,6 @@ type Committer struct {
 
 // New starts a committer.
 func New(cfg Config, session Session) *Committer {
-	if cfg.Abort == nil {
-		cfg.Abort = func() {}
-	}
 	c := &Committer{
 		cfg: cfg, session: session, cadence: newCadence(cfg.Interval, cfg.Transact != nil), settle: settleAfter,
 		sources: map[*Source]struct{}{},

@@ -155,7 +155,7 @@ func (s *Source) endHopeless() {
 		if w.kind == forFlush {
 			return err, true
 		}
-		return w.giveUp(fmt.Errorf("%w: %w", s.draining, err)), w.kind != forStart
+		return w.giveUp(fmt.Errorf("%w: %w", s.draining, err)), true
 	})
 }
 
@@ -224,9 +224,6 @@ func (s *Source) Close(cause error) { s.end(cause) }
 
 // end is Close. It reports whether it was the first call.
 func (s *Source) end(cause error) (first bool) {
-	if cause == nil {
-		cause = errors.New("closed")
-	}
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	if first = s.closed == nil; first {

@@ -27,7 +27,6 @@ type waitKind uint8
 
 const (
 	forRecord waitKind = iota // its record is stored, by the offset or by its mark
-	forStart                  // any offset is stored
 	forMark                   // mark is stored; given up when the drain begins
 	forFlush                  // mark is stored, in a drain
 )
@@ -105,8 +104,6 @@ func (s *Source) serveStored() {
 // serves reports whether what w waits for is safely stored.
 func (s *Source) serves(w *waiter) bool {
 	switch w.kind {
-	case forStart:
-		return s.has
 	case forMark, forFlush:
 		return s.has && s.stored.Version >= w.mark.Version && s.open.count == 0
 	}
@@ -151,7 +148,7 @@ func (s *Source) WaitNamed(mark partition.Mark) error {
 
 // WaitStart returns once the start position of the claim is stored.
 func (s *Source) WaitStart(ctx context.Context) error {
-	return s.wait(ctx, &waiter{kind: forStart}, nil)
+	return s.wait(ctx, &waiter{kind: forMark}, nil)
 }
 
 // wait calls settle, if it is not nil, and registers w, without a commit in between.

@@ -243,12 +243,14 @@ func (h *groupHandler) ConsumeClaim(session sarama.ConsumerGroupSession, claim s
 // since sarama's position is of an earlier topic, or of none.
 func (h *groupHandler) startPosition(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) (at position, ok bool) {
 	s, topic, partition := h.s, claim.Topic(), claim.Partition()
-	switch {
-	case h.restarting:
+	if h.restarting {
 		return position{}, false
-	case claim.InitialOffset() == sarama.OffsetNewest && h.replaced(topic):
-		// Either the member that had the partition had not noticed the new topic, or we had not until now.
-		return position{stale: true}, false
+	}
+	if claim.InitialOffset() == sarama.OffsetNewest {
+		// Either the member that had the partition had not noticed a new topic, or we had not until now.
+		if h.watch.look(false); s.topics.of(topic).replaced() {
+			return position{stale: true}, false
+		}
 	}
 	ctx, cancel := context.WithTimeout(session.Context(), storedPatience)
 	defer cancel()

@@ -71,13 +71,6 @@ func (h *groupHandler) startNew(session sarama.ConsumerGroupSession) (again bool
 	return again
 }
 
-// replaced is identity.replaced for a partition that would start at its newest offset: the topic may have been created
-// since the session began.
-func (h *groupHandler) replaced(topic string) bool {
-	h.watch.look(false)
-	return h.s.topics.of(topic).replaced()
-}
-
 // stale reports whether what the group has stored belongs to an earlier topic: it was stored by a member that had not
 // noticed the new one when it ended. An offset that came with the log from another cluster is not stale.
 func (h *groupHandler) stale(at place, position commit.Position) bool {
@@ -91,17 +84,12 @@ func (h *groupHandler) stale(at place, position commit.Position) bool {
 	return !topic.recreated() && topic.other(l.TopicID, l.Cluster)
 }
 
-// lasting returns a context that ends a short time after another one: what was sent by then is confirmed, and reported.
-func lasting(ctx context.Context) (longer context.Context, stop func()) {
-	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	keep := context.AfterFunc(ctx, func() { time.AfterFunc(topicPatience, cancel) })
-	return longer, func() { keep(); cancel() }
-}
-
 // again stores the beginning of a partition and ends the session, since sarama has read the earlier offset.
 func (h *groupHandler) again(session sarama.ConsumerGroupSession, at place) {
-	ctx, stop := lasting(session.Context()) // another partition may end the session while this one's is being stored
-	defer stop()
+	// Another partition may end the session while this one's is being stored: what was sent by then is confirmed, and reported.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(session.Context()))
+	defer cancel()
+	defer context.AfterFunc(session.Context(), func() { time.AfterFunc(topicPatience, cancel) })()
 	h.restart(ctx, at, true)
 	h.endSession(errTopicRecreated)
 }
