@@ -44,6 +44,7 @@ func sharedConfigs(cfg *sarama.Config) []*sarama.Config {
 
 func open(s *base, lease *connections.Lease) (*clients, error) {
 	cfg, c := s.cfg, &clients{fetch: &fetchClient{base: s, offsets: map[positionKey]int64{}}, side: lease.Short()}
+	c.fetch.turns.session(nil) // a Kafka in memory makes claims before it begins their session
 	metadata := topicsClient
 	if cfg.Topics.Patterns() {
 		metadata = membersClient // to ask for a topic that was deleted must not create it
