@@ -53,7 +53,7 @@ func (in *intake) watch() {
 	}
 	now.Offset, now.Attempt, now.State = oldest.Offset, oldest.Attempt, oldest.State.String()
 	// At half of MaxUncommitted a commit is sent at once. If it is missing for so long, it fails.
-	byCommit := load.Blocked && in.source != nil && (load.Uncommitted > 0 || in.source.Stored().Err != nil)
+	byCommit := load.Blocked && in.source != nil && (load.Unconfirmed > 0 || in.source.Stored().Err != nil)
 	if byCommit {
 		now.Offset, now.Attempt = in.part.Mark().Offset, 0
 		now.State = "settled, but commits fail"

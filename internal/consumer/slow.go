@@ -70,14 +70,16 @@ func (s *Subscription) lookForSlow() {
 	now := s.clock.Load()
 	var slow, left, failing []Slow
 	for _, c := range s.assigned() {
-		if oldest, n := c.part.Slow(now - int64(limit)); n > 0 {
+		oldest, n, w := c.part.Slow(now - int64(limit))
+		c.do(w)
+		if n > 0 {
 			slow = append(slow, c.slow(oldest, now, n))
-			c.do(c.part.NameSlow(now - int64(limit)))
 		}
-		if oldest := c.part.LeftPending(now - int64(s.cfg.LeftPending)); oldest != nil {
+		switch oldest := c.part.Overview().Oldest; {
+		case oldest == nil:
+		case oldest.State == partition.Pended && oldest.Since <= now-int64(s.cfg.LeftPending):
 			left = append(left, c.slow(oldest, now, 0))
-		}
-		if oldest := c.part.Failing(failingDeliveries); oldest != nil {
+		case oldest.Failures() >= failingDeliveries:
 			failing = append(failing, c.slow(oldest, now, 0))
 		}
 	}

@@ -120,7 +120,9 @@ func (c *Claim) state() ClaimState {
 		Unmarked: int(c.unmarked.Load()), Paused: c.gate.reasons(), Undecodable: c.gate.has(undecodable), Overview: c.part.Overview(),
 	}
 	if c.cfg.HandlerSlow > 0 {
-		st.Slow, st.SlowHandlers = c.part.Slow(Now() - int64(c.cfg.HandlerSlow))
+		var w partition.Work
+		st.Slow, st.SlowHandlers, w = c.part.Slow(Now() - int64(c.cfg.HandlerSlow))
+		c.do(w)
 	}
 	if c.source != nil {
 		stored := c.source.Stored()

@@ -107,6 +107,7 @@ func (p *Partition[R, H]) Drop() {
 	p.chunks, p.spares, p.inherited = nil, nil, inherited{}
 	p.lanes, p.spare, p.only, p.ready = nil, nil, lane{}, laneQueue{}
 	p.throwAway()
+	p.counts = [states + 1]int{}
 	p.redo, p.timers, p.open, p.confirming, p.notes = nil, nil, nil, nil, nil
 }
 

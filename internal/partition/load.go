@@ -2,30 +2,34 @@ package partition
 
 // Load describes the window, to decide whether to pause the partition.
 type Load struct {
-	Ready     int    // records that only wait for a slot
-	Blocked   bool   // MaxUncommitted holds records back
-	Running   int    // unfinished deliveries
-	Unsettled int    // records from the oldest unsettled one on
-	Admitted  uint64 // the number of records that MaxUncommitted has admitted so far
-
-	Uncommitted int // records below the watermark that no confirmed commit covers
+	Ready       int    // records that only wait for a slot
+	Blocked     bool   // MaxUncommitted holds records back
+	Running     int    // deliveries whose handlers have not returned
+	Unsettled   int    // records
+	Admitted    uint64 // the number of records that MaxUncommitted has admitted so far
+	Unconfirmed int    // records below the watermark that no confirmed commit covers
 }
 
 // Load returns the current load.
 func (p *Partition[R, H]) Load() Load {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Load{
-		Ready: p.nready, Blocked: p.blocked(), Running: len(p.running),
-		Unsettled: int(p.tail - p.head), Admitted: p.admitted, Uncommitted: max(0, int(p.front-p.committed)),
+	return p.load()
+}
+
+func (p *Partition[R, H]) load() Load {
+	l := Load{Ready: p.nready, Blocked: p.blocked(), Running: len(p.running), Admitted: p.admitted, Unconfirmed: max(0, int(p.front-p.committed))}
+	for _, n := range p.counts[:states] {
+		l.Unsettled += n
 	}
+	return l
 }
 
 // Next returns the offset after the last record that was pushed.
 func (p *Partition[R, H]) Next() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.lastOffset() + 1
+	return p.next
 }
 
 // ArmLow requests one Work.Low as soon as at most n records are ready and MaxUncommitted

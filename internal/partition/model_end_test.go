@@ -201,7 +201,7 @@ func (h *harness) finale() {
 	if l := h.p.Load(); l.Ready != 0 || l.Blocked || l.Unsettled != 0 {
 		h.failf("load left: %+v", l)
 	}
-	if o := h.p.Overview(); o.Unsettled() != 0 || h.p.naside != 0 || len(h.p.running) != 0 || h.p.awake != 0 || len(h.p.notes) != 0 {
+	if o := h.p.Overview(); o.Unsettled != 0 || h.p.naside != 0 || len(h.p.running) != 0 || h.p.awake != 0 || len(h.p.notes) != 0 {
 		h.failf("left: %+v, aside %d, running %d, awake %d, notes %d", o, h.p.naside, len(h.p.running), h.p.awake, len(h.p.notes))
 	}
 }

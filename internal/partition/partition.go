@@ -167,6 +167,7 @@ type Partition[R, H any] struct {
 	watermark int64  // the offset before which all records are marked
 	admitted  uint64 // records below are in a lane, or settled; the others are held back
 	tail      uint64
+	next      int64  // the offset after the last record
 	taken     uint64 // one more than the highest delivered
 	high      uint64 // one more than the highest that has a mark, or is known from an earlier owner
 
@@ -194,13 +195,13 @@ type Partition[R, H any] struct {
 	open       heap[sequence]
 	confirming []uint64
 
-	awake    int              // slots that hold a delivery or look for one
-	slots    int              // slots started, and not spare
-	unused   int              // see Spare
-	waiting  bool             // handlers wait for older records, see Partition.Committed
-	suspects int              // records that an earlier owner had in flight, and whose handlers have not returned since
-	counts   [settled + 1]int // records by state
-	naside   int              // rejected records whose letters are refused for good
+	awake    int             // slots that hold a delivery or look for one
+	slots    int             // slots started, and not spare
+	unused   int             // see Spare
+	waiting  bool            // handlers wait for older records, see Partition.Committed
+	suspects int             // records that an earlier owner had in flight, and whose handlers have not returned since
+	counts   [states + 1]int // records by state
+	naside   int             // rejected records whose letters are refused for good
 	out      outputs
 	low      int  // set by ArmLow; -1 if not armed
 	need     int  // of records, for Work.Ready; set by Collect
@@ -218,7 +219,7 @@ func New[H, R any](cfg Config[R]) *Partition[R, H] {
 		cfg.Clock = new(atomic.Int64)
 	}
 	p := &Partition[R, H]{
-		cfg: cfg, phase: running, chunks: make([]chunk[R, H], 2), watermark: cfg.Start, version: 1, low: -1,
+		cfg: cfg, phase: running, chunks: make([]chunk[R, H], 2), watermark: cfg.Start, next: cfg.Start, version: 1, low: -1,
 		lanes: map[string]*lane{}, notes: map[uint64]notes{}, out: outputs{held: map[uint64]parcel{}}, inherited: inherited{blocks: cfg.Marks, open: cfg.Open},
 		drained: make(chan struct{}),
 	}
@@ -245,9 +246,10 @@ func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 	if p.phase >= draining {
 		return Work{}, nil
 	}
-	if last := p.lastOffset(); offset <= last {
-		return Work{}, fmt.Errorf("offset %d follows offset %d", offset, last)
+	if offset < p.next {
+		return Work{}, fmt.Errorf("offset %d follows offset %d", offset, p.next-1)
 	}
+	p.next = offset + 1
 	seq, e := p.append()
 	e.offset, e.record, e.size, e.dueAt = offset, record, size, dueAt
 	p.enter(e, key)
@@ -257,16 +259,6 @@ func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
 	}
 	p.admit()
 	return p.work(), nil
-}
-
-func (p *Partition[R, H]) lastOffset() int64 {
-	if p.tail == p.front {
-		return p.watermark - 1
-	}
-	if c := p.chunk(p.tail - 1); c.entries == nil {
-		return c.last
-	}
-	return p.at(p.tail - 1).offset
 }
 
 // admit puts records that MaxUncommitted allows into lanes.

@@ -308,7 +308,7 @@ func (p *Partition[R, H]) Skip(from, to int64) (Work, bool) {
 	for len(i.open) > 0 && i.open[0].Offset < to {
 		i.open = i.open[1:]
 	}
-	p.watermark = to
+	p.watermark, p.next = to, to
 	p.version++
 	w := p.work()
 	w.Flags |= Moved

@@ -3,7 +3,6 @@ package partition
 import (
 	"bytes"
 	"slices"
-	"sort"
 )
 
 // State is the state of a record of the window.
@@ -46,27 +45,29 @@ type RecordState struct {
 	Rejected error
 }
 
+// Failures returns how many deliveries of a record that is with its handler, or waits for its
+// next delivery, have failed.
+func (h *RecordState) Failures() int {
+	switch h.State {
+	case inFlight:
+		return h.Attempt - 1
+	case nacked, parked, due:
+		return h.Attempt
+	}
+	return 0
+}
+
 // Overview is a snapshot of a window.
 type Overview struct {
-	Oldest      *RecordState // the record that holds the watermark; nil if everything is settled
+	Load
+	Oldest      *RecordState // the record that holds the watermark; nil if everything is settled, or at the end
 	Counts      Counts
 	Watermark   int64
 	Next        int64 // the offset after the last record
-	Running     int   // deliveries whose handlers have not returned
-	Ready       int   // records that only wait for a slot
 	Uncommitted int   // records that count for MaxUncommitted
-	Blocked     bool  // MaxUncommitted holds records back
 	Paused      bool
 	Draining    bool
 	Moved       int64 // when a record was last settled, or the assignment began, by Config.Clock
-}
-
-// Unsettled returns how many records of the window are not settled.
-func (o *Overview) Unsettled() (n int) {
-	for _, m := range o.Counts {
-		n += m
-	}
-	return n
 }
 
 func (p *Partition[R, H]) clock() int64 { return p.cfg.Clock.Load() }
@@ -98,109 +99,55 @@ func (p *Partition[R, H]) Overview() Overview {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o := Overview{
-		Counts: Counts(p.counts[:states]), Watermark: p.watermark, Next: p.watermark,
-		Running: len(p.running), Paused: p.paused, Draining: p.phase >= draining, Moved: p.moved,
+		Load: p.load(), Counts: Counts(p.counts[:states]), Watermark: p.watermark, Next: p.next,
+		Uncommitted: max(0, p.uncommitted(p.taken)), Paused: p.paused, Draining: p.phase >= draining, Moved: p.moved,
 	}
-	if p.chunks == nil {
-		return o
-	}
-	o.Next, o.Ready, o.Uncommitted, o.Blocked = p.lastOffset()+1, p.nready, max(0, p.uncommitted(p.taken)), p.phase <= running && p.blocked()
-	if p.head < p.tail {
+	o.Blocked = o.Blocked && !o.Draining
+	if p.head < p.tail && p.phase != closed {
 		o.Oldest = p.recordState(p.head)
 	}
 	return o
 }
 
-// eachSlow calls f with the deliveries whose handlers began before a time, by Config.Clock, and
-// with their records' entries: nil if the record is settled and its handler continues.
-func (p *Partition[R, H]) eachSlow(before int64, f func(d *Delivery[R, H], began int64, e *entry[R, H])) {
-	if p.phase == closed {
-		return
-	}
-	for _, d := range p.running {
-		began := d.began.Load()
-		if began == 0 || began > before { // nobody has taken it, or not for long
-			continue
-		}
-		e := p.live(d.seq)
-		switch {
-		case e == nil || e.d != d:
-			f(d, began, nil)
-		case e.state != confirming: // otherwise its handler begins once the commit is stored
-			f(d, began, e)
-		}
-	}
-}
-
 // Slow returns the delivery whose handler has run longest, and how many handlers began before a
-// time, by Config.Clock. It returns nil if none did.
-func (p *Partition[R, H]) Slow(before int64) (oldest *RecordState, n int) {
+// time, by Config.Clock. It returns nil if none did. The next commit names their records: of others
+// in their first delivery it says nothing, since it would take a fingerprint of each.
+func (p *Partition[R, H]) Slow(before int64) (oldest *RecordState, n int, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.phase == closed {
+		return nil, 0, Work{}
+	}
+	version := p.version
 	var first *Delivery[R, H]
-	var of *entry[R, H]
 	var since int64
-	p.eachSlow(before, func(d *Delivery[R, H], began int64, e *entry[R, H]) {
-		if n++; first == nil || began < since {
-			first, of, since = d, e, began
+	for _, d := range p.running {
+		began, e := d.began.Load(), p.live(d.seq)
+		switch {
+		case began == 0 || began > before: // nobody has taken it, or not for long
+			continue
+		case e != nil && e.state == confirming: // its handler begins once the commit is stored
+			continue
+		case e != nil && p.know(e):
+			if e.first == 0 && e.attempt == 1 {
+				e.first = began
+			}
+			p.version++
 		}
-	})
+		if n++; first == nil || began < since {
+			first, since = d, began
+		}
+	}
 	switch {
 	case first == nil:
-		return nil, 0
-	case of != nil:
+		return nil, 0, Work{}
+	case p.live(first.seq) != nil:
 		oldest = p.recordState(first.seq)
 	default:
 		oldest = &RecordState{Offset: first.offset, State: settled, Attempt: int(first.attempt)}
 	}
 	oldest.Since = since
-	return oldest, n
-}
-
-// NameSlow makes the next commit name the deliveries whose handlers began before a time, by
-// Config.Clock. Of other records in their first delivery a commit says nothing: it would take a
-// fingerprint of each.
-func (p *Partition[R, H]) NameSlow(before int64) Work {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	version := p.version
-	p.eachSlow(before, func(_ *Delivery[R, H], began int64, e *entry[R, H]) {
-		if e == nil || !p.know(e) {
-			return
-		}
-		if e.first == 0 && e.attempt == 1 {
-			e.first = began
-		}
-		p.version++
-	})
-	return p.after(version)
-}
-
-// LeftPending returns the oldest record if its handler left it unsettled before a time, by Config.Clock.
-func (p *Partition[R, H]) LeftPending(before int64) *RecordState {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.counts[pending] == 0 || p.phase == closed {
-		return nil
-	}
-	if e := p.at(p.head); e.state != pending || e.since > before {
-		return nil
-	}
-	return p.recordState(p.head)
-}
-
-// Failing returns the oldest record if n deliveries or more have failed.
-func (p *Partition[R, H]) Failing(n int) *RecordState {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.chunks == nil || p.head == p.tail || p.phase == closed {
-		return nil
-	}
-	switch e := p.at(p.head); {
-	case e.state == inFlight && e.attempt > n, (e.state == nacked || e.state == parked || e.state == due) && e.attempt >= n:
-		return p.recordState(p.head)
-	}
-	return nil
+	return oldest, n, p.after(version)
 }
 
 // Section is a part of the window with at most 64 records.
@@ -242,31 +189,14 @@ func (p *Partition[R, H]) Window(most int) (records []RecordState, sections []Se
 
 // find returns the unsettled record at an offset.
 func (p *Partition[R, H]) find(offset int64) (seq uint64, e *entry[R, H]) {
-	if p.phase == closed || p.head == p.tail {
+	if p.phase == closed {
 		return 0, nil
 	}
-	first := p.head / span
-	n := int((p.tail-1)/span - first + 1)
-	// Its chunk is the one before the first that begins behind it.
-	i := sort.Search(n, func(i int) bool {
-		c := p.chunk((first + uint64(i)) * span)
-		if c.entries == nil {
-			return c.first > offset
+	p.each(p.head, func(at uint64, found *entry[R, H]) bool {
+		if found.offset == offset {
+			seq, e = at, found
 		}
-		return c.entries[0].offset > offset
-	}) - 1
-	if i < 0 {
-		return 0, nil
-	}
-	from := (first + uint64(i)) * span
-	c := p.chunk(from)
-	if c.entries == nil {
-		return 0, nil
-	}
-	for at := max(from, p.head); at < min(from+span, p.tail); at++ {
-		if e := &c.entries[at%span]; e.offset == offset && e.state != settled {
-			return at, e
-		}
-	}
-	return 0, nil
+		return found.offset < offset
+	})
+	return seq, e
 }

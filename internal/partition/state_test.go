@@ -59,7 +59,7 @@ func TestSlow(t *testing.T) {
 	}
 	want := func(offset int64, state State, n int) {
 		t.Helper()
-		switch o, slow := p.Slow(21); {
+		switch o, slow, _ := p.Slow(21); {
 		case slow != n:
 			t.Fatalf("%d are slow, want %d", slow, n)
 		case n > 0 && (o.Offset != offset || o.State != state || o.Since != 10*offset+1):
@@ -115,13 +115,13 @@ func TestSlowCountsFromTheHandOut(t *testing.T) {
 		_, _ = p.Push(int64(i), i, 1)
 		p.Take(&ds[i])
 	}
-	if o, n := p.Slow(100); o != nil || n != 0 {
+	if o, n, _ := p.Slow(100); o != nil || n != 0 {
 		t.Fatalf("%d are slow, %+v", n, o)
 	}
 	ds[1].Begin(50)
 	ds[0].Begin(90)
 	ds[2].Begin(150)
-	if o, n := p.Slow(100); n != 2 || o.Offset != 1 || o.Since != 50 {
+	if o, n, _ := p.Slow(100); n != 2 || o.Offset != 1 || o.Since != 50 {
 		t.Fatalf("%d are slow, %+v", n, o)
 	}
 }
@@ -221,7 +221,7 @@ func TestUncommittedOfInheritedMarks(t *testing.T) {
 	for i := range n {
 		_, _ = p.Push(int64(i), i, 1)
 	}
-	if o := p.Overview(); o.Uncommitted < 0 || o.Unsettled() != 1 {
+	if o := p.Overview(); o.Uncommitted < 0 || o.Unsettled != 1 {
 		t.Errorf("%+v", o)
 	}
 }
