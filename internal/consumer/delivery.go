@@ -93,7 +93,7 @@ func (d *Delivery) tell(v partition.Verdict) { d.Handle.Settled(d.Offset(), d.At
 func (d *Delivery) AckCumulative() partition.Status {
 	c := d.claim
 	v := partition.Verdict{Status: partition.Acked}
-	status, first, others, w := c.part.AckCumulative(&d.Delivery, v, Now())
+	status, first, others, w := c.part.AckCumulative(&d.Delivery)
 	d.fate.Store(settledByVerb)
 	c.do(w)
 	for _, o := range others {

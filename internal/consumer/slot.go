@@ -55,7 +55,7 @@ func (c *Claim) serveAll(d *Delivery, w partition.Work, ok bool) {
 		v, sent := c.serveOne(d, &copies)
 		running = false
 		if !sent {
-			c.do(c.part.Abandon(&d.Delivery))
+			c.do(c.part.Abandon(&d.Delivery, Now()))
 			d, ok = c.newDelivery(), false
 			continue
 		}

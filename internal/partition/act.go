@@ -6,7 +6,6 @@ package partition
 func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	version := p.version
 	seq, e := p.find(offset)
 	if e == nil {
 		return settled, false, Work{}
@@ -14,7 +13,7 @@ func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) 
 	was = e.state
 	switch was {
 	case parked, delayed:
-		p.version++
+		p.changed()
 		e.dueAt = now
 		p.fallDue(seq)
 	case due:
@@ -22,14 +21,14 @@ func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) 
 		if e.dueAt == 0 {
 			return was, false, Work{}
 		}
-		p.version++
+		p.changed()
 		e.dueAt = 0
 	case pending:
 		p.settle(e.d, &Verdict{Status: Nacked, DueAt: now, ByHand: true}, now)
 	default:
 		return was, false, Work{}
 	}
-	return was, true, p.after(version)
+	return was, true, p.work()
 }
 
 // Condemn gives up a record that no handler has: its next delivery, which is due at once, is
@@ -38,7 +37,6 @@ func (p *Partition[R, H]) Retry(offset, now int64) (was State, ok bool, w Work) 
 func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Delivery[R, H], ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	version := p.version
 	seq, e := p.find(offset)
 	if e == nil {
 		return nil, false, Work{}
@@ -58,9 +56,9 @@ func (p *Partition[R, H]) Condemn(offset int64, reason error, now int64) (d *Del
 	}
 	p.know(e) // if its bytes are gone, the next owner is not told
 	p.high = max(p.high, seq+1)
-	p.version++
+	p.changed()
 	p.condemn(seq, reason)
-	return nil, true, p.after(version)
+	return nil, true, p.work()
 }
 
 // SetMaxInFlight changes Config.MaxInFlight. It must not exceed the configured number, for

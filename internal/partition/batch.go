@@ -79,17 +79,14 @@ type End[R, H any] struct {
 func (p *Partition[R, H]) EndBatch(ends []End[R, H], now int64) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	version := p.version
 	for i := range ends {
 		d, v := ends[i].Delivery, ends[i].Verdict
 		if v == nil {
 			v = &Verdict{}
 		}
-		p.settle(d, v, now)
-		p.end(d)
 		p.finish(d, v, now)
 	}
-	return p.after(version)
+	return p.work()
 }
 
 // Return takes back records of a batch that no handler had. They are in the order of their
@@ -98,35 +95,31 @@ func (p *Partition[R, H]) EndBatch(ends []End[R, H], now int64) Work {
 func (p *Partition[R, H]) Return(ds []*Delivery[R, H], now int64) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	version := p.version
 	for _, d := range slices.Backward(ds) {
-		if d.status == Pending && p.phase != closed {
-			p.takeBack(d)
-			continue
-		}
-		p.end(d)
-		p.finish(d, &Verdict{}, now)
+		p.takeBack(d, now)
 	}
-	return p.after(version)
+	return p.work()
 }
 
-func (p *Partition[R, H]) takeBack(d *Delivery[R, H]) {
-	seq, l := d.seq, p.in(d.lane)
-	e := p.at(seq)
-	d.status, d.finished, d.lane = Revoked, true, nil
-	d.drop()
-	p.remove(d)
-	l.inFlight--
-	if e.attempt--; e.known {
-		p.version++
+// takeBack ends a delivery that no handler received.
+func (p *Partition[R, H]) takeBack(d *Delivery[R, H], now int64) {
+	if d.status != Pending || p.phase == closed {
+		p.finish(d, &Verdict{}, now)
+		return
 	}
-	e.d = nil
+	p.end(d)
+	d.status, d.lane = Revoked, nil
+	e := p.at(d.seq)
+	e.letGo()
+	e.attempt--
+	p.changed()
 	if e.attempt > 0 || e.dueAt != 0 {
 		p.set(e, due)
+		p.open = min(p.open, d.seq)
 	} else {
 		p.set(e, queued)
 	}
-	p.putBack(seq)
+	p.putBack(d.seq)
 }
 
 // putBack makes a record the next one of its lane, out of which it was taken.

@@ -9,7 +9,6 @@ func (p *Partition[R, H]) Stop() (<-chan struct{}, Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.phase = max(p.phase, draining)
-	p.checkDrained()
 	return p.drained, p.work()
 }
 
@@ -108,7 +107,7 @@ func (p *Partition[R, H]) Drop() {
 	p.lanes, p.spare, p.only, p.ready = nil, nil, lane{}, laneQueue{}
 	p.throwAway()
 	p.counts = [states + 1]int{}
-	p.redo, p.timers, p.open, p.confirming, p.notes = nil, nil, nil, nil, nil
+	p.redo, p.timers, p.confirming, p.notes = nil, nil, nil, nil
 }
 
 // each calls do for the unsettled records from a sequence number on, until do returns false.

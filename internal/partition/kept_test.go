@@ -75,7 +75,7 @@ func TestKeptDeliveryKeepsNoWindow(t *testing.T) {
 		p.Committed(p.Snapshot(), false)
 		p.Evict(0)
 		p.Detach(0, 1, 0)
-		p.AckCumulative(kept[0], Verdict{Status: Acked}, 0)
+		p.AckCumulative(kept[0])
 		p.Release(kept[1])
 		p.Want(kept[0])
 		p.Unconfirm(kept[0].Seq())

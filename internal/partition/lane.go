@@ -47,17 +47,6 @@ func (q *laneQueue) pop() *lane {
 	return l
 }
 
-// orderKey returns the key of a record's lane; nil if its lane is its own, or the only one.
-func (p *Partition[R, H]) orderKey(record R) []byte {
-	switch {
-	case p.cfg.Order != ByKey:
-		return nil
-	case p.cfg.OrderKey != nil:
-		return p.cfg.OrderKey(record)
-	}
-	return p.cfg.Key(record)
-}
-
 // enter sets the lane of a record.
 func (p *Partition[R, H]) enter(e *entry[R, H], key []byte) {
 	if p.cfg.Order == ByKey {
@@ -224,9 +213,9 @@ func (p *Partition[R, H]) park(seq uint64, now int64) {
 		p.set(e, delayed)
 	} else {
 		p.set(e, parked)
-		p.leave(seq)
+		p.open = min(p.open, seq)
 	}
-	e.d = nil
+	e.letGo()
 	if p.cfg.Order != Unordered {
 		l := p.in(e.lane)
 		l.parked.push(sequence(seq))

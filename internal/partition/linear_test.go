@@ -78,12 +78,12 @@ func TestLinear(t *testing.T) {
 	}{
 		"AckCumulative a record, behind a held one": {order: Unordered, do: func(p *Partition[int, any], all []*Delivery[int, any]) {
 			for _, d := range all {
-				p.AckCumulative(d, Verdict{Status: Acked}, 0)
+				p.AckCumulative(d)
 			}
 		}},
 		"AckCumulative a record by key, behind a held one": {order: ByKey, do: func(p *Partition[int, any], all []*Delivery[int, any]) {
 			for _, d := range all {
-				p.AckCumulative(d, Verdict{Status: Acked}, 0)
+				p.AckCumulative(d)
 			}
 		}},
 		"late nacks, newest first": {order: ByPartition, do: func(p *Partition[int, any], all []*Delivery[int, any]) {
@@ -100,7 +100,7 @@ func TestLinear(t *testing.T) {
 				}
 			},
 			do: func(p *Partition[int, any], all []*Delivery[int, any]) {
-				p.AckCumulative(all[len(all)-1], Verdict{Status: Acked}, 0)
+				p.AckCumulative(all[len(all)-1])
 			},
 		},
 		"late acks in a drain, newest first": {

@@ -115,7 +115,7 @@ func (h *harness) cumulative(run *modelRun) {
 		}
 	}
 	h.m.emitted = append(h.m.emitted, own...)
-	status, _, acked, w := h.p.AckCumulative(run.d, Verdict{Status: Acked}, h.m.now)
+	status, _, acked, w := h.p.AckCumulative(run.d)
 	if status != run.status || !slices.Equal(acked, others) {
 		h.failf("cumulative ack of %d: %d and %v, want %d and %v", run.rec.offset, status, acked, run.status, others)
 	}

@@ -36,13 +36,10 @@ func (h *harness) drain(in *source) {
 			run.done = true
 			run.rec.runs = slices.DeleteFunc(run.rec.runs, func(r *modelRun) bool { return r == run })
 			run.rec.fate = queued
-			if run.rec.attempt--; run.rec.attempt > 0 {
-				run.rec.fate = parked
-				if run.rec.dueAt <= h.m.now {
-					run.rec.fate = due
-				}
+			if run.rec.attempt--; run.rec.attempt > 0 || run.rec.dueAt != 0 {
+				run.rec.fate = due
 			}
-			h.work(h.p.Abandon(run.d))
+			h.work(h.p.Abandon(run.d, h.m.now))
 		case len(h.runs) > 0:
 			h.finish(b%len(h.runs), h.verdict(in))
 		case letter >= 0 && b%2 == 0:

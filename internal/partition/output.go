@@ -22,7 +22,6 @@ type outputs struct {
 
 // parcel is the output of one record.
 type parcel struct {
-	seq   uint64
 	items []Output
 	bytes int64
 }
@@ -66,7 +65,7 @@ func (p *Partition[R, H]) Discard(d *Delivery[R, H]) {
 
 func (p *Partition[R, H]) hold(seq uint64, items []Output, bytes int64) {
 	h := p.out.held[seq]
-	h.seq, h.items, h.bytes = seq, append(h.items, items...), h.bytes+bytes
+	h.items, h.bytes = append(h.items, items...), h.bytes+bytes
 	p.out.held[seq] = h
 	p.cfg.Bytes.Add(bytes)
 }

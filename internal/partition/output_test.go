@@ -241,7 +241,7 @@ func TestOutputOfAckCumulative(t *testing.T) {
 	for _, d := range all { // their handlers return, and settle nothing
 		p.FinishAndTake(d, Verdict{}, 0, new(Delivery[int64, any]))
 	}
-	p.AckCumulative(all[2], Verdict{Status: Acked}, 0)
+	p.AckCumulative(all[2])
 	if got, want := p.Snapshot().Output(), []Output{put{offset: 0}, put{offset: 1}, put{offset: 2}}; !slices.Equal(got, want) {
 		t.Errorf("output %v, want %v", got, want)
 	}

@@ -179,20 +179,18 @@ type Partition[R, H any] struct {
 	reverts   uint64 // how often a mark was taken back
 	inherited inherited
 
-	lanes   map[string]*lane // ByKey
-	only    lane             // ByPartition, Unordered
-	spare   *lane            // free list
-	ready   laneQueue
-	nready  int // records queued in lanes whose first record is not parked, delayed or due
-	redo    []uint64
-	notes   map[uint64]notes // of records that are not settled
-	moved   int64            // see Overview.Moved
-	paused  bool             // nothing is handed out
-	timers  heap[redelivery]
-	running []*Delivery[R, H] // deliveries whose handlers have not returned
-	// What a cumulative ack may settle: all records that are pending, parked or due, and
-	// others that were.
-	open       heap[sequence]
+	lanes      map[string]*lane // ByKey
+	only       lane             // ByPartition, Unordered
+	spare      *lane            // free list
+	ready      laneQueue
+	nready     int // records queued in lanes whose first record is not parked, delayed or due
+	redo       []uint64
+	notes      map[uint64]notes // of records that are not settled
+	moved      int64            // see Overview.Moved
+	paused     bool             // nothing is handed out
+	timers     heap[redelivery]
+	running    []*Delivery[R, H] // deliveries whose handlers have not returned
+	open       uint64            // no record below waits for a settlement, or after a nack
 	confirming []uint64
 
 	awake    int             // slots that hold a delivery or look for one
@@ -218,6 +216,9 @@ func New[H, R any](cfg Config[R]) *Partition[R, H] {
 	if cfg.Clock == nil {
 		cfg.Clock = new(atomic.Int64)
 	}
+	if cfg.OrderKey == nil {
+		cfg.OrderKey = cfg.Key
+	}
 	p := &Partition[R, H]{
 		cfg: cfg, phase: running, chunks: make([]chunk[R, H], 2), watermark: cfg.Start, next: cfg.Start, version: 1, low: -1,
 		lanes: map[string]*lane{}, notes: map[uint64]notes{}, out: outputs{held: map[uint64]parcel{}}, inherited: inherited{blocks: cfg.Marks, open: cfg.Open},
@@ -236,7 +237,10 @@ func (p *Partition[R, H]) OnGrant(wake func()) { p.waiter.Wake = wake }
 // Push appends a record. It returns an error, and changes nothing, if the offset is not
 // greater than the last one.
 func (p *Partition[R, H]) Push(offset int64, record R, size int) (Work, error) {
-	key := p.orderKey(record)
+	var key []byte
+	if p.cfg.Order == ByKey {
+		key = p.cfg.OrderKey(record)
+	}
 	dueAt := int64(0)
 	if p.cfg.Due != nil {
 		dueAt = p.cfg.Due(record)
@@ -285,6 +289,7 @@ func (p *Partition[R, H]) full() bool {
 // work decides what the caller must wake. Invariant: while a record can be
 // handed out, a slot is looking for one or all slots are in use.
 func (p *Partition[R, H]) work() Work {
+	p.checkDrained()
 	w := Work{Flags: p.flags}
 	p.flags = 0
 	if p.handsOut() {

@@ -96,9 +96,8 @@ func (p *Partition[R, H]) status(d *Delivery[R, H]) Status {
 func (p *Partition[R, H]) Settle(d *Delivery[R, H], v Verdict, now int64) (status Status, first bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	version := p.version
 	first = p.settle(d, &v, now)
-	return p.status(d), first, p.after(version)
+	return p.status(d), first, p.work()
 }
 
 func (p *Partition[R, H]) settle(d *Delivery[R, H], v *Verdict, now int64) (first bool) {
@@ -107,7 +106,7 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v *Verdict, now int64) (firs
 	}
 	d.status = v.Status
 	e := p.at(d.seq)
-	p.version++
+	p.changed()
 	if d.finished && !v.ByHand {
 		p.settledLate()
 	}
@@ -131,7 +130,6 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v *Verdict, now int64) (firs
 		p.enqueue(p.in(e.lane))
 	case v.Status == Rejected && v.Hold:
 		p.set(e, rejecting)
-		p.leave(d.seq)
 	case v.Confirm:
 		p.set(e, confirming)
 		p.confirming = append(p.confirming, d.seq)
@@ -139,9 +137,6 @@ func (p *Partition[R, H]) settle(d *Delivery[R, H], v *Verdict, now int64) (firs
 		p.mark(d.seq, e)
 	default:
 		p.done(d.seq, e)
-	}
-	if d.finished {
-		p.settledDrop(d)
 	}
 	return true
 }
@@ -166,7 +161,7 @@ func (p *Partition[R, H]) done(seq uint64, e *entry[R, H]) {
 	if p.cfg.Output {
 		p.emit(seq)
 	}
-	e.d = nil
+	e.letGo()
 	p.exit(e)
 	p.pass(seq, e)
 	if !p.cfg.Committed {
@@ -175,14 +170,13 @@ func (p *Partition[R, H]) done(seq uint64, e *entry[R, H]) {
 	}
 }
 
-// after returns the work of an operation that began at a version.
-func (p *Partition[R, H]) after(version uint64) Work {
-	p.checkDrained()
-	w := p.work()
-	if p.version != version {
-		w.Flags |= Moved
+// letGo separates a record from its delivery. One that is finished needs the record no longer:
+// the application may keep it, and with the record the whole fetch.
+func (e *entry[R, H]) letGo() {
+	if e.d != nil && e.d.finished {
+		e.d.drop()
 	}
-	return w
+	e.d = nil
 }
 
 // FinishAndTake finishes a delivery: its handler returned, and the Router, or whoever reads
@@ -191,25 +185,19 @@ func (p *Partition[R, H]) after(version uint64) Work {
 func (p *Partition[R, H]) FinishAndTake(d *Delivery[R, H], v Verdict, now int64, next *Delivery[R, H]) (first, ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	version := p.version
-	first = p.settle(d, &v, now)
-	p.end(d)
-	p.finish(d, &v, now)
+	first = p.finish(d, &v, now)
 	ok = p.take(next)
-	return first, ok, p.after(version)
+	return first, ok, p.work()
 }
 
 // end removes a delivery from those that run, and gives its place away.
 func (p *Partition[R, H]) end(d *Delivery[R, H]) {
 	d.finished = true
-	p.remove(d)
-	if d.suspect { // its handler has returned, and the process is alive
-		d.suspect = false
-		p.suspects--
-		if e := p.live(d.seq); e != nil {
-			e.suspect = false
-		}
-	}
+	n := len(p.running) - 1
+	last := p.running[n]
+	p.running[d.at], last.at = last, d.at
+	p.running[n] = nil
+	p.running = p.running[:n]
 	p.in(d.lane).inFlight--
 	if d.token {
 		d.token = false
@@ -217,73 +205,47 @@ func (p *Partition[R, H]) end(d *Delivery[R, H]) {
 	}
 }
 
-// remove removes a delivery from those that run.
-func (p *Partition[R, H]) remove(d *Delivery[R, H]) {
-	n := len(p.running) - 1
-	last := p.running[n]
-	p.running[d.at], last.at = last, d.at
-	p.running[n] = nil
-	p.running = p.running[:n]
-}
-
-func (p *Partition[R, H]) finish(d *Delivery[R, H], v *Verdict, now int64) {
+// finish settles a delivery that is not settled, and ends it: its handler has returned.
+func (p *Partition[R, H]) finish(d *Delivery[R, H], v *Verdict, now int64) (first bool) {
+	first = p.settle(d, v, now)
+	p.end(d)
+	if d.suspect { // the process is alive
+		d.suspect = false
+		p.suspects--
+		if e := p.live(d.seq); e != nil {
+			e.suspect = false
+		}
+	}
 	switch {
 	case p.phase == closed:
 		d.drop()
-	case d.status == Nacked:
-		if e := p.live(d.seq); e != nil && e.d == d && e.state == nacked {
-			p.park(d.seq, now)
-		}
 	case d.status == Pending:
 		e := p.at(d.seq)
 		p.tried(d.seq, e, v)
 		p.set(e, pending)
-		p.version++
-		p.leave(d.seq)
+		p.changed()
+		p.open = min(p.open, d.seq)
+	case d.status == Nacked:
+		p.park(d.seq, now)
+	case !p.rejecting(d): // its letter may need the record
+		d.drop()
 	}
 	if p.phase != closed {
 		l := p.in(d.lane)
 		p.enqueue(l)
 		p.release(l)
-		p.settledDrop(d)
 	}
 	d.lane = nil
+	return first
 }
 
-// settledDrop removes the record from a finished delivery that no longer needs it: the
-// application may keep the delivery, and with the record the whole fetch.
-func (p *Partition[R, H]) settledDrop(d *Delivery[R, H]) {
-	switch d.status {
-	case Pending:
-		return
-	case Rejected:
-		if e := p.live(d.seq); e != nil && e.d == d {
-			return
-		}
-	}
-	d.drop()
-}
-
-// Abandon ends, in a drain, a delivery that no handler received: it does not count, and the
-// next owner hands the record out. The slot is asleep afterwards.
-func (p *Partition[R, H]) Abandon(d *Delivery[R, H]) Work {
+// Abandon ends a delivery that no handler received, like Return. The slot is asleep afterwards.
+func (p *Partition[R, H]) Abandon(d *Delivery[R, H], now int64) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	version := p.version
-	p.end(d)
+	p.takeBack(d, now)
 	p.awake--
-	switch e := p.live(d.seq); {
-	case p.phase == closed:
-		d.drop()
-	case d.status == Pending:
-		p.version++
-		p.set(e, queued)
-		e.d = nil
-		if e.attempt--; e.attempt > 0 {
-			p.park(d.seq, e.dueAt)
-		}
-	}
-	return p.after(version)
+	return p.work()
 }
 
 // Uncount makes d not count as a delivery: no handler receives it, and its record is given up
@@ -303,17 +265,13 @@ func (p *Partition[R, H]) Uncount(d *Delivery[R, H], reason error) {
 func (p *Partition[R, H]) Release(d *Delivery[R, H]) (ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	version := p.version
 	if ok = p.rejecting(d); ok {
 		if d.aside {
 			p.naside--
 		}
 		p.done(d.seq, p.at(d.seq))
-		if d.finished {
-			d.drop()
-		}
 	}
-	return ok, p.after(version)
+	return ok, p.work()
 }
 
 // SetAside makes a drain not wait for the letter of a rejected record, because the letter is

@@ -309,8 +309,6 @@ func (p *Partition[R, H]) Skip(from, to int64) (Work, bool) {
 		i.open = i.open[1:]
 	}
 	p.watermark, p.next = to, to
-	p.version++
-	w := p.work()
-	w.Flags |= Moved
-	return w, true
+	p.changed()
+	return p.work(), true
 }

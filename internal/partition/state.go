@@ -118,7 +118,6 @@ func (p *Partition[R, H]) Slow(before int64) (oldest *RecordState, n int, w Work
 	if p.phase == closed {
 		return nil, 0, Work{}
 	}
-	version := p.version
 	var first *Delivery[R, H]
 	var since int64
 	for _, d := range p.running {
@@ -132,7 +131,7 @@ func (p *Partition[R, H]) Slow(before int64) (oldest *RecordState, n int, w Work
 			if e.first == 0 && e.attempt == 1 {
 				e.first = began
 			}
-			p.version++
+			p.changed()
 		}
 		if n++; first == nil || began < since {
 			first, since = d, began
@@ -147,7 +146,7 @@ func (p *Partition[R, H]) Slow(before int64) (oldest *RecordState, n int, w Work
 		oldest = &RecordState{Offset: first.offset, State: settled, Attempt: int(first.attempt)}
 	}
 	oldest.Since = since
-	return oldest, n, p.after(version)
+	return oldest, n, p.work()
 }
 
 // Section is a part of the window with at most 64 records.

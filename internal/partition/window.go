@@ -29,7 +29,6 @@ type entry[R, H any] struct {
 	size    int
 	attempt int
 	state   state
-	open    bool   // it is in Partition.open
 	suspect bool   // one of Partition.suspects
 	named   bool   // in flight, and a commit may say so
 	alone   uint16 // see Open.Alone
@@ -116,6 +115,12 @@ func (p *Partition[R, H]) know(e *entry[R, H]) bool {
 	return true
 }
 
+// changed takes note that a commit would say something else now.
+func (p *Partition[R, H]) changed() {
+	p.version++
+	p.flags |= Moved
+}
+
 // mark makes the next commits say that a record is settled. They say so of the oldest one by
 // their offset, which needs no fingerprint.
 func (p *Partition[R, H]) mark(seq uint64, e *entry[R, H]) {
@@ -126,7 +131,7 @@ func (p *Partition[R, H]) mark(seq uint64, e *entry[R, H]) {
 	c.marked |= 1 << (seq % span)
 	c.sum += e.print
 	p.high = max(p.high, seq+1)
-	p.version++
+	p.changed()
 	if seq == p.front {
 		p.advance()
 	}
