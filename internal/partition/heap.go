@@ -5,11 +5,6 @@ type heap[T ordered[T]] []T
 
 type ordered[T any] interface{ before(T) bool }
 
-var (
-	_ ordered[sequence]   = sequence(0)
-	_ ordered[redelivery] = redelivery{}
-)
-
 func (h *heap[T]) push(v T) (first bool) {
 	s := append(*h, v)
 	i := len(s) - 1

@@ -31,13 +31,13 @@ func (p *Partition[R, H]) note(seq uint64, n notes) {
 // of the record changes.
 func (p *Partition[R, H]) tried(seq uint64, e *entry[R, H], v *Verdict) {
 	p.know(e)
-	if e.d.condemned {
+	n := p.notes[seq]
+	if n.condemned != nil {
 		return // it was none
 	}
-	tries := p.notes[seq].tries
-	if n := len(tries); n > 0 && tries[n-1].Attempt == e.attempt { // settled after its handler returned
+	if last := len(n.tries) - 1; last >= 0 && n.tries[last].Attempt == e.attempt { // settled after its handler returned
 		if v.Reason != nil {
-			tries[n-1].Err = v.Reason
+			n.tries[last].Err = v.Reason
 		}
 		return
 	}
@@ -77,7 +77,7 @@ func (p *Partition[R, H]) condemn(seq uint64, reason error) {
 
 // Condemned returns why the record is given up without a handler, or nil. See Condemn.
 func (p *Partition[R, H]) Condemned(d *Delivery[R, H]) error {
-	if !d.condemned {
+	if !d.noted {
 		return nil
 	}
 	p.mu.Lock()
@@ -101,7 +101,7 @@ func (p *Partition[R, H]) Ask(d *Delivery[R, H], delay int64) {
 
 // Asked returns what was passed to Ask at an earlier delivery of the record, or 0.
 func (p *Partition[R, H]) Asked(d *Delivery[R, H]) int64 {
-	if !d.asked {
+	if !d.noted {
 		return 0
 	}
 	p.mu.Lock()

@@ -39,21 +39,20 @@ type Verdict struct {
 type Delivery[R, H any] struct {
 	Handle H
 
-	seq       uint64
-	offset    int64
-	record    R
-	lane      *lane        // see Partition.in
-	began     atomic.Int64 // 0: no handler has it
-	attempt   int32
-	at        int32 // its index in Partition.running
-	status    Status
-	finished  bool
-	token     bool
-	suspect   bool
-	evicted   bool
-	aside     bool // its letter is refused for good
-	condemned bool // see Partition.Condemned
-	asked     bool // see Partition.Asked
+	seq      uint64
+	offset   int64
+	record   R
+	lane     *lane        // see Partition.in
+	began    atomic.Int64 // 0: no handler has it
+	attempt  int32
+	at       int32 // its index in Partition.running
+	status   Status
+	finished bool
+	token    bool
+	suspect  bool
+	evicted  bool
+	aside    bool // its letter is refused for good
+	noted    bool // its record has notes
 }
 
 // Seq, Offset and Attempt do not change after Take. Nor does Record before the
@@ -254,7 +253,7 @@ func (p *Partition[R, H]) Uncount(d *Delivery[R, H], reason error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.attempt--
-	d.condemned = true
+	d.noted = true
 	if e := p.live(d.seq); e != nil {
 		e.attempt--
 		p.condemn(d.seq, reason)

@@ -90,11 +90,7 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	p.set(e, inFlight)
 	e.named = false
 	e.d = d
-	d.condemned, d.asked = false, false
-	if e.noted {
-		n := p.notes[seq]
-		d.condemned, d.asked = n.condemned != nil, n.asked != 0
-	}
+	d.noted = e.noted
 	p.in(e.lane).inFlight++
 	d.seq, d.offset, d.record, d.lane, d.attempt, d.evicted = seq, e.offset, e.record, e.lane, int32(e.attempt), e.evicted
 	d.status, d.finished, d.token = Pending, false, false

@@ -67,22 +67,19 @@ func (p *Partition[R, H]) append() (seq uint64, e *entry[R, H]) {
 		if seq/span-p.head/span == uint64(len(p.chunks)) {
 			p.grow()
 		}
-		*p.chunk(seq) = chunk[R, H]{entries: p.newEntries()}
+		c := p.chunk(seq)
+		if *c = (chunk[R, H]{}); len(p.spares) > 0 {
+			n := len(p.spares) - 1
+			c.entries, p.spares = p.spares[n], p.spares[:n]
+		} else {
+			c.entries = new([span]entry[R, H])
+		}
 	}
 	e = p.at(seq)
 	e.since = p.clock()
 	p.counts[queued]++
 	p.tail++
 	return seq, e
-}
-
-func (p *Partition[R, H]) newEntries() *[span]entry[R, H] {
-	if n := len(p.spares); n > 0 {
-		entries := p.spares[n-1]
-		p.spares = p.spares[:n-1]
-		return entries
-	}
-	return new([span]entry[R, H])
 }
 
 // mostSpare is how many unused chunks are kept, so that a moving window allocates none.
