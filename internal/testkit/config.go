@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"testing"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -62,6 +63,17 @@ func Protocols() map[string]Option {
 	return map[string]Option{
 		"eager":       BalanceStrategy(sarama.NewBalanceStrategyRange()),
 		"cooperative": BalanceStrategy(sarama.NewBalanceStrategyCooperativeSticky()),
+	}
+}
+
+// EachProtocol runs a test with each of them, in parallel.
+func EachProtocol(t *testing.T, test func(t *testing.T, rebalance Option)) {
+	t.Helper()
+	for protocol, rebalance := range Protocols() {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			test(t, rebalance)
+		})
 	}
 }
 

@@ -22,53 +22,50 @@ import (
 // committed nowhere, least of all over the new owner's offset; it joins again and continues.
 func TestSessionTimeout(t *testing.T) {
 	t.Parallel()
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			const records = 5
-			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(records)...)
-			short := func(c *ackpolicy.SubscriberConfig) {
-				c.Kafka.OverwriteSaramaConfig.Consumer.Group.Session.Timeout = 2 * time.Second
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		const records = 5
+		group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(records)...)
+		short := func(c *ackpolicy.SubscriberConfig) {
+			c.Kafka.OverwriteSaramaConfig.Consumer.Group.Session.Timeout = 2 * time.Second
+		}
+		network := &brokertest.Network{}
+		cfg := testkit.Config(group, rebalance, short)
+		network.Use(cfg.Kafka.OverwriteSaramaConfig)
+		release := make(chan struct{})
+		stalled := testkit.Consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
+			if d.Offset() == 1 {
+				return testkit.Until(msg.Context(), release)
 			}
-			network := &brokertest.Network{}
-			cfg := testkit.Config(group, rebalance, short)
-			network.Use(cfg.Kafka.OverwriteSaramaConfig)
-			release := make(chan struct{})
-			stalled := testkit.Consume(t, cfg, topic, func(msg *message.Message, d *ackpolicy.Delivery) error {
-				if d.Offset() == 1 {
-					return testkit.Until(msg.Context(), release)
-				}
-				return nil
-			}, ackpolicy.NackOnError.Middleware)
-			stalled.Wait(t, 2)
-			testkit.WaitCommitted(t, group, topic, 0, 1)
-			network.Delay(time.Hour)
+			return nil
+		}, ackpolicy.NackOnError.Middleware)
+		stalled.Wait(t, 2)
+		testkit.WaitCommitted(t, group, topic, 0, 1)
+		network.Delay(time.Hour)
 
-			owner := testkit.Consume(t, testkit.Config(group, rebalance, short), topic, testkit.Succeed,
-				ackpolicy.NackOnError.Middleware)
-			owner.Wait(t, records-1)
-			testkit.WaitCommitted(t, group, topic, 0, records)
-			close(release) // its commit is under way, of an offset below
-			d := stalled.All()[1]
-			testkit.Eventually(t, "its settlement, or its loss", func() bool { return d.Status() != ackpolicy.Pending })
-			network.Heal()
-			testkit.Eventually(t, "a group of two", func() bool {
-				n, state, err := brokertest.Members(testkit.Shared.Addrs(), group)
-				if stored, serr := brokertest.Committed(testkit.Shared.Addrs(), group, topic, 0); serr == nil && stored < records {
-					t.Fatalf("the offset went back to %d", stored)
-				}
-				return err == nil && n == 2 && state == "Stable"
-			})
-			owner.Stop()
-			testkit.Produce(t, topic, 0, testkit.Numbered(2)...)
-			testkit.WaitCommitted(t, group, topic, 0, records+2)
-			stalled.Stop()
-			names := stalled.Names()
-			if !slices.Contains(names, "5#1") || !slices.Contains(names, "6#1") {
-				t.Errorf("the member that was away did not continue: %v", names)
+		owner := testkit.Consume(t, testkit.Config(group, rebalance, short), topic, testkit.Succeed,
+			ackpolicy.NackOnError.Middleware)
+		owner.Wait(t, records-1)
+		testkit.WaitCommitted(t, group, topic, 0, records)
+		close(release) // its commit is under way, of an offset below
+		d := stalled.All()[1]
+		testkit.Eventually(t, "its settlement, or its loss", func() bool { return d.Status() != ackpolicy.Pending })
+		network.Heal()
+		testkit.Eventually(t, "a group of two", func() bool {
+			n, state, err := brokertest.Members(testkit.Shared.Addrs(), group)
+			if stored, serr := brokertest.Committed(testkit.Shared.Addrs(), group, topic, 0); serr == nil && stored < records {
+				t.Fatalf("the offset went back to %d", stored)
 			}
+			return err == nil && n == 2 && state == "Stable"
 		})
-	}
+		owner.Stop()
+		testkit.Produce(t, topic, 0, testkit.Numbered(2)...)
+		testkit.WaitCommitted(t, group, topic, 0, records+2)
+		stalled.Stop()
+		names := stalled.Names()
+		if !slices.Contains(names, "5#1") || !slices.Contains(names, "6#1") {
+			t.Errorf("the member that was away did not continue: %v", names)
+		}
+	})
 }
 
 // Members that come and go faster than the group settles: nothing is lost, and none is handled twice.

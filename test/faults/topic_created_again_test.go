@@ -207,28 +207,25 @@ func TestTopicCreatedAgainAmidARebalance(t *testing.T) {
 func TestTopicCreatedAgainBeforeTheStart(t *testing.T) {
 	t.Parallel()
 	const records = 3
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			broker := brokertest.NewFake(t)
-			topic, at := testkit.FakeTopicOf(t, broker, 1)
-			asks, release := holdFirst(broker, kmsg.ListOffsets)
-			var mu sync.Mutex
-			var starts []int64
-			s := testkit.Consume(t, testkit.Config(brokertest.Group(t), rebalance, at, testkit.InitialOffset(sarama.OffsetNewest), noAutoCreate, func(c *ackpolicy.SubscriberConfig) {
-				c.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { mu.Lock(); defer mu.Unlock(); starts = append(starts, e.Start) }
-			}), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
-			testkit.Await(t, "the question for the newest offset", asks)
-			createAgain(t, broker, topic, records)
-			close(release)
-			s.Wait(t, records)
-			s.Stop()
-			s.Want(t, "0#1", "1#1", "2#1")
-			if !slices.Equal(starts, []int64{0}) {
-				t.Errorf("the partition was begun at %d", starts)
-			}
-		})
-	}
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		broker := brokertest.NewFake(t)
+		topic, at := testkit.FakeTopicOf(t, broker, 1)
+		asks, release := holdFirst(broker, kmsg.ListOffsets)
+		var mu sync.Mutex
+		var starts []int64
+		s := testkit.Consume(t, testkit.Config(brokertest.Group(t), rebalance, at, testkit.InitialOffset(sarama.OffsetNewest), noAutoCreate, func(c *ackpolicy.SubscriberConfig) {
+			c.Hooks.Assigned = func(e ackpolicy.AssignedEvent) { mu.Lock(); defer mu.Unlock(); starts = append(starts, e.Start) }
+		}), topic, testkit.Succeed, ackpolicy.NackOnError.Middleware)
+		testkit.Await(t, "the question for the newest offset", asks)
+		createAgain(t, broker, topic, records)
+		close(release)
+		s.Wait(t, records)
+		s.Stop()
+		s.Want(t, "0#1", "1#1", "2#1")
+		if !slices.Equal(starts, []int64{0}) {
+			t.Errorf("the partition was begun at %d", starts)
+		}
+	})
 }
 
 // A topic is deleted and created again while a member joins, which has never seen the earlier one: between sarama's

@@ -16,26 +16,23 @@ import (
 // An application that reads no messages has none in hand: Close does not wait for it.
 func TestCloseWithNobodyReading(t *testing.T) {
 	t.Parallel()
-	for protocol, change := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "b", "c", "d")...)
-			log := testkit.NewLog(t)
-			sub := testkit.NewSubscriber(t, testkit.Config(group, change, testkit.Ordering(ackpolicy.OrderByKey, 4)), log)
-			out, err := sub.Subscribe(context.Background(), topic)
-			testkit.Check(t, err)
-			testkit.Await(t, "a message", out).Ack()
-			testkit.WaitCommitted(t, group, topic, 0, 1)
-			began := time.Now()
-			testkit.Check(t, sub.Close())
-			if took := time.Since(began); took > 5*time.Second {
-				t.Errorf("Close took %v, and DrainTimeout is 10 s", took)
-			}
-			if errs := log.At("error"); len(errs) > 0 {
-				t.Errorf("errors: %v", errs)
-			}
-		})
-	}
+	testkit.EachProtocol(t, func(t *testing.T, change testkit.Option) {
+		group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Keyed("a", "b", "c", "d")...)
+		log := testkit.NewLog(t)
+		sub := testkit.NewSubscriber(t, testkit.Config(group, change, testkit.Ordering(ackpolicy.OrderByKey, 4)), log)
+		out, err := sub.Subscribe(context.Background(), topic)
+		testkit.Check(t, err)
+		testkit.Await(t, "a message", out).Ack()
+		testkit.WaitCommitted(t, group, topic, 0, 1)
+		began := time.Now()
+		testkit.Check(t, sub.Close())
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("Close took %v, and DrainTimeout is 10 s", took)
+		}
+		if errs := log.At("error"); len(errs) > 0 {
+			t.Errorf("errors: %v", errs)
+		}
+	})
 }
 
 // A message that was taken and is neither acked nor nacked may be in work: Close waits

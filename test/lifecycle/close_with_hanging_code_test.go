@@ -171,43 +171,40 @@ func wantMembers(t *testing.T, group string, want int) {
 // A Router whose handler never returns reports that after its CloseTimeout; by then nothing of our Subscriber runs.
 func TestCloseWithAHandlerThatNeverReturns(t *testing.T) {
 	t.Parallel()
-	for protocol, change := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			const drain = 300 * time.Millisecond
-			trap := newSnare()
-			cfg := testkit.Config(brokertest.Group(t), testkit.DrainTimeout(drain), change)
-			group, topic := cfg.Kafka.ConsumerGroup, testkit.NewTopic(t, 1, testkit.Numbered(3)...)
-			s := testkit.NewService(t)
-			router, err := message.NewRouter(message.RouterConfig{CloseTimeout: drain + 5*time.Second}, s.Log)
-			testkit.Check(t, err)
-			s.Router = router
-			router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-			sub := testkit.NewSubscriber(t, cfg, s.Log)
-			router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(_ *message.Message, d *ackpolicy.Delivery) error {
-				if d.Offset() == 1 {
-					trap.hang()
-				}
-				return nil
-			}))
-			s.Start(t)
-			defer close(trap.free)
-			testkit.Await(t, "the handler", trap.met)
-			closed := make(chan error, 1)
-			go func() { closed <- sub.Close() }()
-			wantClosed(t, func() {
-				if router.Close() == nil {
-					t.Error("the Router says that its handler returned")
-				}
-			}, drain)
-			testkit.Check(t, testkit.Await(t, "the subscriber's Close", closed))
-			testkit.WantCommitted(t, group, topic, 0, 1)
-			wantMembers(t, group, 0)
-			if len(testkit.Containing(s.Log.At("error"), "handlers_running=1", "first_left_offset=1")) == 0 {
-				t.Errorf("the handler is not named: %v", s.Log.At("error"))
+	testkit.EachProtocol(t, func(t *testing.T, change testkit.Option) {
+		const drain = 300 * time.Millisecond
+		trap := newSnare()
+		cfg := testkit.Config(brokertest.Group(t), testkit.DrainTimeout(drain), change)
+		group, topic := cfg.Kafka.ConsumerGroup, testkit.NewTopic(t, 1, testkit.Numbered(3)...)
+		s := testkit.NewService(t)
+		router, err := message.NewRouter(message.RouterConfig{CloseTimeout: drain + 5*time.Second}, s.Log)
+		testkit.Check(t, err)
+		s.Router = router
+		router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+		sub := testkit.NewSubscriber(t, cfg, s.Log)
+		router.AddConsumerHandler("handler", topic, sub, s.Recorded(func(_ *message.Message, d *ackpolicy.Delivery) error {
+			if d.Offset() == 1 {
+				trap.hang()
 			}
-		})
-	}
+			return nil
+		}))
+		s.Start(t)
+		defer close(trap.free)
+		testkit.Await(t, "the handler", trap.met)
+		closed := make(chan error, 1)
+		go func() { closed <- sub.Close() }()
+		wantClosed(t, func() {
+			if router.Close() == nil {
+				t.Error("the Router says that its handler returned")
+			}
+		}, drain)
+		testkit.Check(t, testkit.Await(t, "the subscriber's Close", closed))
+		testkit.WantCommitted(t, group, topic, 0, 1)
+		wantMembers(t, group, 0)
+		if len(testkit.Containing(s.Log.At("error"), "handlers_running=1", "first_left_offset=1")) == 0 {
+			t.Errorf("the handler is not named: %v", s.Log.At("error"))
+		}
+	})
 }
 
 // Without a group Close keeps the same bound.

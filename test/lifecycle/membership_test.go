@@ -19,31 +19,28 @@ import (
 // One commit gets UNKNOWN_MEMBER_ID in response while heartbeats succeed: the member joins again, and its partitions continue.
 func TestOneCommitIsFenced(t *testing.T) {
 	t.Parallel()
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			broker := brokertest.NewFake(t)
-			topic, at := testkit.FakeTopicOf(t, broker, 2)
-			group := brokertest.Group(t)
-			fault := broker.Kfake().Fault(kfake.Fault{
-				Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.UnknownMemberID,
-				When: func(request kmsg.Request) bool { // not the start position: the first commit of a record
-					return request.(*kmsg.OffsetCommitRequest).Topics[0].Partitions[0].Offset > 0
-				},
-			})
-			s := testkit.Consume(t, testkit.Config(group, at, rebalance), topic, testkit.Succeed,
-				ackpolicy.NackOnError.Middleware)
-			for p := range int32(2) {
-				_, err := brokertest.Produce(broker.Addrs(), topic, p, testkit.Numbered(3)...)
-				testkit.Check(t, err)
-				testkit.Check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, p, 3, testkit.Patience))
-			}
-			s.Stop()
-			if fault.Hits() != 1 {
-				t.Errorf("%d commits were fenced", fault.Hits())
-			}
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		broker := brokertest.NewFake(t)
+		topic, at := testkit.FakeTopicOf(t, broker, 2)
+		group := brokertest.Group(t)
+		fault := broker.Kfake().Fault(kfake.Fault{
+			Keys: []kmsg.Key{kmsg.OffsetCommit}, Err: kerr.UnknownMemberID,
+			When: func(request kmsg.Request) bool { // not the start position: the first commit of a record
+				return request.(*kmsg.OffsetCommitRequest).Topics[0].Partitions[0].Offset > 0
+			},
 		})
-	}
+		s := testkit.Consume(t, testkit.Config(group, at, rebalance), topic, testkit.Succeed,
+			ackpolicy.NackOnError.Middleware)
+		for p := range int32(2) {
+			_, err := brokertest.Produce(broker.Addrs(), topic, p, testkit.Numbered(3)...)
+			testkit.Check(t, err)
+			testkit.Check(t, brokertest.WaitCommitted(broker.Addrs(), group, topic, p, 3, testkit.Patience))
+		}
+		s.Stop()
+		if fault.Hits() != 1 {
+			t.Errorf("%d commits were fenced", fault.Hits())
+		}
+	})
 }
 
 // A member that has to wait for another one to finish its work says so, and that it has its partitions in the end.

@@ -191,61 +191,55 @@ func joinForeign(t *testing.T, group, id, topic string, changes ...testkit.Optio
 // subscribe to: none of their records reach the handler, nothing is committed for them, the log says so, and the member gets its own.
 func TestStaticMemberGetsAnotherTopicsPartitions(t *testing.T) {
 	t.Parallel()
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			group := brokertest.Group(t)
-			other, topic := testkit.NewTopic(t, 1, testkit.Numbered(4)...), testkit.NewTopic(t, 1, testkit.Numbered(3)...)
-			testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), group, other, 0, 1))
-			id := "static-" + topic // what our Subscriber makes of its id
-			joinForeign(t, group, id, other, rebalance).stop()
-			done := &handled{}
-			s := serve(t, testkit.Config(group, rebalance, static("static", testkit.Patience)), done, topic)
-			testkit.WaitCommitted(t, group, topic, 0, 3)
-			s.Stop()
-			testkit.WantCommitted(t, group, other, 0, 1)
-			done.wantOnly(t, map[string]int{topic: 3})
-			reported := testkit.Containing(s.Log.At("error"), "another topic", "topic="+other, "kafka_partition=0", "group_instance_id="+id)
-			if testkit.Shared.Real() && len(reported) == 0 { // kfake asks for the subscription, and rebalances
-				t.Error("nothing was reported")
-			}
-			if len(reported) > 1 {
-				t.Errorf("reported %d times", len(reported))
-			}
-		})
-	}
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		group := brokertest.Group(t)
+		other, topic := testkit.NewTopic(t, 1, testkit.Numbered(4)...), testkit.NewTopic(t, 1, testkit.Numbered(3)...)
+		testkit.Check(t, brokertest.ResetOffset(testkit.Shared.Addrs(), group, other, 0, 1))
+		id := "static-" + topic // what our Subscriber makes of its id
+		joinForeign(t, group, id, other, rebalance).stop()
+		done := &handled{}
+		s := serve(t, testkit.Config(group, rebalance, static("static", testkit.Patience)), done, topic)
+		testkit.WaitCommitted(t, group, topic, 0, 3)
+		s.Stop()
+		testkit.WantCommitted(t, group, other, 0, 1)
+		done.wantOnly(t, map[string]int{topic: 3})
+		reported := testkit.Containing(s.Log.At("error"), "another topic", "topic="+other, "kafka_partition=0", "group_instance_id="+id)
+		if testkit.Shared.Real() && len(reported) == 0 { // kfake asks for the subscription, and rebalances
+			t.Error("nothing was reported")
+		}
+		if len(reported) > 1 {
+			t.Errorf("reported %d times", len(reported))
+		}
+	})
 }
 
 // A second process takes over the static id: the subscription of the first ends, its Router with it, and it says so once. It does
 // not fence the other one.
 func TestStaticIDTakenOver(t *testing.T) {
 	t.Parallel()
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
-			done := &handled{}
-			s := serve(t, testkit.Config(group, rebalance, static("static", testkit.Patience)), done, topic)
-			testkit.WaitCommitted(t, group, topic, 0, 2)
-			other := joinForeign(t, group, "static-"+topic, topic, rebalance)
-			testkit.Await(t, "the end of the Router", s.Ended)
-			reported := testkit.Containing(s.Log.At("error"), "static member id", "group_instance_id=static-"+topic)
-			if len(reported) != 1 {
-				t.Errorf("reported %d times: %v", len(reported), reported)
-			}
-			if more := slices.DeleteFunc(s.Log.At("error"), func(l string) bool {
-				return slices.Contains(reported, l) || len(testkit.Containing([]string{l}, "All handlers stopped")) > 0
-			}); len(more) > 0 {
-				t.Errorf("more errors: %v", more)
-			}
-			select {
-			case <-other.left:
-				t.Error("the other process was fenced, too")
-			default:
-			}
-			other.stop()
-		})
-	}
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		group, topic := brokertest.Group(t), testkit.NewTopic(t, 1, testkit.Numbered(2)...)
+		done := &handled{}
+		s := serve(t, testkit.Config(group, rebalance, static("static", testkit.Patience)), done, topic)
+		testkit.WaitCommitted(t, group, topic, 0, 2)
+		other := joinForeign(t, group, "static-"+topic, topic, rebalance)
+		testkit.Await(t, "the end of the Router", s.Ended)
+		reported := testkit.Containing(s.Log.At("error"), "static member id", "group_instance_id=static-"+topic)
+		if len(reported) != 1 {
+			t.Errorf("reported %d times: %v", len(reported), reported)
+		}
+		if more := slices.DeleteFunc(s.Log.At("error"), func(l string) bool {
+			return slices.Contains(reported, l) || len(testkit.Containing([]string{l}, "All handlers stopped")) > 0
+		}); len(more) > 0 {
+			t.Errorf("more errors: %v", more)
+		}
+		select {
+		case <-other.left:
+			t.Error("the other process was fenced, too")
+		default:
+		}
+		other.stop()
+	})
 }
 
 // Partitions that were added while a static member was away, or after it was back, are read: nobody else looks for them, for the broker

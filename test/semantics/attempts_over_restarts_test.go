@@ -135,40 +135,37 @@ func TestAttemptsOverRestarts(t *testing.T) {
 // So they do where another member takes the partition over, and where it comes back.
 func TestAttemptsOverRebalances(t *testing.T) {
 	t.Parallel()
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			group, topic := brokertest.Group(t), testkit.NewTopic(t, 2)
-			for p := range int32(2) {
-				testkit.Produce(t, topic, p, testkit.Numbered(1)...)
-			}
-			dead, seen := &letterBox{}, &attempts{}
-			settings, handler := poison(0, seen, dead)
-			quick := func(c *ackpolicy.SubscriberConfig) { c.CommitInterval = 10 * time.Millisecond }
-			last := testkit.Consume(t, testkit.Config(group, rebalance, settings, quick), topic, handler, ackpolicy.NackOnError.Middleware)
-			for range 3 { // another member comes, and the former one goes
-				testkit.Eventually(t, "an attempt", func() bool { return seen.count(0) > 0 })
-				next := testkit.Consume(t, testkit.Config(group, rebalance, settings, quick), topic, handler, ackpolicy.NackOnError.Middleware)
-				testkit.AwaitGroupOfTwo(t, testkit.Shared, group)
-				last.Stop()
-				last = next
-			}
-			testkit.WaitCommitted(t, group, topic, 0, 1)
-			testkit.WaitCommitted(t, group, topic, 1, 1)
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		group, topic := brokertest.Group(t), testkit.NewTopic(t, 2)
+		for p := range int32(2) {
+			testkit.Produce(t, topic, p, testkit.Numbered(1)...)
+		}
+		dead, seen := &letterBox{}, &attempts{}
+		settings, handler := poison(0, seen, dead)
+		quick := func(c *ackpolicy.SubscriberConfig) { c.CommitInterval = 10 * time.Millisecond }
+		last := testkit.Consume(t, testkit.Config(group, rebalance, settings, quick), topic, handler, ackpolicy.NackOnError.Middleware)
+		for range 3 { // another member comes, and the former one goes
+			testkit.Eventually(t, "an attempt", func() bool { return seen.count(0) > 0 })
+			next := testkit.Consume(t, testkit.Config(group, rebalance, settings, quick), topic, handler, ackpolicy.NackOnError.Middleware)
+			testkit.AwaitGroupOfTwo(t, testkit.Shared, group)
 			last.Stop()
-			if got := seen.of(0); len(got) < len("[1 1 2 2 3 3 4 4 5 5]") {
-				t.Errorf("attempts %s", got)
+			last = next
+		}
+		testkit.WaitCommitted(t, group, topic, 0, 1)
+		testkit.WaitCommitted(t, group, topic, 1, 1)
+		last.Stop()
+		if got := seen.of(0); len(got) < len("[1 1 2 2 3 3 4 4 5 5]") {
+			t.Errorf("attempts %s", got)
+		}
+		if letters := dead.all(); len(letters) != 2 || letters[0].Attempts != 5 || letters[1].Attempts != 5 {
+			t.Errorf("letters %+v", letters)
+		}
+		for n := 1; n <= 5; n++ {
+			if got := seen.times(0, n); got != 2 { // in each partition once
+				t.Errorf("attempt %d was made %d times: %s", n, got, seen.of(0))
 			}
-			if letters := dead.all(); len(letters) != 2 || letters[0].Attempts != 5 || letters[1].Attempts != 5 {
-				t.Errorf("letters %+v", letters)
-			}
-			for n := 1; n <= 5; n++ {
-				if got := seen.times(0, n); got != 2 { // in each partition once
-					t.Errorf("attempt %d was made %d times: %s", n, got, seen.of(0))
-				}
-			}
-		})
-	}
+		}
+	})
 }
 
 // A delay continues over a restart: the record is not delivered before it is due, and then with the next attempt.

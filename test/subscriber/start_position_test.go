@@ -19,66 +19,63 @@ import (
 // members read on from where the first began.
 func TestNewestLosesNothing(t *testing.T) {
 	t.Parallel()
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			const partitions = 4
-			group, topic := brokertest.Group(t), testkit.FilledTopic(t, partitions, 10) // before the group began: not for it
-			stopProducer := produceThroughout(t, topic, partitions)
-			cfg := testkit.Config(group, testkit.InitialOffset(sarama.OffsetNewest), rebalance, testkit.DrainTimeout(100*time.Millisecond))
-			forget := func(*message.Message, *ackpolicy.Delivery) error { return nil } // under Manual
-			stored := func() map[int32]int64 {
-				all, err := brokertest.CommittedAll(testkit.Shared.Addrs(), group, topic)
-				testkit.Check(t, err)
-				return all
-			}
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		const partitions = 4
+		group, topic := brokertest.Group(t), testkit.FilledTopic(t, partitions, 10) // before the group began: not for it
+		stopProducer := produceThroughout(t, topic, partitions)
+		cfg := testkit.Config(group, testkit.InitialOffset(sarama.OffsetNewest), rebalance, testkit.DrainTimeout(100*time.Millisecond))
+		forget := func(*message.Message, *ackpolicy.Delivery) error { return nil } // under Manual
+		stored := func() map[int32]int64 {
+			all, err := brokertest.CommittedAll(testkit.Shared.Addrs(), group, topic)
+			testkit.Check(t, err)
+			return all
+		}
 
-			// Two members without a settlement, the second of which gets partitions by a rebalance.
-			first := testkit.Consume(t, cfg, topic, forget, ackpolicy.Manual.Middleware)
-			testkit.Eventually(t, "the start positions", func() bool { return len(stored()) == partitions })
-			start := stored()
-			second := testkit.Consume(t, cfg, topic, forget, ackpolicy.Manual.Middleware)
-			delivered := func(members ...*testkit.Service) map[int32][]int64 {
-				offsets := map[int32][]int64{}
-				for _, m := range members {
-					for _, d := range m.All() {
-						offsets[d.Partition()] = append(offsets[d.Partition()], d.Offset())
-					}
-				}
-				return offsets
-			}
-			testkit.Eventually(t, "a delivery of each partition to the first, and of some to the second", func() bool {
-				return len(delivered(first)) == partitions && len(delivered(second)) >= partitions/2
-			})
-			for p, offsets := range delivered(first) {
-				if offsets[0] != start[p] {
-					t.Errorf("partition %d: began at %d, stored %d", p, offsets[0], start[p])
+		// Two members without a settlement, the second of which gets partitions by a rebalance.
+		first := testkit.Consume(t, cfg, topic, forget, ackpolicy.Manual.Middleware)
+		testkit.Eventually(t, "the start positions", func() bool { return len(stored()) == partitions })
+		start := stored()
+		second := testkit.Consume(t, cfg, topic, forget, ackpolicy.Manual.Middleware)
+		delivered := func(members ...*testkit.Service) map[int32][]int64 {
+			offsets := map[int32][]int64{}
+			for _, m := range members {
+				for _, d := range m.All() {
+					offsets[d.Partition()] = append(offsets[d.Partition()], d.Offset())
 				}
 			}
-			first.Stop()
-			second.Stop()
-			for p, offset := range stored() {
-				if offset != start[p] {
-					t.Errorf("partition %d: stored %d, then %d without a settlement", p, start[p], offset)
-				}
-			}
-
-			last := testkit.Consume(t, cfg, topic, forget, ackpolicy.NackOnError.Middleware)
-			last.Wait(t, 1)
-			stopProducer()
-			for p := range int32(partitions) {
-				end, err := brokertest.EndOffset(testkit.Shared.Addrs(), topic, p)
-				testkit.Check(t, err)
-				testkit.WaitCommitted(t, group, topic, p, end)
-			}
-			last.Stop()
-			for p, offsets := range delivered(last) {
-				if missing := gaps(offsets, start[p]); len(missing) > 0 {
-					t.Errorf("partition %d: never delivered: %v", p, missing)
-				}
-			}
+			return offsets
+		}
+		testkit.Eventually(t, "a delivery of each partition to the first, and of some to the second", func() bool {
+			return len(delivered(first)) == partitions && len(delivered(second)) >= partitions/2
 		})
-	}
+		for p, offsets := range delivered(first) {
+			if offsets[0] != start[p] {
+				t.Errorf("partition %d: began at %d, stored %d", p, offsets[0], start[p])
+			}
+		}
+		first.Stop()
+		second.Stop()
+		for p, offset := range stored() {
+			if offset != start[p] {
+				t.Errorf("partition %d: stored %d, then %d without a settlement", p, start[p], offset)
+			}
+		}
+
+		last := testkit.Consume(t, cfg, topic, forget, ackpolicy.NackOnError.Middleware)
+		last.Wait(t, 1)
+		stopProducer()
+		for p := range int32(partitions) {
+			end, err := brokertest.EndOffset(testkit.Shared.Addrs(), topic, p)
+			testkit.Check(t, err)
+			testkit.WaitCommitted(t, group, topic, p, end)
+		}
+		last.Stop()
+		for p, offsets := range delivered(last) {
+			if missing := gaps(offsets, start[p]); len(missing) > 0 {
+				t.Errorf("partition %d: never delivered: %v", p, missing)
+			}
+		}
+	})
 }
 
 // A stored offset outside of the log is reported and reset as configured; commits continue from there, even if that is

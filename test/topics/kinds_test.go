@@ -84,76 +84,73 @@ func TestBatchesOfSeveralTopics(t *testing.T) {
 func TestTransactionsOfSeveralTopics(t *testing.T) {
 	t.Parallel()
 	const each = 60
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			group, prefix, out := brokertest.Group(t), brokertest.Topic(t), testkit.NewTopic(t, 1)
-			a, b, late := prefix+".a", prefix+".b", prefix+".late"
-			create(t, a, b, a+".dlq", b+".dlq", late+".dlq")
-			fill(t, a, each)
-			fill(t, b, each)
-			rejected := func(offset int64) bool { return offset == 17 }
-			cfg := testkit.Config(group, soon, rebalance, testkit.Ordering(ackpolicy.OrderByKey, 8), testkit.DeadLetterTopic)
-			cfg.Transactions = &ackpolicy.Transactions{Interval: 50 * time.Millisecond}
-			start := func() *testkit.Service {
-				s := testkit.NewService(t)
-				sub := testkit.NewSubscriber(t, cfg, s.Log)
-				pub, err := sub.Publisher(kafka.PublisherConfig{Marshaler: kafka.DefaultMarshaler{}})
-				testkit.Check(t, err)
-				s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
-				s.Router.AddHandler("copy", prefix+".*", sub, out, pub, func(msg *message.Message) ([]*message.Message, error) {
-					d, _ := ackpolicy.FromMessage(msg)
-					switch {
-					case rejected(d.Offset()):
-						return nil, ackpolicy.RejectWith(testkit.ErrPoison)
-					case d.Offset()%10 == 3 && d.Attempt() == 1:
-						return nil, testkit.ErrBoom
-					}
-					return message.Messages{message.NewMessage(watermill.NewUUID(), fmt.Appendf(nil, "%s/%d/%d", d.Topic(), d.Partition(), d.Offset()))}, nil
-				})
-				s.Start(t)
-				return s
-			}
-			s := start()
-			testkit.Eventually(t, "the first transactions", func() bool {
-				offset, err := brokertest.Committed(testkit.Shared.Addrs(), group, b, 0)
-				return err == nil && offset > 0
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		group, prefix, out := brokertest.Group(t), brokertest.Topic(t), testkit.NewTopic(t, 1)
+		a, b, late := prefix+".a", prefix+".b", prefix+".late"
+		create(t, a, b, a+".dlq", b+".dlq", late+".dlq")
+		fill(t, a, each)
+		fill(t, b, each)
+		rejected := func(offset int64) bool { return offset == 17 }
+		cfg := testkit.Config(group, soon, rebalance, testkit.Ordering(ackpolicy.OrderByKey, 8), testkit.DeadLetterTopic)
+		cfg.Transactions = &ackpolicy.Transactions{Interval: 50 * time.Millisecond}
+		start := func() *testkit.Service {
+			s := testkit.NewService(t)
+			sub := testkit.NewSubscriber(t, cfg, s.Log)
+			pub, err := sub.Publisher(kafka.PublisherConfig{Marshaler: kafka.DefaultMarshaler{}})
+			testkit.Check(t, err)
+			s.Router.AddMiddleware(ackpolicy.NackOnError.Middleware)
+			s.Router.AddHandler("copy", prefix+".*", sub, out, pub, func(msg *message.Message) ([]*message.Message, error) {
+				d, _ := ackpolicy.FromMessage(msg)
+				switch {
+				case rejected(d.Offset()):
+					return nil, ackpolicy.RejectWith(testkit.ErrPoison)
+				case d.Offset()%10 == 3 && d.Attempt() == 1:
+					return nil, testkit.ErrBoom
+				}
+				return message.Messages{message.NewMessage(watermill.NewUUID(), fmt.Appendf(nil, "%s/%d/%d", d.Topic(), d.Partition(), d.Offset()))}, nil
 			})
-			s.Stop()
-			s = start()
-			create(t, late)
-			fill(t, late, each)
-			topics := []string{a, b, late}
-			stored(t, group, each, topics...)
-			s.Stop()
+			s.Start(t)
+			return s
+		}
+		s := start()
+		testkit.Eventually(t, "the first transactions", func() bool {
+			offset, err := brokertest.Committed(testkit.Shared.Addrs(), group, b, 0)
+			return err == nil && offset > 0
+		})
+		s.Stop()
+		s = start()
+		create(t, late)
+		fill(t, late, each)
+		topics := []string{a, b, late}
+		stored(t, group, each, topics...)
+		s.Stop()
 
-			var got, want []string
-			testkit.Check(t, brokertest.Read(testkit.Shared.Addrs(), out, 0, testkit.Patience, func(m *sarama.ConsumerMessage) error {
-				got = append(got, string(m.Value))
-				return nil
-			}))
-			for _, topic := range topics {
-				for p := range int32(partitions) {
-					for offset := range int64(each) {
-						if !rejected(offset) {
-							want = append(want, fmt.Sprintf("%s/%d/%d", topic, p, offset))
-						}
-					}
-					letters := 0
-					testkit.Check(t, brokertest.Read(testkit.Shared.Addrs(), topic+".dlq", p, testkit.Patience, func(*sarama.ConsumerMessage) error {
-						letters++
-						return nil
-					}))
-					if letters != 1 {
-						t.Errorf("%s/%d: %d letters, want 1", topic, p, letters)
+		var got, want []string
+		testkit.Check(t, brokertest.Read(testkit.Shared.Addrs(), out, 0, testkit.Patience, func(m *sarama.ConsumerMessage) error {
+			got = append(got, string(m.Value))
+			return nil
+		}))
+		for _, topic := range topics {
+			for p := range int32(partitions) {
+				for offset := range int64(each) {
+					if !rejected(offset) {
+						want = append(want, fmt.Sprintf("%s/%d/%d", topic, p, offset))
 					}
 				}
+				letters := 0
+				testkit.Check(t, brokertest.Read(testkit.Shared.Addrs(), topic+".dlq", p, testkit.Patience, func(*sarama.ConsumerMessage) error {
+					letters++
+					return nil
+				}))
+				if letters != 1 {
+					t.Errorf("%s/%d: %d letters, want 1", topic, p, letters)
+				}
 			}
-			slices.Sort(got)
-			slices.Sort(want)
-			if !slices.Equal(got, want) {
-				t.Errorf("%d outputs, want %d, each once:\n%v", len(got), len(want), got)
-			}
-		})
-	}
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%d outputs, want %d, each once:\n%v", len(got), len(want), got)
+		}
+	})
 }

@@ -15,72 +15,66 @@ import (
 // One member reads all topics of a list; each record comes once, in the order of its key, and is stored under its topic.
 func TestList(t *testing.T) {
 	t.Parallel()
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			group, a, b := brokertest.Group(t), brokertest.Topic(t), brokertest.Topic(t)
-			create(t, a, b)
-			fill(t, a, 20)
-			var got handled
-			handle := func(_ *message.Message, d *ackpolicy.Delivery) error {
-				got.add(d)
-				return nil
-			}
-			cfg := testkit.Config(group, rebalance, testkit.Ordering(ackpolicy.OrderByKey, 4))
-			s := testkit.Consume(t, cfg, a+", "+b, handle, ackpolicy.NackOnError.Middleware)
-			stored(t, group, 20, a)
-			awaitMembers(t, group, 1)
-			second := testkit.Consume(t, cfg, b+","+a, handle, ackpolicy.NackOnError.Middleware)
-			awaitMembers(t, group, 2)
-			fill(t, b, 20)
-			stored(t, group, 20, b)
-			s.Stop()
-			second.Stop()
-			got.wantOnce(t, a, 20, 20)
-			got.wantOnce(t, b, 20, 20)
-			stored(t, group, 20, a, b)
-		})
-	}
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		group, a, b := brokertest.Group(t), brokertest.Topic(t), brokertest.Topic(t)
+		create(t, a, b)
+		fill(t, a, 20)
+		var got handled
+		handle := func(_ *message.Message, d *ackpolicy.Delivery) error {
+			got.add(d)
+			return nil
+		}
+		cfg := testkit.Config(group, rebalance, testkit.Ordering(ackpolicy.OrderByKey, 4))
+		s := testkit.Consume(t, cfg, a+", "+b, handle, ackpolicy.NackOnError.Middleware)
+		stored(t, group, 20, a)
+		awaitMembers(t, group, 1)
+		second := testkit.Consume(t, cfg, b+","+a, handle, ackpolicy.NackOnError.Middleware)
+		awaitMembers(t, group, 2)
+		fill(t, b, 20)
+		stored(t, group, 20, b)
+		s.Stop()
+		second.Stop()
+		got.wantOnce(t, a, 20, 20)
+		got.wantOnce(t, b, 20, 20)
+		stored(t, group, 20, a, b)
+	})
 }
 
 // A topic of a list that is created later is read from its beginning, even if the group starts at the newest records; one
 // that is deleted and created again too. The other topic does not notice.
 func TestListOfWhatComesAndGoes(t *testing.T) {
 	t.Parallel()
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			group, kept, late := brokertest.Group(t), brokertest.Topic(t), brokertest.Topic(t)
-			create(t, kept)
-			var got handled
-			s := testkit.Consume(t, testkit.Config(group, rebalance, soon, testkit.InitialOffset(sarama.OffsetNewest)), kept+","+late,
-				func(_ *message.Message, d *ackpolicy.Delivery) error {
-					got.add(d)
-					return nil
-				}, ackpolicy.NackOnError.Middleware)
-			stored(t, group, 0, kept)
-			producer := testkit.StartProducer(t, kept, partitions, 100, 5)
-			testkit.Eventually(t, "a line that names the missing topic", func() bool {
-				return len(testkit.Containing(s.Log.At("error"), "The topic does not exist", "topic="+late)) > 0
-			})
-			create(t, late)
-			fill(t, late, 4)
-			stored(t, group, 4, late)
-			remove(t, late)
-			create(t, late)
-			fill(t, late, 3)
-			testkit.Eventually(t, "the records of the new topic", func() bool { return got.of(late) == 2*(4+3) })
-			ends := producer.Finish(t)
-			for p, end := range ends {
-				testkit.WaitCommitted(t, group, kept, int32(p), end)
-			}
-			s.Stop()
-			got.wantOnce(t, kept, ends...)
-			if lines := testkit.Containing(s.Log.At("error"), "topic="+kept); len(lines) > 0 {
-				t.Errorf("errors of the topic that was kept:\n%s", strings.Join(lines, "\n"))
-			}
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		group, kept, late := brokertest.Group(t), brokertest.Topic(t), brokertest.Topic(t)
+		create(t, kept)
+		var got handled
+		s := testkit.Consume(t, testkit.Config(group, rebalance, soon, testkit.InitialOffset(sarama.OffsetNewest)), kept+","+late,
+			func(_ *message.Message, d *ackpolicy.Delivery) error {
+				got.add(d)
+				return nil
+			}, ackpolicy.NackOnError.Middleware)
+		stored(t, group, 0, kept)
+		producer := testkit.StartProducer(t, kept, partitions, 100, 5)
+		testkit.Eventually(t, "a line that names the missing topic", func() bool {
+			return len(testkit.Containing(s.Log.At("error"), "The topic does not exist", "topic="+late)) > 0
 		})
-	}
+		create(t, late)
+		fill(t, late, 4)
+		stored(t, group, 4, late)
+		remove(t, late)
+		create(t, late)
+		fill(t, late, 3)
+		testkit.Eventually(t, "the records of the new topic", func() bool { return got.of(late) == 2*(4+3) })
+		ends := producer.Finish(t)
+		for p, end := range ends {
+			testkit.WaitCommitted(t, group, kept, int32(p), end)
+		}
+		s.Stop()
+		got.wantOnce(t, kept, ends...)
+		if lines := testkit.Containing(s.Log.At("error"), "topic="+kept); len(lines) > 0 {
+			t.Errorf("errors of the topic that was kept:\n%s", strings.Join(lines, "\n"))
+		}
+	})
 }
 
 // Subscribe names what is wrong with a list or a pattern.

@@ -17,64 +17,61 @@ import (
 // again from its beginning, with one member all the time. The topic that stays has each record once.
 func TestPattern(t *testing.T) {
 	t.Parallel()
-	for protocol, rebalance := range testkit.Protocols() {
-		t.Run(protocol, func(t *testing.T) {
-			t.Parallel()
-			group, prefix := brokertest.Group(t), brokertest.Topic(t)
-			a, b, other := prefix+".a", prefix+".b", prefix+"-other"
-			create(t, other)
-			fill(t, other, 1)
-			var got handled
-			cfg := testkit.Config(group, rebalance, soon, testkit.InitialOffset(sarama.OffsetNewest))
-			s := testkit.Consume(t, cfg, prefix+".*", func(_ *message.Message, d *ackpolicy.Delivery) error {
-				got.add(d)
-				return nil
-			}, ackpolicy.NackOnError.Middleware)
-			sub := s.Sub
-			testkit.Eventually(t, "a line that says so", func() bool { return len(testkit.Containing(s.Log.At("error"), "No topic matches")) > 0 })
-			if st := sub.State().Subscriptions; len(st) != 1 || st[0].Topic != prefix+".*" || st[0].Consuming || sub.Health().Ready {
-				t.Errorf("with no topic: %+v, ready %v", st, sub.Health().Ready)
-			}
+	testkit.EachProtocol(t, func(t *testing.T, rebalance testkit.Option) {
+		group, prefix := brokertest.Group(t), brokertest.Topic(t)
+		a, b, other := prefix+".a", prefix+".b", prefix+"-other"
+		create(t, other)
+		fill(t, other, 1)
+		var got handled
+		cfg := testkit.Config(group, rebalance, soon, testkit.InitialOffset(sarama.OffsetNewest))
+		s := testkit.Consume(t, cfg, prefix+".*", func(_ *message.Message, d *ackpolicy.Delivery) error {
+			got.add(d)
+			return nil
+		}, ackpolicy.NackOnError.Middleware)
+		sub := s.Sub
+		testkit.Eventually(t, "a line that says so", func() bool { return len(testkit.Containing(s.Log.At("error"), "No topic matches")) > 0 })
+		if st := sub.State().Subscriptions; len(st) != 1 || st[0].Topic != prefix+".*" || st[0].Consuming || sub.Health().Ready {
+			t.Errorf("with no topic: %+v, ready %v", st, sub.Health().Ready)
+		}
 
-			create(t, a)
-			producer := testkit.StartProducer(t, a, partitions, 100, 5)
-			create(t, b)
-			fill(t, b, 6)
-			stored(t, group, 6, b)
-			awaitMembers(t, group, 1)
-			var topics []string
-			members := map[string]bool{}
-			for _, st := range sub.State().Subscriptions {
-				topics = append(topics, st.Topic)
-				members[st.MemberID] = true
-				if len(st.Partitions) != partitions || st.Handler != "handler" {
-					t.Errorf("%+v", st)
-				}
+		create(t, a)
+		producer := testkit.StartProducer(t, a, partitions, 100, 5)
+		create(t, b)
+		fill(t, b, 6)
+		stored(t, group, 6, b)
+		awaitMembers(t, group, 1)
+		var topics []string
+		members := map[string]bool{}
+		for _, st := range sub.State().Subscriptions {
+			topics = append(topics, st.Topic)
+			members[st.MemberID] = true
+			if len(st.Partitions) != partitions || st.Handler != "handler" {
+				t.Errorf("%+v", st)
 			}
-			if !slices.Equal(topics, []string{a, b}) || len(members) != 1 {
-				t.Errorf("the state has the topics %v and the members %v", topics, members)
-			}
+		}
+		if !slices.Equal(topics, []string{a, b}) || len(members) != 1 {
+			t.Errorf("the state has the topics %v and the members %v", topics, members)
+		}
 
-			remove(t, b)
-			testkit.Eventually(t, "the topic leaves", func() bool { return len(sub.State().Subscriptions) == 1 })
-			create(t, b)
-			fill(t, b, 3)
-			testkit.Eventually(t, "the records of the new topic", func() bool { return got.of(b) == 2*(6+3) })
-			ends := producer.Finish(t)
-			for p, end := range ends {
-				testkit.WaitCommitted(t, group, a, int32(p), end)
-			}
-			awaitMembers(t, group, 1)
-			s.Stop()
-			got.wantOnce(t, a, ends...)
-			if n := got.of(other); n != 0 {
-				t.Errorf("%d deliveries of a topic that does not match", n)
-			}
-			if lines := testkit.Containing(s.Log.At("error"), "topic="+a+" "); len(lines) > 0 {
-				t.Errorf("errors of the topic that stayed:\n%s", strings.Join(lines, "\n"))
-			}
-		})
-	}
+		remove(t, b)
+		testkit.Eventually(t, "the topic leaves", func() bool { return len(sub.State().Subscriptions) == 1 })
+		create(t, b)
+		fill(t, b, 3)
+		testkit.Eventually(t, "the records of the new topic", func() bool { return got.of(b) == 2*(6+3) })
+		ends := producer.Finish(t)
+		for p, end := range ends {
+			testkit.WaitCommitted(t, group, a, int32(p), end)
+		}
+		awaitMembers(t, group, 1)
+		s.Stop()
+		got.wantOnce(t, a, ends...)
+		if n := got.of(other); n != 0 {
+			t.Errorf("%d deliveries of a topic that does not match", n)
+		}
+		if lines := testkit.Containing(s.Log.At("error"), "topic="+a+" "); len(lines) > 0 {
+			t.Errorf("errors of the topic that stayed:\n%s", strings.Join(lines, "\n"))
+		}
+	})
 }
 
 // Letters do not come back: topics that a pattern matches are not read if letters of its topics go there.
