@@ -103,7 +103,7 @@ func (p *Partition[R, H]) Drop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.head, p.front, p.admitted, p.high, p.taken = p.tail, p.tail, p.tail, 0, 0
-	p.chunks, p.spares, p.inherited = nil, nil, inherited{}
+	p.chunks, p.inherited = nil, inherited{}
 	p.lanes, p.spare, p.only, p.ready = nil, nil, lane{}, laneQueue{}
 	p.throwAway()
 	p.counts = [states + 1]int{}

@@ -161,11 +161,11 @@ type Partition[R, H any] struct {
 	mu        sync.Mutex
 	phase     phase
 	chunks    []chunk[R, H] // ring, its length a power of two
-	spares    []*[span]entry[R, H]
-	head      uint64 // the oldest unsettled record
-	front     uint64 // the oldest record without a mark
-	watermark int64  // the offset before which all records are marked
-	admitted  uint64 // records below are in a lane, or settled; the others are held back
+	spares    sync.Pool     // of *[span]entry[R, H], so that a moving window allocates few
+	head      uint64        // the oldest unsettled record
+	front     uint64        // the oldest record without a mark
+	watermark int64         // the offset before which all records are marked
+	admitted  uint64        // records below are in a lane, or settled; the others are held back
 	tail      uint64
 	next      int64  // the offset after the last record
 	taken     uint64 // one more than the highest delivered

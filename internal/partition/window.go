@@ -67,13 +67,11 @@ func (p *Partition[R, H]) append() (seq uint64, e *entry[R, H]) {
 		if seq/span-p.head/span == uint64(len(p.chunks)) {
 			p.grow()
 		}
-		c := p.chunk(seq)
-		if *c = (chunk[R, H]{}); len(p.spares) > 0 {
-			n := len(p.spares) - 1
-			c.entries, p.spares = p.spares[n], p.spares[:n]
-		} else {
-			c.entries = new([span]entry[R, H])
+		entries, ok := p.spares.Get().(*[span]entry[R, H])
+		if !ok {
+			entries = new([span]entry[R, H])
 		}
+		*p.chunk(seq) = chunk[R, H]{entries: entries}
 	}
 	e = p.at(seq)
 	e.since = p.clock()
@@ -82,15 +80,10 @@ func (p *Partition[R, H]) append() (seq uint64, e *entry[R, H]) {
 	return seq, e
 }
 
-// mostSpare is how many unused chunks are kept, so that a moving window allocates none.
-const mostSpare = 64
-
 // free releases the entries of a chunk.
 func (p *Partition[R, H]) free(c *chunk[R, H]) {
-	if len(p.spares) < mostSpare {
-		clear(c.entries[:])
-		p.spares = append(p.spares, c.entries)
-	}
+	clear(c.entries[:])
+	p.spares.Put(c.entries)
 	c.entries = nil
 }
 
