@@ -69,15 +69,11 @@ func (c *Claim) serveAll(d *Delivery, w partition.Work, ok bool) {
 // finishAndTake finishes a delivery and takes the next record, both under one lock. verdict, if it
 // is not nil, settles the delivery unless it is settled.
 func (c *Claim) finishAndTake(d *Delivery, verdict *partition.Verdict, next *Delivery) (w partition.Work, ok bool) {
-	var v partition.Verdict
-	if verdict != nil {
-		v = *verdict
-	}
 	now := int64(0) // not needed: if a verb has nacked it, the timer makes it due
-	if v.Status != partition.Acked {
+	if verdict == nil || verdict.Status != partition.Acked {
 		now = Now()
 	}
-	_, ok, w = c.part.FinishAndTake(&d.Delivery, v, now, &next.Delivery)
+	_, ok, w = c.part.FinishAndTake(&d.Delivery, verdict, now, &next.Delivery)
 	d.Handle.Finished()
 	return w, ok
 }

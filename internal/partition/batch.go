@@ -80,11 +80,7 @@ func (p *Partition[R, H]) EndBatch(ends []End[R, H], now int64) Work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range ends {
-		d, v := ends[i].Delivery, ends[i].Verdict
-		if v == nil {
-			v = &Verdict{}
-		}
-		p.finish(d, v, now)
+		p.finish(ends[i].Delivery, ends[i].Verdict, now)
 	}
 	return p.work()
 }
@@ -104,7 +100,7 @@ func (p *Partition[R, H]) Return(ds []*Delivery[R, H], now int64) Work {
 // takeBack ends a delivery that no handler received.
 func (p *Partition[R, H]) takeBack(d *Delivery[R, H], now int64) {
 	if d.status != Pending || p.phase == closed {
-		p.finish(d, &Verdict{}, now)
+		p.finish(d, nil, now)
 		return
 	}
 	p.end(d)

@@ -41,7 +41,7 @@ func BenchmarkCycle(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				push()
-				p.FinishAndTake(d, Verdict{Status: Acked}, 0, next)
+				p.FinishAndTake(d, &Verdict{Status: Acked}, 0, next)
 				*d = Delivery[*int, *Delivery[*int, int]]{}
 				d, next = next, d
 			}

@@ -84,7 +84,7 @@ func TestSuspects(t *testing.T) {
 	}
 	done := func(d *Delivery[int64, any]) *Delivery[int64, any] {
 		next := &Delivery[int64, any]{}
-		if _, ok, _ := p.FinishAndTake(d, Verdict{Status: Acked}, 0, next); !ok {
+		if _, ok, _ := p.FinishAndTake(d, &Verdict{Status: Acked}, 0, next); !ok {
 			t.Fatal("nothing to take")
 		}
 		return next

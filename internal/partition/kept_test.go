@@ -32,7 +32,7 @@ func TestKeptDeliveryKeepsNoWindow(t *testing.T) {
 		}
 		for _, v := range []Verdict{{}, {Status: Rejected, Hold: true}, {}, {Status: Acked}} {
 			next := &Delivery[*record, any]{}
-			if _, ok, _ := p.FinishAndTake(d, v, 0, next); !ok {
+			if _, ok, _ := p.FinishAndTake(d, &v, 0, next); !ok {
 				t.Fatal("nothing to take")
 			}
 			kept = append(kept, d)
@@ -59,7 +59,7 @@ func TestKeptDeliveryKeepsNoWindow(t *testing.T) {
 		if running.Record() == nil || running.Record().bytes == nil {
 			t.Errorf("order %d: a handler's record was taken away", order)
 		}
-		p.FinishAndTake(running, Verdict{Status: Acked}, 0, &Delivery[*record, any]{})
+		p.FinishAndTake(running, &Verdict{Status: Acked}, 0, &Delivery[*record, any]{})
 		if n := held(); n > 0 {
 			t.Errorf("order %d: %d records are held after the last handler's end", order, n)
 		}

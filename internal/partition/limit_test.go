@@ -45,7 +45,7 @@ func TestLimit(t *testing.T) {
 		finish := func(s *sharer) {
 			d, next := s.running[0], &Delivery[int64, any]{}
 			s.running = s.running[1:]
-			_, ok, w := s.FinishAndTake(d, Verdict{Status: Acked}, 0, next)
+			_, ok, w := s.FinishAndTake(d, &Verdict{Status: Acked}, 0, next)
 			if ok {
 				s.running = append(s.running, next)
 			}

@@ -33,7 +33,7 @@ func unsettled(t *testing.T, order Order, n int) (*Partition[int, any], []*Deliv
 	held := take()
 	if order == ByPartition { // one at a time: the held record, too, is unsettled only
 		next := &Delivery[int, any]{}
-		if _, ok, _ := p.FinishAndTake(held, Verdict{}, 0, next); !ok {
+		if _, ok, _ := p.FinishAndTake(held, nil, 0, next); !ok {
 			t.Fatal("nothing to take")
 		}
 		held = next
@@ -43,7 +43,7 @@ func unsettled(t *testing.T, order Order, n int) (*Partition[int, any], []*Deliv
 	all := make([]*Delivery[int, any], 0, n)
 	for d := held; ; {
 		next := &Delivery[int, any]{}
-		_, ok, _ := p.FinishAndTake(d, Verdict{}, 0, next)
+		_, ok, _ := p.FinishAndTake(d, nil, 0, next)
 		all = append(all, d)
 		if !ok {
 			break

@@ -51,7 +51,7 @@ func (h *harness) finish(k int, v Verdict) {
 	}
 	h.old = append(h.old, run)
 	next := &Delivery[*modelRec, any]{}
-	gotFirst, ok, w := h.p.FinishAndTake(run.d, v, h.m.now, next)
+	gotFirst, ok, w := h.p.FinishAndTake(run.d, &v, h.m.now, next)
 	if gotFirst != first {
 		h.failf("record %d: finish settled %v, want %v", run.rec.offset, gotFirst, first)
 	}

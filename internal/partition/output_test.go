@@ -140,7 +140,7 @@ func (m *member) settle(d *Delivery[int64, any]) {
 		m.b.last[d.Offset()] = m.held[d]
 	}
 	next := new(Delivery[int64, any])
-	if _, ok, _ := m.p.FinishAndTake(d, v, 0, next); ok {
+	if _, ok, _ := m.p.FinishAndTake(d, &v, 0, next); ok {
 		m.running = append(m.running, next)
 	}
 }
@@ -239,7 +239,7 @@ func TestOutputOfAckCumulative(t *testing.T) {
 		all = append(all, d)
 	}
 	for _, d := range all { // their handlers return, and settle nothing
-		p.FinishAndTake(d, Verdict{}, 0, new(Delivery[int64, any]))
+		p.FinishAndTake(d, nil, 0, new(Delivery[int64, any]))
 	}
 	p.AckCumulative(all[2])
 	if got, want := p.Snapshot().Output(), []Output{put{offset: 0}, put{offset: 1}, put{offset: 2}}; !slices.Equal(got, want) {
@@ -257,7 +257,7 @@ func TestSnapshotKeepsItsOutput(t *testing.T) {
 	d := new(Delivery[int64, any])
 	m.p.Take(d)
 	m.p.Hold(d, []Output{"output"}, 1)
-	m.p.FinishAndTake(d, Verdict{Status: Acked}, 0, new(Delivery[int64, any]))
+	m.p.FinishAndTake(d, &Verdict{Status: Acked}, 0, new(Delivery[int64, any]))
 	s := m.p.Snapshot()
 	m.p.Close()
 	m.p.Drop()

@@ -181,10 +181,10 @@ func (e *entry[R, H]) letGo() {
 // FinishAndTake finishes a delivery: its handler returned, and the Router, or whoever reads
 // the messages, acked or nacked. It settles the delivery if it is not settled, and hands
 // out the next record into next, all under one lock.
-func (p *Partition[R, H]) FinishAndTake(d *Delivery[R, H], v Verdict, now int64, next *Delivery[R, H]) (first, ok bool, w Work) {
+func (p *Partition[R, H]) FinishAndTake(d *Delivery[R, H], v *Verdict, now int64, next *Delivery[R, H]) (first, ok bool, w Work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	first = p.finish(d, &v, now)
+	first = p.finish(d, v, now)
 	ok = p.take(next)
 	return first, ok, p.work()
 }
@@ -204,8 +204,12 @@ func (p *Partition[R, H]) end(d *Delivery[R, H]) {
 	}
 }
 
-// finish settles a delivery that is not settled, and ends it: its handler has returned.
+// finish settles a delivery that is not settled, and ends it: its handler has returned. A v of
+// nil settles nothing.
 func (p *Partition[R, H]) finish(d *Delivery[R, H], v *Verdict, now int64) (first bool) {
+	if v == nil {
+		v = &Verdict{}
+	}
 	first = p.settle(d, v, now)
 	p.end(d)
 	if d.suspect { // the process is alive

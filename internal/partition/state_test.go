@@ -22,7 +22,7 @@ func TestOverviewOfARetriedRecord(t *testing.T) {
 			t.Fatal("nothing is handed out")
 		}
 		clock.Store(int64(10*attempt + 5))
-		p.FinishAndTake(d, Verdict{Status: Nacked, DueAt: 1000, Reason: fmt.Errorf("failure %d", attempt+1)}, 0, &Delivery[int, any]{})
+		p.FinishAndTake(d, &Verdict{Status: Nacked, DueAt: 1000, Reason: fmt.Errorf("failure %d", attempt+1)}, 0, &Delivery[int, any]{})
 		if attempt < 5 {
 			if was, ok, _ := p.Retry(7, 0); !ok || was != Parked {
 				t.Fatalf("retry: %v, %v", was, ok)
@@ -66,7 +66,7 @@ func TestSlow(t *testing.T) {
 			t.Fatalf("the oldest is %+v, want %d", o, offset)
 		}
 	}
-	finish := func(i int) { p.FinishAndTake(&ds[i], Verdict{Status: Acked}, 0, &Delivery[int, any]{}) }
+	finish := func(i int) { p.FinishAndTake(&ds[i], &Verdict{Status: Acked}, 0, &Delivery[int, any]{}) }
 	want(0, InFlight, 3)
 	finish(1)
 	want(0, InFlight, 2)
@@ -86,7 +86,7 @@ func TestCondemn(t *testing.T) {
 	}
 	var d, next Delivery[int, any]
 	p.Take(&d)
-	p.FinishAndTake(&d, Verdict{Status: Nacked, DueAt: 1 << 60}, 0, &next)
+	p.FinishAndTake(&d, &Verdict{Status: Nacked, DueAt: 1 << 60}, 0, &next)
 	reason := errors.New("by hand")
 	if own, ok, w := p.Condemn(0, reason, 0); own != nil || !ok || w.Wake+w.Spawn != 1 {
 		t.Fatalf("%v, %v, %+v", own, ok, w)
@@ -94,7 +94,7 @@ func TestCondemn(t *testing.T) {
 	if _, ok := p.Take(&d); !ok || d.Offset() != 0 || p.Condemned(&d) != reason {
 		t.Fatalf("took %d: %v, %v", d.Offset(), ok, p.Condemned(&d))
 	}
-	p.FinishAndTake(&d, Verdict{Status: Rejected}, 0, &next)
+	p.FinishAndTake(&d, &Verdict{Status: Rejected}, 0, &next)
 	if next.Offset() != 1 || p.Condemned(&next) != nil {
 		t.Fatalf("then %d, %v", next.Offset(), p.Condemned(&next))
 	}
@@ -138,7 +138,7 @@ func TestCondemnBeforeTheHandlerReturns(t *testing.T) {
 	if own, ok, _ := p.Condemn(0, errors.New("by hand"), 1); own != nil || !ok {
 		t.Fatalf("%v, %v", own, ok)
 	}
-	_, ok, _ := p.FinishAndTake(&d, Verdict{}, 1, &next)
+	_, ok, _ := p.FinishAndTake(&d, nil, 1, &next)
 	if !ok || next.Offset() != 0 || p.Condemned(&next) == nil {
 		t.Fatalf("then %v: %d, %v", ok, next.Offset(), p.Condemned(&next))
 	}
@@ -151,7 +151,7 @@ func TestRejectedByHandKeepsTheError(t *testing.T) {
 	var d, next Delivery[int, any]
 	boom, reason := errors.New("boom"), errors.New("by hand")
 	p.Take(&d)
-	p.FinishAndTake(&d, Verdict{Status: Nacked, DueAt: 1 << 60, Reason: boom}, 0, &next)
+	p.FinishAndTake(&d, &Verdict{Status: Nacked, DueAt: 1 << 60, Reason: boom}, 0, &next)
 	p.Condemn(0, reason, 0)
 	p.Take(&next)
 	p.Uncount(&next, p.Condemned(&next))
@@ -168,7 +168,7 @@ func TestTriesAreBounded(t *testing.T) {
 	nack := func() {
 		var d, next Delivery[int, any]
 		p.Take(&d)
-		p.FinishAndTake(&d, Verdict{Status: Nacked, DueAt: 1 << 60, Reason: errors.New("boom")}, 0, &next)
+		p.FinishAndTake(&d, &Verdict{Status: Nacked, DueAt: 1 << 60, Reason: errors.New("boom")}, 0, &next)
 	}
 	for i := range 2 * mostTried {
 		_, _ = p.Push(int64(i), i, 1)
@@ -203,8 +203,8 @@ func TestByHandIsNotLate(t *testing.T) {
 			_, _ = p.Push(int64(i), i, 1)
 		}
 		p.Take(&ds[0])
-		p.FinishAndTake(&ds[0], Verdict{}, 0, &ds[1])
-		p.FinishAndTake(&ds[1], Verdict{}, 0, &ds[2])
+		p.FinishAndTake(&ds[0], nil, 0, &ds[1])
+		p.FinishAndTake(&ds[1], nil, 0, &ds[2])
 		act(p, &ds[0])
 		if late.Load() {
 			t.Errorf("%s makes the application late", name)

@@ -96,9 +96,7 @@ func (p *Partition[R, H]) deliver(d *Delivery[R, H], seq uint64) {
 	d.status, d.finished, d.token = Pending, false, false
 	d.at = int32(len(p.running))
 	p.running = append(p.running, d)
-	if seq >= p.taken {
-		p.taken = seq + 1
-	}
+	p.taken = max(p.taken, seq+1)
 }
 
 // wake returns how many slots to wake and to start, to look for a record: as many as would find
