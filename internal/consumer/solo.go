@@ -46,7 +46,7 @@ type reader struct {
 
 // openAll finds the partitions of the topics. The first time, in Subscribe, it also fixes where each is
 // read from, and it is an error if that of one is not known: what is written from then on is delivered.
-func (s *Subscription) openAll(c *clients, first bool) (*solo, error) {
+func (s *Subscription) openAll(ctx context.Context, c *clients, first bool) (*solo, error) {
 	newConsumer := sarama.NewConsumerFromClient
 	if s.cfg.Memory != nil {
 		newConsumer = s.cfg.Memory.Consumer
@@ -73,6 +73,10 @@ func (s *Subscription) openAll(c *clients, first bool) (*solo, error) {
 				continue
 			}
 			start, err := c.side.GetOffset(topic, p, s.cfg.Sarama.Consumer.Offsets.Initial)
+			retry := &s.cfg.Sarama.Metadata.Retry
+			for n := 0; errors.Is(err, sarama.ErrNotLeaderForPartition) && n < retry.Max && wait.For(retry.Backoff, ctx.Done()); n++ {
+				start, err = c.side.GetOffset(topic, p, s.cfg.Sarama.Consumer.Offsets.Initial) // its leader may not know it yet: it is new
+			}
 			if err != nil {
 				return nil, errors.Join(fmt.Errorf("cannot read partition %d of topic %s: %w", p, topic, err), consumer.Close())
 			}

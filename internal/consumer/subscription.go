@@ -117,7 +117,7 @@ func (s *Subscription) open(ctx context.Context, first bool) (*clients, *solo, e
 	if s.cfg.Group != "" {
 		return c, nil, nil
 	}
-	all, err := s.openAll(c, first)
+	all, err := s.openAll(ctx, c, first)
 	if err != nil {
 		_ = c.close()
 		return nil, nil, s.dialer.Explain(s.cfg.Sarama, err)
