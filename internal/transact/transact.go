@@ -40,6 +40,10 @@ type Sender struct {
 	producer sarama.AsyncProducer // nil: to be initialized
 	pending  bool                 // a transaction of the id may be open
 	failed   int                  // how many ids have had a transaction that failed
+
+	// Of a failed transaction that is to be cleaned up.
+	ended  *sarama.InitProducerIDResponse // what has ended it
+	places map[string][]int32             // that it may have records in: partitions by topic
 }
 
 // New returns a sender. It does not connect. The configuration is Config's.
@@ -57,34 +61,32 @@ func (s *Sender) Send(stop <-chan struct{}, t commit.Transaction) error {
 	if err := s.begin(); err != nil {
 		return fmt.Errorf("cannot begin a transaction: %w", s.dialer.Explain(s.config, err))
 	}
-	s.pending = true
-	ending, err := s.write(t)
+	messages := messagesOf(t)
+	s.pending, s.places = true, nil
+	ending, err := s.write(t, messages)
 	if err == nil {
 		s.pending = false
 		return nil
 	}
 	err = explain(err)
+	s.places = placesOf(messages)
 	s.drop()
-	if !ending || !slices.ContainsFunc(t.Parts, func(p commit.Part) bool { return len(p.Output) > 0 }) {
+	if !ending || len(messages) == 0 {
 		return err // nothing is stored, or it can be stored once more
 	}
 	return s.resolve(stop, t, err)
 }
 
 // write writes a transaction. With an error, ending reports whether it may be stored.
-func (s *Sender) write(t commit.Transaction) (ending bool, err error) {
+func (s *Sender) write(t commit.Transaction, messages []*sarama.ProducerMessage) (ending bool, err error) {
 	if err := s.producer.BeginTxn(); err != nil {
 		return false, err
 	}
 	offsets := map[string][]*sarama.PartitionOffsetMetadata{}
-	var messages []*sarama.ProducerMessage
 	for _, p := range t.Parts {
 		offsets[p.Topic] = append(offsets[p.Topic], &sarama.PartitionOffsetMetadata{
 			Partition: p.Partition, Offset: p.Offset, LeaderEpoch: -1, Metadata: &p.Metadata,
 		})
-		for _, output := range p.Output {
-			messages = append(messages, fresh(output.(*sarama.ProducerMessage)))
-		}
 	}
 	if err := s.produce(messages); err != nil {
 		return false, err
@@ -113,6 +115,16 @@ func (f fenced) Error() string {
 }
 
 func (f fenced) Unwrap() error { return f.error }
+
+// messagesOf returns the output of a transaction.
+func messagesOf(t commit.Transaction) (messages []*sarama.ProducerMessage) {
+	for _, p := range t.Parts {
+		for _, output := range p.Output {
+			messages = append(messages, fresh(output.(*sarama.ProducerMessage)))
+		}
+	}
+	return messages
+}
 
 // fresh returns a message that the producer may change: the same output may be written again.
 func fresh(m *sarama.ProducerMessage) *sarama.ProducerMessage {
@@ -185,32 +197,20 @@ func (s *Sender) stored(t commit.Transaction) (bool, error) {
 }
 
 // begin sees to it that there is a producer, and no transaction of an earlier one is pending.
-func (s *Sender) begin() error {
-	if err := s.end(); err != nil || s.producer != nil {
+func (s *Sender) begin() (err error) {
+	if err = errors.Join(s.end(), s.clean()); err != nil || s.producer != nil {
 		return err
 	}
-	return s.initialize()
-}
-
-// end ends a transaction that a failure may have left open, and its id is not used again.
-func (s *Sender) end() error {
-	if !s.pending {
-		return nil
+	if err = s.connect(); err == nil {
+		s.producer, err = sarama.NewAsyncProducerFromClient(s.client)
 	}
-	if err := s.initialize(); err != nil {
-		return err
-	}
-	s.drop()
-	s.pending = false
-	s.failed++
-	s.config.Producer.Transaction.ID = fmt.Sprintf("%s-%d", s.id, s.failed)
-	return nil
+	return err
 }
 
 var errCut = errors.New("connections were cut")
 
-// initialize makes a producer, which ends a pending transaction of its id.
-func (s *Sender) initialize() (err error) {
+// connect sees to it that there is a client.
+func (s *Sender) connect() (err error) {
 	if s.dialer.Refuses() {
 		return errCut
 	}
@@ -221,8 +221,7 @@ func (s *Sender) initialize() (err error) {
 		}
 		s.dialer.Worked()
 	}
-	s.producer, err = sarama.NewAsyncProducerFromClient(s.client)
-	return err
+	return nil
 }
 
 // drop closes the producer. Nothing is under way.
@@ -254,7 +253,7 @@ func (s *Sender) Cut() { s.dialer.Cut() }
 
 // Close ends what is open and disconnects.
 func (s *Sender) Close() error {
-	err := s.Recover()
+	err := errors.Join(s.end(), s.clean())
 	s.drop()
 	if s.client != nil {
 		err = errors.Join(err, s.client.Close())
