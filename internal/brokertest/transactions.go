@@ -16,11 +16,22 @@ const readEnd = "brokertest.Read: the end"
 
 // Read calls do with each committed record of the partition, until an error. It writes a record to know where that ends,
 // and waits for open transactions, each time no longer than within.
-func Read(addrs []string, topic string, partition int32, within time.Duration, do func(*sarama.ConsumerMessage) error) (err error) {
+func Read(addrs []string, topic string, partition int32, within time.Duration, do func(*sarama.ConsumerMessage) error) error {
+	return read(config(addrs), addrs, topic, partition, within, do)
+}
+
+// ReadByBatch is Read that asks for one batch after the other: which aborted transactions a response names depends on
+// where it ends.
+func ReadByBatch(addrs []string, topic string, partition int32, within time.Duration, do func(*sarama.ConsumerMessage) error) error {
+	cfg := config(addrs)
+	cfg.Consumer.Fetch.Default = 1
+	return read(cfg, addrs, topic, partition, within, do)
+}
+
+func read(cfg *sarama.Config, addrs []string, topic string, partition int32, within time.Duration, do func(*sarama.ConsumerMessage) error) (err error) {
 	if _, err = Produce(addrs, topic, partition, KeyValue(readEnd, "")); err != nil {
 		return err
 	}
-	cfg := config(addrs)
 	cfg.Consumer.IsolationLevel = sarama.ReadCommitted
 	consumer, err := sarama.NewConsumer(addrs, cfg)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ackpolicy/watermill-ackpolicy/internal/connections"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/reread"
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // clients has the clients of a subscription. sarama uses a connection for one request at a
@@ -196,16 +197,11 @@ func (c *fetchClient) Config() *sarama.Config {
 // for an open transaction, it notices nothing else.
 func (c *fetchClient) endRetries(ctx context.Context) {
 	retry := &c.config.Metadata.Retry
-	user, pause := retry.BackoffFunc, retry.Backoff
-	retry.BackoffFunc = func(retries, most int) time.Duration {
-		switch {
-		case ctx.Err() != nil:
-			return 0
-		case user != nil:
-			return user(retries, most)
-		}
-		return pause
+	pause, fixed := retry.BackoffFunc, retry.Backoff
+	if pause == nil {
+		pause = func(int, int) time.Duration { return fixed }
 	}
+	retry.BackoffFunc = wait.Unless(func() bool { return ctx.Err() != nil }, pause)
 }
 
 func (c *fetchClient) Coordinator(group string) (*sarama.Broker, error) {

@@ -14,6 +14,18 @@ func ReadCommitted(c *ackpolicy.SubscriberConfig) {
 	c.Kafka.OverwriteSaramaConfig.Consumer.IsolationLevel = sarama.ReadCommitted
 }
 
+// UncheckedTransactions has brokers accept records of transactions that their coordinators do not know. Brokers since 3.6
+// check that.
+func UncheckedTransactions(t testing.TB) {
+	t.Helper()
+	off := "false"
+	Admin(t, Shared, func(a sarama.ClusterAdmin) error {
+		return a.IncrementalAlterConfig(sarama.BrokerResource, "", map[string]sarama.IncrementalAlterConfigsEntry{
+			"transaction.partition.verification.enable": {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &off},
+		}, false)
+	})
+}
+
 // BeginTransaction opens a transaction and writes records in it.
 func BeginTransaction(t testing.TB, topic string, records int) sarama.SyncProducer {
 	t.Helper()

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // Config returns the configuration of a Sender: the user's, with what transactions need.
@@ -30,21 +32,12 @@ func Config(user *sarama.Config, id string, timeout time.Duration) *sarama.Confi
 // mostPause is the longest pause before sarama tries again.
 const mostPause = 100 * time.Millisecond
 
-// setPauses sets the pauses before sarama tries again. There are none once over returns true: sarama's
-// pauses cannot be interrupted, and with dozens of retries they would take many seconds.
+// setPauses sets the pauses before sarama tries again. There are none once over returns true.
 func setPauses(c *sarama.Config, over func() bool) {
-	unless := func(pause func(retries int) time.Duration) func(retries, _ int) time.Duration {
-		return func(retries, _ int) time.Duration {
-			if over() {
-				return 0
-			}
-			return pause(retries)
-		}
-	}
 	metadata, producer := min(c.Metadata.Retry.Backoff, mostPause), min(c.Producer.Retry.Backoff, mostPause)
-	c.Metadata.Retry.BackoffFunc = unless(func(int) time.Duration { return metadata })
-	c.Producer.Retry.BackoffFunc = unless(func(int) time.Duration { return producer })
-	c.Producer.Transaction.Retry.BackoffFunc = unless(func(retries int) time.Duration {
+	c.Metadata.Retry.BackoffFunc = wait.Unless(over, func(int, int) time.Duration { return metadata })
+	c.Producer.Retry.BackoffFunc = wait.Unless(over, func(int, int) time.Duration { return producer })
+	c.Producer.Transaction.Retry.BackoffFunc = wait.Unless(over, func(retries, _ int) time.Duration {
 		return min(5*time.Millisecond<<min(retries, 5), mostPause) // the markers of the last transaction take a moment
 	})
 }

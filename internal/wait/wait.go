@@ -19,6 +19,17 @@ func For(d time.Duration, done <-chan struct{}) bool {
 	}
 }
 
+// Unless returns pauses, as sarama asks for them, of which there are none once over returns true:
+// sarama cannot be interrupted while it pauses, and its retries may take many seconds.
+func Unless(over func() bool, pause func(retries, most int) time.Duration) func(retries, most int) time.Duration {
+	return func(retries, most int) time.Duration {
+		if over() {
+			return 0
+		}
+		return pause(retries, most)
+	}
+}
+
 // Backoff returns the pause after an attempt; the first attempt is 1. It doubles from first
 // to most.
 func Backoff(attempt int, first, most time.Duration) time.Duration {

@@ -67,40 +67,15 @@ func TestAbortedOutputStaysHidden(t *testing.T) {
 		})
 		return leads
 	})
-	want := []string{}
+	want, got := []string{}, []string{}
 	for round := range rounds {
 		want = append(want, fmt.Sprint("committed ", round))
 	}
-	if got := readOneByOne(t, topic); !slices.Equal(got, want) {
+	testkit.Check(t, brokertest.ReadByBatch(brokers, topic, 0, testkit.Patience, func(m *sarama.ConsumerMessage) error {
+		got = append(got, string(m.Value))
+		return nil
+	}))
+	if !slices.Equal(got, want) {
 		t.Errorf("read %.60q, want %q", got, want)
-	}
-}
-
-// readOneByOne returns the committed records of partition 0. It asks for one batch after the other: which aborted
-// transactions a response names depends on where it ends.
-func readOneByOne(t *testing.T, topic string) (values []string) {
-	t.Helper()
-	const end = "the end"
-	testkit.Produce(t, topic, 0, brokertest.KeyValue("", end))
-	cfg := sarama.NewConfig()
-	cfg.Version = sarama.V2_8_0_0
-	cfg.Consumer.IsolationLevel = sarama.ReadCommitted
-	cfg.Consumer.Fetch.Default = 1
-	consumer, err := sarama.NewConsumer(testkit.Shared.Addrs(), cfg)
-	testkit.Check(t, err)
-	defer func() { testkit.Check(t, consumer.Close()) }()
-	pc, err := consumer.ConsumePartition(topic, 0, sarama.OffsetOldest)
-	testkit.Check(t, err)
-	defer func() { testkit.Check(t, pc.Close()) }()
-	for {
-		select {
-		case m := <-pc.Messages():
-			if string(m.Value) == end {
-				return values
-			}
-			values = append(values, string(m.Value))
-		case <-time.After(testkit.Patience):
-			t.Fatalf("no record after %.60q", values)
-		}
 	}
 }

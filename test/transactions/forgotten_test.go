@@ -7,27 +7,19 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/IBM/sarama"
-
 	ackpolicy "github.com/ackpolicy/watermill-ackpolicy"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/brokertest"
 	"github.com/ackpolicy/watermill-ackpolicy/internal/testkit"
 )
 
 // A coordinator forgets the partitions of a transaction, though it has confirmed them, as one can that moves twice in a
-// row: here it hears of another topic instead. Then the transaction fails, and nothing of it may be left open. Brokers
-// since 3.6 check what is written, unless that is switched off.
+// row: here it hears of another topic instead. Then the transaction fails, and nothing of it may be left open.
 func TestForgottenPartitions(t *testing.T) {
 	if !testkit.Shared.Real() {
 		t.Skip("kfake takes no record of a transaction that its coordinator does not know")
 	}
 	t.Parallel()
-	off := "false"
-	testkit.Admin(t, testkit.Shared, func(a sarama.ClusterAdmin) error {
-		return a.IncrementalAlterConfig(sarama.BrokerResource, "", map[string]sarama.IncrementalAlterConfigsEntry{
-			"transaction.partition.verification.enable": {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &off},
-		}, false)
-	})
+	testkit.UncheckedTransactions(t)
 	s := newSpec(t, 2, 300)
 	f := &forgetter{topic: []byte(s.Out), other: []byte(s.Out[:len(s.Out)-1] + "-")}
 	testkit.Check(t, brokertest.CreateTopic(testkit.Shared.Addrs(), string(f.other), 2))

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+
+	"github.com/ackpolicy/watermill-ackpolicy/internal/wait"
 )
 
 // A request holds records of at most this many bytes, or one larger record: brokers
@@ -27,12 +29,8 @@ func newSender(client sarama.Client, l *lock, topic string) (*sender, error) {
 	cfg := &client.Config().Producer
 	s := &sender{lock: l, topic: topic}
 	// The producer tries again what cannot succeed any more, too: then without pauses.
-	cfg.Retry.BackoffFunc = func(int, int) time.Duration {
-		if s.producer.TxnStatus()&sarama.ProducerTxnFlagFatalError != 0 {
-			return 0
-		}
-		return cfg.Retry.Backoff
-	}
+	fatal := func() bool { return s.producer.TxnStatus()&sarama.ProducerTxnFlagFatalError != 0 }
+	cfg.Retry.BackoffFunc = wait.Unless(fatal, func(int, int) time.Duration { return cfg.Retry.Backoff })
 	_, err := client.TransactionCoordinator(cfg.Transaction.ID)
 	if !errors.Is(err, sarama.ErrTransactionalIDAuthorizationFailed) { // which it would ask for again and again, too
 		if s.producer, err = sarama.NewSyncProducerFromClient(client); err == nil {
