@@ -72,11 +72,7 @@ func (s *Subscription) openAll(ctx context.Context, c *clients, first bool) (*so
 			if x.known[at] = struct{}{}; !first {
 				continue
 			}
-			start, err := c.side.GetOffset(topic, p, s.cfg.Sarama.Consumer.Offsets.Initial)
-			retry := &s.cfg.Sarama.Metadata.Retry
-			for n := 0; errors.Is(err, sarama.ErrNotLeaderForPartition) && n < retry.Max && wait.For(retry.Backoff, ctx.Done()); n++ {
-				start, err = c.side.GetOffset(topic, p, s.cfg.Sarama.Consumer.Offsets.Initial) // its leader may not know it yet: it is new
-			}
+			start, err := x.initial(ctx, at)
 			if err != nil {
 				return nil, errors.Join(fmt.Errorf("cannot read partition %d of topic %s: %w", p, topic, err), consumer.Close())
 			}
@@ -84,6 +80,17 @@ func (s *Subscription) openAll(ctx context.Context, c *clients, first bool) (*so
 		}
 	}
 	return x, nil
+}
+
+// initial returns where to begin to read a partition. If it is new, its leader may not know it yet.
+func (x *solo) initial(ctx context.Context, at place) (start int64, err error) {
+	retry := &x.s.cfg.Sarama.Metadata.Retry
+	for n := 0; ; n++ {
+		start, err = x.clients.side.GetOffset(at.topic, at.partition, x.s.cfg.Sarama.Consumer.Offsets.Initial)
+		if !errors.Is(err, sarama.ErrNotLeaderForPartition) || n >= retry.Max || !wait.For(retry.Backoff, ctx.Done()) {
+			return start, err
+		}
+	}
 }
 
 // open starts to read a partition. One that did not exist when positions were fixed is new.
